@@ -1,0 +1,316 @@
+//! What can be wrong with a call: every variant names the argument and carries the values.
+
+use std::fmt;
+
+use crate::element::ElementType;
+
+/// A tensor of a call, for error messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Role {
+    /// `query`, `[batch, tokens.., heads, head_dim]`.
+    Query,
+    /// `key`, `[batch, tokens.., heads_kv, head_dim]`.
+    Key,
+    /// `value`, `[batch, tokens.., heads_kv, head_dim_v]`.
+    Value,
+    /// `additional_keys`, `[batch, n, heads_kv, head_dim]`.
+    AdditionalKeys,
+    /// `additional_values`, `[batch, n, heads_kv, head_dim_v]`.
+    AdditionalValues,
+    /// `out`, `[batch, tokens.., heads, head_dim_v]`.
+    Out,
+    /// `lse`, `[batch, tokens.., heads]`.
+    Lse,
+    /// Gradient of `query`.
+    DQuery,
+    /// Gradient of `key`.
+    DKey,
+    /// Gradient of `value`.
+    DValue,
+    /// Gradient of `additional_keys`.
+    DAdditionalKeys,
+    /// Gradient of `additional_values`.
+    DAdditionalValues,
+    /// Gradient of `out`.
+    DOut,
+    /// Gradient of `lse`.
+    DLse,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Role::Query => "query",
+            Role::Key => "key",
+            Role::Value => "value",
+            Role::AdditionalKeys => "additional_keys",
+            Role::AdditionalValues => "additional_values",
+            Role::Out => "out",
+            Role::Lse => "lse",
+            Role::DQuery => "d_query",
+            Role::DKey => "d_key",
+            Role::DValue => "d_value",
+            Role::DAdditionalKeys => "d_additional_keys",
+            Role::DAdditionalValues => "d_additional_values",
+            Role::DOut => "d_out",
+            Role::DLse => "d_lse",
+        })
+    }
+}
+
+/// An axis of a tensor, for error messages. Token axes count from 0 in the caller's own rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TensorAxis {
+    /// The batch axis.
+    Batch,
+    /// A token (spatial) axis.
+    Token(usize),
+    /// The axis of heads.
+    Heads,
+    /// The axis of a head's components.
+    HeadDim,
+}
+
+impl fmt::Display for TensorAxis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TensorAxis::Batch => f.write_str("batch"),
+            TensorAxis::Token(axis) => write!(f, "token axis {axis}"),
+            TensorAxis::Heads => f.write_str("heads"),
+            TensorAxis::HeadDim => f.write_str("head_dim"),
+        }
+    }
+}
+
+/// Why a call describes no valid problem.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProblemError {
+    /// A tensor has the wrong number of axes.
+    #[error("{tensor} has {found} axes, expected {expected}")]
+    TensorRank {
+        /// The tensor.
+        tensor: Role,
+        /// Axes it must have.
+        expected: usize,
+        /// Axes it has.
+        found: usize,
+    },
+    /// The number of token axes is not 1, 2 or 3.
+    #[error("{rank} token axes, expected 1, 2 or 3")]
+    Rank {
+        /// Token axes asked for.
+        rank: usize,
+    },
+    /// Two tensors that must agree along an axis do not.
+    #[error("{tensor}: {axis} has extent {found}, expected {expected}")]
+    ShapeMismatch {
+        /// The tensor that disagrees.
+        tensor: Role,
+        /// The axis.
+        axis: TensorAxis,
+        /// Extent it must have.
+        expected: usize,
+        /// Extent it has.
+        found: usize,
+    },
+    /// The last axis of a tensor is not contiguous in memory.
+    #[error("{tensor}: the last axis has stride {stride}, it must be contiguous (stride 1)")]
+    LastAxisNotContiguous {
+        /// The tensor.
+        tensor: Role,
+        /// Its last stride, in elements.
+        stride: isize,
+    },
+    /// An axis that must hold something is empty.
+    #[error("{tensor}: {axis} has extent 0")]
+    EmptyAxis {
+        /// The tensor.
+        tensor: Role,
+        /// The axis.
+        axis: TensorAxis,
+    },
+    /// `heads` is no multiple of `heads_kv`.
+    #[error("heads = {heads} is not a multiple of heads_kv = {heads_kv}")]
+    HeadsNotDivisible {
+        /// Heads of the query.
+        heads: usize,
+        /// Heads of key and value.
+        heads_kv: usize,
+    },
+    /// `kernel_size` is 0.
+    #[error("axis {axis}: kernel_size is 0, it must be at least 1")]
+    KernelSizeZero {
+        /// The token axis.
+        axis: usize,
+    },
+    /// `stride` is 0.
+    #[error("axis {axis}: stride is 0, it must be at least 1")]
+    StrideZero {
+        /// The token axis.
+        axis: usize,
+    },
+    /// `dilation` is 0.
+    #[error("axis {axis}: dilation is 0, it must be at least 1")]
+    DilationZero {
+        /// The token axis.
+        axis: usize,
+    },
+    /// The dilated window does not fit the axis.
+    #[error(
+        "axis {axis}: kernel_size {kernel_size} x dilation {dilation} exceeds the token extent {token_extent}"
+    )]
+    KernelSizeTooLarge {
+        /// The token axis.
+        axis: usize,
+        /// Window, in tokens.
+        kernel_size: usize,
+        /// Dilation, in tokens.
+        dilation: usize,
+        /// Tokens along the axis.
+        token_extent: usize,
+    },
+    /// The stride skips keys.
+    #[error("axis {axis}: stride {stride} exceeds kernel_size {kernel_size}")]
+    StrideTooLarge {
+        /// The token axis.
+        axis: usize,
+        /// Stride, in tokens.
+        stride: usize,
+        /// Window, in tokens.
+        kernel_size: usize,
+    },
+    /// The softmax scale is NaN or infinite.
+    #[error("scale is {scale}, it must be finite")]
+    ScaleNotFinite {
+        /// The scale given.
+        scale: f32,
+    },
+    /// The problem has additional keys, but there is nowhere to write their gradients.
+    #[error("{additional_keys} additional keys, but no tensors for their gradients")]
+    AdditionalGradientsMissing {
+        /// Additional keys of the problem.
+        additional_keys: usize,
+    },
+    /// Packed sequences need a batch of one.
+    #[error("packed sequences need batch = 1, {tensor} has batch = {found}")]
+    PackedBatch {
+        /// The tensor.
+        tensor: Role,
+        /// Its batch extent.
+        found: usize,
+    },
+    /// Cumulative sequence lengths must start at 0, never fall and end at the tensor's tokens.
+    #[error("cumulative lengths of {tensor}: entry {index} is {found}, expected {expected}")]
+    CumulativeLengths {
+        /// The tensor they describe.
+        tensor: Role,
+        /// Index into the list.
+        index: usize,
+        /// What the entry must be (a lower bound where the list must not fall).
+        expected: usize,
+        /// What it is.
+        found: usize,
+    },
+    /// Queries and keys are packed into different numbers of sequences.
+    #[error("{queries} query sequences but {keys} key sequences")]
+    SequenceCount {
+        /// Sequences of queries.
+        queries: usize,
+        /// Sequences of keys.
+        keys: usize,
+    },
+    /// Merging needs at least two partial results.
+    #[error("merging needs at least 2 partial results, got {found}")]
+    MergeCount {
+        /// Partial results given.
+        found: usize,
+    },
+}
+
+/// Why a shape, a buffer and strides do not make a tensor.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TensorError {
+    /// More axes than a tensor can have.
+    #[error("{rank} axes, a tensor has 1 to {max}")]
+    Rank {
+        /// Axes asked for.
+        rank: usize,
+        /// Most axes a tensor can have.
+        max: usize,
+    },
+    /// Shape and strides disagree in length.
+    #[error("{shape} extents but {strides} strides")]
+    StrideCount {
+        /// Extents given.
+        shape: usize,
+        /// Strides given.
+        strides: usize,
+    },
+    /// The shape's element count is not the buffer's.
+    #[error("the shape holds {expected} elements, the buffer {found}")]
+    Length {
+        /// Elements the shape holds.
+        expected: usize,
+        /// Elements the buffer holds.
+        found: usize,
+    },
+    /// The shape addresses more than the machine can.
+    #[error("the shape's element count overflows")]
+    Overflow,
+    /// Strides reach outside the buffer.
+    #[error("elements {lowest} to {highest} are addressed, the buffer holds {len}")]
+    OutOfBounds {
+        /// Lowest index reached.
+        lowest: i128,
+        /// Highest index reached.
+        highest: i128,
+        /// Elements in the buffer.
+        len: usize,
+    },
+    /// A tensor to write to names some element twice.
+    #[error("axes overlap in memory, a tensor to write to must not")]
+    Overlap,
+}
+
+/// Any failure of a call.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The arguments describe no valid problem.
+    #[error(transparent)]
+    Problem(#[from] ProblemError),
+    /// Shape, strides and buffer do not fit.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// Operands live on different devices.
+    #[error("{tensor} lives on {found}, query on {expected}")]
+    DeviceMismatch {
+        /// The operand that is elsewhere.
+        tensor: Role,
+        /// Where the query lives.
+        expected: String,
+        /// Where this one lives.
+        found: String,
+    },
+    /// Operands chosen at run time differ in element type.
+    #[error("{tensor} holds {found}, query {expected}")]
+    ElementMismatch {
+        /// The operand that differs.
+        tensor: Role,
+        /// The query's element type.
+        expected: ElementType,
+        /// This one's.
+        found: ElementType,
+    },
+    /// The backend failed; `source` is its own typed error.
+    #[error("backend {backend}: {source}")]
+    Backend {
+        /// Name of the backend.
+        backend: &'static str,
+        /// Its error, to be downcast.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}

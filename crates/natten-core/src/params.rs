@@ -1,0 +1,215 @@
+//! The operator's parameters: window, stride, dilation and causality per axis, and the scale.
+
+/// Extent of the window along one axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KernelSize {
+    /// So many tokens (of one dilation residue).
+    Tokens(usize),
+    /// As many as fit: `token_extent / dilation`. Without dilation that is the whole axis.
+    Whole,
+}
+
+/// What to do when `kernel_size * dilation` exceeds the axis.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum KernelSizePolicy {
+    /// Report it.
+    #[default]
+    Exact,
+    /// Shrink `kernel_size` to what fits, and `stride` to the shrunk window.
+    Clamp,
+}
+
+/// A value for each axis: written once for all, or as an array.
+pub trait PerAxis<T, const RANK: usize> {
+    /// One value an axis.
+    fn per_axis(self) -> [T; RANK];
+}
+
+macro_rules! per_axis {
+    ($from:ty => $to:ty, $convert:expr) => {
+        impl<const RANK: usize> PerAxis<$to, RANK> for $from {
+            fn per_axis(self) -> [$to; RANK] {
+                [$convert(self); RANK]
+            }
+        }
+        impl<const RANK: usize> PerAxis<$to, RANK> for [$from; RANK] {
+            fn per_axis(self) -> [$to; RANK] {
+                self.map($convert)
+            }
+        }
+    };
+}
+
+per_axis!(usize => usize, std::convert::identity);
+per_axis!(bool => bool, std::convert::identity);
+per_axis!(usize => KernelSize, KernelSize::Tokens);
+per_axis!(KernelSize => KernelSize, std::convert::identity);
+
+/// Parameters of neighborhood attention over `RANK` token axes, 1 to 3.
+///
+/// Nothing is checked here; [`Problem::new`](crate::Problem::new) checks all of it against the tensors.
+///
+/// # Examples
+/// ```
+/// use natten_core::Params;
+/// let image = Params::new([7, 7]).dilation([1, 2]);
+/// let video = Params::new([3, 7, 7]).is_causal([true, false, false]).scale(1.0);
+/// let wide = Params::<3>::new(5).whole_axis(0);
+/// # let _ = (image, video, wide);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Params<const RANK: usize> {
+    kernel_size: [KernelSize; RANK],
+    stride: [usize; RANK],
+    dilation: [usize; RANK],
+    is_causal: [bool; RANK],
+    scale: Option<f32>,
+    policy: KernelSizePolicy,
+}
+
+impl<const RANK: usize> Params<RANK> {
+    /// A window of `kernel_size` tokens per axis (one number for all axes, or an array), stride 1, no dilation,
+    /// not causal, scale `head_dim^-1/2`.
+    pub fn new(kernel_size: impl PerAxis<KernelSize, RANK>) -> Self {
+        const { assert!(RANK >= 1 && RANK <= 3, "neighborhood attention has 1, 2 or 3 token axes") };
+        Params {
+            kernel_size: kernel_size.per_axis(),
+            stride: [1; RANK],
+            dilation: [1; RANK],
+            is_causal: [false; RANK],
+            scale: None,
+            policy: KernelSizePolicy::Exact,
+        }
+    }
+
+    /// Queries in blocks of `stride` tokens share one window; 1 to `kernel_size`.
+    pub fn stride(mut self, stride: impl PerAxis<usize, RANK>) -> Self {
+        self.stride = stride.per_axis();
+        self
+    }
+
+    /// Step between the window's tokens; `kernel_size * dilation` must not exceed the axis.
+    pub fn dilation(mut self, dilation: impl PerAxis<usize, RANK>) -> Self {
+        self.dilation = dilation.per_axis();
+        self
+    }
+
+    /// Whether a query sees only tokens up to its own position along an axis.
+    pub fn is_causal(mut self, is_causal: impl PerAxis<bool, RANK>) -> Self {
+        self.is_causal = is_causal.per_axis();
+        self
+    }
+
+    /// Factor on the scores before the softmax; any finite number, 0 included.
+    pub fn scale(mut self, scale: f32) -> Self {
+        self.scale = Some(scale);
+        self
+    }
+
+    /// Opens the window along `axis` to all that fits. Out-of-range axes are ignored.
+    pub fn whole_axis(mut self, axis: usize) -> Self {
+        if let Some(size) = self.kernel_size.get_mut(axis) {
+            *size = KernelSize::Whole;
+        }
+        self
+    }
+
+    /// What to do when the window does not fit the axis.
+    pub fn policy(mut self, policy: KernelSizePolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// The same parameters with the rank as a value.
+    pub fn to_dyn(&self) -> DynParams {
+        let axes = std::array::from_fn(|axis| AxisParams {
+            kernel_size: self.kernel_size.get(axis).copied().unwrap_or(KernelSize::Tokens(1)),
+            stride: self.stride.get(axis).copied().unwrap_or(1),
+            dilation: self.dilation.get(axis).copied().unwrap_or(1),
+            is_causal: self.is_causal.get(axis).copied().unwrap_or(false),
+        });
+        DynParams { rank: RANK, axes, scale: self.scale, policy: self.policy }
+    }
+}
+
+impl<const RANK: usize> From<&Params<RANK>> for DynParams {
+    fn from(params: &Params<RANK>) -> Self {
+        params.to_dyn()
+    }
+}
+
+impl<const RANK: usize> From<Params<RANK>> for DynParams {
+    fn from(params: Params<RANK>) -> Self {
+        params.to_dyn()
+    }
+}
+
+/// Parameters of one axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AxisParams {
+    /// Window, in tokens.
+    pub kernel_size: KernelSize,
+    /// Queries sharing one window.
+    pub stride: usize,
+    /// Step between the window's tokens.
+    pub dilation: usize,
+    /// Whether later tokens are hidden.
+    pub is_causal: bool,
+}
+
+impl AxisParams {
+    /// A window of `kernel_size` tokens, stride 1, no dilation, not causal.
+    pub fn new(kernel_size: usize) -> Self {
+        AxisParams { kernel_size: KernelSize::Tokens(kernel_size), stride: 1, dilation: 1, is_causal: false }
+    }
+}
+
+/// [`Params`] with the rank as a value, for callers that learn it at run time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DynParams {
+    pub(crate) rank: usize,
+    pub(crate) axes: [AxisParams; 3],
+    pub(crate) scale: Option<f32>,
+    pub(crate) policy: KernelSizePolicy,
+}
+
+impl DynParams {
+    /// One entry an axis; `scale = None` means `head_dim^-1/2`. A rank outside 1 to 3 is reported by
+    /// [`Problem::new`](crate::Problem::new).
+    pub fn new(axes: &[AxisParams], scale: Option<f32>, policy: KernelSizePolicy) -> Self {
+        let padded = std::array::from_fn(|i| axes.get(i).copied().unwrap_or(AxisParams::new(1)));
+        DynParams { rank: axes.len(), axes: padded, scale, policy }
+    }
+
+    /// Number of token axes.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+}
+
+/// Parameters of plain attention: every query sees every key, or those up to its own index.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct AttentionParams {
+    pub(crate) is_causal: bool,
+    pub(crate) scale: Option<f32>,
+}
+
+impl AttentionParams {
+    /// Not causal, scale `head_dim^-1/2`.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Key `j` is visible to query `i` only if `j <= i`: aligned at the top left, also when the numbers of
+    /// queries and keys differ.
+    pub fn is_causal(mut self, is_causal: bool) -> Self {
+        self.is_causal = is_causal;
+        self
+    }
+
+    /// Factor on the scores before the softmax; any finite number, 0 included.
+    pub fn scale(mut self, scale: f32) -> Self {
+        self.scale = Some(scale);
+        self
+    }
+}

@@ -1,0 +1,439 @@
+//! The validated description of one call. `Problem::new` is the only way in, and the only validation.
+
+use std::sync::Arc;
+
+use crate::backend::{Gradients, Inputs, Output, Saved};
+use crate::element::ElementType;
+use crate::error::{ProblemError, Role, TensorAxis};
+use crate::layout::Layout;
+use crate::packed::{PackedSequence, Sequences};
+use crate::params::{AttentionParams, AxisParams, DynParams, KernelSize, KernelSizePolicy};
+use crate::window::Axis;
+
+/// A valid problem: extents, heads, and the mask of every axis.
+///
+/// Token axes are always three: a problem of lower rank gets axes of one token in front, so a backend has one
+/// loop nest and not three.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    rank: usize,
+    batch: usize,
+    heads: usize,
+    heads_kv: usize,
+    head_dim: usize,
+    head_dim_v: usize,
+    additional_keys: usize,
+    element_type: ElementType,
+    scale: f64,
+    axes: [Axis; 3],
+    packed: Option<Arc<[PackedSequence]>>,
+}
+
+impl Problem {
+    /// Neighborhood attention of `query`, `key` and `value` `[batch, tokens.., heads, head_dim]`, where key and
+    /// value may have fewer heads (a divisor) and value another `head_dim`; additional keys and values are
+    /// `[batch, n, heads_kv, head_dim]`.
+    ///
+    /// # Errors
+    /// The first rule of [`ProblemError`] that is broken, tensors before parameters.
+    pub fn new(
+        params: &DynParams,
+        inputs: &Inputs<Layout>,
+        element_type: ElementType,
+    ) -> Result<Self, ProblemError> {
+        let rank = params.rank;
+        if !(1..=3).contains(&rank) {
+            return Err(ProblemError::Rank { rank });
+        }
+        let mut problem = Self::of_tensors(rank, inputs, element_type)?;
+        let tokens = &inputs.query.shape()[1..=rank];
+        expect_tokens(Role::Key, &inputs.key, tokens)?;
+        for axis in 0..rank {
+            problem.axes[3 - rank + axis] =
+                resolve_axis(axis, &params.axes[axis], tokens[axis], params.policy)?;
+        }
+        problem.scale = resolve_scale(params.scale, problem.head_dim)?;
+        Ok(problem)
+    }
+
+    /// Plain attention: `query [batch, queries, heads, head_dim]` over `key` and `value` `[batch, keys, ..]`.
+    /// No keys at all is legal: the output is then 0 and the log-sum-exp minus infinity.
+    ///
+    /// # Errors
+    /// The first rule of [`ProblemError`] that is broken.
+    pub fn attention(
+        params: &AttentionParams,
+        inputs: &Inputs<Layout>,
+        element_type: ElementType,
+    ) -> Result<Self, ProblemError> {
+        let mut problem = Self::of_tensors(1, inputs, element_type)?;
+        let (queries, keys) = (inputs.query.shape()[1], inputs.key.shape()[1]);
+        problem.axes[2] = attention_axis(queries, keys, params.is_causal);
+        problem.scale = resolve_scale(params.scale, problem.head_dim)?;
+        Ok(problem)
+    }
+
+    /// Plain attention over several sequences packed one after another along the token axis; `batch` is 1.
+    ///
+    /// # Errors
+    /// [`ProblemError::PackedBatch`], [`ProblemError::CumulativeLengths`] when the last entry is not the
+    /// tensor's extent, and those of [`Problem::attention`].
+    pub fn packed_attention(
+        params: &AttentionParams,
+        sequences: &Sequences,
+        inputs: &Inputs<Layout>,
+        element_type: ElementType,
+    ) -> Result<Self, ProblemError> {
+        let mut problem = Self::attention(params, inputs, element_type)?;
+        if problem.batch != 1 {
+            return Err(ProblemError::PackedBatch { tensor: Role::Query, found: problem.batch });
+        }
+        sequences.expect_totals(problem.axes[2].query_extent, problem.axes[2].key_extent)?;
+        let packed = sequences.iter().map(|(queries, keys)| PackedSequence {
+            query_start: queries.start,
+            key_start: keys.start,
+            axes: [Axis::UNIT, Axis::UNIT, attention_axis(queries.len(), keys.len(), params.is_causal)],
+        });
+        problem.packed = Some(packed.collect());
+        Ok(problem)
+    }
+
+    /// Checks all that concerns tensors alone; the axes and the scale are filled in by the caller.
+    fn of_tensors(
+        rank: usize,
+        inputs: &Inputs<Layout>,
+        element_type: ElementType,
+    ) -> Result<Self, ProblemError> {
+        for (role, layout) in inputs.roles() {
+            expect_rows(role, layout, rank)?;
+        }
+        let (query, key, value) =
+            (Shape::of(&inputs.query), Shape::of(&inputs.key), Shape::of(&inputs.value));
+        expect(Role::Key, TensorAxis::Batch, query.batch, key.batch)?;
+        expect(Role::Value, TensorAxis::Batch, query.batch, value.batch)?;
+        expect_tokens(Role::Value, &inputs.value, &inputs.key.shape()[1..=rank])?;
+        expect(Role::Value, TensorAxis::Heads, key.heads, value.heads)?;
+        expect(Role::Key, TensorAxis::HeadDim, query.head_dim, key.head_dim)?;
+        non_empty(Role::Query, TensorAxis::Heads, query.heads)?;
+        non_empty(Role::Key, TensorAxis::Heads, key.heads)?;
+        non_empty(Role::Query, TensorAxis::HeadDim, query.head_dim)?;
+        non_empty(Role::Value, TensorAxis::HeadDim, value.head_dim)?;
+        if !query.heads.is_multiple_of(key.heads) {
+            return Err(ProblemError::HeadsNotDivisible { heads: query.heads, heads_kv: key.heads });
+        }
+        let additional_keys = match &inputs.additional {
+            None => 0,
+            Some([keys, values]) => {
+                let tokens = keys.shape()[1];
+                let (keys, shape) = (Shape::of(keys), Shape::of(values));
+                for (role, shape) in [(Role::AdditionalKeys, &keys), (Role::AdditionalValues, &shape)] {
+                    expect(role, TensorAxis::Batch, query.batch, shape.batch)?;
+                    expect(role, TensorAxis::Heads, key.heads, shape.heads)?;
+                }
+                expect(Role::AdditionalKeys, TensorAxis::HeadDim, query.head_dim, keys.head_dim)?;
+                expect(Role::AdditionalValues, TensorAxis::HeadDim, value.head_dim, shape.head_dim)?;
+                expect_tokens(Role::AdditionalValues, values, &[tokens])?;
+                tokens
+            }
+        };
+        Ok(Problem {
+            rank,
+            batch: query.batch,
+            heads: query.heads,
+            heads_kv: key.heads,
+            head_dim: query.head_dim,
+            head_dim_v: value.head_dim,
+            additional_keys,
+            element_type,
+            scale: 0.0,
+            axes: [Axis::UNIT; 3],
+            packed: None,
+        })
+    }
+
+    /// Checks the tensors that a forward call writes.
+    ///
+    /// # Errors
+    /// [`ProblemError::TensorRank`], [`ProblemError::ShapeMismatch`], [`ProblemError::LastAxisNotContiguous`].
+    pub fn check_output(&self, output: &Output<Layout, Layout>) -> Result<(), ProblemError> {
+        self.expect_out(Role::Out, &output.out)?;
+        output.lse.as_ref().map_or(Ok(()), |lse| self.expect_lse(Role::Lse, lse))
+    }
+
+    /// Checks what a backward call reads besides the inputs.
+    ///
+    /// # Errors
+    /// As [`Problem::check_output`].
+    pub fn check_saved(&self, saved: &Saved<Layout, Layout>) -> Result<(), ProblemError> {
+        self.expect_out(Role::Out, &saved.out)?;
+        self.expect_lse(Role::Lse, &saved.lse)?;
+        self.expect_out(Role::DOut, &saved.d_out)?;
+        saved.d_lse.as_ref().map_or(Ok(()), |d_lse| self.expect_lse(Role::DLse, d_lse))
+    }
+
+    /// Checks the tensors that a backward call writes.
+    ///
+    /// # Errors
+    /// As [`Problem::check_output`], and [`ProblemError::AdditionalGradientsMissing`].
+    pub fn check_gradients(&self, gradients: &Gradients<Layout>) -> Result<(), ProblemError> {
+        self.expect_rows_of(Role::DQuery, &gradients.query, false, self.heads, self.head_dim)?;
+        self.expect_rows_of(Role::DKey, &gradients.key, true, self.heads_kv, self.head_dim)?;
+        self.expect_rows_of(Role::DValue, &gradients.value, true, self.heads_kv, self.head_dim_v)?;
+        if self.additional_keys > 0 && gradients.additional.is_none() {
+            return Err(ProblemError::AdditionalGradientsMissing { additional_keys: self.additional_keys });
+        }
+        if let Some([keys, values]) = &gradients.additional {
+            for (role, layout, head_dim) in [
+                (Role::DAdditionalKeys, keys, self.head_dim),
+                (Role::DAdditionalValues, values, self.head_dim_v),
+            ] {
+                expect_rows(role, layout, self.rank)?;
+                expect_tokens(role, layout, &[self.additional_keys])?;
+                self.expect_ends(role, layout, self.heads_kv, head_dim)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn expect_out(&self, role: Role, layout: &Layout) -> Result<(), ProblemError> {
+        self.expect_rows_of(role, layout, false, self.heads, self.head_dim_v)
+    }
+
+    fn expect_lse(&self, role: Role, layout: &Layout) -> Result<(), ProblemError> {
+        expect_rank(role, layout, self.rank + 2)?;
+        expect_tokens(role, layout, &self.token_shape(false)[..self.rank])?;
+        expect(role, TensorAxis::Batch, self.batch, layout.shape()[0])?;
+        expect(role, TensorAxis::Heads, self.heads, layout.shape()[self.rank + 1])
+    }
+
+    fn expect_rows_of(
+        &self,
+        role: Role,
+        layout: &Layout,
+        of_keys: bool,
+        heads: usize,
+        head_dim: usize,
+    ) -> Result<(), ProblemError> {
+        expect_rows(role, layout, self.rank)?;
+        expect_tokens(role, layout, &self.token_shape(of_keys)[..self.rank])?;
+        self.expect_ends(role, layout, heads, head_dim)
+    }
+
+    fn expect_ends(
+        &self,
+        role: Role,
+        layout: &Layout,
+        heads: usize,
+        head_dim: usize,
+    ) -> Result<(), ProblemError> {
+        let found = Shape::of(layout);
+        expect(role, TensorAxis::Batch, self.batch, found.batch)?;
+        expect(role, TensorAxis::Heads, heads, found.heads)?;
+        expect(role, TensorAxis::HeadDim, head_dim, found.head_dim)
+    }
+
+    /// The token extents in the caller's own rank, padded with 1 at the end.
+    fn token_shape(&self, of_keys: bool) -> [usize; 3] {
+        let extent = |axis: &Axis| if of_keys { axis.key_extent } else { axis.query_extent };
+        std::array::from_fn(|i| self.axes.get(3 - self.rank + i).map_or(1, extent))
+    }
+
+    /// The shape of `out`: `[batch, tokens.., heads, head_dim_v]`.
+    pub fn out_shape(&self) -> Vec<usize> {
+        let mut shape = self.lse_shape();
+        shape.push(self.head_dim_v);
+        shape
+    }
+
+    /// The shape of `lse`: `[batch, tokens.., heads]`.
+    pub fn lse_shape(&self) -> Vec<usize> {
+        let mut shape = vec![self.batch];
+        shape.extend(&self.token_shape(false)[..self.rank]);
+        shape.push(self.heads);
+        shape
+    }
+
+    /// Number of token axes the caller gave, 1 to 3.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// Independent items.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Heads of query and output.
+    pub fn heads(&self) -> usize {
+        self.heads
+    }
+
+    /// Heads of key and value, a divisor of [`Problem::heads`].
+    pub fn heads_kv(&self) -> usize {
+        self.heads_kv
+    }
+
+    /// Query heads that share one head of key and value: head `h` reads `h / heads_per_kv`.
+    pub fn heads_per_kv(&self) -> usize {
+        self.heads / self.heads_kv
+    }
+
+    /// Components of a query and a key.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+
+    /// Components of a value and an output.
+    pub fn head_dim_v(&self) -> usize {
+        self.head_dim_v
+    }
+
+    /// Keys that every query sees besides its window.
+    pub fn additional_keys(&self) -> usize {
+        self.additional_keys
+    }
+
+    /// Element type of query, key, value and output.
+    pub fn element_type(&self) -> ElementType {
+        self.element_type
+    }
+
+    /// Factor on the scores before the softmax.
+    pub fn scale(&self) -> f64 {
+        self.scale
+    }
+
+    /// The three token axes, leading ones [`Axis::UNIT`] where the rank is lower. For packed sequences these are
+    /// the totals; [`Problem::sequences`] has each.
+    pub fn axes(&self) -> &[Axis; 3] {
+        &self.axes
+    }
+
+    /// Whether this is a packed batch of sequences.
+    pub fn is_packed(&self) -> bool {
+        self.packed.is_some()
+    }
+
+    /// The independent masks of the problem with where each begins along the last token axis: the problem itself,
+    /// or each packed sequence.
+    pub fn sequences(&self) -> impl ExactSizeIterator<Item = PackedSequence> + '_ {
+        let whole = PackedSequence { query_start: 0, key_start: 0, axes: self.axes };
+        let count = self.packed.as_ref().map_or(1, |packed| packed.len());
+        (0..count).map(move |i| self.packed.as_ref().map_or(whole, |packed| packed[i]))
+    }
+
+    /// Query tokens of one batch item.
+    pub fn query_tokens(&self) -> usize {
+        self.axes.iter().map(|axis| axis.query_extent).product()
+    }
+
+    /// Key tokens of one batch item, additional ones not counted.
+    pub fn key_tokens(&self) -> usize {
+        self.axes.iter().map(|axis| axis.key_extent).product()
+    }
+}
+
+/// Batch, heads and head_dim of `[batch, tokens.., heads, head_dim]`.
+struct Shape {
+    batch: usize,
+    heads: usize,
+    head_dim: usize,
+}
+
+impl Shape {
+    fn of(layout: &Layout) -> Self {
+        let shape = layout.shape();
+        Shape { batch: shape[0], heads: shape[shape.len() - 2], head_dim: shape[shape.len() - 1] }
+    }
+}
+
+fn attention_axis(queries: usize, keys: usize, is_causal: bool) -> Axis {
+    let kernel_size = if is_causal { queries.max(keys) } else { keys };
+    Axis { query_extent: queries, key_extent: keys, kernel_size, is_causal, ..Axis::UNIT }
+}
+
+fn resolve_axis(
+    axis: usize,
+    params: &AxisParams,
+    token_extent: usize,
+    policy: KernelSizePolicy,
+) -> Result<Axis, ProblemError> {
+    let AxisParams { kernel_size, mut stride, dilation, is_causal } = *params;
+    non_empty(Role::Query, TensorAxis::Token(axis), token_extent)?;
+    if dilation == 0 {
+        return Err(ProblemError::DilationZero { axis });
+    }
+    if stride == 0 {
+        return Err(ProblemError::StrideZero { axis });
+    }
+    let fits = token_extent / dilation;
+    let mut kernel_size = match kernel_size {
+        KernelSize::Tokens(0) => return Err(ProblemError::KernelSizeZero { axis }),
+        KernelSize::Tokens(tokens) => tokens,
+        KernelSize::Whole => fits.max(1),
+    };
+    if policy == KernelSizePolicy::Clamp {
+        kernel_size = kernel_size.min(fits.max(1));
+        stride = stride.min(kernel_size);
+    }
+    if kernel_size > fits {
+        return Err(ProblemError::KernelSizeTooLarge { axis, kernel_size, dilation, token_extent });
+    }
+    if stride > kernel_size {
+        return Err(ProblemError::StrideTooLarge { axis, stride, kernel_size });
+    }
+    Ok(Axis {
+        query_extent: token_extent,
+        key_extent: token_extent,
+        kernel_size,
+        stride,
+        dilation,
+        is_causal,
+    })
+}
+
+fn resolve_scale(scale: Option<f32>, head_dim: usize) -> Result<f64, ProblemError> {
+    match scale {
+        None => Ok((head_dim as f64).sqrt().recip()),
+        Some(scale) if scale.is_finite() => Ok(f64::from(scale)),
+        Some(scale) => Err(ProblemError::ScaleNotFinite { scale }),
+    }
+}
+
+fn expect(tensor: Role, axis: TensorAxis, expected: usize, found: usize) -> Result<(), ProblemError> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(ProblemError::ShapeMismatch { tensor, axis, expected, found })
+}
+
+fn non_empty(tensor: Role, axis: TensorAxis, extent: usize) -> Result<(), ProblemError> {
+    if extent > 0 { Ok(()) } else { Err(ProblemError::EmptyAxis { tensor, axis }) }
+}
+
+fn expect_rank(tensor: Role, layout: &Layout, expected: usize) -> Result<(), ProblemError> {
+    let found = layout.rank();
+    if found == expected { Ok(()) } else { Err(ProblemError::TensorRank { tensor, expected, found }) }
+}
+
+/// The shape `[batch, tokens.., heads, head_dim]` with a contiguous last axis.
+fn expect_rows(tensor: Role, layout: &Layout, rank: usize) -> Result<(), ProblemError> {
+    let tokens = match tensor {
+        Role::AdditionalKeys | Role::AdditionalValues => 1,
+        Role::DAdditionalKeys | Role::DAdditionalValues => 1,
+        _ => rank,
+    };
+    expect_rank(tensor, layout, tokens + 3)?;
+    let (extent, stride) = (layout.shape()[tokens + 2], layout.strides()[tokens + 2]);
+    if stride != 1 && extent > 1 {
+        return Err(ProblemError::LastAxisNotContiguous { tensor, stride });
+    }
+    Ok(())
+}
+
+fn expect_tokens(tensor: Role, layout: &Layout, expected: &[usize]) -> Result<(), ProblemError> {
+    for (axis, (&expected, &found)) in expected.iter().zip(&layout.shape()[1..]).enumerate() {
+        expect(tensor, TensorAxis::Token(axis), expected, found)?;
+    }
+    Ok(())
+}

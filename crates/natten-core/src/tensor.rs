@@ -1,0 +1,260 @@
+//! Tensors in host memory: owned ones, and views with any strides.
+
+use crate::element::Element;
+use crate::error::TensorError;
+use crate::layout::{Layout, RowLayout};
+
+/// An owned, contiguous tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor<E> {
+    data: Vec<E>,
+    layout: Layout,
+}
+
+impl<E: Element> Tensor<E> {
+    /// Takes over a buffer, last axis fastest.
+    ///
+    /// # Errors
+    /// [`TensorError::Length`] when the shape holds another number of elements, and those of
+    /// [`Layout::contiguous`].
+    pub fn from_vec(shape: &[usize], data: Vec<E>) -> Result<Self, TensorError> {
+        let layout = Layout::contiguous(shape)?;
+        if layout.len() != data.len() {
+            return Err(TensorError::Length { expected: layout.len(), found: data.len() });
+        }
+        Ok(Tensor { data, layout })
+    }
+
+    /// A tensor of zeros.
+    ///
+    /// # Errors
+    /// Those of [`Layout::contiguous`].
+    pub fn zeros(shape: &[usize]) -> Result<Self, TensorError> {
+        let layout = Layout::contiguous(shape)?;
+        Ok(Tensor { data: vec![E::default(); layout.len()], layout })
+    }
+
+    /// Fills a tensor from a function of the running index.
+    ///
+    /// # Errors
+    /// Those of [`Layout::contiguous`].
+    pub fn from_fn(shape: &[usize], value: impl FnMut(usize) -> E) -> Result<Self, TensorError> {
+        let layout = Layout::contiguous(shape)?;
+        Ok(Tensor { data: (0..layout.len()).map(value).collect(), layout })
+    }
+
+    /// Extent of each axis.
+    pub fn shape(&self) -> &[usize] {
+        self.layout.shape()
+    }
+
+    /// The elements, last axis fastest.
+    pub fn as_slice(&self) -> &[E] {
+        &self.data
+    }
+
+    /// The elements, to write.
+    pub fn as_mut_slice(&mut self) -> &mut [E] {
+        &mut self.data
+    }
+
+    /// Gives the buffer back.
+    pub fn into_vec(self) -> Vec<E> {
+        self.data
+    }
+
+    /// A view of the whole.
+    pub fn view(&self) -> TensorView<'_, E> {
+        TensorView { data: &self.data, offset: 0, layout: self.layout }
+    }
+
+    /// A view of the whole, to write.
+    pub fn view_mut(&mut self) -> TensorViewMut<'_, E> {
+        TensorViewMut { data: &mut self.data, offset: 0, layout: self.layout }
+    }
+
+    /// The same numbers in another element type.
+    pub fn cast<T: Element>(&self) -> Tensor<T> {
+        let data = self.data.iter().map(|x| T::from_f64(x.to_f64())).collect();
+        Tensor { data, layout: self.layout }
+    }
+}
+
+/// A borrowed tensor with any strides.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorView<'a, E> {
+    data: &'a [E],
+    offset: usize,
+    layout: Layout,
+}
+
+impl<'a, E: Element> TensorView<'a, E> {
+    /// A contiguous view of a buffer.
+    ///
+    /// # Errors
+    /// [`TensorError::Length`] when the shape holds another number of elements.
+    pub fn from_slice(shape: &[usize], data: &'a [E]) -> Result<Self, TensorError> {
+        let layout = Layout::contiguous(shape)?;
+        if layout.len() != data.len() {
+            return Err(TensorError::Length { expected: layout.len(), found: data.len() });
+        }
+        Ok(TensorView { data, offset: 0, layout })
+    }
+
+    /// A view whose first element is `data[offset]`, with any strides in elements.
+    ///
+    /// # Errors
+    /// [`TensorError::OutOfBounds`] when some index leaves the buffer, and those of [`Layout::strided`].
+    pub fn strided(
+        data: &'a [E],
+        offset: usize,
+        shape: &[usize],
+        strides: &[isize],
+    ) -> Result<Self, TensorError> {
+        let layout = Layout::strided(shape, strides)?;
+        layout.check_bounds(offset, data.len())?;
+        Ok(TensorView { data, offset, layout })
+    }
+
+    /// Shape and strides.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Extent of each axis.
+    pub fn shape(&self) -> &[usize] {
+        self.layout.shape()
+    }
+
+    /// The buffer behind the view; the first element is at [`TensorView::offset`].
+    pub fn data(&self) -> &'a [E] {
+        self.data
+    }
+
+    /// Index of the first element in [`TensorView::data`].
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// The same elements with two axes exchanged, without moving them.
+    pub fn swap_axes(self, a: usize, b: usize) -> Self {
+        TensorView { layout: self.layout.swapped(a, b), ..self }
+    }
+
+    /// Where the rows of `[batch, tokens.., heads, head_dim]` start.
+    pub fn rows(&self) -> RowLayout {
+        RowLayout::of_rows(&self.layout, self.offset)
+    }
+
+    /// Where the numbers of `[batch, tokens.., heads]` stand.
+    pub fn scalars(&self) -> RowLayout {
+        RowLayout::of_scalars(&self.layout, self.offset)
+    }
+
+    /// Copies into a new contiguous tensor.
+    pub fn to_tensor(&self) -> Tensor<E> {
+        let shape = self.shape();
+        let mut data = Vec::with_capacity(self.layout.len());
+        let mut index = vec![0usize; shape.len()];
+        for _ in 0..self.layout.len() {
+            let step: isize = index.iter().zip(self.layout.strides()).map(|(&i, &s)| i as isize * s).sum();
+            data.push(self.data[self.offset.wrapping_add_signed(step)]);
+            for axis in (0..shape.len()).rev() {
+                index[axis] += 1;
+                if index[axis] < shape[axis] {
+                    break;
+                }
+                index[axis] = 0;
+            }
+        }
+        let layout = Layout::contiguous(shape).expect("the view's own shape was checked");
+        Tensor { data, layout }
+    }
+}
+
+/// A borrowed tensor with any strides that name each element once, to write.
+#[derive(Debug)]
+pub struct TensorViewMut<'a, E> {
+    data: &'a mut [E],
+    offset: usize,
+    layout: Layout,
+}
+
+impl<'a, E: Element> TensorViewMut<'a, E> {
+    /// A contiguous view of a buffer.
+    ///
+    /// # Errors
+    /// [`TensorError::Length`] when the shape holds another number of elements.
+    pub fn from_slice(shape: &[usize], data: &'a mut [E]) -> Result<Self, TensorError> {
+        let layout = Layout::contiguous(shape)?;
+        if layout.len() != data.len() {
+            return Err(TensorError::Length { expected: layout.len(), found: data.len() });
+        }
+        Ok(TensorViewMut { data, offset: 0, layout })
+    }
+
+    /// A view whose first element is `data[offset]`, with any strides in elements.
+    ///
+    /// # Errors
+    /// [`TensorError::OutOfBounds`] when some index leaves the buffer, [`TensorError::Overlap`] when two share
+    /// an element, and those of [`Layout::strided`].
+    pub fn strided(
+        data: &'a mut [E],
+        offset: usize,
+        shape: &[usize],
+        strides: &[isize],
+    ) -> Result<Self, TensorError> {
+        let layout = Layout::strided(shape, strides)?;
+        layout.check_bounds(offset, data.len())?;
+        if !layout.is_injective() {
+            return Err(TensorError::Overlap);
+        }
+        Ok(TensorViewMut { data, offset, layout })
+    }
+
+    /// Shape and strides.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Extent of each axis.
+    pub fn shape(&self) -> &[usize] {
+        self.layout.shape()
+    }
+
+    /// A shorter borrow of the same view.
+    pub fn reborrow(&mut self) -> TensorViewMut<'_, E> {
+        TensorViewMut { data: self.data, offset: self.offset, layout: self.layout }
+    }
+
+    /// The same elements, to read.
+    pub fn as_view(&self) -> TensorView<'_, E> {
+        TensorView { data: self.data, offset: self.offset, layout: self.layout }
+    }
+
+    /// The buffer behind the view; [`TensorViewMut::rows`] says where each row starts.
+    pub fn data_mut(&mut self) -> &mut [E] {
+        self.data
+    }
+
+    /// The buffer behind the view for as long as the view itself would live.
+    pub fn into_data(self) -> &'a mut [E] {
+        self.data
+    }
+
+    /// The same elements with two axes exchanged, without moving them.
+    pub fn swap_axes(self, a: usize, b: usize) -> Self {
+        let layout = self.layout.swapped(a, b);
+        TensorViewMut { layout, ..self }
+    }
+
+    /// Where the rows of `[batch, tokens.., heads, head_dim]` start.
+    pub fn rows(&self) -> RowLayout {
+        RowLayout::of_rows(&self.layout, self.offset)
+    }
+
+    /// Where the numbers of `[batch, tokens.., heads]` stand.
+    pub fn scalars(&self) -> RowLayout {
+        RowLayout::of_scalars(&self.layout, self.offset)
+    }
+}

@@ -1,0 +1,238 @@
+//! The mask, one axis at a time: which keys a query sees, and which queries see a key.
+//!
+//! A token `x` of an axis with dilation `d` belongs to residue `g = x mod d` at position `i = x div d`; tokens
+//! see only their own residue. Inside a residue of `L` tokens, with window `w` and stride `s`:
+//!
+//! ```text
+//! not causal   leader = min((i div s) s + s div 2, L-1)   window = [clamp(leader - w div 2, 0, L-w), +w)
+//! causal       leader = min((i div s) s + s - 1,   L-1)   window = [max(leader - w + 1, 0), i+1)
+//! ```
+//!
+//! Both ends never fall as `i` grows. So the keys that a range of queries sees are a range, and so are the
+//! queries that see a range of keys; with several axes, boxes. All the rest (tiles, backward) follows.
+
+use std::ops::Range;
+
+/// One token axis of a problem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Axis {
+    /// Queries along the axis, in tokens.
+    pub query_extent: usize,
+    /// Keys along the axis, in tokens. Equal to `query_extent` but for plain attention.
+    pub key_extent: usize,
+    /// Window, in tokens of one residue. Plain causal attention has `max(query_extent, key_extent)`.
+    pub kernel_size: usize,
+    /// Queries that share one window, in tokens of one residue.
+    pub stride: usize,
+    /// Number of residues.
+    pub dilation: usize,
+    /// Whether keys after the query are hidden.
+    pub is_causal: bool,
+}
+
+impl Axis {
+    /// An axis of one token that sees itself: what missing axes are.
+    pub const UNIT: Axis =
+        Axis { query_extent: 1, key_extent: 1, kernel_size: 1, stride: 1, dilation: 1, is_causal: false };
+
+    /// The tokens `g, g + dilation, ..`, which see only each other.
+    pub fn residue(&self, g: usize) -> Residue {
+        debug_assert!(g < self.dilation);
+        let len = |extent: usize| extent / self.dilation + usize::from(g < extent % self.dilation);
+        Residue {
+            query_len: len(self.query_extent),
+            key_len: len(self.key_extent),
+            kernel_size: self.kernel_size,
+            stride: self.stride,
+            is_causal: self.is_causal,
+        }
+    }
+
+    /// The distinct residues with how many of each there are: at most two lengths occur.
+    pub fn residue_kinds(&self) -> impl Iterator<Item = (Residue, usize)> {
+        let longer = self.query_extent % self.dilation;
+        let kinds = [(0, longer), (longer, self.dilation - longer)];
+        kinds.into_iter().filter(|&(_, count)| count > 0).map(|(g, count)| (self.residue(g), count))
+    }
+
+    /// Whether every query sees every key.
+    pub fn is_full(&self) -> bool {
+        self.dilation == 1 && !self.is_causal && self.kernel_size >= self.key_extent
+    }
+}
+
+/// One residue of an axis: an undilated axis of its own. Positions count inside the residue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Residue {
+    /// Queries in the residue.
+    pub query_len: usize,
+    /// Keys in the residue.
+    pub key_len: usize,
+    /// Window, in positions.
+    pub kernel_size: usize,
+    /// Queries that share one window.
+    pub stride: usize,
+    /// Whether keys after the query are hidden.
+    pub is_causal: bool,
+}
+
+impl Residue {
+    /// The keys that query `i` sees.
+    #[inline]
+    pub fn window(&self, i: usize) -> Range<usize> {
+        debug_assert!(i < self.query_len);
+        let (w, s) = (self.kernel_size, self.stride);
+        let block = i / s * s;
+        if self.is_causal {
+            let leader = (block + s - 1).min(self.query_len - 1);
+            (leader + 1).saturating_sub(w)..(i + 1).min(self.key_len)
+        } else {
+            let leader = (block + s / 2).min(self.query_len - 1);
+            let start = leader.saturating_sub(w / 2).min(self.key_len - w);
+            start..start + w
+        }
+    }
+
+    /// The queries that see key `k`.
+    ///
+    /// A query block sees `k` as soon as its window reaches far enough right, and until it has moved past; both
+    /// are the window formulas solved for the block. Checked against them for all small axes.
+    #[inline]
+    pub fn inverse_window(&self, k: usize) -> Range<usize> {
+        debug_assert!(k < self.key_len);
+        let (w, s, len) = (self.kernel_size, self.stride, self.query_len);
+        if self.is_causal {
+            let end = if k + w >= len { len } else { ((k + w) / s * s).min(len) };
+            return k.min(len)..end;
+        }
+        let left = w / 2;
+        let right = w - left - 1;
+        let ahead = s - s / 2 - 1;
+        let start = if k >= w { (k - right + ahead) / s * s } else { 0 };
+        let end = if k + w >= self.key_len { len } else { ((k + left + ahead + 1) / s * s).min(len) };
+        start..end
+    }
+
+    /// The keys that some query of a non-empty range sees.
+    #[inline]
+    pub fn keys_of(&self, queries: Range<usize>) -> Range<usize> {
+        self.window(queries.start).start..self.window(queries.end - 1).end
+    }
+
+    /// The keys that every query of a non-empty range sees; empty (start >= end) when there are none.
+    #[inline]
+    pub fn common_keys_of(&self, queries: Range<usize>) -> Range<usize> {
+        self.window(queries.end - 1).start..self.window(queries.start).end
+    }
+
+    /// The queries that see some key of a non-empty range.
+    #[inline]
+    pub fn queries_of(&self, keys: Range<usize>) -> Range<usize> {
+        self.inverse_window(keys.start).start..self.inverse_window(keys.end - 1).end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An independent statement of the mask: of the `w` consecutive members of the query's residue, those whose
+    /// part left of the leader is closest to `w div 2`; causal ones end at the query and start `w` before the
+    /// last query of its block.
+    fn sees(axis: &Axis, q: usize, k: usize) -> bool {
+        let (w, s, d) = (axis.kernel_size as i64, axis.stride as i64, axis.dilation);
+        if q % d != k % d {
+            return false;
+        }
+        let members: Vec<usize> = (0..axis.key_extent).filter(|x| x % d == q % d).collect();
+        let n = members.len() as i64;
+        let at = members.iter().position(|&x| x == q).unwrap() as i64;
+        let target = members.iter().position(|&x| x == k).unwrap() as i64;
+        let block: Vec<i64> = (0..n).filter(|p| p / s == at / s).collect();
+        if axis.is_causal {
+            let last = (at / s * s + s - 1).min(n - 1);
+            return target <= at && target > last - w;
+        }
+        let centre = (block[0] + s / 2).min(n - 1);
+        let start = (0..=n - w).min_by_key(|&start| (centre - start - w / 2).abs()).unwrap();
+        (start..start + w).contains(&target)
+    }
+
+    #[test]
+    fn windows_and_inverses_match_brute_force() {
+        let mut checked = 0usize;
+        for extent in 1..=24 {
+            for d in 1..=extent {
+                for w in 1..=extent / d {
+                    for s in 1..=w {
+                        for is_causal in [false, true] {
+                            let axis = Axis {
+                                query_extent: extent,
+                                key_extent: extent,
+                                kernel_size: w,
+                                stride: s,
+                                dilation: d,
+                                is_causal,
+                            };
+                            checked += check_axis(&axis);
+                        }
+                    }
+                }
+            }
+        }
+        assert!(checked > 500_000, "only {checked} pairs were checked");
+    }
+
+    fn check_axis(axis: &Axis) -> usize {
+        for q in 0..axis.query_extent {
+            let (g, i) = (q % axis.dilation, q / axis.dilation);
+            let residue = axis.residue(g);
+            let window = residue.window(i);
+            assert!(window.start < window.end && window.end <= residue.key_len, "{axis:?} query {q}");
+            for k in 0..axis.key_extent {
+                let position = k / axis.dilation;
+                let expected = sees(axis, q, k);
+                let same = k % axis.dilation == g;
+                assert_eq!(same && window.contains(&position), expected, "{axis:?} query {q} key {k}");
+                let inverse = residue.inverse_window(position.min(residue.key_len - 1));
+                if same {
+                    assert_eq!(inverse.contains(&i), expected, "{axis:?} inverse, query {q} key {k}");
+                }
+            }
+        }
+        axis.query_extent * axis.key_extent
+    }
+
+    #[test]
+    fn plain_attention_is_a_window_of_its_own() {
+        for queries in 1..9 {
+            for keys in 1..9 {
+                for is_causal in [false, true] {
+                    let kernel_size = if is_causal { queries.max(keys) } else { keys };
+                    let residue =
+                        Residue { query_len: queries, key_len: keys, kernel_size, stride: 1, is_causal };
+                    for i in 0..queries {
+                        let end = if is_causal { keys.min(i + 1) } else { keys };
+                        assert_eq!(residue.window(i), 0..end);
+                    }
+                    for k in 0..keys {
+                        let start = if is_causal { k.min(queries) } else { 0 };
+                        assert_eq!(residue.inverse_window(k), start..queries);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn residue_kinds_cover_the_axis() {
+        for extent in 1..40 {
+            for dilation in 1..=extent {
+                let axis =
+                    Axis { query_extent: extent, key_extent: extent, kernel_size: 1, dilation, ..Axis::UNIT };
+                let total: usize = axis.residue_kinds().map(|(r, count)| r.query_len * count).sum();
+                assert_eq!(total, extent);
+            }
+        }
+    }
+}
