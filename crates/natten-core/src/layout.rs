@@ -137,7 +137,7 @@ impl Layout {
             if stride < span {
                 return false;
             }
-            span = stride * (extent - 1) + span;
+            span += stride * (extent - 1);
         }
         true
     }
