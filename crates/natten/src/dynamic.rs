@@ -8,7 +8,7 @@ use crate::call::{Call, Mask};
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum AnyView<'a> {
-    /// Of [`f16`].
+    /// Of [`struct@f16`].
     F16(TensorView<'a, f16>),
     /// Of [`bf16`].
     Bf16(TensorView<'a, bf16>),
@@ -22,7 +22,7 @@ pub enum AnyView<'a> {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum AnyTensor {
-    /// Of [`f16`].
+    /// Of [`struct@f16`].
     F16(Tensor<f16>),
     /// Of [`bf16`].
     Bf16(Tensor<bf16>),
