@@ -5,6 +5,7 @@
 
 pub mod compare;
 pub mod dense;
+pub mod golden;
 pub mod place;
 pub mod rng;
 pub mod spec;
