@@ -261,7 +261,8 @@ impl Problem {
     }
 }
 
-/// All boxes of `size` tokens with power-of-two sides, `size` itself a power of two. Axes of one token get 1.
+/// All boxes of `size` tokens with power-of-two sides, `size` itself a power of two. Axes of one token get 1;
+/// if all have one token, the box extends along the last.
 pub fn tile_boxes(size: usize, axes: &[Axis; 3]) -> Vec<[usize; 3]> {
     let mut boxes = Vec::new();
     let log2 = size.ilog2();
@@ -274,6 +275,9 @@ pub fn tile_boxes(size: usize, axes: &[Axis; 3]) -> Vec<[usize; 3]> {
                 boxes.push(sides);
             }
         }
+    }
+    if boxes.is_empty() {
+        boxes.push([1, 1, size]);
     }
     boxes
 }
