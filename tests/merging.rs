@@ -25,7 +25,8 @@ fn branches<E: Element>(count: usize, seed: u64) -> (Vec<Tensor<E>>, Vec<Tensor<
             lse.as_mut_slice()[row] = f32::NEG_INFINITY;
             out.as_mut_slice()[row * 5..][..5].fill(E::from_f64(0.0));
         }
-        (outs.push(out), lses.push(lse));
+        outs.push(out);
+        lses.push(lse);
     }
     (outs, lses)
 }
@@ -123,7 +124,8 @@ fn parts_of_the_keys_merge_to_the_whole_with_its_gradients() -> Result<(), natte
     let mut lses = Vec::new();
     for (k, v) in keys.iter().zip(&values) {
         let (out, lse) = attention_with_lse(q, k, v, &params)?;
-        (outs.push(out), lses.push(lse));
+        outs.push(out);
+        lses.push(lse);
     }
     let (outs, lses): (Vec<_>, Vec<_>) = (outs.iter().collect(), lses.iter().collect());
     let (out, lse) = merge_attentions(&outs, &lses)?;
