@@ -427,6 +427,7 @@ fn absurd_numbers() {
             let params = Params::<1>::new(kernel).stride(kernel).is_causal(true).to_dyn();
             let layouts = natten::Inputs::new(view, view, view).map(|view| *view.layout());
             let problem = Problem::new(&params, &layouts, ElementType::F32).expect("a valid problem");
+            assert!(problem.scores() >= extent as u64);
             let residue = problem.axes()[2].residue(0);
             for token in [0, extent / 2, extent - 1] {
                 assert!(residue.window(token).contains(&token));
