@@ -226,15 +226,16 @@ NATTEN_DEVICE void backward_key(const BackwardParams& p) {
 
 }  // namespace natten
 
-// The macros come from the compile matrix (crates/xtask).
+// The macros come from the compile matrix (crates/xtask). One block a multiprocessor is asked for, so that ptxas does not
+// spill for the sake of a third; what it needs leaves room for two.
 #define NATTEN_CONFIG natten::NATTEN_TYPE, NATTEN_LANES, NATTEN_ELEMS, NATTEN_ITEMS, NATTEN_ALIGNED
 
 #if NATTEN_PASS == 0
-extern "C" __global__ void __launch_bounds__(128) NATTEN_ENTRY(natten::BackwardParams p) {
+extern "C" __global__ void __launch_bounds__(128, 1) NATTEN_ENTRY(natten::BackwardParams p) {
   natten::backward_query<NATTEN_CONFIG>(p);
 }
 #else
-extern "C" __global__ void __launch_bounds__(128) NATTEN_ENTRY(natten::BackwardParams p) {
+extern "C" __global__ void __launch_bounds__(128, 1) NATTEN_ENTRY(natten::BackwardParams p) {
   natten::backward_key<NATTEN_CONFIG>(p);
 }
 #endif
