@@ -69,9 +69,16 @@ impl<D: Device> Cuda<D> {
     ///
     /// # Errors
     /// When no kernel serves the problem, or the driver cannot compile it.
-    pub fn warm_up(&self, problem: &Problem, layout: LayoutSummary, with_backward: bool) -> Result<(), CudaError> {
-        let backward = [Operation::Delta, Operation::BackwardQuery, Operation::BackwardKey, Operation::SumPartials];
-        let operations = [Operation::Forward].into_iter().chain(backward.into_iter().filter(|_| with_backward));
+    pub fn warm_up(
+        &self,
+        problem: &Problem,
+        layout: LayoutSummary,
+        with_backward: bool,
+    ) -> Result<(), CudaError> {
+        let backward =
+            [Operation::Delta, Operation::BackwardQuery, Operation::BackwardKey, Operation::SumPartials];
+        let operations =
+            [Operation::Forward].into_iter().chain(backward.into_iter().filter(|_| with_backward));
         for operation in operations {
             let kernel = self.kernel(problem, operation, layout)?;
             self.device
