@@ -59,7 +59,7 @@ mod race_global;
 mod scalar;
 mod tensor;
 
-// pub use asynchronous::tma::{Swizzle, TensorMapDesc, TensorMapError};
+pub use asynchronous::tma::{Swizzle, TensorMapDesc, TensorMapError};
 pub use counters::{CLASSES, Class, Counters};
 pub use fault::{
     Accessor, Actor, Fault, FaultKind, MbarrierProblem, MemoryError, MemorySpace, ParseError, ParseProblem,

@@ -62,11 +62,6 @@ impl Edge {
         self.known.raise(actor, clock);
         self.proxied.raise(actor, clock);
     }
-
-    pub(crate) fn join(&mut self, other: &Edge) {
-        self.known.join(&other.known);
-        self.proxied.join(&other.proxied);
-    }
 }
 
 #[derive(Debug, Clone, Default)]

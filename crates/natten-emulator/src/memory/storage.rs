@@ -150,6 +150,16 @@ impl Storage {
         }
     }
 
+    /// Up to 16 bytes, whole words where they are aligned.
+    pub(crate) fn read_words(&self, offset: u64, bytes: &mut [u8]) {
+        if !offset.is_multiple_of(4) || !bytes.len().is_multiple_of(4) {
+            return self.read(offset, bytes);
+        }
+        for (i, word) in bytes.chunks_exact_mut(4).enumerate() {
+            word.copy_from_slice(&self.word(offset + 4 * i as u64).to_le_bytes());
+        }
+    }
+
     /// Host copy out.
     pub(crate) fn read(&self, offset: u64, bytes: &mut [u8]) {
         for (i, byte) in bytes.iter_mut().enumerate() {
