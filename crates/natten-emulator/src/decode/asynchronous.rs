@@ -226,7 +226,7 @@ impl Decoder<'_> {
     fn mbarrier(&mut self, m: &mut Modifiers, o: Ops) -> Decoded<()> {
         if m.take("pending_count") {
             m.require("b64")?;
-            let slots = [self.to_word(o, 0)?, NONE, NONE, self.wide(o, 1)?];
+            let slots = [self.result_word(o, 0)?, NONE, NONE, self.wide(o, 1)?];
             self.emit(Op::Mbarrier(Mbar::PendingCount, false), Class::Sync, slots, 0, &[]);
             return Ok(());
         }
@@ -237,8 +237,8 @@ impl Decoder<'_> {
         let _shared = m.find(super::memory::state_space);
         m.require("b64")?;
         let (first, d) = match (&kind, o.first()) {
-            (Mbar::Wait { .. }, _) => (1, self.to_pred(o, 0)?),
-            (Mbar::Arrive { .. }, Some(Operand::Reg(_) | Operand::Sink)) => (1, self.to_wide(o, 0)?),
+            (Mbar::Wait { .. }, _) => (1, self.result_pred(o, 0)?),
+            (Mbar::Arrive { .. }, Some(Operand::Reg(_) | Operand::Sink)) => (1, self.result_wide(o, 0)?),
             _ => (0, NONE),
         };
         let (a, wide, offset) = self.address(o, first)?;

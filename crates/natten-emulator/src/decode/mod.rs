@@ -369,17 +369,17 @@ impl Decoder<'_> {
         self.source(operand, index, RegClass::Wide)
     }
 
-    fn to_word(&mut self, o: &[Operand], index: usize) -> Decoded<Slot> {
+    fn result_word(&mut self, o: &[Operand], index: usize) -> Decoded<Slot> {
         let operand = self.at(o, index)?;
         self.destination(operand, index, RegClass::Word)
     }
 
-    fn to_wide(&mut self, o: &[Operand], index: usize) -> Decoded<Slot> {
+    fn result_wide(&mut self, o: &[Operand], index: usize) -> Decoded<Slot> {
         let operand = self.at(o, index)?;
         self.destination(operand, index, RegClass::Wide)
     }
 
-    fn to_pred(&mut self, o: &[Operand], index: usize) -> Decoded<Slot> {
+    fn result_pred(&mut self, o: &[Operand], index: usize) -> Decoded<Slot> {
         let operand = self.at(o, index)?;
         self.destination(operand, index, RegClass::Pred)
     }

@@ -18,7 +18,7 @@ impl Decoder<'_> {
                 for part in ["sync", "aligned", "m8n8", "trans", "b16"] {
                     m.require(part)?;
                 }
-                let slots = [self.to_word(o, 0)?, self.word(o, 1)?, NONE, NONE];
+                let slots = [self.result_word(o, 0)?, self.word(o, 1)?, NONE, NONE];
                 self.emit(Op::MovMatrix, Class::Collective, slots, 0, &[]);
             }
             "wgmma" => self.wgmma(m, o)?,

@@ -139,7 +139,7 @@ impl Storage {
         let mut at = 0;
         while at < bytes.len() {
             let o = offset + at as u64;
-            if o % 4 == 0 && bytes.len() - at >= 4 {
+            if o.is_multiple_of(4) && bytes.len() - at >= 4 {
                 let word = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
                 self.set_word(o, u32::from_le_bytes(word));
                 at += 4;
