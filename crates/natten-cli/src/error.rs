@@ -19,6 +19,39 @@ pub enum CliError {
     /// The CPU backend refused its settings.
     #[error(transparent)]
     Cpu(#[from] natten::cpu::CpuError),
+    /// A list has neither one entry nor one for each axis.
+    #[error("--{flag} has {found} entries for {axes} token axes")]
+    AxisCount {
+        /// The flag, without dashes.
+        flag: &'static str,
+        /// Entries given.
+        found: usize,
+        /// Token axes.
+        axes: usize,
+    },
+    /// Counts of the problem would overflow.
+    #[error("the problem has more than 2^56 pairs of a query and a key, which is beyond planning")]
+    TooLarge,
+    /// A tile with no tokens, or far too many.
+    #[error("--{flag} must hold 1 to 65536 tokens")]
+    Tile {
+        /// The flag, without dashes.
+        flag: &'static str,
+    },
+    /// No device's limits are known for the element type.
+    #[error("no limits are known for {element_type} on the devices asked for")]
+    NoLimits {
+        /// The element type.
+        element_type: natten::ElementType,
+    },
+    /// The tensors do not fit the machine.
+    #[error("the problem needs {needed} for its tensors, {available} are available")]
+    Memory {
+        /// What the tensors take, with its unit.
+        needed: String,
+        /// What the system says is free, with its unit.
+        available: String,
+    },
     /// Standard output is gone.
     #[error("cannot write to standard output: {0}")]
     Stdout(#[source] io::Error),

@@ -3,9 +3,15 @@
 
 mod cli;
 mod compute;
+mod device;
+mod devices;
 mod error;
 mod golden;
 mod output;
+mod peak;
+mod plan;
+mod problem_args;
+mod profile;
 mod verify;
 
 use std::process::ExitCode;
