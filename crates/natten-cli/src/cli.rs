@@ -11,6 +11,7 @@ use crate::error::CliError;
 use crate::plan::PlanArgs;
 use crate::profile::ProfileArgs;
 use crate::verify::VerifyArgs;
+use crate::viz::VizArgs;
 
 /// Neighborhood attention: plan it, time it, check it, look at it.
 #[derive(Parser)]
@@ -25,6 +26,7 @@ enum Verb {
     Plan(PlanArgs),
     Profile(ProfileArgs),
     Verify(VerifyArgs),
+    Viz(VizArgs),
     Devices(DevicesArgs),
     /// Print a completion script for a shell.
     ///
@@ -58,6 +60,7 @@ impl Cli {
             Verb::Plan(args) => crate::plan::run(&args),
             Verb::Profile(args) => crate::profile::run(&args),
             Verb::Devices(args) => crate::devices::run(&args),
+            Verb::Viz(args) => crate::viz::run(&args),
             Verb::Verify(args) => crate::verify::run(&args),
             Verb::Completions { shell } => completions(shell),
         }

@@ -52,6 +52,35 @@ pub enum CliError {
         /// What the system says is free, with its unit.
         available: String,
     },
+    /// A query outside the tokens.
+    #[error("axis {axis}: query {query} is outside the token extent {extent}")]
+    QueryOutside {
+        /// The token axis.
+        axis: usize,
+        /// Coordinate asked for.
+        query: usize,
+        /// Tokens along the axis.
+        extent: usize,
+    },
+    /// A picture that nobody could look at.
+    #[error("axis {axis}: a picture shows up to {max} tokens, not {extent}")]
+    PictureExtent {
+        /// The token axis.
+        axis: usize,
+        /// Tokens along the axis.
+        extent: usize,
+        /// Most tokens drawn.
+        max: usize,
+    },
+    /// A picture format that is not written.
+    #[error("cannot tell what to write to {}: its name must end in .svg, .png or .html", path.display())]
+    PictureFormat {
+        /// The file asked for.
+        path: PathBuf,
+    },
+    /// Encoding a picture failed.
+    #[error("cannot encode the picture: {0}")]
+    Encode(#[from] image::ImageError),
     /// Standard output is gone.
     #[error("cannot write to standard output: {0}")]
     Stdout(#[source] io::Error),

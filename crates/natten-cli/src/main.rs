@@ -13,6 +13,7 @@ mod plan;
 mod problem_args;
 mod profile;
 mod verify;
+mod viz;
 
 use std::process::ExitCode;
 

@@ -115,7 +115,7 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode, CliError> {
     text += &tile_table(&problem, &plans[..plans.len().min(args.max_configs)], args.arch);
     if let Some(best) = &best {
         text += &format!(
-            "free to choose, the best is {} / {} {}: issued/useful {:.2}\n",
+            "free to choose, the best boxes are {} / {} {}: issued/useful {:.2}\n",
             best.box_text(best.tiling.query_tile),
             best.box_text(best.tiling.key_tile),
             best.start_name(),

@@ -48,6 +48,15 @@ impl TileChoice {
         self.query_tile.is_some() || self.key_tile.is_some() || self.starts.len() == 1
     }
 
+    /// The tiling, when both boxes are asked for.
+    pub fn tiling(&self) -> Option<Tiling> {
+        Some(Tiling {
+            query_tile: self.query_tile?,
+            key_tile: self.key_tile?,
+            key_start: *self.starts.first()?,
+        })
+    }
+
     /// The same sizes with nothing fixed.
     pub fn freed(&self) -> Self {
         let starts = vec![KeyStart::Dynamic, KeyStart::Aligned];
