@@ -107,7 +107,7 @@ fn the_handbook_runs() {
     for page in ["cli.md", "choosing-parameters.md"] {
         let Ok(page) = std::fs::read_to_string(docs.join(page)) else { continue };
         let blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
-        for line in blocks.flat_map(str::lines).filter_map(|line| line.strip_prefix("natten ")) {
+        for line in blocks.flat_map(str::lines).filter_map(|line| line.trim().strip_prefix("natten ")) {
             let command = line.split(['|', '>']).next().unwrap_or_default();
             let output = Command::new(env!("CARGO_BIN_EXE_natten"))
                 .args(command.split_whitespace())
