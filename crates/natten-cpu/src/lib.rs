@@ -6,15 +6,24 @@
 //! f64 tensors are handed to the reference of `natten-core`: exact, single-threaded and slow.
 #![deny(unsafe_code)]
 
+#[allow(unsafe_code, reason = "all of it, each block with its reason")]
+mod arch;
+mod blocking;
 mod error;
+mod forward;
 mod isa;
+mod pack;
+mod parallel;
+mod softmax;
+mod strips;
+mod tasks;
 mod through_f64;
 
 use std::sync::Arc;
 
 use natten_core::{
-    Backend, Element, Gradients, Inputs, Layout, Output, Partials, Problem, Saved, Tensor, TensorView,
-    TensorViewMut,
+    Backend, Element, ElementType, Gradients, Inputs, Layout, Output, Partials, Problem, Saved, Tensor,
+    TensorView, TensorViewMut,
 };
 
 pub use error::CpuError;
@@ -67,6 +76,11 @@ impl Cpu {
     pub fn chosen_isa(&self) -> Result<Isa, CpuError> {
         self.isa.map_or_else(Isa::preferred, Ok)
     }
+
+    /// The pool of its own, if it has one.
+    pub(crate) fn pool(&self) -> Option<&rayon::ThreadPool> {
+        self.pool.as_deref()
+    }
 }
 
 impl Backend for Cpu {
@@ -105,8 +119,12 @@ impl Backend for Cpu {
         inputs: &Inputs<TensorView<'_, E>>,
         output: Output<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
     ) -> Result<(), CpuError> {
-        self.chosen_isa()?;
-        through_f64::forward(problem, inputs, output);
+        let isa = self.chosen_isa()?;
+        if E::TYPE == ElementType::F64 {
+            through_f64::forward(problem, inputs, output);
+        } else {
+            forward::forward(self, isa, problem, inputs, output);
+        }
         Ok(())
     }
 
