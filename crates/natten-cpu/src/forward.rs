@@ -12,24 +12,23 @@
 //! out = sums / sum, lse = max + ln sum
 //! ```
 
-use natten_core::{Element, ElementType, Inputs, Output, Problem, TensorView, TensorViewMut};
+use natten_core::{Element, ElementType, Inputs, Output, Problem, TensorView, TensorViewMut, bf16, f16};
 
 use crate::Cpu;
 use crate::arch::rows::SharedRows;
 use crate::arch::{Kernel, Simd, dispatch};
-use crate::blocking::Blocking;
 use crate::isa::Isa;
 use crate::pack::{Groups, Rows, Tokens, pack_lanes, pack_row_pairs, pack_rows, pack_words, reserve};
 use crate::parallel::{Scratch, for_each_task};
+use crate::schedule::{Place, Schedule, lane_tokens, plain_tokens, stream_tokens};
 use crate::softmax::{StripShape, exp, exponentiate, finite_max, mask_and_max};
 use crate::strips::{Meeting, ScoreOperands, SumOperands, pairs};
-use crate::tasks::{Box3, TileBox, Tiles, cut};
+use crate::tasks::{Box3, Spans, cut};
 
 /// All that the tasks of a call share.
 struct Call<'a, E> {
     problem: &'a Problem,
-    blocking: Blocking,
-    tiles: Tiles,
+    schedule: Schedule<'a>,
     query: Rows<'a, E>,
     key: Rows<'a, E>,
     value: Rows<'a, E>,
@@ -38,21 +37,37 @@ struct Call<'a, E> {
     lse: Option<SharedRows<'a, f32>>,
 }
 
+/// One function for each element type, so that this crate compiles them and not each that calls them.
+macro_rules! of_type {
+    ($name:ident, $type:ty) => {
+        /// See the module.
+        pub(crate) fn $name(
+            cpu: &Cpu,
+            isa: Isa,
+            problem: &Problem,
+            inputs: &Inputs<TensorView<'_, $type>>,
+            output: Output<TensorViewMut<'_, $type>, TensorViewMut<'_, f32>>,
+        ) {
+            forward(cpu, isa, problem, inputs, output);
+        }
+    };
+}
+
+of_type!(of_f32, f32);
+of_type!(of_f16, f16);
+of_type!(of_bf16, bf16);
+
 /// Computes `out` and `lse`.
-pub(crate) fn forward<E: Element>(
+fn forward<E: Element>(
     cpu: &Cpu,
     isa: Isa,
     problem: &Problem,
     inputs: &Inputs<TensorView<'_, E>>,
     output: Output<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
 ) {
-    let shape = dispatch(isa, VectorShape);
-    let row_bytes = 4 * (problem.head_dim() + problem.head_dim_v()).next_multiple_of(shape.wide);
-    let blocking = Blocking::choose(problem, shape.lanes, row_bytes);
     let call = Call {
         problem,
-        tiles: Tiles::new(problem, blocking.tile, false),
-        blocking,
+        schedule: Schedule::new(isa, problem, false),
         query: Rows::of_rows(&inputs.query),
         key: Rows::of_rows(&inputs.key),
         value: Rows::of_rows(&inputs.value),
@@ -60,28 +75,9 @@ pub(crate) fn forward<E: Element>(
         out: SharedRows::of_rows(output.out),
         lse: output.lse.map(SharedRows::of_scalars),
     };
-    let chunks = problem.heads_per_kv().div_ceil(blocking.heads);
-    let count = problem.batch() * call.tiles.len() * problem.heads_kv() * chunks;
-    for_each_task(cpu.pool(), count, problem.useful_flops(), |index, scratch| {
+    for_each_task(cpu.pool(), call.schedule.len(), problem.useful_flops(), |index, scratch| {
         dispatch(isa, Task { call: &call, index, scratch });
     });
-}
-
-/// Lengths of an instruction set's vectors.
-struct VectorShape;
-
-/// See [`VectorShape`].
-struct VectorLengths {
-    lanes: usize,
-    wide: usize,
-}
-
-impl Kernel for VectorShape {
-    type Output = VectorLengths;
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> VectorLengths {
-        VectorLengths { lanes: S::LANES, wide: S::WIDE }
-    }
 }
 
 /// One task of a call.
@@ -103,50 +99,6 @@ impl<E: Element> Kernel for Task<'_, '_, E> {
     }
 }
 
-/// Which tile, batch item and heads a task has.
-struct Place {
-    tile: TileBox,
-    batch: usize,
-    head_kv: usize,
-    heads: std::ops::Range<usize>,
-}
-
-impl<E: Element> Call<'_, E> {
-    /// Heads vary fastest: neighbouring heads of a token share pages of memory.
-    fn place(&self, index: usize) -> Place {
-        let per_kv = self.problem.heads_per_kv();
-        let chunks = per_kv.div_ceil(self.blocking.heads);
-        let (rest, chunk) = (index / chunks, index % chunks);
-        let (rest, head_kv) = (rest / self.problem.heads_kv(), rest % self.problem.heads_kv());
-        let (batch, tile) = (rest / self.tiles.len(), rest % self.tiles.len());
-        let first = chunk * self.blocking.heads;
-        let last = (first + self.blocking.heads).min(per_kv);
-        Place {
-            tile: self.tiles.get(tile, self.blocking.tile, false),
-            batch,
-            head_kv,
-            heads: head_kv * per_kv + first..head_kv * per_kv + last,
-        }
-    }
-}
-
-/// Tokens of a tile's lanes, counted from its first lane.
-pub(crate) fn lane_tokens(tile: &TileBox, batch: usize, head: usize) -> Tokens {
-    let start = std::array::from_fn(|a| tile[a].lane_token + tile[a].lanes.start * tile[a].dilation);
-    Tokens { start, step: std::array::from_fn(|a| tile[a].dilation), batch, head }
-}
-
-/// Tokens of the stream that a tile sees.
-pub(crate) fn stream_tokens(tile: &TileBox, batch: usize, head: usize) -> Tokens {
-    let (start, step) = (tile.each_ref().map(|a| a.stream_token), tile.each_ref().map(|a| a.dilation));
-    Tokens { start, step, batch, head }
-}
-
-/// Additional keys: a stream of their own along the last axis.
-pub(crate) fn additional_tokens(batch: usize, head: usize) -> Tokens {
-    Tokens { start: [0; 3], step: [1; 3], batch, head }
-}
-
 #[inline(always)]
 fn forward_tile<S: Simd, E: Element, const DOT: bool>(
     simd: S,
@@ -154,21 +106,22 @@ fn forward_tile<S: Simd, E: Element, const DOT: bool>(
     index: usize,
     scratch: &mut Scratch,
 ) {
-    let place = call.place(index);
-    let groups = Groups::new(call.blocking.group, place.tile.each_ref().map(|axis| axis.lanes.len()));
+    let place = call.schedule.place(index);
+    let groups =
+        Groups::new(call.schedule.blocking.group, place.tile.each_ref().map(|axis| axis.lanes.len()));
     let mut state = TileState::<DOT>::begin::<S, E>(simd, call, &place, &groups, scratch);
     let mut spans = std::mem::take(&mut scratch.spans);
     spans.of_tile(&place.tile);
     let tokens = stream_tokens(&place.tile, place.batch, place.head_kv);
-    for stream in cut(&spans.all(), call.blocking.stream, 512) {
+    for stream in cut(&spans.all(), call.schedule.blocking.stream, 512) {
         state.pack_stream(simd, [&call.key, &call.value], &tokens, &stream, scratch);
         state.attend(simd, &spans, &stream, scratch);
     }
     if let Some([keys, values]) = &call.additional {
         let all = [0..1, 0..1, 0..call.problem.additional_keys()];
-        let tokens = additional_tokens(place.batch, place.head_kv);
+        let tokens = plain_tokens(place.batch, place.head_kv);
         spans.everything(&place.tile, &all);
-        for stream in cut(&all, call.blocking.stream, 512) {
+        for stream in cut(&all, call.schedule.blocking.stream, 512) {
             state.pack_stream(simd, [keys, values], &tokens, &stream, scratch);
             state.attend(simd, &spans, &stream, scratch);
         }
@@ -243,7 +196,13 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
 
     /// Takes the packed box into every group's softmax.
     #[inline(always)]
-    fn attend<S: Simd>(&self, simd: S, spans: &crate::tasks::Spans, stream: &Box3, scratch: &mut Scratch) {
+    fn attend<S: Simd>(&self, simd: S, spans: &Spans, stream: &Box3, scratch: &mut Scratch) {
+        simd.vectorize(Attend { state: self, spans, stream, scratch });
+    }
+
+    /// As [`TileState::attend`].
+    #[inline(always)]
+    fn attend_here<S: Simd>(&self, simd: S, spans: &Spans, stream: &Box3, scratch: &mut Scratch) {
         let of_head = self.groups.len() * self.words * S::LANES;
         for head in 0..self.heads {
             for pair in pairs(self.groups) {
@@ -334,6 +293,22 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
                 }
             }
         }
+    }
+}
+
+/// The part that does not depend on the element type, as a function of its own.
+struct Attend<'a, 's, const DOT: bool> {
+    state: &'a TileState<'s, DOT>,
+    spans: &'a Spans,
+    stream: &'a Box3,
+    scratch: &'a mut Scratch,
+}
+
+impl<const DOT: bool> Kernel for Attend<'_, '_, DOT> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        self.state.attend_here(simd, self.spans, self.stream, self.scratch);
     }
 }
 

@@ -8,12 +8,16 @@
 
 #[allow(unsafe_code, reason = "all of it, each block with its reason")]
 mod arch;
+mod backward;
 mod blocking;
 mod error;
 mod forward;
 mod isa;
+mod merge;
 mod pack;
 mod parallel;
+mod recast;
+mod schedule;
 mod softmax;
 mod strips;
 mod tasks;
@@ -120,10 +124,17 @@ impl Backend for Cpu {
         output: Output<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
     ) -> Result<(), CpuError> {
         let isa = self.chosen_isa()?;
-        if E::TYPE == ElementType::F64 {
-            through_f64::forward(problem, inputs, output);
-        } else {
-            forward::forward(self, isa, problem, inputs, output);
+        match E::TYPE {
+            ElementType::F32 => {
+                forward::of_f32(self, isa, problem, &recast::inputs(inputs), recast::output(output))
+            }
+            ElementType::F16 => {
+                forward::of_f16(self, isa, problem, &recast::inputs(inputs), recast::output(output))
+            }
+            ElementType::Bf16 => {
+                forward::of_bf16(self, isa, problem, &recast::inputs(inputs), recast::output(output))
+            }
+            _ => through_f64::forward(problem, inputs, output),
         }
         Ok(())
     }
@@ -135,8 +146,19 @@ impl Backend for Cpu {
         saved: &Saved<TensorView<'_, E>, TensorView<'_, f32>>,
         gradients: Gradients<TensorViewMut<'_, E>>,
     ) -> Result<(), CpuError> {
-        self.chosen_isa()?;
-        through_f64::backward(problem, inputs, saved, gradients);
+        let isa = self.chosen_isa()?;
+        macro_rules! run {
+            ($of_type:path) => {{
+                let (inputs, saved) = (recast::inputs(inputs), recast::saved(saved));
+                $of_type(self, isa, problem, &inputs, &saved, recast::gradients(gradients))
+            }};
+        }
+        match E::TYPE {
+            ElementType::F32 => run!(backward::of_f32),
+            ElementType::F16 => run!(backward::of_f16),
+            ElementType::Bf16 => run!(backward::of_bf16),
+            _ => through_f64::backward(problem, inputs, saved, gradients),
+        }
         Ok(())
     }
 
@@ -146,7 +168,12 @@ impl Backend for Cpu {
         output: Output<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
     ) -> Result<(), CpuError> {
         self.chosen_isa()?;
-        through_f64::merge(partials, output);
+        match E::TYPE {
+            ElementType::F32 => merge::of_f32(self, &recast::partials(partials), recast::output(output)),
+            ElementType::F16 => merge::of_f16(self, &recast::partials(partials), recast::output(output)),
+            ElementType::Bf16 => merge::of_bf16(self, &recast::partials(partials), recast::output(output)),
+            _ => through_f64::merge(partials, output),
+        }
         Ok(())
     }
 }

@@ -58,7 +58,7 @@ impl Tokens {
 
 /// The positions of a box, last axis fastest.
 #[inline(always)]
-fn positions(extent: &Box3) -> impl Iterator<Item = [usize; 3]> + '_ {
+pub(crate) fn positions(extent: &Box3) -> impl Iterator<Item = [usize; 3]> + '_ {
     extent[0]
         .clone()
         .flat_map(move |x| extent[1].clone().flat_map(move |y| extent[2].clone().map(move |z| [x, y, z])))

@@ -5,7 +5,6 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use crate::arch::tiles::RowSlot;
-use crate::pack::Groups;
 use crate::tasks::Spans;
 
 /// Work below this many floating-point operations is done on the calling thread: waking others costs more.
@@ -39,8 +38,6 @@ pub(crate) struct Scratch {
     pub masks: [Vec<u32>; 3],
     /// What lanes see.
     pub spans: Spans,
-    /// Where groups lie.
-    pub groups: Option<Groups>,
 }
 
 thread_local! {

@@ -50,14 +50,6 @@ pub(crate) struct LaneMasks<'a> {
     pub axes: Option<[&'a [u32]; 3]>,
 }
 
-impl LaneMasks<'_> {
-    /// The lanes that see row `x`, `y`.
-    #[inline(always)]
-    pub(crate) fn row(&self, x: usize, y: usize) -> u32 {
-        self.axes.as_ref().map_or(u32::MAX, |axes| axes[0][x] & axes[1][y])
-    }
-}
-
 /// Replaces what a lane does not see by minus infinity, whatever it was, and returns each lane's largest score.
 /// NaN is passed over here; it reaches the sum.
 #[inline(always)]

@@ -15,7 +15,7 @@ use crate::arch::tiles::{RowSlot, Scores, WeightedSum, scores, weighted_sum};
 use crate::blocking::STRIP_SLOTS;
 use crate::pack::Groups;
 use crate::softmax::{LaneMasks, StripShape};
-use crate::tasks::{Box3, Spans, cut, intersect, volume};
+use crate::tasks::{Box3, Spans, cut, intersect};
 
 /// One or two groups, neighbours along the last axis.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +94,7 @@ impl<'a> Meeting<'a> {
 
     /// Index of a row of the packed box, in rows.
     #[inline(always)]
-    fn row(&self, x: usize, y: usize, z: usize) -> usize {
+    pub(crate) fn row(&self, x: usize, y: usize, z: usize) -> usize {
         let [sx, sy, sz] = self.stream;
         ((x - sx.start) * sy.len() + (y - sy.start)) * sz.len() + (z - sz.start)
     }
@@ -301,12 +301,6 @@ fn runs(windows: &[Range<usize>], mut run: impl FnMut(Range<usize>, Range<usize>
         run(at..next, first..after);
         at = next;
     }
-}
-
-/// Numbers that the strips of a pair need at most.
-pub(crate) fn strip_capacity<S: Simd>(piece: &Box3) -> usize {
-    debug_assert!(volume(piece) <= 2 * STRIP_SLOTS);
-    2 * Meeting::strip_len::<S>(piece)
 }
 
 #[cfg(test)]

@@ -56,6 +56,17 @@ pub(crate) struct AxisTile {
 /// One box of lanes.
 pub(crate) type TileBox = [AxisTile; 3];
 
+/// A box of lanes along the last axis alone, for lanes without windows.
+pub(crate) fn plain_tile(lanes: Range<usize>) -> TileBox {
+    [0..1, 0..1, lanes].map(|lanes| AxisTile {
+        sight: Sight { residue: Axis::UNIT.residue(0), inverse: false },
+        lanes,
+        lane_token: 0,
+        stream_token: 0,
+        dilation: 1,
+    })
+}
+
 /// All boxes of lanes of a problem, found by number so that no list of them is kept.
 pub(crate) struct Tiles {
     sequences: Vec<Sequence>,
@@ -166,11 +177,6 @@ impl Spans {
             spans.clear();
             spans.resize(axis.lanes.len(), range.clone());
         }
-    }
-
-    /// Lanes along an axis.
-    pub(crate) fn len(&self, axis: usize) -> usize {
-        self.axes[axis].len()
     }
 
     /// What lane `lane` of the tile sees along an axis.

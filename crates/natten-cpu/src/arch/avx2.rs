@@ -16,16 +16,6 @@ impl Avx2 {
     pub(crate) fn detect() -> Option<Self> {
         Isa::Avx2.is_available().then_some(Avx2(()))
     }
-
-    /// Runs a kernel compiled with the instructions.
-    pub(crate) fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx2,fma,f16c")]
-        fn inner<K: Kernel>(token: Avx2, kernel: K) -> K::Output {
-            kernel.run(token)
-        }
-        // SAFETY: `self` exists only where the features were detected.
-        unsafe { inner(self, kernel) }
-    }
 }
 
 /// One bit a lane: lane i is kept where bit i is set.
@@ -158,6 +148,15 @@ impl Simd for Avx2 {
     const MANY_REGISTERS: bool = false;
     type V = __m256;
     type W = __m256;
+
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn inner<K: Kernel>(token: Avx2, kernel: K) -> K::Output {
+            kernel.run(token)
+        }
+        // SAFETY: `self` exists only where the features were detected.
+        unsafe { inner(self, kernel) }
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {

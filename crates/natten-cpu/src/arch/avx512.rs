@@ -24,30 +24,6 @@ impl<const BF16: bool> Avx512<BF16> {
     }
 }
 
-impl Avx512<false> {
-    /// Runs a kernel compiled with the instructions.
-    pub(crate) fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-        fn inner<K: Kernel>(token: Avx512<false>, kernel: K) -> K::Output {
-            kernel.run(token)
-        }
-        // SAFETY: `self` exists only where the features were detected.
-        unsafe { inner(self, kernel) }
-    }
-}
-
-impl Avx512<true> {
-    /// Runs a kernel compiled with the instructions.
-    pub(crate) fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
-        fn inner<K: Kernel>(token: Avx512<true>, kernel: K) -> K::Output {
-            kernel.run(token)
-        }
-        // SAFETY: `self` exists only where the features were detected.
-        unsafe { inner(self, kernel) }
-    }
-}
-
 impl<const BF16: bool> Simd for Avx512<BF16> {
     const LANES: usize = 8;
     const WIDE: usize = 16;
@@ -55,6 +31,20 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     const BF16_DOT: bool = BF16;
     type V = __m256;
     type W = __m512;
+
+    #[inline(always)]
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+        fn plain<K: Kernel>(token: Avx512<false>, kernel: K) -> K::Output {
+            kernel.run(token)
+        }
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
+        fn with_dots<K: Kernel>(token: Avx512<true>, kernel: K) -> K::Output {
+            kernel.run(token)
+        }
+        // SAFETY: `self` exists only where the features were detected, those of BF16 included if so.
+        unsafe { if BF16 { with_dots(Avx512(()), kernel) } else { plain(Avx512(()), kernel) } }
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {

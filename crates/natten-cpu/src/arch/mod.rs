@@ -39,24 +39,24 @@ pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => match avx2::Avx2::detect() {
             Some(token) => token.vectorize(kernel),
-            None => kernel.run(scalar::Scalar),
+            None => scalar::Scalar.vectorize(kernel),
         },
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => match avx512::Avx512::<false>::detect() {
             Some(token) => token.vectorize(kernel),
-            None => kernel.run(scalar::Scalar),
+            None => scalar::Scalar.vectorize(kernel),
         },
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Bf16 => match avx512::Avx512::<true>::detect() {
             Some(token) => token.vectorize(kernel),
-            None => kernel.run(scalar::Scalar),
+            None => scalar::Scalar.vectorize(kernel),
         },
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => match neon::Neon::detect() {
             Some(token) => token.vectorize(kernel),
-            None => kernel.run(scalar::Scalar),
+            None => scalar::Scalar.vectorize(kernel),
         },
-        _ => kernel.run(scalar::Scalar),
+        _ => scalar::Scalar.vectorize(kernel),
     }
 }
 
@@ -77,6 +77,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     type V: Copy;
     /// A vector over components.
     type W: Copy;
+
+    /// Runs a kernel compiled with the token's instructions, as a function of its own: what is called from many
+    /// places would otherwise be compiled into each.
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output;
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::V;

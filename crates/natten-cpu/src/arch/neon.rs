@@ -14,16 +14,6 @@ impl Neon {
     pub(crate) fn detect() -> Option<Self> {
         Isa::Neon.is_available().then_some(Neon(()))
     }
-
-    /// Runs a kernel compiled with the instructions.
-    pub(crate) fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "neon")]
-        fn inner<K: Kernel>(token: Neon, kernel: K) -> K::Output {
-            kernel.run(token)
-        }
-        // SAFETY: `self` exists only where the feature was detected.
-        unsafe { inner(self, kernel) }
-    }
 }
 
 /// One bit a lane: all ones in the lanes whose bit is set.
@@ -40,6 +30,15 @@ impl Simd for Neon {
     const MANY_REGISTERS: bool = true;
     type V = float32x4_t;
     type W = float32x4_t;
+
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "neon")]
+        fn inner<K: Kernel>(token: Neon, kernel: K) -> K::Output {
+            kernel.run(token)
+        }
+        // SAFETY: `self` exists only where the feature was detected.
+        unsafe { inner(self, kernel) }
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> float32x4_t {

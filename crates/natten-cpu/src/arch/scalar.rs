@@ -1,6 +1,6 @@
 //! Portable vectors: arrays, which the compiler turns into whatever the target's baseline has.
 
-use super::Simd;
+use super::{Kernel, Simd};
 
 /// Needs nothing. Lanes as many as an SSE register has.
 #[derive(Clone, Copy)]
@@ -21,6 +21,10 @@ impl Simd for Scalar {
     type V = [f32; N];
     type W = [f32; N];
 
+    #[inline(never)]
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> [f32; N] {
         [x; N]

@@ -17,7 +17,7 @@
 //!
 //! With `PAIRS` a number is a word of two `bf16` and the product is a dot product of two.
 
-use super::Simd;
+use super::{Kernel, Simd};
 
 /// A row of the stream and the slot of the strip that its scores go to.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +51,21 @@ pub(crate) struct Scores<'a> {
 /// `out[group * strip + slot * LANES + lane] = scale * lanes[group][lane] . row`
 #[inline(always)]
 pub(crate) fn scores<S: Simd, const PAIRS: bool>(simd: S, job: &Scores<'_>, out: &mut [f32]) {
+    simd.vectorize(ScoresKernel::<'_, '_, PAIRS>(job, out));
+}
+
+struct ScoresKernel<'a, 'j, const PAIRS: bool>(&'a Scores<'j>, &'a mut [f32]);
+
+impl<const PAIRS: bool> Kernel for ScoresKernel<'_, '_, PAIRS> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        scores_here::<S, PAIRS>(simd, self.0, self.1);
+    }
+}
+
+#[inline(always)]
+fn scores_here<S: Simd, const PAIRS: bool>(simd: S, job: &Scores<'_>, out: &mut [f32]) {
     let end = job.first_group + job.groups;
     assert!(job.lanes.len() >= end * job.words * S::LANES && out.len() >= end * job.strip);
     let wide = job.groups == 2;
@@ -164,6 +179,21 @@ impl WeightedSum<'_> {
 /// `sums[query] += sum over rows of weight[row][query] * row`
 #[inline(always)]
 pub(crate) fn weighted_sum<S: Simd, const PAIRS: bool>(simd: S, job: &WeightedSum<'_>, sums: &mut [f32]) {
+    simd.vectorize(SumKernel::<'_, '_, PAIRS>(job, sums));
+}
+
+struct SumKernel<'a, 'j, const PAIRS: bool>(&'a WeightedSum<'j>, &'a mut [f32]);
+
+impl<const PAIRS: bool> Kernel for SumKernel<'_, '_, PAIRS> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        weighted_sum_here::<S, PAIRS>(simd, self.0, self.1);
+    }
+}
+
+#[inline(always)]
+fn weighted_sum_here<S: Simd, const PAIRS: bool>(simd: S, job: &WeightedSum<'_>, sums: &mut [f32]) {
     if job.extents.contains(&0) || job.queries == 0 {
         return;
     }
