@@ -183,9 +183,9 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
         scratch: &mut Scratch,
     ) {
         if DOT {
-            pack_words(keys, tokens, stream, &mut scratch.stream[0]);
+            pack_words(simd, keys, tokens, stream, &mut scratch.stream[0]);
             // A masked weight is 0, but 0 times NaN is not: such a box goes the exact way.
-            self.paired = pack_row_pairs(values, tokens, stream, self.width, &mut scratch.paired);
+            self.paired = pack_row_pairs(simd, values, tokens, stream, self.width, &mut scratch.paired);
         } else {
             pack_rows(simd, keys, tokens, stream, self.head_dim, &mut scratch.stream[0]);
         }

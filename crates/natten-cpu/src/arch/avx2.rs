@@ -107,6 +107,15 @@ pub(super) fn store_8(to: &mut [f32], x: __m256) {
     unsafe { _mm256_storeu_ps(to.as_mut_ptr(), x) }
 }
 
+/// [`Simd::prefetch`], a line of 64 bytes at a time.
+#[inline(always)]
+pub(super) fn prefetch<E: Element>(row: &[E]) {
+    for line in row.chunks(64 / size_of::<E>()) {
+        // SAFETY: a prefetch has no effect that a program can see.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+}
+
 /// [`Simd::widen`]: f16 through F16C, the rest as the compiler likes.
 #[inline(always)]
 pub(super) fn widen<E: Element>(from: &[E], to: &mut [f32]) {
@@ -250,6 +259,10 @@ impl Simd for Avx2 {
     unsafe fn store_wide(self, to: *mut f32, x: __m256) {
         // SAFETY: token; the caller vouches for eight writable numbers.
         unsafe { _mm256_storeu_ps(to, x) }
+    }
+    #[inline(always)]
+    fn prefetch<E: Element>(self, row: &[E]) {
+        prefetch(row);
     }
     #[inline(always)]
     fn widen<E: Element>(self, from: &[E], to: &mut [f32]) {

@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 
 use natten_core::Element;
 
-use super::avx2::{load_8, narrow, store_8, transpose_rows, widen};
+use super::avx2::{load_8, narrow, prefetch, store_8, transpose_rows, widen};
 use super::{Kernel, Simd};
 use crate::isa::Isa;
 
@@ -176,6 +176,10 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     unsafe fn store_wide(self, to: *mut f32, x: __m512) {
         // SAFETY: token; the caller vouches for sixteen writable numbers.
         unsafe { _mm512_storeu_ps(to, x) }
+    }
+    #[inline(always)]
+    fn prefetch<E: Element>(self, row: &[E]) {
+        prefetch(row);
     }
     #[inline(always)]
     fn widen<E: Element>(self, from: &[E], to: &mut [f32]) {

@@ -157,6 +157,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// [`Simd::WIDE`] numbers must be writable at `to`.
     unsafe fn store_wide(self, to: *mut f32, x: Self::W);
 
+    /// Asks for a row to be brought into the cache.
+    #[inline(always)]
+    fn prefetch<E: Element>(self, _row: &[E]) {}
+
     /// Widens a row; `to` has the same length.
     #[inline(always)]
     fn widen<E: Element>(self, from: &[E], to: &mut [f32]) {
