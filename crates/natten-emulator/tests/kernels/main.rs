@@ -3,3 +3,5 @@
 mod case;
 mod semantics;
 mod shapes;
+mod subject;
+mod suites;
