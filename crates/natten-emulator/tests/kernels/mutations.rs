@@ -125,9 +125,6 @@ const MUTATIONS: &[Mutation] = &[
     edit(SUM, "partial sums are subtracted", "add.f32", (0, 1), "sub.f32"),
 ];
 
-/// Edits that cannot change a result, so that no test can notice them.
-const EQUIVALENT: &[&str] = &[];
-
 impl Mutation {
     fn apply(&self) -> String {
         let kernel = kernels().find(|kernel| kernel.entry == self.entry).expect("a shipped kernel");
@@ -158,7 +155,6 @@ fn broken_kernels_are_noticed() {
         }
     }
     println!("{} of {} caught", MUTATIONS.len() - missed.len(), MUTATIONS.len());
-    missed.retain(|what| !EQUIVALENT.contains(what));
     assert!(missed.is_empty(), "not noticed: {missed:#?}");
 }
 
@@ -222,7 +218,7 @@ fn poisoned_token(cuda: &Cuda<Emulated>, is_forward: bool) -> Result<(), String>
     operands.value.as_mut_slice()[row..row + 48].fill(f32::INFINITY);
     if is_forward {
         // Scores of plus or minus infinity: a reference point that moves there for an invisible key is lost.
-        let infinite = (3 * 8 + 1) * 2 * 48;
+        let infinite = (3 * 8 + 4) * 2 * 48;
         operands.key.as_mut_slice()[infinite..infinite + 48].fill(0.0);
         operands.key.as_mut_slice()[infinite] = f32::INFINITY;
     }
