@@ -318,9 +318,9 @@ impl Summary {
                 tolerances.push(entry);
             }
             for &(name, error) in &comparison.errors {
-                // Written so that NaN fails, and is worse than any number.
-                let fails = !(error <= comparison.tolerance.for_result(name));
+                // NaN is worse than any number.
                 let size = if error.is_nan() { f64::INFINITY } else { error };
+                let fails = size > comparison.tolerance.for_result(name);
                 if worst.as_ref().is_none_or(|(most_fails, most, ..)| (fails, size) > (*most_fails, *most)) {
                     worst = Some((fails, size, name, report.name()));
                 }
