@@ -1,6 +1,9 @@
 //! The same operator when the element type is known only at run time, as in candle and burn.
 
-use natten_core::{DynParams, ElementType, Error, Gradients, Role, Saved, Tensor, TensorView, bf16, f16};
+use natten_core::{
+    Element, ElementType, Error, Gradients, Inputs, Layout, Role, Saved, Tensor, TensorView, bf16, f16,
+};
+use natten_cpu::Cpu;
 
 use crate::call::{Call, Mask};
 
@@ -8,7 +11,7 @@ use crate::call::{Call, Mask};
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum AnyView<'a> {
-    /// Of [`f16`].
+    /// Of [`struct@f16`].
     F16(TensorView<'a, f16>),
     /// Of [`bf16`].
     Bf16(TensorView<'a, bf16>),
@@ -22,7 +25,7 @@ pub enum AnyView<'a> {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum AnyTensor {
-    /// Of [`f16`].
+    /// Of [`struct@f16`].
     F16(Tensor<f16>),
     /// Of [`bf16`].
     Bf16(Tensor<bf16>),
@@ -67,6 +70,16 @@ impl AnyView<'_> {
 }
 
 impl AnyTensor {
+    /// Extent of each axis.
+    pub fn shape(&self) -> &[usize] {
+        match self {
+            AnyTensor::F16(tensor) => tensor.shape(),
+            AnyTensor::Bf16(tensor) => tensor.shape(),
+            AnyTensor::F32(tensor) => tensor.shape(),
+            AnyTensor::F64(tensor) => tensor.shape(),
+        }
+    }
+
     /// A view of the whole.
     pub fn view(&self) -> AnyView<'_> {
         match self {
@@ -78,73 +91,143 @@ impl AnyTensor {
     }
 }
 
-/// Runs a body with the views under their own type; they must all be of one.
-macro_rules! dispatch {
-    ($query:expr, [$(($role:ident, $name:ident)),*], |$q:ident| $body:expr) => {
-        match $query {
-            AnyView::F16($q) => dispatch!(@arm F16, [$(($role, $name)),*], $q, $body),
-            AnyView::Bf16($q) => dispatch!(@arm Bf16, [$(($role, $name)),*], $q, $body),
-            AnyView::F32($q) => dispatch!(@arm F32, [$(($role, $name)),*], $q, $body),
-            AnyView::F64($q) => dispatch!(@arm F64, [$(($role, $name)),*], $q, $body),
+impl AnyView<'_> {
+    /// Shape and strides.
+    pub fn layout(&self) -> &Layout {
+        match self {
+            AnyView::F16(view) => view.layout(),
+            AnyView::Bf16(view) => view.layout(),
+            AnyView::F32(view) => view.layout(),
+            AnyView::F64(view) => view.layout(),
         }
-    };
-    (@arm $variant:ident, [$(($role:ident, $name:ident)),*], $q:ident, $body:expr) => {{
-        $(let $name = match $name {
-            AnyView::$variant(view) => view,
-            other => return Err(Error::ElementMismatch {
-                tensor: Role::$role,
-                expected: ElementType::$variant,
-                found: other.element_type(),
-            }),
-        };)*
-        $body
-    }};
+    }
+
+    fn mismatch(self, tensor: Role, expected: ElementType) -> Error {
+        Error::ElementMismatch { tensor, expected, found: self.element_type() }
+    }
 }
 
-/// Neighborhood attention with the element type and the rank as values: output and log-sum-exp.
+/// Unwraps operands that must all be of one element type.
+trait Unwrap<'a, E> {
+    fn unwrap_as(self, tensor: Role) -> Result<TensorView<'a, E>, Error>;
+}
+
+macro_rules! unwrap {
+    ($($type:ty => $variant:ident),*) => {$(
+        impl<'a> Unwrap<'a, $type> for AnyView<'a> {
+            fn unwrap_as(self, tensor: Role) -> Result<TensorView<'a, $type>, Error> {
+                match self {
+                    AnyView::$variant(view) => Ok(view),
+                    other => Err(other.mismatch(tensor, ElementType::$variant)),
+                }
+            }
+        }
+    )*};
+}
+
+unwrap!(f16 => F16, bf16 => Bf16, f32 => F32, f64 => F64);
+
+/// Any mask with the element type (and, with [`DynParams`](crate::DynParams), the rank) as a value: output and
+/// log-sum-exp.
 ///
 /// # Errors
 /// [`Error::ElementMismatch`] when the operands' types differ, and those of [`na2d`](crate::na2d).
-pub fn neighborhood_attention(
-    query: AnyView<'_>,
-    key: AnyView<'_>,
-    value: AnyView<'_>,
-    params: &DynParams,
-) -> Result<(AnyTensor, Tensor<f32>), Error> {
-    forward(query, key, value, params)
-}
-
-/// Any mask with the element type as a value: output and log-sum-exp.
 ///
-/// # Errors
-/// As [`neighborhood_attention`].
-pub fn forward(
-    query: AnyView<'_>,
-    key: AnyView<'_>,
-    value: AnyView<'_>,
-    mask: &impl Mask,
-) -> Result<(AnyTensor, Tensor<f32>), Error> {
-    dispatch!(query, [(Key, key), (Value, value)], |q| {
-        let (out, lse) = Call::new(&q, &key, &value)?.forward_with_lse(mask)?;
-        Ok((out.into(), lse))
-    })
+/// # Examples
+/// ```
+/// use natten::dynamic::{self, AnyView};
+/// use natten::{AxisParams, DynParams, Inputs, KernelSizePolicy, Tensor, bf16};
+/// # fn main() -> Result<(), natten::Error> {
+/// let x = Tensor::from_fn(&[1, 16, 2, 8], |i| bf16::from_f32(i as f32 * 0.01))?;
+/// let params = DynParams::new(&[AxisParams::new(5)], None, KernelSizePolicy::Exact);
+/// let view = AnyView::from(&x);
+/// let (out, _lse) = dynamic::forward(&Inputs::new(view, view, view), &params)?;
+/// assert_eq!(out.view().element_type(), natten::ElementType::Bf16);
+/// # Ok(())
+/// # }
+/// ```
+pub fn forward(inputs: &Inputs<AnyView<'_>>, mask: &impl Mask) -> Result<(AnyTensor, Tensor<f32>), Error> {
+    match inputs.query {
+        AnyView::F16(_) => forward_as::<f16>(inputs, mask),
+        AnyView::Bf16(_) => forward_as::<bf16>(inputs, mask),
+        AnyView::F32(_) => forward_as::<f32>(inputs, mask),
+        AnyView::F64(_) => forward_as::<f64>(inputs, mask),
+    }
 }
 
 /// The backward of [`forward`].
 ///
 /// # Errors
-/// As [`neighborhood_attention`].
+/// As [`forward`].
 pub fn backward(
-    query: AnyView<'_>,
-    key: AnyView<'_>,
-    value: AnyView<'_>,
+    inputs: &Inputs<AnyView<'_>>,
     mask: &impl Mask,
     saved: &Saved<AnyView<'_>, TensorView<'_, f32>>,
 ) -> Result<Gradients<AnyTensor>, Error> {
-    let Saved { out, lse, d_out, d_lse } = *saved;
-    dispatch!(query, [(Key, key), (Value, value), (Out, out), (DOut, d_out)], |q| {
-        let saved = Saved { out: &out, lse: &lse, d_out: &d_out, d_lse: d_lse.as_ref() };
-        let Gradients { query, key, value, .. } = Call::new(&q, &key, &value)?.backward(mask, &saved)?;
-        Ok(Gradients { query: query.into(), key: key.into(), value: value.into(), additional: None })
+    match inputs.query {
+        AnyView::F16(_) => backward_as::<f16>(inputs, mask, saved),
+        AnyView::Bf16(_) => backward_as::<bf16>(inputs, mask, saved),
+        AnyView::F32(_) => backward_as::<f32>(inputs, mask, saved),
+        AnyView::F64(_) => backward_as::<f64>(inputs, mask, saved),
+    }
+}
+
+fn forward_as<'a, E>(
+    inputs: &Inputs<AnyView<'a>>,
+    mask: &impl Mask,
+) -> Result<(AnyTensor, Tensor<f32>), Error>
+where
+    E: Element,
+    AnyView<'a>: Unwrap<'a, E>,
+    AnyTensor: From<Tensor<E>>,
+{
+    let (out, lse) = call(&views_of::<E>(inputs)?)?.forward_with_lse(mask)?;
+    Ok((out.into(), lse))
+}
+
+fn backward_as<'a, E>(
+    inputs: &Inputs<AnyView<'a>>,
+    mask: &impl Mask,
+    saved: &Saved<AnyView<'a>, TensorView<'a, f32>>,
+) -> Result<Gradients<AnyTensor>, Error>
+where
+    E: Element,
+    AnyView<'a>: Unwrap<'a, E>,
+    AnyTensor: From<Tensor<E>>,
+{
+    let (out, d_out) = (saved.out.unwrap_as(Role::Out)?, saved.d_out.unwrap_as(Role::DOut)?);
+    let saved = Saved { out: &out, lse: &saved.lse, d_out: &d_out, d_lse: saved.d_lse.as_ref() };
+    let gradients = call(&views_of::<E>(inputs)?)?.backward(mask, &saved)?;
+    Ok(Gradients {
+        query: gradients.query.into(),
+        key: gradients.key.into(),
+        value: gradients.value.into(),
+        additional: gradients.additional.map(|pair| pair.map(AnyTensor::from)),
     })
+}
+
+fn views_of<'a, E>(inputs: &Inputs<AnyView<'a>>) -> Result<Inputs<TensorView<'a, E>>, Error>
+where
+    AnyView<'a>: Unwrap<'a, E>,
+{
+    let additional = match inputs.additional {
+        Some([keys, values]) => {
+            Some([keys.unwrap_as(Role::AdditionalKeys)?, values.unwrap_as(Role::AdditionalValues)?])
+        }
+        None => None,
+    };
+    Ok(Inputs {
+        query: inputs.query.unwrap_as(Role::Query)?,
+        key: inputs.key.unwrap_as(Role::Key)?,
+        value: inputs.value.unwrap_as(Role::Value)?,
+        additional,
+    })
+}
+
+fn call<'a, E: Element>(inputs: &'a Inputs<TensorView<'_, E>>) -> Result<Call<'a, Cpu, E>, Error> {
+    let call = Call::new(&inputs.query, &inputs.key, &inputs.value)?;
+    match &inputs.additional {
+        Some([keys, values]) => call.additional(keys, values),
+        None => Ok(call),
+    }
 }

@@ -1,0 +1,158 @@
+//! Which kernels are compiled: the one list of instances, and the PTX version each architecture really needs.
+
+use serde::Serialize;
+
+/// A target and the lowest `.version` whose PTX has all that its kernels use. NVRTC always writes its own version,
+/// and a driver refuses a newer one than it knows, so the line is lowered after compiling.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target {
+    /// For `--gpu-architecture`.
+    pub arch: &'static str,
+    /// PTX ISA version.
+    pub version: &'static str,
+    /// Wheels of ptxas, with the architecture to assemble for: the oldest that knows the version, and newer ones.
+    pub assemblers: &'static [(&'static str, &'static str)],
+}
+
+/// `shfl.sync` and `vote.sync` came with PTX 6.0 (CUDA 9.0); nothing else here is newer than 4.3. The newest
+/// assembler has dropped sm_50, so it gets the first architecture it still shares with drivers, and Hopper.
+pub(crate) const SIMT: Target = Target {
+    arch: "compute_50",
+    version: "6.0",
+    assemblers: &[("11.8", "sm_50"), ("12.9", "sm_70"), ("13.0", "sm_80"), ("13.0", "sm_90")],
+};
+
+/// What a kernel is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Operation {
+    Forward,
+    BackwardQuery,
+    BackwardKey,
+    Delta,
+    SumPartials,
+    Merge,
+    WindowDump,
+}
+
+/// Element types as the kernels name them, and as entry names do.
+const TYPES: [(&str, &str); 3] = [("F32", "f32"), ("F16", "f16"), ("BF16", "bf16")];
+
+/// How a row of up to `head_dim` elements is spread: `lanes * elems == head_dim`. 16 elements a lane keep the
+/// exchange between lanes small against the arithmetic, and still fit the registers.
+const BUCKETS: [(u32, u32); 5] = [(1, 8), (2, 16), (4, 16), (8, 16), (16, 16)];
+
+/// Buckets with a variant for rows that are not 16-byte aligned or not a multiple of 16 bytes long.
+const UNALIGNED: [u32; 2] = [64, 256];
+
+/// One `.entry`, in a file of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub name: String,
+    pub operation: Operation,
+    pub source: &'static str,
+    pub target: Target,
+    pub element_type: &'static str,
+    /// Longest row, 0 where any goes.
+    pub head_dim: u32,
+    pub aligned: bool,
+    pub lanes: u32,
+    /// Neighbouring queries (or keys) that share a lane group's loads.
+    pub items: u32,
+    pub threads: u32,
+    pub defines: Vec<String>,
+}
+
+/// All instances.
+pub(crate) fn entries() -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for (ty, type_name) in TYPES {
+        for (operation, source, pass, items) in [
+            (Operation::Forward, "forward/simt.cu", 0, 4),
+            (Operation::BackwardQuery, "backward/simt.cu", 0, 2),
+            (Operation::BackwardKey, "backward/simt.cu", 1, 2),
+        ] {
+            for (lanes, elems) in BUCKETS {
+                let head_dim = lanes * elems;
+                for aligned in [true, false] {
+                    if !aligned && !UNALIGNED.contains(&head_dim) {
+                        continue;
+                    }
+                    // Element by element loads need registers that two keys with their gradients do not leave.
+                    let items = if aligned || operation != Operation::BackwardKey { items } else { 1 };
+                    let suffix = if aligned { "" } else { "_unaligned" };
+                    let name =
+                        format!("natten_{}_simt_{type_name}_d{head_dim}{suffix}", operation.short_name());
+                    entries.push(Entry {
+                        defines: vec![
+                            format!("NATTEN_TYPE={ty}"),
+                            format!("NATTEN_LANES={lanes}"),
+                            format!("NATTEN_ELEMS={elems}"),
+                            format!("NATTEN_ITEMS={items}"),
+                            format!("NATTEN_ALIGNED={aligned}"),
+                            format!("NATTEN_PASS={pass}"),
+                        ],
+                        name,
+                        operation,
+                        source,
+                        target: SIMT,
+                        element_type: type_name,
+                        head_dim,
+                        aligned,
+                        lanes,
+                        items,
+                        threads: 128,
+                    });
+                }
+            }
+        }
+        for (pass, operation) in
+            [Operation::Delta, Operation::SumPartials, Operation::Merge].into_iter().enumerate()
+        {
+            let name = format!("natten_{}_{type_name}", operation.short_name());
+            let defines = vec![format!("NATTEN_TYPE={ty}"), format!("NATTEN_PASS={pass}")];
+            entries.push(row_entry(name, operation, "rows.cu", type_name, defines));
+        }
+    }
+    let dump = "natten_window_dump".to_owned();
+    entries.push(row_entry(dump, Operation::WindowDump, "window_dump.cu", "i32", Vec::new()));
+    entries
+}
+
+fn row_entry(
+    name: String,
+    operation: Operation,
+    source: &'static str,
+    element_type: &'static str,
+    defines: Vec<String>,
+) -> Entry {
+    let (lanes, items, threads) = (32, 1, 128);
+    Entry {
+        name,
+        operation,
+        source,
+        target: SIMT,
+        element_type,
+        head_dim: 0,
+        aligned: false,
+        lanes,
+        items,
+        threads,
+        defines,
+    }
+}
+
+impl Operation {
+    /// As in entry names.
+    pub(crate) fn short_name(self) -> &'static str {
+        match self {
+            Operation::Forward => "forward",
+            Operation::BackwardQuery => "backward_query",
+            Operation::BackwardKey => "backward_key",
+            Operation::Delta => "delta",
+            Operation::SumPartials => "sum_partials",
+            Operation::Merge => "merge",
+            Operation::WindowDump => "window_dump",
+        }
+    }
+}

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+// Backward pass on CUDA cores, any GPU from sm_50: deterministic, exact windows, no shared memory, no atomics.
+//
+//   P[i][j] = 2^(scale_log2 * q[i] . k[j] - lse_log2[i])      dS[i][j] = P[i][j] * (dO[i] . v[j] - delta[i])
+//
+//   pass over queries: items are queries. For each key in the union of their windows, then each additional key:
+//     dq[i] += dS[i][j] * k[j]; at the end dq *= scale
+//   pass over keys: items are keys. For each query head that shares them, for each query in the union of their
+//     inverse windows: dv[j] += P[i][j] * dO[i]; dk[j] += dS[i][j] * q[i]; at the end dk *= scale
+//   pass over additional keys: the same code, on the part of all queries that blockIdx.y names, into f32 partial sums.
+//
+// lse_log2 and delta come as pairs from rows.cu; delta carries the gradient of the log-sum-exp, so it needs no place here.
+// Warps, lanes and registers as in forward/simt.cu, with fewer ITEMS: three rows an item are live instead of two.
+#include <natten/block.cuh>
+#include <natten/element.cuh>
+#include <natten/softmax.cuh>
+
+namespace natten {
+
+// Two dot products of each item with rows that all items share.
+template <class T, int LANES, int ELEMS, int ITEMS, bool ALIGNED>
+struct DotPair {
+  typedef Lanes<LANES, ITEMS> Group;
+
+  NATTEN_DEVICE void compute(const float (&a)[ITEMS][ELEMS], const float (&with_a)[ELEMS],
+                             const float (&b)[ITEMS][ELEMS], const float (&with_b)[ELEMS], int lane,
+                             float (&a_dots)[Group::OWNED], float (&b_dots)[Group::OWNED]) {
+    float a_partial[ITEMS], b_partial[ITEMS];
+#pragma unroll
+    for (int item = 0; item < ITEMS; ++item) {
+      a_partial[item] = a[item][0] * with_a[0];
+      b_partial[item] = b[item][0] * with_b[0];
+#pragma unroll
+      for (int e = 1; e < ELEMS; ++e) {
+        a_partial[item] = fmaf(a[item][e], with_a[e], a_partial[item]);
+        b_partial[item] = fmaf(b[item][e], with_b[e], b_partial[item]);
+      }
+    }
+    Group::reduce(a_partial, a_dots, lane);
+    Group::reduce(b_partial, b_dots, lane);
+  }
+};
+
+template <class T, int LANES, int ELEMS, int ITEMS, bool ALIGNED>
+struct QueryBody {
+  typedef Lanes<LANES, ITEMS> Group;
+  enum { OWNED = Group::OWNED };
+
+  const Geometry& geometry;
+  int lane;
+  int group_lane;
+  float query[ITEMS][ELEMS];       // times scale_log2
+  float grad_out[ITEMS][ELEMS];
+  float grad_query[ITEMS][ELEMS];  // without scale
+  float lse_log2[OWNED];
+  float delta[OWNED];
+
+  __device__ __forceinline__ void operator()(const char* const (&token)[2], const bool (&visible)[OWNED]) {
+    float key[ELEMS], value[ELEMS];
+    load_row<T, LANES, ELEMS, ALIGNED>(key, token[0], geometry.head_dim, lane);
+    load_row<T, LANES, ELEMS, ALIGNED>(value, token[1], geometry.head_dim_v, lane);
+
+    float score_log2[OWNED], grad_weight[OWNED], grad_score[OWNED];
+    DotPair<T, LANES, ELEMS, ITEMS, ALIGNED>::compute(query, key, grad_out, value, lane, score_log2, grad_weight);
+#pragma unroll
+    for (int slot = 0; slot < OWNED; ++slot) {
+      const float weight = arch::exp2_approx(score_log2[slot] - lse_log2[slot]);
+      grad_score[slot] = visible[slot] ? weight * (grad_weight[slot] - delta[slot]) : 0.0f;
+    }
+#pragma unroll
+    for (int item = 0; item < ITEMS; ++item) {
+      const float g = Group::broadcast(grad_score, item, group_lane);
+#pragma unroll
+      for (int e = 0; e < ELEMS; ++e) arch::accumulate_where_nonzero(grad_query[item][e], g, key[e]);
+    }
+  }
+};
+
+template <class T, int LANES, int ELEMS, int ITEMS, bool ALIGNED>
+NATTEN_DEVICE void backward_query(const BackwardParams& p) {
+  typedef Lanes<LANES, ITEMS> Group;
+  const Geometry& geometry = p.geometry;
+  const Decomposition& plan = p.decomposition;
+  Block<LANES, ITEMS> block;
+  if (!block.template place<QUERY_ITEMS>(geometry, plan)) return;
+  const int lane = block.lane;
+  const int head_kv = divide(block.head, geometry.heads_per_kv);
+
+  QueryBody<T, LANES, ELEMS, ITEMS, ALIGNED> body = {geometry, lane, block.group_lane};
+#pragma unroll
+  for (int item = 0; item < ITEMS; ++item) {
+    const void* query = (const char*)p.query + block.item_row(geometry, plan, p.query_strides, item) * T::BYTES;
+    const void* grad_out = (const char*)p.grad_out + block.item_row(geometry, plan, p.grad_out_strides, item) * T::BYTES;
+    load_row<T, LANES, ELEMS, ALIGNED>(body.query[item], query, geometry.head_dim, lane);
+    load_row<T, LANES, ELEMS, ALIGNED>(body.grad_out[item], grad_out, geometry.head_dim_v, lane);
+#pragma unroll
+    for (int e = 0; e < ELEMS; ++e) {
+      body.query[item][e] *= geometry.scale_log2;
+      body.grad_query[item][e] = 0.0f;
+    }
+  }
+#pragma unroll
+  for (int slot = 0; slot < Group::OWNED; ++slot) {
+    const int item = Group::first_item(lane) + slot;
+    const float* pair = p.statistics + 2 * block.item_row(geometry, plan, p.statistics_strides, item);
+    arch::load_pair(body.lse_log2[slot], body.delta[slot], pair);
+  }
+
+  Streams<2> keys;
+  keys.set(0, p.key, block.seen_row(geometry, p.key_strides, head_kv), p.key_strides, geometry, T::BYTES);
+  keys.set(1, p.value, block.seen_row(geometry, p.value_strides, head_kv), p.value_strides, geometry, T::BYTES);
+  AlwaysSeen<2> always;
+  always.count = geometry.additional_keys;
+  always.set(0, p.additional_key, p.additional_key_strides, block.batch, head_kv, T::BYTES);
+  always.set(1, p.additional_value, p.additional_value_strides, block.batch, head_kv, T::BYTES);
+  walk(block, {0, block.window_rows()}, keys, always, body);
+
+#pragma unroll
+  for (int item = 0; item < ITEMS; ++item) {
+    if (!block.exists(plan, item)) continue;
+    store_row<T, LANES, ALIGNED>((char*)p.grad_query + block.item_row(geometry, plan, p.grad_query_strides, item) * T::BYTES,
+                                 body.grad_query[item], geometry.scale, geometry.head_dim, lane);
+  }
+}
+
+template <class T, int LANES, int ELEMS, int ITEMS, bool ALIGNED>
+struct KeyBody {
+  typedef Lanes<LANES, ITEMS> Group;
+  enum { OWNED = Group::OWNED };
+
+  const Geometry& geometry;
+  int lane;
+  int group_lane;
+  float key[ITEMS][ELEMS];         // times scale_log2
+  float value[ITEMS][ELEMS];
+  float grad_key[ITEMS][ELEMS];    // without scale
+  float grad_value[ITEMS][ELEMS];
+
+  __device__ __forceinline__ void operator()(const char* const (&token)[3], const bool (&visible)[OWNED]) {
+    float query[ELEMS], grad_out[ELEMS];
+    load_row<T, LANES, ELEMS, ALIGNED>(query, token[0], geometry.head_dim, lane);
+    load_row<T, LANES, ELEMS, ALIGNED>(grad_out, token[1], geometry.head_dim_v, lane);
+    float lse_log2, delta;
+    arch::load_pair(lse_log2, delta, (const float*)token[2]);
+
+    float score_log2[OWNED], grad_weight[OWNED], weight[OWNED], grad_score[OWNED];
+    DotPair<T, LANES, ELEMS, ITEMS, ALIGNED>::compute(key, query, value, grad_out, lane, score_log2, grad_weight);
+#pragma unroll
+    for (int slot = 0; slot < OWNED; ++slot) {
+      weight[slot] = visible[slot] ? arch::exp2_approx(score_log2[slot] - lse_log2) : 0.0f;
+      grad_score[slot] = visible[slot] ? weight[slot] * (grad_weight[slot] - delta) : 0.0f;
+    }
+#pragma unroll
+    for (int item = 0; item < ITEMS; ++item) {
+      const float w = Group::broadcast(weight, item, group_lane);
+      const float g = Group::broadcast(grad_score, item, group_lane);
+#pragma unroll
+      for (int e = 0; e < ELEMS; ++e) {
+        arch::accumulate_where_nonzero(grad_value[item][e], w, grad_out[e]);
+        arch::accumulate_where_nonzero(grad_key[item][e], g, query[e]);
+      }
+    }
+  }
+};
+
+template <class T, int LANES, int ELEMS, int ITEMS, bool ALIGNED>
+NATTEN_DEVICE void backward_key(const BackwardParams& p) {
+  const Geometry& geometry = p.geometry;
+  const Decomposition& plan = p.decomposition;
+  Block<LANES, ITEMS> block;
+  if (!block.template place<KEY_ITEMS>(geometry, plan)) return;
+  const int lane = block.lane;
+
+  KeyBody<T, LANES, ELEMS, ITEMS, ALIGNED> body = {geometry, lane, block.group_lane};
+#pragma unroll
+  for (int item = 0; item < ITEMS; ++item) {
+    const void* key = (const char*)p.key + block.item_row(geometry, plan, p.key_strides, item) * T::BYTES;
+    const void* value = (const char*)p.value + block.item_row(geometry, plan, p.value_strides, item) * T::BYTES;
+    load_row<T, LANES, ELEMS, ALIGNED>(body.key[item], key, geometry.head_dim, lane);
+    load_row<T, LANES, ELEMS, ALIGNED>(body.value[item], value, geometry.head_dim_v, lane);
+#pragma unroll
+    for (int e = 0; e < ELEMS; ++e) {
+      body.key[item][e] *= geometry.scale_log2;
+      body.grad_key[item][e] = 0.0f;
+      body.grad_value[item][e] = 0.0f;
+    }
+  }
+
+  RowRange rows = {0, block.window_rows()};
+  const bool partial = p.rows_per_split > 0;
+  if (partial) {
+    rows.begin = minimum((int)blockIdx.y * p.rows_per_split, rows.end);
+    rows.end = minimum(rows.begin + p.rows_per_split, rows.end);
+  }
+  AlwaysSeen<3> none;
+  none.count = 0;
+  const int heads_per_kv = (int)geometry.heads_per_kv.value;
+#pragma unroll 1
+  for (int shared = 0; shared < heads_per_kv; ++shared) {
+    const int head = block.head * heads_per_kv + shared;
+    Streams<3> queries;
+    queries.set(0, p.query, block.seen_row(geometry, p.query_strides, head), p.query_strides, geometry, T::BYTES);
+    queries.set(1, p.grad_out, block.seen_row(geometry, p.grad_out_strides, head), p.grad_out_strides, geometry, T::BYTES);
+    queries.set(2, p.statistics, block.seen_row(geometry, p.statistics_strides, head), p.statistics_strides, geometry, 8);
+    walk(block, rows, queries, none, body);
+  }
+
+#pragma unroll
+  for (int item = 0; item < ITEMS; ++item) {
+    if (!block.exists(plan, item)) continue;
+    const long long key_row = block.item_row(geometry, plan, p.grad_key_strides, item);
+    const long long value_row = block.item_row(geometry, plan, p.grad_value_strides, item);
+    if (partial) {
+      store_partial<T, LANES>((float*)p.grad_key + blockIdx.y * p.partial_key_stride + key_row, body.grad_key[item],
+                              geometry.scale, geometry.head_dim, lane);
+      store_partial<T, LANES>((float*)p.grad_value + blockIdx.y * p.partial_value_stride + value_row,
+                              body.grad_value[item], 1.0f, geometry.head_dim_v, lane);
+    } else {
+      store_row<T, LANES, ALIGNED>((char*)p.grad_key + key_row * T::BYTES, body.grad_key[item], geometry.scale,
+                                   geometry.head_dim, lane);
+      store_row<T, LANES, ALIGNED>((char*)p.grad_value + value_row * T::BYTES, body.grad_value[item], 1.0f,
+                                   geometry.head_dim_v, lane);
+    }
+  }
+}
+
+}  // namespace natten
+
+// The macros come from the compile matrix (crates/xtask). One block a multiprocessor is asked for, so that ptxas does not
+// spill for the sake of a third; what it needs leaves room for two.
+#define NATTEN_CONFIG natten::NATTEN_TYPE, NATTEN_LANES, NATTEN_ELEMS, NATTEN_ITEMS, NATTEN_ALIGNED
+
+#if NATTEN_PASS == 0
+extern "C" __global__ void __launch_bounds__(128, 1) NATTEN_ENTRY(natten::BackwardParams p) {
+  natten::backward_query<NATTEN_CONFIG>(p);
+}
+#else
+extern "C" __global__ void __launch_bounds__(128, 1) NATTEN_ENTRY(natten::BackwardParams p) {
+  natten::backward_key<NATTEN_CONFIG>(p);
+}
+#endif

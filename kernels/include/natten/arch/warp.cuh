@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+// Warp-wide exchange and votes, any architecture from sm_50. Every lane of the warp takes part.
+#pragma once
+
+namespace natten {
+namespace arch {
+
+static __device__ __forceinline__ float shuffle_xor(float value, int lanes) {
+  float result;
+  asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 0x1f, 0xffffffff;" : "=f"(result) : "f"(value), "r"(lanes));
+  return result;
+}
+
+static __device__ __forceinline__ int shuffle_xor(int value, int lanes) {
+  int result;
+  asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 0x1f, 0xffffffff;" : "=r"(result) : "r"(value), "r"(lanes));
+  return result;
+}
+
+static __device__ __forceinline__ float shuffle_from(float value, int lane) {
+  float result;
+  asm volatile("shfl.sync.idx.b32 %0, %1, %2, 0x1f, 0xffffffff;" : "=f"(result) : "f"(value), "r"(lane));
+  return result;
+}
+
+// Whether the condition holds in any lane.
+static __device__ __forceinline__ bool any(bool condition) {
+  unsigned lanes;
+  asm volatile("{ .reg .pred holds; setp.ne.u32 holds, %1, 0; vote.sync.ballot.b32 %0, holds, 0xffffffff; }"
+               : "=r"(lanes) : "r"((unsigned)condition));
+  return lanes != 0;
+}
+
+}  // namespace arch
+}  // namespace natten

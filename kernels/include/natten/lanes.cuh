@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+// How a group of LANES lanes turns its partial dot products for ITEMS items into scores, each owned by one lane.
+//
+// A plain butterfly would cost log2(LANES) shuffles an item and leave every lane with every score, so softmax would
+// run LANES times over. Halving the list of items at each exchange instead costs fewer than one shuffle an item, and
+// leaves the lane with bits b0 b1 .. the items whose index starts with these bits; softmax then runs once.
+#pragma once
+#include "arch/warp.cuh"
+#include "window.cuh"
+
+namespace natten {
+
+enum { WARP = 32 };
+
+template <int LANES, int ITEMS>
+struct Lanes {
+  enum {
+    SPLITS = LANES >= ITEMS ? (ITEMS == 4 ? 2 : ITEMS == 2 ? 1 : 0) : (LANES == 2 ? 1 : 0),
+    OWNED = ITEMS >> SPLITS  // items a lane owns; lanes that agree in their SPLITS low bits own the same
+  };
+
+  // First item that `lane` owns.
+  NATTEN_DEVICE int first_item(int lane) {
+    int item = 0;
+#pragma unroll
+    for (int level = 0; level < SPLITS; ++level) item |= ((lane >> level) & 1) * (ITEMS >> (level + 1));
+    return item;
+  }
+
+  // The lane within the group that owns `item`, and under which index.
+  NATTEN_DEVICE constexpr int owner(int item) {
+    int lane = 0;
+    for (int level = 0; level < SPLITS; ++level) lane |= ((item / (ITEMS >> (level + 1))) & 1) << level;
+    return lane;
+  }
+  NATTEN_DEVICE constexpr int slot(int item) { return item % OWNED; }
+
+  // Adds up each item's partial sums over the group and hands the sum to its owners.
+  NATTEN_DEVICE void reduce(float (&sums)[ITEMS], float (&owned)[OWNED], int lane) {
+    int count = ITEMS;
+#pragma unroll
+    for (int level = 0; level < SPLITS; ++level) {
+      count /= 2;
+      const bool upper = (lane >> level) & 1;
+#pragma unroll
+      for (int i = 0; i < count; ++i) {
+        const float keep = upper ? sums[i + count] : sums[i];
+        const float give = upper ? sums[i] : sums[i + count];
+        sums[i] = keep + arch::shuffle_xor(give, 1 << level);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < OWNED; ++i) {
+#pragma unroll
+      for (int lanes = 1 << SPLITS; lanes < LANES; lanes *= 2) sums[i] += arch::shuffle_xor(sums[i], lanes);
+      owned[i] = sums[i];
+    }
+  }
+
+  // Every lane of the group receives item's value from its owner. `group_lane` is the group's first lane.
+  NATTEN_DEVICE float broadcast(const float (&owned)[OWNED], int item, int group_lane) {
+    if (LANES == 1) return owned[slot(item)];
+    return arch::shuffle_from(owned[slot(item)], group_lane + owner(item));
+  }
+};
+
+}  // namespace natten

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+// The parameters of every kernel, field by field; natten-cuda/src/params.rs mirrors this file.
+#pragma once
+
+namespace natten {
+
+// Division by a run-time constant: n / value for 0 <= n < 2^31. The host fills it, since ptxas never
+// strength-reduces a division, not even by a literal 1.
+struct Divisor {
+  unsigned value;  // at least 1
+  unsigned magic;  // ceil(2^(31 + ceil(log2 value)) / value), 0 for value 1
+  unsigned shift;  // ceil(log2 value) - 1, 0 for value 1
+};
+
+// One token axis. Inside a residue class (token mod dilation) windows are plain intervals.
+struct Axis {
+  int query_quotient;   // query extent / dilation, tokens
+  int query_remainder;  // query extent % dilation: so many residues hold one token more
+  int key_quotient;     // key extent / dilation, tokens
+  int key_remainder;    // key extent % dilation
+  int window;           // kernel_size, tokens
+  int is_causal;        // 0 or 1
+  Divisor stride;       // window stride, tokens
+  Divisor dilation;     // tokens
+};
+
+// Strides in elements of a tensor [batch, X, Y, Z, heads, head_dim] whose last axis is contiguous.
+struct Strides {
+  long long batch;
+  long long axis[3];
+  long long head;
+};
+
+// Strides in elements of a tensor [batch, token, heads, head_dim] whose last axis is contiguous.
+struct ListStrides {
+  long long batch;
+  long long token;
+  long long head;
+};
+
+// How items (queries, or keys in the dK/dV pass) are dealt to thread blocks. A lane group owns a block of
+// 2^sum(block_log2) neighbouring items; a thread block holds 2^(sum(cta_log2) + cta_heads_log2) lane groups.
+struct Decomposition {
+  Divisor tiles[3];    // per axis: dilation * boxes of one residue; axis 2 varies fastest over the grid
+  Divisor head_tiles;  // then heads, then batch
+  int block_log2[3];   // items of one lane group along each axis, log2
+  int cta_log2[3];     // lane groups of one thread block along each axis, log2
+  int cta_heads_log2;  // lane groups of one thread block along the heads, log2
+  int heads;           // items' head count: query heads, or key heads in the dK/dV pass
+};
+
+// The problem itself, shared by every pass.
+struct Geometry {
+  Axis axes[3];
+  Divisor heads_per_kv;  // query heads that share one key head
+  int head_dim;          // elements of a query and key row
+  int head_dim_v;        // elements of a value and out row
+  int additional_keys;   // keys that every query sees, after those of its window
+  float scale;           // natural softmax scale
+  float scale_log2;      // scale * log2(e)
+};
+
+struct ForwardParams {
+  const void* query;
+  const void* key;
+  const void* value;
+  const void* additional_key;    // null without additional keys
+  const void* additional_value;  // null without additional keys
+  void* out;
+  float* lse;  // natural log; null where nobody asked
+  Strides query_strides;
+  Strides key_strides;
+  Strides value_strides;
+  Strides out_strides;
+  Strides lse_strides;
+  ListStrides additional_key_strides;
+  ListStrides additional_value_strides;
+  Geometry geometry;
+  Decomposition decomposition;
+};
+
+// The passes over queries (grad_query), over keys (grad_key, grad_value), and over additional keys. The last runs the
+// code of the pass over keys on a geometry whose keys are the additional ones, all windows open, and leaves partial sums.
+struct BackwardParams {
+  const void* query;
+  const void* key;
+  const void* value;
+  const void* additional_key;    // pass over queries only
+  const void* additional_value;  // pass over queries only
+  const void* grad_out;
+  const float* statistics;  // pairs: log-sum-exp times log2(e); rowsum(grad_out * out) - grad_lse
+  void* grad_query;
+  void* grad_key;
+  void* grad_value;
+  Strides query_strides;
+  Strides key_strides;
+  Strides value_strides;
+  Strides grad_out_strides;
+  Strides statistics_strides;  // in pairs
+  Strides grad_query_strides;
+  Strides grad_key_strides;
+  Strides grad_value_strides;
+  ListStrides additional_key_strides;
+  ListStrides additional_value_strides;
+  long long partial_key_stride;    // elements between two splits' partial sums of grad_key
+  long long partial_value_stride;  // likewise of grad_value
+  Geometry geometry;
+  Decomposition decomposition;
+  int rows_per_split;  // rows of queries (runs along axis 2) that one split (blockIdx.y) covers; 0: no splits
+};
+
+// Rows of a tensor [batch, X, Y, Z, heads, row], numbered with the head fastest.
+struct RowCount {
+  Divisor heads;
+  Divisor axis[3];
+  int rows;    // all of them
+  int length;  // elements of one row
+};
+
+// Fills BackwardParams::statistics.
+struct DeltaParams {
+  const void* out;
+  const void* grad_out;
+  const float* lse;       // natural log, from the forward pass
+  const float* grad_lse;  // null where the loss does not use the log-sum-exp
+  float* statistics;
+  Strides out_strides;
+  Strides grad_out_strides;
+  Strides lse_strides;
+  Strides grad_lse_strides;
+  Strides statistics_strides;  // in pairs
+  RowCount count;
+};
+
+// Adds the splits' partial sums of one additional gradient in their order: sum[i] = partial[0][i] + partial[1][i] + ...
+struct SumParams {
+  const float* partial;    // [split] x rows through partial_strides
+  void* sum;
+  long long split_stride;  // elements
+  Strides partial_strides;
+  Strides sum_strides;
+  RowCount count;
+  int splits;
+};
+
+enum { MERGE_BRANCHES = 12 };
+
+// One partial result over a set of keys of its own.
+struct Branch {
+  const void* out;
+  const float* lse;
+  Strides out_strides;
+  Strides lse_strides;
+};
+
+// lse = log sum exp(branch lse); out = sum exp(branch lse - lse) * branch out.
+struct MergeParams {
+  void* out;
+  float* lse;  // null where nobody asked
+  Strides out_strides;
+  Strides lse_strides;
+  RowCount count;
+  int branches;
+  Branch branch[MERGE_BRANCHES];
+};
+
+// Dumps the window formula so that a test can hold it against the host's.
+struct WindowDumpParams {
+  int* ranges;  // [extent][4]: window start, window end, inverse start, inverse end, in positions of the residue
+  Axis axis;
+  int extent;   // tokens
+};
+
+// offsetof without a header: the front end's own spelling of it.
+#define NATTEN_OFFSET(type, field, offset) \
+  static_assert(__INTADDR__(&((type*)0)->field) == (offset), "params.rs mirrors " #type "::" #field)
+
+static_assert(sizeof(Divisor) == 12 && sizeof(Axis) == 48 && sizeof(Strides) == 40 && sizeof(ListStrides) == 24, "");
+static_assert(sizeof(Decomposition) == 80 && sizeof(Geometry) == 176 && sizeof(RowCount) == 56, "");
+static_assert(sizeof(ForwardParams) == 560 && sizeof(BackwardParams) == 728, "");
+static_assert(sizeof(DeltaParams) == 296 && sizeof(SumParams) == 168, "");
+static_assert(sizeof(Branch) == 96 && sizeof(MergeParams) == 1312 && sizeof(WindowDumpParams) == 64, "");
+NATTEN_OFFSET(Axis, window, 16);
+NATTEN_OFFSET(Axis, stride, 24);
+NATTEN_OFFSET(Axis, dilation, 36);
+NATTEN_OFFSET(Geometry, heads_per_kv, 144);
+NATTEN_OFFSET(Geometry, scale, 168);
+NATTEN_OFFSET(Decomposition, head_tiles, 36);
+NATTEN_OFFSET(Decomposition, heads, 76);
+NATTEN_OFFSET(RowCount, rows, 48);
+NATTEN_OFFSET(ForwardParams, lse, 48);
+NATTEN_OFFSET(ForwardParams, lse_strides, 216);
+NATTEN_OFFSET(ForwardParams, geometry, 304);
+NATTEN_OFFSET(ForwardParams, decomposition, 480);
+NATTEN_OFFSET(BackwardParams, statistics, 48);
+NATTEN_OFFSET(BackwardParams, query_strides, 80);
+NATTEN_OFFSET(BackwardParams, additional_key_strides, 400);
+NATTEN_OFFSET(BackwardParams, partial_key_stride, 448);
+NATTEN_OFFSET(BackwardParams, geometry, 464);
+NATTEN_OFFSET(BackwardParams, decomposition, 640);
+NATTEN_OFFSET(BackwardParams, rows_per_split, 720);
+NATTEN_OFFSET(DeltaParams, count, 240);
+NATTEN_OFFSET(SumParams, count, 104);
+NATTEN_OFFSET(SumParams, splits, 160);
+NATTEN_OFFSET(MergeParams, count, 96);
+NATTEN_OFFSET(MergeParams, branch, 160);
+NATTEN_OFFSET(WindowDumpParams, extent, 56);
+
+}  // namespace natten

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+// Writes out what window.cuh says about one axis, so that a test can hold it against natten-core's formula.
+#include <natten/window.cuh>
+
+extern "C" __global__ void NATTEN_ENTRY(natten::WindowDumpParams p) {
+  const int token = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+  if (token >= p.extent) return;
+  const int position = natten::divide(token, p.axis.dilation);
+  const int residue = token - position * (int)p.axis.dilation.value;
+  const int queries = natten::query_count(p.axis, residue);
+  const int keys = natten::key_count(p.axis, residue);
+  const natten::Range sees = natten::window(p.axis, queries, keys, position);
+  const natten::Range seen_by = natten::inverse_window(p.axis, queries, keys, position);
+  int* ranges = p.ranges + 4 * (long long)token;
+  ranges[0] = sees.start;
+  ranges[1] = sees.end;
+  ranges[2] = seen_by.start;
+  ranges[3] = seen_by.end;
+}
