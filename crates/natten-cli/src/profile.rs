@@ -215,7 +215,7 @@ impl<E: Element> Operands<E> {
 
     fn call<'a>(&'a self, candidate: &Candidate) -> Result<Call<'a, Cpu, E>, natten::Error> {
         let Inputs { query, key, value, additional } = &self.inputs;
-        let call = Call::new(query, key, value)?.on(candidate.cpu.clone());
+        let call = Call::new(query, key, value)?.on(candidate.cpu.clone())?;
         match additional {
             Some([keys, values]) => call.additional(keys, values),
             None => Ok(call),
@@ -334,7 +334,7 @@ fn time_dense<E: Element>(
     };
     let Inputs { query, key, value, .. } = &operands.inputs;
     let (query, key, value) = (flat(query)?, flat(key)?, flat(value)?);
-    let call = Call::new(&query, &key, &value)?.on(chosen.cpu.clone());
+    let call = Call::new(&query, &key, &value)?.on(chosen.cpu.clone())?;
     let params = AttentionParams::new();
     let timing = Timing::of(budget, || call.forward(&params).map(drop))?;
     let tokens = problem.query_tokens() as f64;
