@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use natten::cpu::{Cpu, ISA_VARIABLE, Isa};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::error::CliError;
 use crate::output::{self, Rows, Tone, plain};
@@ -22,6 +22,7 @@ pub struct DevicesArgs {
 pub fn run(args: &DevicesArgs) -> Result<ExitCode, CliError> {
     let chosen = Cpu::new().chosen_isa()?;
     let threads = peak::threads();
+    let (gpus, no_gpu) = gpus();
     if args.json {
         let kernels = Isa::ALL.map(|isa| {
             json!({
@@ -33,7 +34,8 @@ pub fn run(args: &DevicesArgs) -> Result<ExitCode, CliError> {
         });
         output::emit_json(&json!({
             "cpu": {"architecture": std::env::consts::ARCH, "threads": threads, "name": cpu_name(), "kernels": kernels},
-            "gpus": [],
+            "gpus": gpus.iter().map(Gpu::to_json).collect::<Vec<_>>(),
+            "no_gpu": no_gpu,
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -43,12 +45,80 @@ pub fn run(args: &DevicesArgs) -> Result<ExitCode, CliError> {
         let tone = if isa == chosen { Tone::Good } else { Tone::Plain };
         table.push([plain(format!("cpu_{isa}")), (note(isa, chosen), tone)]);
     }
-    output::emit(&format!(
-        "{name} ({}, {threads} threads)\n{}no GPU kernels: this program was built for the CPU alone\n",
-        std::env::consts::ARCH,
-        table.render()
-    ))?;
+    let mut text = format!("{name} ({}, {threads} threads)\n{}", std::env::consts::ARCH, table.render());
+    text += &gpus.iter().map(Gpu::text).collect::<String>();
+    if let Some(reason) = no_gpu {
+        text += &format!("\nno GPU: {reason}\n");
+    }
+    if cfg!(feature = "emulator") {
+        text += "\nGPU kernels can run emulated: natten verify FILE --backend emulator\n";
+    }
+    output::emit(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A GPU and its kernels: name, element type, and whether it runs or what it needs.
+struct Gpu {
+    name: String,
+    capability: String,
+    memory_bytes: u64,
+    kernels: Vec<(String, Option<String>)>,
+}
+
+impl Gpu {
+    fn to_json(&self) -> Value {
+        let kernels = self.kernels.iter().map(
+            |(kernel, reason)| json!({"kernel": kernel, "is_available": reason.is_none(), "note": reason}),
+        );
+        json!({
+            "name": self.name,
+            "compute_capability": self.capability,
+            "memory_bytes": self.memory_bytes,
+            "kernels": kernels.collect::<Vec<_>>(),
+        })
+    }
+
+    fn text(&self) -> String {
+        let memory = output::with_prefix(self.memory_bytes as f64, "B");
+        let mut table = Rows::new(&["kernel", "runs here"]);
+        for (kernel, reason) in &self.kernels {
+            table.push([plain(kernel), plain(reason.clone().unwrap_or_else(|| "can run".to_owned()))]);
+        }
+        format!("\n{} (compute capability {}, {memory})\n{}", self.name, self.capability, table.render())
+    }
+}
+
+/// The GPUs of this machine, and why there are none.
+#[cfg(feature = "cuda")]
+fn gpus() -> (Vec<Gpu>, Option<String>) {
+    use natten::cuda::{Device, driver::Driver, registry::kernels};
+    let mut found = Vec::new();
+    loop {
+        let driver = match Driver::new(found.len()) {
+            Ok(driver) => driver,
+            // Past the last one the driver knows no such device.
+            Err(_) if !found.is_empty() => return (found, None),
+            Err(error) => return (found, Some(error.to_string())),
+        };
+        let properties = driver.properties();
+        let capability = properties.compute_capability;
+        let kernel = |kernel: &natten::cuda::registry::Kernel| {
+            let is_old = capability < kernel.min_capability;
+            let reason = is_old.then(|| format!("no: needs compute capability {}", kernel.min_capability));
+            (kernel.entry.to_owned(), reason)
+        };
+        found.push(Gpu {
+            name: properties.name.clone(),
+            capability: capability.to_string(),
+            memory_bytes: properties.memory_bytes,
+            kernels: kernels().map(kernel).collect(),
+        });
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpus() -> (Vec<Gpu>, Option<String>) {
+    (Vec::new(), Some("this program was built without the feature cuda".to_owned()))
 }
 
 fn note(isa: Isa, chosen: Isa) -> String {

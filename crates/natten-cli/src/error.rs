@@ -19,6 +19,10 @@ pub enum CliError {
     /// The CPU backend refused its settings.
     #[error(transparent)]
     Cpu(#[from] natten::cpu::CpuError),
+    /// No GPU, or it failed.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Device(#[from] natten::cuda::DeviceError),
     /// A list has neither one entry nor one for each axis.
     #[error("--{flag} has {found} entries for {axes} token axes")]
     AxisCount {

@@ -253,13 +253,16 @@ fn profile<E: Element>(
     Ok(if is_wrong { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
+/// A candidate with the time of its forward.
+type Trial<'a> = (&'a Candidate, Timing);
+
 /// Times the forward of every candidate.
 fn fastest<'a, E: Element>(
     operands: &Operands<E>,
     params: &DynParams,
     candidates: &'a [Candidate],
     budget: &Budget,
-) -> Result<(&'a Candidate, Vec<(&'a Candidate, Timing)>), CliError> {
+) -> Result<(&'a Candidate, Vec<Trial<'a>>), CliError> {
     let bar = timing::progress(candidates.len());
     let mut trials = Vec::new();
     for candidate in candidates {
@@ -361,7 +364,7 @@ struct Report<'a> {
     problem: &'a Problem,
     chosen: &'a Candidate,
     passes: Vec<Pass>,
-    trials: Vec<(&'a Candidate, Timing)>,
+    trials: Vec<Trial<'a>>,
     peak_flops: f64,
     isa_asked: Option<Isa>,
 }

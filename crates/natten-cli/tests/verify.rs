@@ -151,6 +151,28 @@ fn refused_problems_fail_with_the_rule() {
     assert!(text(&output.stdout).contains("kernel_size 9 x dilation 1 exceeds the token extent 5"));
 }
 
+/// The GPU kernels on an emulated GPU, and a refusal that names the kernels.
+#[cfg(feature = "emulator")]
+#[test]
+fn an_emulated_gpu_passes() {
+    let folder = folder("verify_emulator");
+    for (name, dtype) in [("f32", Dtype::F32), ("bf16", Dtype::BF16)] {
+        let case = Case::solved(arguments(), dtype);
+        std::fs::write(folder.join(name).with_extension("safetensors"), case.bytes()).unwrap();
+    }
+    let output =
+        natten(&["verify", folder.to_str().unwrap(), "--backend", "emulator", "--capability", "9.0"]);
+    let stdout = text(&output.stdout);
+    assert!(output.status.success() && stdout.contains("2 cases on emulator (emulated sm_90)"), "{stdout}");
+    let case = Case::solved(arguments(), Dtype::F64);
+    let file = folder.join("f64.safetensors");
+    std::fs::write(&file, case.bytes()).unwrap();
+    let output = natten(&["verify", file.to_str().unwrap(), "--backend", "emulator"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("f64"), "{}", text(&output.stdout));
+    assert!(refuse("verify x --backend emulator --capability 8").contains("8.0"));
+}
+
 #[test]
 fn bad_arguments_are_refused() {
     assert!(refuse("verify").contains("FILE_OR_FOLDER"));

@@ -147,7 +147,7 @@ impl Plan {
     }
 
     /// The plan for a JSON report.
-    pub fn to_json(&self, problem: &Problem) -> Value {
+    pub fn to_json(self, problem: &Problem) -> Value {
         let counts = &self.counts;
         json!({
             "q_tile": self.sides(self.tiling.query_tile),
