@@ -15,7 +15,7 @@ use crate::viz::VizArgs;
 
 /// Neighborhood attention: plan it, time it, check it, look at it.
 #[derive(Parser)]
-#[command(name = "natten", version, about, propagate_version = true, disable_help_subcommand = true)]
+#[command(name = "natten", version, propagate_version = true, disable_help_subcommand = true)]
 pub struct Cli {
     #[command(subcommand)]
     verb: Verb,

@@ -63,13 +63,9 @@ impl Rows {
     /// A table with these columns.
     pub fn new<S: AsRef<str>>(header: &[S]) -> Self {
         let mut table = Table::new();
-        if is_for_people() {
-            table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-            table.set_content_arrangement(ContentArrangement::Dynamic);
-        } else {
-            table.load_preset(presets::NOTHING);
-            table.set_content_arrangement(ContentArrangement::Disabled);
-        }
+        table.load_preset(if is_for_people() { presets::UTF8_HORIZONTAL_ONLY } else { presets::NOTHING });
+        // A line too long for the terminal reads better than cells broken into columns of letters.
+        table.set_content_arrangement(ContentArrangement::Disabled);
         let colored = has_colors();
         if colored {
             table.enforce_styling();

@@ -58,3 +58,11 @@ pub fn fma_flops(threads: usize, time: Duration) -> f64 {
 pub fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
+
+/// The mean number of running threads over the last minute, where it exceeds what there is to run them on: timings are
+/// then of a shared machine.
+pub fn crowding() -> Option<f64> {
+    let load =
+        std::fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse::<f64>().ok()?;
+    (load > threads() as f64 + 0.5).then_some(load)
+}

@@ -228,6 +228,7 @@ fn profile<E: Element>(
     problem: &Problem,
     candidates: &[Candidate],
 ) -> Result<ExitCode, CliError> {
+    let crowding = peak::crowding();
     let operands = Operands::<E>::random(&args.problem, problem)?;
     let params = args.problem.params()?;
     let budget = Budget { warmup: args.warmup_steps, runs: args.repeats as usize, seconds: args.budget };
@@ -242,7 +243,7 @@ fn profile<E: Element>(
     if args.compare == Some(Comparison::Dense) {
         passes.push(time_dense(args, problem, &operands, chosen, &budget)?);
     }
-    let report = Report { problem, chosen, passes, trials, peak_flops, isa_asked: args.isa };
+    let report = Report { problem, chosen, passes, trials, peak_flops, isa_asked: args.isa, crowding };
     if args.json {
         let described = args.problem.to_json(problem);
         report.passes.iter().try_for_each(|pass| output::emit_json(&report.pass_json(pass, &described)))?;
@@ -367,6 +368,8 @@ struct Report<'a> {
     trials: Vec<Trial<'a>>,
     peak_flops: f64,
     isa_asked: Option<Isa>,
+    /// The machine's load before the run, if there was more of it than threads.
+    crowding: Option<f64>,
 }
 
 impl Report<'_> {
@@ -386,6 +389,7 @@ impl Report<'_> {
             "peak_gflops": self.peak_flops * 1e-9,
             "share_of_peak": pass.useful_flops / timing.median / self.peak_flops,
             "threads": self.chosen.threads,
+            "load": self.crowding,
             "sample_error": pass.error.map(|error| error.to_json()),
             "rejected": self.rejections().iter().map(|(kernel, reason)| json!({"kernel": kernel, "reason": reason}))
                 .collect::<Vec<_>>(),
@@ -403,7 +407,13 @@ impl Report<'_> {
             text += &format!("         not {kernel}: {reason}\n");
         }
         let peak = output::with_prefix(self.peak_flops, "FLOP/s");
-        text += &format!("peak     {peak} of f32 fused multiply-adds, measured before and after\n\n");
+        text += &format!("peak     {peak} of f32 fused multiply-adds, measured before and after\n");
+        if let Some(load) = self.crowding {
+            text += &format!(
+                "busy     other work runs here (load {load:.1}): the fastest run says more than the median\n"
+            );
+        }
+        text += "\n";
         let mut table = Rows::new(&[
             "pass",
             "median",

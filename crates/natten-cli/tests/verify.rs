@@ -7,7 +7,7 @@ use std::path::Path;
 
 use safetensors::tensor::Dtype;
 use serde_json::json;
-use support::{Case, arguments, folder, json_lines, natten, refuse, text};
+use support::{Case, arguments, folder, json_lines, natten, refuse, skip, text};
 
 /// Arguments with some changed.
 fn changed(changes: serde_json::Value) -> serde_json::Value {
@@ -187,7 +187,7 @@ fn bad_arguments_are_refused() {
 fn repository_cases_pass() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
     if !golden.is_dir() {
-        eprintln!("SKIP: {} is not there", golden.display());
+        skip("the repository has no golden files");
         return;
     }
     let output = natten(&["verify", golden.to_str().unwrap()]);

@@ -9,7 +9,7 @@ use natten::plan::{KeyStart, TileCounts, Tiling};
 use natten::window::Axis;
 use natten::{AxisParams, DynParams, Inputs, KernelSize, KernelSizePolicy, Layout, Problem};
 use serde_json::{Value, json};
-use support::{folder, json_lines, refuse, succeed, text};
+use support::{folder, json_lines, refuse, skip, succeed, text};
 
 #[test]
 fn pictures_are_what_their_names_say() {
@@ -116,7 +116,7 @@ fn counts(axes: &[&Axis], aligned: bool) -> TileCounts {
 #[test]
 fn the_page_computes_what_the_library_computes() {
     if Command::new("node").arg("--version").output().is_err() {
-        eprintln!("SKIP: node is not installed, the page's mathematics is not checked");
+        skip("node is not installed, the page's mathematics is not checked");
         return;
     }
     let page = include_str!("../src/viz/page.html");
@@ -161,7 +161,7 @@ fn the_page_works_in_a_browser() {
     let names = ["chromium", "chromium-browser", "google-chrome"];
     let runs = |program: &&str| Command::new(program).arg("--version").output().is_ok();
     let (Some(browser), true) = (names.iter().find(|name| runs(name)), runs(&"node")) else {
-        eprintln!("SKIP: no chromium or no node, the page is not tried in a browser");
+        skip("no chromium or no node, the page is not tried in a browser");
         return;
     };
     let folder = folder("viz_browser");

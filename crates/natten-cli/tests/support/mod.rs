@@ -36,6 +36,12 @@ pub fn refuse(line: &str) -> String {
     message
 }
 
+/// Says that a test cannot run here. Written past the test harness, which would swallow it.
+pub fn skip(reason: &str) {
+    use std::io::Write;
+    writeln!(std::io::stderr(), "SKIP: {reason}").expect("standard error is open");
+}
+
 /// Bytes as text.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("the program writes UTF-8")
