@@ -364,7 +364,8 @@ impl<E: Element> Operands<'_, E> {
     #[inline(always)]
     fn pack_lane_scalars(&self, groups: &Groups, tokens: &Tokens, lanes: usize, to: &mut [Vec<f32>; 2]) {
         let [lse, delta] = to.each_mut().map(|buffer| reserve(buffer, groups.len() * lanes));
-        (lse.fill(0.0), delta.fill(0.0));
+        lse.fill(0.0);
+        delta.fill(0.0);
         for group in 0..groups.len() {
             for (lane, position) in groups.lanes_of(group) {
                 let index = group * lanes + lane;

@@ -30,7 +30,7 @@ pub(crate) fn exp_below<S: Simd>(simd: S, x: S::V) -> S::V {
     let p = simd.fma(p, r, c(8.333_452e-3));
     let p = simd.fma(p, r, c(4.166_579_6e-2));
     let p = simd.fma(p, r, c(1.666_666_5e-1));
-    let p = simd.fma(p, r, c(5.000_000_1e-1));
+    let p = simd.fma(p, r, c(0.5));
     let p = simd.add(simd.fma(p, simd.mul(r, r), r), c(1.0));
     simd.zero_below(LOWEST, x, simd.times_power_of_two(p, n))
 }
