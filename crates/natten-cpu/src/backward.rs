@@ -364,7 +364,8 @@ impl<E: Element> Operands<'_, E> {
     #[inline(always)]
     fn pack_lane_scalars(&self, groups: &Groups, tokens: &Tokens, lanes: usize, to: &mut [Vec<f32>; 2]) {
         let [lse, delta] = to.each_mut().map(|buffer| reserve(buffer, groups.len() * lanes));
-        (lse.fill(0.0), delta.fill(0.0));
+        lse.fill(0.0);
+        delta.fill(0.0);
         for group in 0..groups.len() {
             for (lane, position) in groups.lanes_of(group) {
                 let index = group * lanes + lane;
@@ -471,12 +472,6 @@ fn weigh<S: Simd>(
     scale: f32,
 ) {
     let scale = simd.splat(scale);
-    let slot = |score: &mut [f32], product: &mut [f32], lse: S::V, delta: S::V| {
-        let weight = exp(simd, simd.sub(simd.load(score), lse));
-        let gradient = simd.mul(simd.mul(weight, scale), simd.sub(simd.load(product), delta));
-        simd.store(score, weight);
-        simd.store(product, gradient);
-    };
     for x in 0..shape.x {
         for y in 0..shape.y {
             let start = ((x * shape.y + y) * shape.pitch + shape.first) * S::LANES;
@@ -485,18 +480,29 @@ fn weigh<S: Simd>(
             let slots = scores.zip(products[range].chunks_exact_mut(S::LANES));
             match numbers {
                 Numbers::OfLanes(lse, delta) => {
-                    slots.for_each(|(score, product)| slot(score, product, *lse, *delta));
+                    for (score, product) in slots {
+                        weigh_slot(simd, score, product, [*lse, *delta, scale]);
+                    }
                 }
                 Numbers::OfRows { lse, delta, first, steps } => {
                     let at = first + x * steps[0] + y * steps[1];
                     let of_rows = lse[at..][..shape.columns].iter().zip(&delta[at..][..shape.columns]);
                     for ((score, product), (&lse, &delta)) in slots.zip(of_rows) {
-                        slot(score, product, simd.splat(lse), simd.splat(delta));
+                        weigh_slot(simd, score, product, [simd.splat(lse), simd.splat(delta), scale]);
                     }
                 }
             }
         }
     }
+}
+
+/// One slot of [`weigh`]. No closure: closures do not inherit the instructions of the function around them.
+#[inline(always)]
+fn weigh_slot<S: Simd>(simd: S, score: &mut [f32], product: &mut [f32], [lse, delta, scale]: [S::V; 3]) {
+    let weight = exp(simd, simd.sub(simd.load(score), lse));
+    let gradient = simd.mul(simd.mul(weight, scale), simd.sub(simd.load(product), delta));
+    simd.store(score, weight);
+    simd.store(product, gradient);
 }
 
 /// Writes the sums of all lanes.

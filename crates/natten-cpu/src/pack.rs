@@ -4,7 +4,7 @@
 use natten_core::layout::RowLayout;
 use natten_core::{Element, TensorView};
 
-use crate::arch::Simd;
+use crate::arch::{Kernel, Simd};
 use crate::tasks::{Box3, volume};
 
 /// A tensor to read rows from.
@@ -107,14 +107,31 @@ pub(crate) fn pack_rows<S: Simd, E: Element>(
     pitch: usize,
     to: &mut Vec<f32>,
 ) {
-    let to = reserve(to, volume(extent) * pitch);
-    let mut to = to.chunks_exact_mut(pitch);
-    rows.each(simd, tokens, extent, |from| {
-        let Some(to) = to.next() else { return };
-        let (row, rest) = to.split_at_mut(rows.width);
-        simd.widen(from, row);
-        rest.fill(0.0);
-    });
+    simd.vectorize(PackRows { rows, tokens, extent, pitch, to });
+}
+
+/// [`pack_rows`] as a function of its own.
+struct PackRows<'a, 'd, E> {
+    rows: &'a Rows<'d, E>,
+    tokens: &'a Tokens,
+    extent: &'a Box3,
+    pitch: usize,
+    to: &'a mut Vec<f32>,
+}
+
+impl<E: Element> Kernel for PackRows<'_, '_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let PackRows { rows, tokens, extent, pitch, to } = self;
+        let mut to = reserve(to, volume(extent) * pitch).chunks_exact_mut(pitch);
+        rows.each(simd, tokens, extent, |from| {
+            let Some(to) = to.next() else { return };
+            let (row, rest) = to.split_at_mut(rows.width);
+            simd.widen(from, row);
+            rest.fill(0.0);
+        });
+    }
 }
 
 /// Rows of a box of bf16 as words of two components, `width.div_ceil(2)` apart.
@@ -250,15 +267,33 @@ pub(crate) fn pack_lanes<S: Simd, E: Element, const PAIRS: bool>(
     stage: &mut Vec<f32>,
     to: &mut [f32],
 ) {
-    let words = if PAIRS { rows.width.div_ceil(2) } else { rows.width };
-    let stage = reserve(stage, words * S::LANES);
-    for (group, to) in to.chunks_exact_mut(words * S::LANES).enumerate() {
-        stage.fill(0.0);
-        for (lane, position) in groups.lanes_of(group) {
-            let row = rows.row(tokens.batch, tokens.at(position), tokens.head);
-            let stage = &mut stage[lane * words..][..words];
-            if PAIRS { copy_words(row, stage) } else { simd.widen(row, stage) }
+    simd.vectorize(PackLanes::<'_, '_, E, PAIRS> { rows, tokens, groups, stage, to });
+}
+
+/// [`pack_lanes`] as a function of its own.
+struct PackLanes<'a, 'd, E, const PAIRS: bool> {
+    rows: &'a Rows<'d, E>,
+    tokens: &'a Tokens,
+    groups: &'a Groups,
+    stage: &'a mut Vec<f32>,
+    to: &'a mut [f32],
+}
+
+impl<E: Element, const PAIRS: bool> Kernel for PackLanes<'_, '_, E, PAIRS> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let PackLanes { rows, tokens, groups, stage, to } = self;
+        let words = if PAIRS { rows.width.div_ceil(2) } else { rows.width };
+        let stage = reserve(stage, words * S::LANES);
+        for (group, to) in to.chunks_exact_mut(words * S::LANES).enumerate() {
+            stage.fill(0.0);
+            for (lane, position) in groups.lanes_of(group) {
+                let row = rows.row(tokens.batch, tokens.at(position), tokens.head);
+                let stage = &mut stage[lane * words..][..words];
+                if PAIRS { copy_words(row, stage) } else { simd.widen(row, stage) }
+            }
+            simd.transpose(stage, words, words, to);
         }
-        simd.transpose(stage, words, words, to);
     }
 }

@@ -75,7 +75,7 @@ impl Simd for Scalar {
     #[inline(always)]
     fn times_power_of_two(self, x: [f32; N], n: [f32; N]) -> [f32; N] {
         // A NaN casts to 0, and `x` is NaN then.
-        each(|i| x[i] * f32::from_bits(((n[i] as i32 + 127) as u32) << 23))
+        each(|i| x[i] * f32::from_bits((n[i] as i32).wrapping_add(127).cast_unsigned() << 23))
     }
     #[inline(always)]
     fn zero_below(self, bound: f32, x: [f32; N], y: [f32; N]) -> [f32; N] {

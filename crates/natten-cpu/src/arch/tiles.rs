@@ -88,6 +88,7 @@ fn scores_here<S: Simd, const PAIRS: bool>(simd: S, job: &Scores<'_>, out: &mut 
 }
 
 /// One register tile; returns the rows left. A tile short of rows repeats its last one.
+#[allow(clippy::needless_range_loop, reason = "the indices name registers of several arrays at once")]
 #[inline(always)]
 fn block<'a, S: Simd, const PAIRS: bool, const GROUPS: usize, const KEYS: usize>(
     simd: S,
@@ -237,6 +238,7 @@ unsafe fn by_queries<S: Simd, const PAIRS: bool, const COLUMNS: usize>(
 
 /// # Safety
 /// `job.fits` must hold, `QUERIES <= job.queries`, and `column + COLUMNS * WIDE <= job.width`.
+#[allow(clippy::needless_range_loop, reason = "the indices name registers of several arrays at once")]
 #[inline(always)]
 unsafe fn columns<S: Simd, const PAIRS: bool, const COLUMNS: usize, const QUERIES: usize>(
     simd: S,

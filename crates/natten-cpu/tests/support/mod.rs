@@ -3,6 +3,7 @@
 //! Tolerance: at most twice the error of a naive implementation in the same element type, plus a floor. The naive
 //! one rounds scores, probabilities and results to the element type; its error, measured against the reference on
 //! such problems, is a few units of that type relative to the largest entry, and the floors below are that.
+#![allow(dead_code, reason = "each test file uses its part")]
 
 use natten_core::{
     AttentionParams, AxisParams, Backend, DynParams, Element, ElementType, Gradients, Inputs,
