@@ -381,7 +381,7 @@ struct Forward {
         must |= most_here * scale_log2 > reference_log2[m][half] + NATTEN_LAZY_MAXIMUM;
       }
     }
-    if (__builtin_expect(arch::ballot(must) != 0, 0)) rescale(most);
+    if (arch::any(must)) rescale(most);
 #pragma unroll
     for (int m = 0; m < M; ++m) {
 #pragma unroll

@@ -31,10 +31,18 @@ static __device__ __forceinline__ unsigned shuffle_from(unsigned value, int lane
 
 // One bit per lane: whether its condition holds.
 static __device__ __forceinline__ unsigned ballot(bool condition) {
-  unsigned result;
+  unsigned lanes;
   asm volatile("{ .reg .pred holds; setp.ne.u32 holds, %1, 0; vote.sync.ballot.b32 %0, holds, 0xffffffff; }"
-               : "=r"(result) : "r"((unsigned)condition));
-  return result;
+               : "=r"(lanes) : "r"((unsigned)condition));
+  return lanes;
+}
+
+// Whether the condition holds in any lane.
+static __device__ __forceinline__ bool any(bool condition) {
+  unsigned lanes;
+  asm volatile("{ .reg .pred holds; setp.ne.u32 holds, %1, 0; vote.sync.ballot.b32 %0, holds, 0xffffffff; }"
+               : "=r"(lanes) : "r"((unsigned)condition));
+  return lanes != 0;
 }
 
 }  // namespace arch
