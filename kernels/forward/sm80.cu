@@ -497,7 +497,7 @@ struct Forward {
 }  // namespace natten
 
 // The macros come from the compile matrix (crates/xtask).
-extern "C" __global__ void __launch_bounds__(128, NATTEN_CTAS) NATTEN_ENTRY(const __grid_constant__ natten::TileForwardParams p) {
+extern "C" __global__ void __launch_bounds__(128, 2) NATTEN_ENTRY(const __grid_constant__ natten::TileForwardParams p) {
   extern __shared__ __align__(1024) char shared[];
   typedef natten::Forward<natten::NATTEN_TYPE, NATTEN_DIM, NATTEN_ROWS, NATTEN_KEYS> Forward;
   static_assert(Forward::BYTES == NATTEN_SHARED_BYTES, "the compile matrix says how much");

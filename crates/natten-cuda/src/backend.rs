@@ -15,6 +15,7 @@ use crate::launch::{self, Forward, launch, row_count, summarise};
 use crate::params::{Branch, MERGE_BRANCHES, MergeParams};
 use crate::registry::{Kernel, Operation};
 use crate::select::{LayoutSummary, select, select_rows};
+use crate::tiles;
 
 /// Runs the operator on a device, ordered on its stream.
 ///
@@ -76,7 +77,7 @@ impl<D: Device> Cuda<D> {
             let kernel = self.kernel(problem, operation, layout)?;
             self.device
                 .functions()
-                .get_or_load(kernel.entry, || self.device.load(kernel.ptx, kernel.entry, 0))?;
+                .get_or_load(kernel.entry, || self.device.load(kernel.ptx, kernel.entry, kernel.shared_bytes))?;
         }
         Ok(())
     }
@@ -91,8 +92,11 @@ impl<D: Device> Cuda<D> {
         operation: Operation,
         layout: LayoutSummary,
     ) -> Result<&'static Kernel, CudaError> {
-        let capability = self.device.properties().compute_capability;
-        select(problem, operation, layout, capability).map_err(CudaError::Unsupported)
+        let properties = self.device.properties();
+        if operation == Operation::Forward {
+            return tiles::choose(problem, layout, properties).map(|choice| choice.kernel).map_err(CudaError::Unsupported);
+        }
+        select(problem, operation, layout, properties.compute_capability).map_err(CudaError::Unsupported)
     }
 
     /// A view of memory that someone else owns, with strides in elements.
