@@ -15,7 +15,7 @@ use crate::launch::{self, Forward, launch, row_count, summarise};
 use crate::params::{Branch, MERGE_BRANCHES, MergeParams};
 use crate::registry::{Kernel, Operation};
 use crate::select::{LayoutSummary, select, select_rows};
-use crate::tiles;
+use crate::tiles::{self, Request};
 
 /// Runs the operator on a device, ordered on its stream.
 ///
@@ -24,12 +24,18 @@ use crate::tiles;
 #[derive(Clone, Debug)]
 pub struct Cuda<D> {
     device: D,
+    request: Request,
 }
 
 impl<D: Device> Cuda<D> {
     /// A backend on a device and its stream.
     pub fn new(device: D) -> Self {
-        Cuda { device }
+        Cuda { device, request: Request::default() }
+    }
+
+    /// The same backend with forward passes on the kernel and boxes that are asked for.
+    pub fn with_request(self, request: Request) -> Self {
+        Cuda { request, ..self }
     }
 
     /// The device.
@@ -94,7 +100,7 @@ impl<D: Device> Cuda<D> {
     ) -> Result<&'static Kernel, CudaError> {
         let properties = self.device.properties();
         if operation == Operation::Forward {
-            return tiles::choose(problem, layout, properties).map(|choice| choice.kernel).map_err(CudaError::Unsupported);
+            return tiles::choose(problem, layout, properties, &self.request).map(|choice| choice.kernel).map_err(CudaError::Unsupported);
         }
         select(problem, operation, layout, properties.compute_capability).map_err(CudaError::Unsupported)
     }
@@ -207,7 +213,7 @@ impl<D: Device> Backend for Cuda<D> {
             out: (&output.out).into(),
             lse: output.lse.as_ref().map(Raw::from),
         };
-        launch::forward(&self.device, problem, &views)
+        launch::forward(&self.device, problem, &views, &self.request)
     }
 
     fn backward<E: Element>(

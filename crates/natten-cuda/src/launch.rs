@@ -11,7 +11,7 @@ use crate::params::{self, Divisor, ForwardParams, Geometry, ListStrides, RowCoun
 use crate::registry::Kernel;
 use crate::schedule::{Items, Work, decompose};
 use crate::select::LayoutSummary;
-use crate::tiles;
+use crate::tiles::{self, Request};
 
 /// A kernel with its parameters. That it exists says that it may be launched, so launching itself is safe.
 #[derive(Debug)]
@@ -58,14 +58,19 @@ pub(crate) struct Forward {
 }
 
 /// Launches the forward kernel: once, or once for each packed sequence.
-pub(crate) fn forward<D: Device>(device: &D, problem: &Problem, views: &Forward) -> Result<(), CudaError> {
+pub(crate) fn forward<D: Device>(
+    device: &D,
+    problem: &Problem,
+    views: &Forward,
+    request: &Request,
+) -> Result<(), CudaError> {
     let Forward { query, key, value, additional, out, lse } = views;
     let rows = [*query, *key, *value, *out].into_iter().chain(additional.iter().flatten().copied());
     let layout = summarise(device, rows, lse.iter())?;
     if is_empty(problem) {
         return Ok(());
     }
-    let choice = tiles::choose(problem, layout, device.properties()).map_err(CudaError::Unsupported)?;
+    let choice = tiles::choose(problem, layout, device.properties(), request).map_err(CudaError::Unsupported)?;
     let kernel = choice.kernel;
     let mut base = ForwardParams {
         query_strides: query.row_strides(),

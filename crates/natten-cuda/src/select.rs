@@ -62,6 +62,8 @@ pub enum RejectionReason {
         /// Where the other kernels become faster.
         limit: u64,
     },
+    /// The caller wants another kernel, or other boxes.
+    NotAskedFor,
     /// Another kernel on tiles ends earlier.
     Slower {
         /// The faster one.
@@ -94,6 +96,7 @@ impl fmt::Display for RejectionReason {
             RejectionReason::WastedScores { percent, limit } => {
                 write!(f, "would compute {percent} % of the scores in the windows, more than {limit} %")
             }
+            RejectionReason::NotAskedFor => write!(f, "was not asked for"),
             RejectionReason::Slower { than } => write!(f, "would take longer than {than}"),
             RejectionReason::ComputeCapability { needed, found } => {
                 write!(f, "needs compute capability {needed}, the device has {found}")

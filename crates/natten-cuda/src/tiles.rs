@@ -26,6 +26,15 @@ pub struct Choice {
     pub rejections: Rejections,
 }
 
+/// What a caller asks of the choice: nothing, by default. For benchmarks and tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// Only the forward kernel of this name.
+    pub entry: Option<&'static str>,
+    /// These boxes, for a kernel on tiles of their size.
+    pub tiling: Option<Tiling>,
+}
+
 /// Scores computed per score in the windows up to which tensor cores win, in percent, head_dim counted as padded. An
 /// estimate: a walking kernel gets some 6 TFLOP/s out of an A100, a kernel on tiles some 150.
 const WASTE_LIMIT_PERCENT: u64 = 1600;
@@ -34,15 +43,25 @@ const WASTE_LIMIT_PERCENT: u64 = 1600;
 ///
 /// # Errors
 /// The reason against each kernel.
-pub fn choose(problem: &Problem, layout: LayoutSummary, properties: &Properties) -> Result<Choice, Rejections> {
+pub fn choose(
+    problem: &Problem,
+    layout: LayoutSummary,
+    properties: &Properties,
+    request: &Request,
+) -> Result<Choice, Rejections> {
     let capability = properties.compute_capability;
     let head_dim = problem.head_dim().max(problem.head_dim_v());
     let mut rejections = Vec::new();
     let mut best: Option<(f64, &'static Kernel, Tiling, TileCounts)> = None;
     let on_tiles = || kernels().filter(|kernel| kernel.operation == Operation::Forward && kernel.tile.is_some());
     let shortest = on_tiles().map(|kernel| kernel.max_head_dim).filter(|&max| max >= head_dim).min();
-    for kernel in on_tiles().filter(|kernel| shortest.is_none_or(|shortest| kernel.max_head_dim <= shortest)) {
+    let too_long = |kernel: &Kernel| shortest.is_some_and(|shortest| kernel.max_head_dim > shortest);
+    for kernel in on_tiles().filter(|kernel| request.entry == Some(kernel.entry) || !too_long(kernel)) {
         let reject = |reason| Rejection { kernel: kernel.entry, reason };
+        if request.entry.is_some_and(|entry| entry != kernel.entry) {
+            rejections.push(reject(RejectionReason::NotAskedFor));
+            continue;
+        }
         if let Some(reason) = reason_against(kernel, problem.element_type(), head_dim, layout, capability) {
             rejections.push(reject(reason));
             continue;
@@ -52,10 +71,13 @@ pub fn choose(problem: &Problem, layout: LayoutSummary, properties: &Properties)
             rejections.push(reject(RejectionReason::SharedMemory { needed, limit }));
             continue;
         }
-        let Some((tiling, counts)) = best_tiling(problem, kernel) else { continue };
+        let Some((tiling, counts)) = best_tiling(problem, kernel, request.tiling) else {
+            rejections.push(reject(RejectionReason::NotAskedFor));
+            continue;
+        };
         let useful = counts.scores.max(1) * (problem.head_dim() + problem.head_dim_v()) as u64;
         let percent = counts.issued * 2 * kernel.max_head_dim as u64 * 100 / useful;
-        if percent > WASTE_LIMIT_PERCENT {
+        if percent > WASTE_LIMIT_PERCENT && request.entry.is_none() {
             rejections.push(reject(RejectionReason::WastedScores { percent, limit: WASTE_LIMIT_PERCENT }));
             continue;
         }
@@ -78,6 +100,10 @@ pub fn choose(problem: &Problem, layout: LayoutSummary, properties: &Properties)
         return Ok(Choice { kernel, tiling: Some(tiling), counts: Some(counts), rejections });
     }
     match select(problem, Operation::Forward, layout, capability) {
+        Ok(kernel) if request.entry.is_some_and(|entry| entry != kernel.entry) => {
+            rejections.push(Rejection { kernel: kernel.entry, reason: RejectionReason::NotAskedFor });
+            Err(Rejections(rejections))
+        }
         Ok(kernel) => {
             Ok(Choice { kernel, tiling: None, counts: None, rejections: Rejections(rejections) })
         }
@@ -88,9 +114,17 @@ pub fn choose(problem: &Problem, layout: LayoutSummary, properties: &Properties)
     }
 }
 
-/// The boxes that issue fewest pairs. A problem of single tokens has no box without waste; it gets a flat one.
-fn best_tiling(problem: &Problem, kernel: &Kernel) -> Option<(Tiling, TileCounts)> {
+/// The boxes that issue fewest pairs. A problem of single tokens has no box without waste; it gets a flat one. Nothing if
+/// boxes are asked for that are not of the kernel's size.
+fn best_tiling(problem: &Problem, kernel: &Kernel, asked: Option<Tiling>) -> Option<(Tiling, TileCounts)> {
     let tile = kernel.tile?;
+    if let Some(tiling) = asked {
+        let size = |sides: [usize; 3], of: usize| {
+            sides.iter().all(|side| side.is_power_of_two()) && sides.iter().product::<usize>() == of
+        };
+        let fits = size(tiling.query_tile, tile.queries) && size(tiling.key_tile, tile.keys);
+        return fits.then(|| (tiling, TileCounts::of(problem, &tiling)));
+    }
     let ranked = rank_tilings(problem, tile.queries, tile.keys, KeyStart::Dynamic);
     ranked.into_iter().next().or_else(|| {
         let tiling = Tiling {
