@@ -39,6 +39,10 @@ pub struct Request {
 /// estimate: a walking kernel gets some 6 TFLOP/s out of an A100, a kernel on tiles some 150.
 const WASTE_LIMIT_PERCENT: u64 = 1600;
 
+/// Kernels keep, in 16 bits, how far a query's window starts after that of the tile's first query, which is less than the
+/// tile's side plus the stride; and likewise for the ends.
+const MAX_STRIDE: usize = 1 << 15;
+
 /// The kernel for the forward pass of a problem.
 ///
 /// # Errors
@@ -69,6 +73,11 @@ pub fn choose(
         let (needed, limit) = (kernel.shared_bytes as usize, properties.shared_bytes_per_block);
         if needed > limit {
             rejections.push(reject(RejectionReason::SharedMemory { needed, limit }));
+            continue;
+        }
+        let found = problem.axes().iter().map(|axis| axis.stride).max().unwrap_or(1);
+        if found > MAX_STRIDE {
+            rejections.push(reject(RejectionReason::Stride { max: MAX_STRIDE, found }));
             continue;
         }
         let Some((tiling, counts)) = best_tiling(problem, kernel, request.tiling) else {
