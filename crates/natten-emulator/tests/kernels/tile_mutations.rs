@@ -1,9 +1,9 @@
 //! Would the tests of kernels on tiles notice a broken kernel? Single edits of its PTX, each of which they must catch.
 
 use natten_core::{Params, f16};
+use natten_cuda::Cuda;
 use natten_cuda::registry::{Kernel, kernels};
 use natten_cuda::tiles::Request;
-use natten_cuda::Cuda;
 use natten_emulator::Emulated;
 
 use crate::case::{Case, OnDevice, Operands, forward};
@@ -20,7 +20,13 @@ struct Mutation {
     to: &'static str,
 }
 
-const fn edit(what: &'static str, line: &'static str, nth: usize, from: &'static str, to: &'static str) -> Mutation {
+const fn edit(
+    what: &'static str,
+    line: &'static str,
+    nth: usize,
+    from: &'static str,
+    to: &'static str,
+) -> Mutation {
     Mutation { what, line, nth, from, to }
 }
 
