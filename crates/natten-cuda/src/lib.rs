@@ -21,6 +21,7 @@ pub mod params;
 pub mod registry;
 mod schedule;
 pub mod select;
+pub mod tiles;
 
 pub use backend::Cuda;
 pub use buffer::{Bound, CudaTensor, CudaView, CudaViewMut};

@@ -28,9 +28,47 @@ pub(crate) fn main_loop(listing: &str) -> Option<Mix> {
     loops.into_iter().filter(|mix| 5 * arithmetic(mix) >= 4 * most).min_by_key(|mix| mix.total)
 }
 
+/// A loop over tiles: all its code, and the common way through it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TileLoop {
+    pub mix: Mix,
+    /// Instructions on the shortest way through the loop that leaves out no tensor instruction and no asynchronous copy:
+    /// without the rare blocks that move the softmax's reference or go to the next row of tiles.
+    pub trip: u32,
+}
+
+/// The innermost loops with tensor instructions, in the order of the code.
+pub(crate) fn tile_loops(listing: &str) -> Vec<TileLoop> {
+    let code = parse(listing);
+    let mut loops: Vec<(usize, usize)> = Vec::new();
+    for (end, instruction) in code.instructions.iter().enumerate() {
+        let start = instruction.target.as_ref().and_then(|label| code.labels.get(label).copied());
+        if let Some(start) = start.filter(|&start| start <= end && instruction.opcode.starts_with("BRA"))
+            && code.mix(start, end).tensor > 0
+        {
+            loops.push((start, end));
+        }
+    }
+    let holds_another = |&(start, end): &(usize, usize)| {
+        loops.iter().any(|&(s, e)| (s, e) != (start, end) && s >= start && e <= end)
+    };
+    let mut innermost: Vec<_> = loops.iter().copied().filter(|range| !holds_another(range)).collect();
+    innermost.sort_unstable();
+    let tile_loop = |(start, end)| TileLoop { mix: code.mix(start, end), trip: code.trip(start, end) };
+    innermost.into_iter().map(tile_loop).collect()
+}
+
 struct Instruction {
     opcode: String,
     target: Option<String>,
+    /// Executed, or branching, under a condition.
+    conditional: bool,
+}
+
+impl Instruction {
+    fn is_essential(&self) -> bool {
+        ["HMMA", "HGMMA", "UTCHMMA", "LDGSTS"].iter().any(|opcode| self.opcode.starts_with(opcode))
+    }
 }
 
 #[derive(Default)]
@@ -56,6 +94,36 @@ impl Code {
         }
         mix
     }
+
+    /// See [`TileLoop::trip`].
+    fn trip(&self, start: usize, end: usize) -> u32 {
+        let mut shortest = vec![u32::MAX; end - start + 2];
+        shortest[0] = 0;
+        for at in start..=end {
+            let so_far = shortest[at - start];
+            if so_far == u32::MAX {
+                continue;
+            }
+            let instruction = &self.instructions[at];
+            let cost = so_far + u32::from(instruction.opcode != "NOP");
+            let reach = |to: usize, shortest: &mut Vec<u32>| {
+                shortest[to - start] = shortest[to - start].min(cost);
+            };
+            let target = instruction.target.as_ref().and_then(|label| self.labels.get(label).copied());
+            if let Some(to) =
+                target.filter(|&to| instruction.opcode.starts_with("BRA") && to > at && to <= end)
+            {
+                if !self.instructions[at + 1..to].iter().any(Instruction::is_essential) {
+                    reach(to, &mut shortest);
+                }
+                if !instruction.conditional {
+                    continue;
+                }
+            }
+            reach(at + 1, &mut shortest);
+        }
+        shortest[end - start + 1]
+    }
 }
 
 /// Lines are `.L_x_1:` or `/*0010*/ @P0 FFMA R1, R2, R3, R4 ;`, with the branch target as `` `(.L_x_1) ``.
@@ -72,10 +140,13 @@ fn parse(listing: &str) -> Code {
         };
         let mut words = rest.trim().trim_start_matches('{').split_whitespace();
         let Some(mut opcode) = words.next() else { continue };
-        if opcode.starts_with('@') {
+        let guarded = opcode.starts_with('@');
+        if guarded {
             let Some(next) = words.next() else { continue };
             opcode = next;
         }
+        // A branch may have its condition as an operand too: `BRA.DIV ~URZ, ..`, `BRA P0, ..`.
+        let conditional = guarded || words.next().is_some_and(|operand| !operand.starts_with('`'));
         if !opcode.starts_with(|c: char| c.is_ascii_uppercase()) {
             continue;
         }
@@ -83,6 +154,7 @@ fn parse(listing: &str) -> Code {
         code.instructions.push(Instruction {
             opcode: opcode.trim_end_matches(';').to_owned(),
             target: target.map(|(label, _)| label.to_owned()),
+            conditional,
         });
     }
     code

@@ -7,3 +7,5 @@ mod semantics;
 mod shapes;
 mod subject;
 mod suites;
+mod tile_mutations;
+mod tiles;

@@ -5,6 +5,13 @@
 namespace natten {
 namespace arch {
 
+// threadIdx.x, read anew: what depends on it is computed where it is needed instead of being kept in registers.
+static __device__ __forceinline__ unsigned thread_index() {
+  unsigned thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
+
 static __device__ __forceinline__ float shuffle_xor(float value, int lanes) {
   float result;
   asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 0x1f, 0xffffffff;" : "=f"(result) : "f"(value), "r"(lanes));
@@ -21,6 +28,20 @@ static __device__ __forceinline__ float shuffle_from(float value, int lane) {
   float result;
   asm volatile("shfl.sync.idx.b32 %0, %1, %2, 0x1f, 0xffffffff;" : "=f"(result) : "f"(value), "r"(lane));
   return result;
+}
+
+static __device__ __forceinline__ unsigned shuffle_from(unsigned value, int lane) {
+  unsigned result;
+  asm volatile("shfl.sync.idx.b32 %0, %1, %2, 0x1f, 0xffffffff;" : "=r"(result) : "r"(value), "r"(lane));
+  return result;
+}
+
+// One bit per lane: whether its condition holds.
+static __device__ __forceinline__ unsigned ballot(bool condition) {
+  unsigned lanes;
+  asm volatile("{ .reg .pred holds; setp.ne.u32 holds, %1, 0; vote.sync.ballot.b32 %0, holds, 0xffffffff; }"
+               : "=r"(lanes) : "r"((unsigned)condition));
+  return lanes;
 }
 
 // Whether the condition holds in any lane.
