@@ -23,6 +23,12 @@ static __device__ __forceinline__ float shuffle_from(float value, int lane) {
   return result;
 }
 
+static __device__ __forceinline__ int shuffle_from(int value, int lane) {
+  int result;
+  asm volatile("shfl.sync.idx.b32 %0, %1, %2, 0x1f, 0xffffffff;" : "=r"(result) : "r"(value), "r"(lane));
+  return result;
+}
+
 // One bit per lane: whether its condition holds.
 static __device__ __forceinline__ unsigned ballot(bool condition) {
   unsigned result;
