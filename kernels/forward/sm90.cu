@@ -5,7 +5,7 @@ namespace natten {
 namespace sm90 {
 
 template <class C>
-NATTEN_DEVICE void forward(const Maps& maps, const ForwardParamsSm90& p) {
+NATTEN_DEVICE void forward(const ForwardParamsSm90& p) {
   extern __shared__ __align__(1024) unsigned char shared_memory[];
   const unsigned shared = arch::shared_address(shared_memory);
   const int warp = arch::shuffle_from((int)threadIdx.x / 32, 0);  // tells the compiler that the warp agrees
@@ -28,7 +28,7 @@ NATTEN_DEVICE void forward(const Maps& maps, const ForwardParamsSm90& p) {
   if (warp < 4) {
     arch::lower_registers<C::PRODUCER_REGISTERS>();
     if (warp == 0 && arch::elect_one()) {
-      Producer<C> producer = {p, maps, shared};
+      Producer<C> producer = {p, shared};
       producer.run();
     }
   } else {
@@ -45,11 +45,6 @@ NATTEN_DEVICE void forward(const Maps& maps, const ForwardParamsSm90& p) {
 typedef natten::sm90::Config<natten::sm90::NATTEN_TYPE, NATTEN_HEAD_DIM, NATTEN_KEYS, NATTEN_WARPGROUPS> KernelConfig;
 
 extern "C" __global__ void __launch_bounds__(KernelConfig::THREADS, 1)
-    NATTEN_ENTRY(const __grid_constant__ natten::arch::TensorMap query, const __grid_constant__ natten::arch::TensorMap key,
-                 const __grid_constant__ natten::arch::TensorMap value,
-                 const __grid_constant__ natten::arch::TensorMap additional_key,
-                 const __grid_constant__ natten::arch::TensorMap additional_value,
-                 const __grid_constant__ natten::ForwardParamsSm90 p) {
-  const natten::sm90::Maps maps = {&query, &key, &value, &additional_key, &additional_value};
-  natten::sm90::forward<KernelConfig>(maps, p);
+    NATTEN_ENTRY(const __grid_constant__ natten::ForwardParamsSm90 p) {
+  natten::sm90::forward<KernelConfig>(p);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 // The parameters of the Hopper forward kernel, field by field; natten-cuda/src/params_sm90.rs mirrors this file.
 #pragma once
+#include "arch/tma.cuh"
 #include "params.h"
 
 namespace natten {
@@ -23,6 +24,11 @@ struct BoxSplit {
 };
 
 struct ForwardParamsSm90 {
+  arch::TensorMap query;
+  arch::TensorMap key;
+  arch::TensorMap value;
+  arch::TensorMap additional_key;    // unused without additional keys
+  arch::TensorMap additional_value;  // unused without additional keys
   void* out;
   float* lse;  // natural log; null where nobody asked
   Strides out_strides;
@@ -43,11 +49,12 @@ struct ForwardParamsSm90 {
   MapSteps additional_value_steps;
 };
 
-static_assert(sizeof(MapSteps) == 16 && sizeof(BoxSplit) == 12 && sizeof(ForwardParamsSm90) == 456, "");
-NATTEN_OFFSET(ForwardParamsSm90, geometry, 96);
-NATTEN_OFFSET(ForwardParamsSm90, tiles, 272);
-NATTEN_OFFSET(ForwardParamsSm90, items, 320);
-NATTEN_OFFSET(ForwardParamsSm90, query_split, 352);
-NATTEN_OFFSET(ForwardParamsSm90, query_steps, 376);
+static_assert(sizeof(MapSteps) == 16 && sizeof(BoxSplit) == 12 && sizeof(ForwardParamsSm90) == 1152, "");
+NATTEN_OFFSET(ForwardParamsSm90, out, 640);
+NATTEN_OFFSET(ForwardParamsSm90, geometry, 736);
+NATTEN_OFFSET(ForwardParamsSm90, tiles, 912);
+NATTEN_OFFSET(ForwardParamsSm90, items, 960);
+NATTEN_OFFSET(ForwardParamsSm90, query_split, 992);
+NATTEN_OFFSET(ForwardParamsSm90, query_steps, 1016);
 
 }  // namespace natten

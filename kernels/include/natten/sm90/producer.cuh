@@ -9,18 +9,9 @@
 namespace natten {
 namespace sm90 {
 
-struct Maps {
-  const arch::TensorMap* query;
-  const arch::TensorMap* key;
-  const arch::TensorMap* value;
-  const arch::TensorMap* additional_key;
-  const arch::TensorMap* additional_value;
-};
-
 template <class C>
 struct Producer {
   const ForwardParamsSm90& p;
-  const Maps& maps;
   unsigned shared;
   unsigned item;    // its description
   unsigned pushed;  // key tiles so far
@@ -29,7 +20,7 @@ struct Producer {
   static __device__ __forceinline__ unsigned parity(unsigned tile) { return tile / C::STAGES & 1; }
 
   // Loads one tile, whose slabs have `slab_bytes` each, in `split.count` boxes of every slab.
-  __device__ __forceinline__ void load(unsigned to, int slab_bytes, unsigned barrier, const arch::TensorMap* map,
+  __device__ __forceinline__ void load(unsigned to, int slab_bytes, unsigned barrier, const arch::TensorMap& map,
                                        const MapSteps& steps, int head, int (&token)[3], const BoxSplit& split) {
     int batch[4];
     arch::load_shared(batch, item);
@@ -41,7 +32,7 @@ struct Producer {
     for (int part = 0; part < split.count; ++part) {
 #pragma unroll 1
       for (int slab = 0; slab < C::SLABS; ++slab)
-        arch::load_box(to + slab * slab_bytes, map, barrier, slab * C::SLAB + inner, token[2], token[1], token[0], outer);
+        arch::load_box(to + slab * slab_bytes, &map, barrier, slab * C::SLAB + inner, token[2], token[1], token[0], outer);
       to += box_bytes;
 #pragma unroll
       for (int a = 0; a < 3; ++a) token[a] += a == split.axis ? split.tokens : 0;
@@ -49,8 +40,8 @@ struct Producer {
   }
 
   // Loads keys or values of the tile whose place was noted down for this stage.
-  __device__ __forceinline__ void load_tile(unsigned to, unsigned full, unsigned tile, const arch::TensorMap* map,
-                                            const MapSteps& steps, const arch::TensorMap* additional_map,
+  __device__ __forceinline__ void load_tile(unsigned to, unsigned full, unsigned tile, const arch::TensorMap& map,
+                                            const MapSteps& steps, const arch::TensorMap& additional_map,
                                             const MapSteps& additional_steps) {
     arch::barrier_arrive_expect(full, C::KEY_TILE_BYTES);
     int position[4], head[4];
@@ -76,8 +67,8 @@ struct Producer {
 
   __device__ __forceinline__ void push_value(unsigned tile) {
     arch::barrier_wait(shared + C::VALUE_EMPTY + 8 * stage(tile), parity(tile) ^ 1);
-    load_tile(shared + C::VALUE_AT, shared + C::VALUE_FULL + 8 * stage(tile), tile, maps.value, p.value_steps,
-              maps.additional_value, p.additional_value_steps);
+    load_tile(shared + C::VALUE_AT, shared + C::VALUE_FULL + 8 * stage(tile), tile, p.value, p.value_steps,
+              p.additional_value, p.additional_value_steps);
   }
 
   // `additional`: how many additional keys there are from this tile on, 0 for a tile of the window.
@@ -85,8 +76,8 @@ struct Producer {
     arch::barrier_wait(shared + C::KEY_EMPTY + 8 * stage(pushed), parity(pushed) ^ 1);
     // Where the tile lies: for the mask (the arrival publishes it), and for its values later.
     arch::store_shared(shared + C::TILE_AT + 16 * stage(pushed), position[0], position[1], position[2], additional);
-    load_tile(shared + C::KEY_AT, shared + C::KEY_FULL + 8 * stage(pushed), pushed, maps.key, p.key_steps,
-              maps.additional_key, p.additional_key_steps);
+    load_tile(shared + C::KEY_AT, shared + C::KEY_FULL + 8 * stage(pushed), pushed, p.key, p.key_steps,
+              p.additional_key, p.additional_key_steps);
     if (!first) push_value(pushed - 1);
     ++pushed;
   }
@@ -105,7 +96,7 @@ struct Producer {
         arch::load_shared(axis, item + ITEM_AXES + 16 * a);
         token[a] = token_of(a, axis[0] + (a == p.query_side ? w << p.query_box_log2[a] : 0));
       }
-      load(shared + C::QUERY_AT + w * C::QUERY_BOX_BYTES, C::QUERY_SLAB_BYTES, full, maps.query, p.query_steps, head[3],
+      load(shared + C::QUERY_AT + w * C::QUERY_BOX_BYTES, C::QUERY_SLAB_BYTES, full, p.query, p.query_steps, head[3],
            token, p.query_split);
     }
   }
