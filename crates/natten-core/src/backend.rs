@@ -30,8 +30,8 @@ impl<V> Inputs<V> {
         Inputs { additional: Some([keys, values]), ..self }
     }
 
-    /// The same operands in another form.
-    pub fn map<W>(&self, mut f: impl FnMut(&V) -> W) -> Inputs<W> {
+    /// The same operands in another form, which may borrow from this one.
+    pub fn map<'a, W>(&'a self, mut f: impl FnMut(&'a V) -> W) -> Inputs<W> {
         Inputs {
             query: f(&self.query),
             key: f(&self.key),
@@ -112,6 +112,16 @@ pub trait Backend: Clone {
 
     /// Short name for messages: `cpu`, `cuda`.
     fn name(&self) -> &'static str;
+
+    /// Which device this is, for the message when operands live on different ones.
+    fn device_name(&self) -> String {
+        self.name().to_owned()
+    }
+
+    /// Whether tensors of both can meet in one call.
+    fn is_same_device(&self, _other: &Self) -> bool {
+        true
+    }
 
     /// Shape and strides of a view.
     fn layout<E: Element>(view: &Self::View<'_, E>) -> Layout;

@@ -148,7 +148,7 @@ struct Consumer {
       top[half] *= p.geometry.scale_log2;
       must |= top[half] > reference_log2[half] + NATTEN_SM90_LAZY;
     }
-    if (!arch::ballot(must)) return false;
+    if (!arch::any(must)) return false;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float high = top[half];
