@@ -1,3 +1,24 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+// Forward pass on Hopper's tensor cores (sm_90a): the copy engine brings boxes of the caller's own layout, warpgroups
+// multiply them.
+//
+//   producer, one thread:   for each item (batch, head, residue, tile of queries) of this thread block
+//                             Q -> shared; for each key tile, full ones first: K, V -> shared
+//   consumers, 64 queries each:
+//     S = Q K[0]^T; P = weights(S)
+//     for j = 1 ..: issue S = Q K[j]^T; issue O += P V[j-1]
+//                   wait for S; hide what is not seen (partial tiles only); P' = weights(S), while O += P V runs
+//                   wait for O; rescale it if the reference moved; P = P'
+//     O += P V[last]; out = O / sum; lse = ln 2 (reference + log2 sum)
+//
+// Warps: one producer warpgroup (one thread of it works), then two or three consumer warpgroups that take turns at
+// issuing products, so that one's softmax runs under another's products. The grid is persistent: one block a
+// multiprocessor, items dealt in turn.
+// Shared memory: sm90/config.cuh; Q | K x 2 | V x 2 | result | rows | mask words | items | places of tiles | barriers.
+// Barriers: K full, K empty, V full, V empty for each of two stages, Q full, Q empty; full ones count bytes, empty ones
+// the consumers' warps. Named barriers 1 .. 3 pass the turn.
+// Registers: per consumer thread HEAD_DIM / 2 for O, KEYS / 2 for S, KEYS / 4 for P; 232 in all (two consumer
+// warpgroups) or 160 (three); the producer gives up all but 40 or 32.
 #include <natten/sm90/consumer.cuh>
 #include <natten/sm90/producer.cuh>
 
@@ -43,6 +64,7 @@ NATTEN_DEVICE void forward(const ForwardParamsSm90& p) {
 
 // The macros come from the compile matrix (crates/xtask).
 typedef natten::sm90::Config<natten::sm90::NATTEN_TYPE, NATTEN_HEAD_DIM, NATTEN_KEYS, NATTEN_WARPGROUPS> KernelConfig;
+static_assert(KernelConfig::SHARED_BYTES == NATTEN_SHARED_BYTES, "what the launch asks for");
 
 extern "C" __global__ void __launch_bounds__(KernelConfig::THREADS, 1)
     NATTEN_ENTRY(const __grid_constant__ natten::ForwardParamsSm90 p) {

@@ -10,7 +10,8 @@ use crate::error::CudaError;
 use crate::params::{self, Divisor, ForwardParams, Geometry, ListStrides, RowCount, Strides, to_i32};
 use crate::registry::{Kernel, Operation};
 use crate::schedule::{Items, Work, decompose};
-use crate::select::{LayoutSummary, select};
+use crate::select::{LayoutSummary, Rejection, select};
+use crate::sm90;
 
 /// A kernel with its parameters. That it exists says that it may be launched, so launching itself is safe.
 #[derive(Debug)]
@@ -65,7 +66,11 @@ pub(crate) fn forward<D: Device>(device: &D, problem: &Problem, views: &Forward)
         return Ok(());
     }
     let capability = device.properties().compute_capability;
-    let kernel = select(problem, Operation::Forward, layout, capability).map_err(CudaError::Unsupported)?;
+    let Err(reason) = sm90::try_forward(device, problem, views)? else { return Ok(()) };
+    let kernel = select(problem, Operation::Forward, layout, capability).map_err(|mut reasons| {
+        reasons.0.push(Rejection { kernel: "natten_forward_sm90", reason });
+        CudaError::Unsupported(reasons)
+    })?;
     let mut base = ForwardParams {
         query_strides: query.row_strides(),
         key_strides: key.row_strides(),

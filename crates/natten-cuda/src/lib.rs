@@ -21,6 +21,8 @@ pub mod params;
 pub mod registry;
 mod schedule;
 pub mod select;
+pub mod sm90;
+pub mod tma;
 
 pub use backend::Cuda;
 pub use buffer::{CudaTensor, CudaView, CudaViewMut};

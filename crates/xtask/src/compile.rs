@@ -22,6 +22,7 @@ struct Record<'a> {
     lanes: u32,
     items: u32,
     threads: u32,
+    tile: [u32; 2],
     shared_bytes: u32,
     source: &'a str,
     source_hash: String,
@@ -47,7 +48,8 @@ pub(crate) fn run(root: &Path, entries: &[Entry], check: bool) -> Result<(), Tas
             lanes: entry.lanes,
             items: entry.items,
             threads: entry.threads,
-            shared_bytes: 0,
+            tile: entry.tile,
+            shared_bytes: entry.shared_bytes,
             source: entry.source,
             source_hash,
         });

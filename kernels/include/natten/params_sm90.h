@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// The parameters of the Hopper forward kernel, field by field; natten-cuda/src/params_sm90.rs mirrors this file.
+// The parameters of the Hopper forward kernel, field by field; natten-cuda/src/sm90/params.rs mirrors this file.
 #pragma once
 #include "arch/tma.cuh"
 #include "params.h"
