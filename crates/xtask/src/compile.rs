@@ -89,12 +89,13 @@ fn compile(root: &Path, nvrtc: &Nvrtc, entry: &Entry) -> Result<(String, String)
     Ok((tidy(&ptx, entry.target.version), format!("{:016x}", hash.0)))
 }
 
-/// Lowers `.version` and drops what no assembler reads: comments, indentation, blank lines. A fifth of the text.
+/// Lowers `.version` and drops what no assembler reads (comments, indentation, blank lines: a fifth of the text) and
+/// one hint that old ones refuse.
 fn tidy(ptx: &str, version: &str) -> String {
     let mut out = String::with_capacity(ptx.len());
     for line in ptx.lines() {
         let line = line.split("//").next().unwrap_or_default().trim();
-        if line.is_empty() {
+        if line.is_empty() || line.starts_with(".pragma \"used_bytes_mask") {
             continue;
         }
         if line.starts_with(".version") {

@@ -28,8 +28,33 @@ pub(crate) fn main_loop(listing: &str) -> Option<Mix> {
     loops.into_iter().filter(|mix| 5 * arithmetic(mix) >= 4 * most).min_by_key(|mix| mix.total)
 }
 
+/// The loops over tiles of a warpgroup kernel, the one without masks first. Only the usual way through them counts:
+/// code that a branch can jump over (rescaling, masks of additional keys) is rare.
+pub(crate) fn tile_loops(listing: &str) -> Vec<Mix> {
+    let code = parse(listing);
+    let mut spans: Vec<(usize, usize)> = Vec::new();
+    for (at, instruction) in code.instructions.iter().enumerate() {
+        let start = instruction.target.as_ref().and_then(|label| code.labels.get(label));
+        if let Some(&start) = start.filter(|&&start| start <= at && instruction.opcode.starts_with("BRA")) {
+            spans.push((start, at));
+        }
+    }
+    let holds_loop = |&(start, end): &(usize, usize)| {
+        spans.iter().any(|&(s, e)| (s, e) != (start, end) && start <= s && e <= end && code.mix(s, e).tensor > 0)
+    };
+    let mut loops: Vec<Mix> = spans
+        .iter()
+        .filter(|span| !holds_loop(span))
+        .map(|&(start, end)| code.usual_mix(start, end))
+        .filter(|mix| mix.tensor > 0 && mix.special > 0)
+        .collect();
+    loops.sort_by_key(|mix| mix.total);
+    loops
+}
+
 struct Instruction {
     opcode: String,
+    is_conditional: bool,
     target: Option<String>,
 }
 
@@ -42,19 +67,37 @@ struct Code {
 impl Code {
     fn mix(&self, start: usize, end: usize) -> Mix {
         let mut mix = Mix::default();
-        for Instruction { opcode, .. } in &self.instructions[start..=end] {
-            let base = opcode.split('.').next().unwrap_or_default();
-            mix.total += u32::from(base != "NOP");
-            match base {
-                "FFMA" | "FFMA2" => mix.multiply_adds += 1,
-                "MUFU" => mix.special += 1,
-                "LDG" | "LD" | "LDS" | "LDSM" => mix.loads += 1,
-                "SHFL" => mix.shuffles += 1,
-                "HMMA" | "HGMMA" | "UTCHMMA" | "IMMA" => mix.tensor += 1,
-                _ => {}
-            }
+        self.instructions[start..=end].iter().for_each(|instruction| mix.add(&instruction.opcode));
+        mix
+    }
+
+    /// As if every conditional branch forward were taken.
+    fn usual_mix(&self, start: usize, end: usize) -> Mix {
+        let mut mix = Mix::default();
+        let mut at = start;
+        while at <= end {
+            let Instruction { opcode, is_conditional, target } = &self.instructions[at];
+            mix.add(opcode);
+            let target = target.as_ref().and_then(|label| self.labels.get(label).copied());
+            let jumps = *is_conditional && opcode.starts_with("BRA");
+            at = target.filter(|&to| jumps && to > at && to <= end).unwrap_or(at + 1);
         }
         mix
+    }
+}
+
+impl Mix {
+    fn add(&mut self, opcode: &str) {
+        let base = opcode.split('.').next().unwrap_or_default();
+        self.total += u32::from(base != "NOP");
+        match base {
+            "FFMA" | "FFMA2" => self.multiply_adds += 1,
+            "MUFU" => self.special += 1,
+            "LDG" | "LD" | "LDS" | "LDSM" => self.loads += 1,
+            "SHFL" => self.shuffles += 1,
+            "HMMA" | "HGMMA" | "UTCHMMA" | "IMMA" => self.tensor += 1,
+            _ => {}
+        }
     }
 }
 
@@ -70,7 +113,8 @@ fn parse(listing: &str) -> Code {
         let Some((_, rest)) = line.strip_prefix("/*").and_then(|rest| rest.split_once("*/")) else { continue };
         let mut words = rest.trim().trim_start_matches('{').split_whitespace();
         let Some(mut opcode) = words.next() else { continue };
-        if opcode.starts_with('@') {
+        let is_conditional = opcode.starts_with('@');
+        if is_conditional {
             let Some(next) = words.next() else { continue };
             opcode = next;
         }
@@ -80,6 +124,7 @@ fn parse(listing: &str) -> Code {
         let target = rest.split_once("`(").and_then(|(_, label)| label.split_once(')'));
         code.instructions.push(Instruction {
             opcode: opcode.trim_end_matches(';').to_owned(),
+            is_conditional,
             target: target.map(|(label, _)| label.to_owned()),
         });
     }
