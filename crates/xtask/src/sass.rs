@@ -39,14 +39,18 @@ pub(crate) fn tile_loops(listing: &str) -> Vec<Mix> {
             spans.push((start, at));
         }
     }
-    let holds_loop = |&(start, end): &(usize, usize)| {
-        spans.iter().any(|&(s, e)| (s, e) != (start, end) && start <= s && e <= end && code.mix(s, e).tensor > 0)
+    // Waits for barriers that ptxas moved behind the end jump back too: the two real loops are the shortest.
+    spans.sort_by_key(|&(start, end)| end - start);
+    let holds_tile = |&(start, end): &(usize, usize)| {
+        let mix = code.mix(start, end);
+        mix.tensor > 0 && mix.special > 0
     };
     let mut loops: Vec<Mix> = spans
         .iter()
-        .filter(|span| !holds_loop(span))
-        .map(|&(start, end)| code.usual_mix(start, end))
-        .filter(|mix| mix.tensor > 0 && mix.special > 0)
+        .copied()
+        .filter(holds_tile)
+        .take(2)
+        .map(|(start, end)| code.usual_mix(start, end))
         .collect();
     loops.sort_by_key(|mix| mix.total);
     loops

@@ -3,3 +3,4 @@
 mod case;
 mod semantics;
 mod shapes;
+mod sm90;
