@@ -29,7 +29,7 @@ template <class C>
 NATTEN_DEVICE void forward(const ForwardParamsSm90& p) {
   extern __shared__ __align__(1024) unsigned char shared_memory[];
   const unsigned shared = arch::shared_address(shared_memory);
-  const int warp = arch::shuffle_from((int)threadIdx.x / 32, 0);  // tells the compiler that the warp agrees
+  const int warp = (int)arch::shuffle_from(threadIdx.x / 32, 0);  // tells the compiler that the warp agrees
 
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < C::STAGES; ++stage) {

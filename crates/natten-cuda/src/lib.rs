@@ -22,6 +22,7 @@ pub mod registry;
 mod schedule;
 pub mod select;
 pub mod sm90;
+pub mod tiles;
 pub mod tma;
 
 pub use backend::Cuda;

@@ -3,25 +3,30 @@
 
 use natten_core::Problem;
 
-use super::{CAPABILITY, Prepared, Views, pays, prepare};
+use super::{CAPABILITY, KERNELS, Prepared, Views, pays, prepare};
 use crate::buffer::Raw;
 use crate::device::{Device, LaunchConfig, PreparedLaunch, TensorMap};
 use crate::error::CudaError;
 use crate::launch::{Forward, at_token};
 use crate::params::Strides;
 use crate::select::RejectionReason;
+use crate::tiles::Request;
 use crate::tma::RowView;
 
-/// Runs the forward pass if this family serves it and pays; else says why not.
+/// Runs the forward pass if this family serves it and pays, or is asked for; else says why not.
 pub(crate) fn try_forward<D: Device>(
     device: &D,
     problem: &Problem,
     views: &Forward,
+    request: &Request,
 ) -> Result<Result<(), RejectionReason>, CudaError> {
     let properties = device.properties();
     let found = properties.compute_capability;
     if found != CAPABILITY {
         return Ok(Err(RejectionReason::OnlyOn { only: CAPABILITY, found }));
+    }
+    if request.tiling.is_some() || request.entry.is_some_and(|entry| KERNELS.iter().all(|k| k.entry != entry)) {
+        return Ok(Err(RejectionReason::NotAskedFor));
     }
     let mut launches = Vec::new();
     for sequence in problem.sequences().filter(|s| s.axes.iter().all(|axis| axis.query_extent > 0)) {
@@ -37,12 +42,12 @@ pub(crate) fn try_forward<D: Device>(
                 .lse
                 .map_or((0, Strides::default()), |lse| place(&lse, lse.scalar_strides(), sequence.query_start)),
         };
-        match prepare(problem, &sequence.axes, &views, properties.multiprocessors)? {
+        match prepare(problem, &sequence.axes, &views, request.entry, properties.multiprocessors)? {
             Ok(prepared) => launches.extend(prepared),
             Err(reason) => return Ok(Err(reason)),
         }
     }
-    if !pays(problem, &launches) {
+    if request.entry.is_none() && !pays(problem, &launches) {
         return Ok(Err(RejectionReason::SmallWindow));
     }
     for prepared in &launches {

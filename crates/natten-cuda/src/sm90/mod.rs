@@ -123,7 +123,7 @@ pub struct Prepared {
 
 /// The launches that serve one sequence of a problem, or why there are none.
 ///
-/// A layout that leaves no axis for the batch gets one launch for each batch item.
+/// `entry` asks for one kernel. A layout that leaves no axis for the batch gets one launch for each batch item.
 ///
 /// # Errors
 /// The reason against the family; [`CudaError::TooLarge`] where a number does not fit a kernel's integers.
@@ -131,9 +131,10 @@ pub fn prepare(
     problem: &Problem,
     axes: &[Axis; 3],
     views: &Views,
+    entry: Option<&str>,
     multiprocessors: u32,
 ) -> Result<Result<Vec<Prepared>, RejectionReason>, CudaError> {
-    let kernels = match candidates(problem, axes) {
+    let kernels = match candidates(problem, axes, entry) {
         Ok(kernels) => kernels,
         Err(reason) => return Ok(Err(reason)),
     };
@@ -164,10 +165,15 @@ pub fn pays(problem: &Problem, prepared: &[Prepared]) -> bool {
     issued <= MAX_ISSUED_OVER_USEFUL * problem.scores() as f64
 }
 
-/// Kernels whose rows are long enough but no longer than need be.
-fn candidates(problem: &Problem, axes: &[Axis; 3]) -> Result<Vec<&'static Kernel>, RejectionReason> {
+/// Kernels whose rows are long enough but no longer than need be, or the one that is asked for if it can.
+fn candidates(
+    problem: &Problem,
+    axes: &[Axis; 3],
+    entry: Option<&str>,
+) -> Result<Vec<&'static Kernel>, RejectionReason> {
     let head_dim = problem.head_dim().max(problem.head_dim_v());
-    let of_type: Vec<_> = KERNELS.iter().filter(|k| k.element_type == problem.element_type()).collect();
+    let asked = KERNELS.iter().filter(|kernel| entry.is_none_or(|entry| entry == kernel.entry));
+    let of_type: Vec<_> = asked.filter(|kernel| kernel.element_type == problem.element_type()).collect();
     let Some(first) = of_type.first() else {
         return Err(RejectionReason::ElementType { kernel: ElementType::Bf16, problem: problem.element_type() });
     };

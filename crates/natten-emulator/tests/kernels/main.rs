@@ -4,3 +4,4 @@ mod case;
 mod semantics;
 mod shapes;
 mod sm90;
+mod tiles;

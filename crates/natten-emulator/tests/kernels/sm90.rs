@@ -50,7 +50,7 @@ pub fn run<E: Element>(
         out: (out.address(), strides(&out_strides[..out_strides.len() - 1])),
         lse: (lse.address(), strides(lse.layout().strides())),
     };
-    let launches = sm90::prepare(problem, problem.axes(), &views, 1)
+    let launches = sm90::prepare(problem, problem.axes(), &views, None, 1)
         .map_err(|error| error.to_string())?
         .map_err(|reason| reason.to_string())?;
     for launch in &launches {
