@@ -201,8 +201,11 @@ pub(crate) fn launch<D: Device>(
     grid: [u32; 3],
     params: &[u8],
 ) -> Result<(), CudaError> {
-    let function = device.functions().get_or_load(kernel.entry, || device.load(kernel.ptx, kernel.entry, kernel.shared_bytes))?;
-    let config = LaunchConfig { shared_bytes: kernel.shared_bytes, ..LaunchConfig::new(grid, kernel.threads) };
+    let function = device
+        .functions()
+        .get_or_load(kernel.entry, || device.load(kernel.ptx, kernel.entry, kernel.shared_bytes))?;
+    let config =
+        LaunchConfig { shared_bytes: kernel.shared_bytes, ..LaunchConfig::new(grid, kernel.threads) };
     let params = [params];
     // SAFETY: the registry's tests hold every kernel's parameter against the struct that `params` is the bytes of. Its
     // addresses come from views, whose borrows (or the contract of their unsafe constructors) keep the memory alive

@@ -179,7 +179,11 @@ fn stride_bytes(stride: i64, element_bytes: i64) -> Result<u64, MapError> {
     let bytes = u64::try_from(stride).ok().and_then(|stride| stride.checked_mul(element_bytes as u64));
     match bytes {
         Some(bytes) if bytes > 0 && bytes < STRIDE_LIMIT => {
-            if bytes.is_multiple_of(16) { Ok(bytes) } else { Err(MapError::Alignment) }
+            if bytes.is_multiple_of(16) {
+                Ok(bytes)
+            } else {
+                Err(MapError::Alignment)
+            }
         }
         _ => Err(MapError::Stride { elements: stride }),
     }

@@ -25,7 +25,8 @@ pub(crate) fn try_forward<D: Device>(
     if found != CAPABILITY {
         return Ok(Err(RejectionReason::OnlyOn { only: CAPABILITY, found }));
     }
-    if request.tiling.is_some() || request.entry.is_some_and(|entry| KERNELS.iter().all(|k| k.entry != entry)) {
+    if request.tiling.is_some() || request.entry.is_some_and(|entry| KERNELS.iter().all(|k| k.entry != entry))
+    {
         return Ok(Err(RejectionReason::NotAskedFor));
     }
     let mut launches = Vec::new();
@@ -38,9 +39,9 @@ pub(crate) fn try_forward<D: Device>(
             value: row_view(&views.value, sequence.key_start, keys),
             additional: views.additional.map(|pair| pair.map(|list| list_view(&list))),
             out: place(&views.out, views.out.row_strides(), sequence.query_start),
-            lse: views
-                .lse
-                .map_or((0, Strides::default()), |lse| place(&lse, lse.scalar_strides(), sequence.query_start)),
+            lse: views.lse.map_or((0, Strides::default()), |lse| {
+                place(&lse, lse.scalar_strides(), sequence.query_start)
+            }),
         };
         match prepare(problem, &sequence.axes, &views, request.entry, properties.multiprocessors)? {
             Ok(prepared) => launches.extend(prepared),
@@ -107,8 +108,10 @@ pub unsafe fn run<D: Device>(device: &D, prepared: &Prepared) -> Result<(), Cuda
     let function = device
         .functions()
         .get_or_load(kernel.entry, || device.load(kernel.ptx, kernel.entry, kernel.shared_bytes))?;
-    let config =
-        LaunchConfig { shared_bytes: kernel.shared_bytes, ..LaunchConfig::new([*grid, 1, 1], kernel.threads()) };
+    let config = LaunchConfig {
+        shared_bytes: kernel.shared_bytes,
+        ..LaunchConfig::new([*grid, 1, 1], kernel.threads())
+    };
     let params = [bytemuck::bytes_of(&params)];
     // SAFETY: the one parameter is the struct that the header's assertions mirror; addresses are the caller's promise.
     let launch = unsafe { PreparedLaunch::new(&*function, config, &params) };

@@ -159,6 +159,11 @@ pub fn prepare(
     Ok(Ok(launches))
 }
 
+/// The kernel and tiles that [`prepare`] takes, if any.
+pub fn boxes(problem: &Problem, axes: &[Axis; 3], entry: Option<&str>) -> Option<(&'static Kernel, Boxes)> {
+    choose(problem, axes, &candidates(problem, axes, entry).ok()?)
+}
+
 /// Whether the family pays for this problem: windows of a few tokens leave most of every tile masked.
 pub fn pays(problem: &Problem, prepared: &[Prepared]) -> bool {
     let issued: f64 = prepared.iter().map(|launch| launch.issued as f64).sum();
@@ -175,7 +180,10 @@ fn candidates(
     let asked = KERNELS.iter().filter(|kernel| entry.is_none_or(|entry| entry == kernel.entry));
     let of_type: Vec<_> = asked.filter(|kernel| kernel.element_type == problem.element_type()).collect();
     let Some(first) = of_type.first() else {
-        return Err(RejectionReason::ElementType { kernel: ElementType::Bf16, problem: problem.element_type() });
+        return Err(RejectionReason::ElementType {
+            kernel: ElementType::Bf16,
+            problem: problem.element_type(),
+        });
     };
     // The largest score, unscaled, must be the largest weight.
     if problem.scale() as f32 <= 0.0 {
@@ -232,7 +240,8 @@ fn prepare_one(
     params.items = to_i32("the number of tiles", items as usize)?;
 
     let mut maps = [const { None }; 5];
-    let rows = [Some((&views.query, &query_tile)), Some((&views.key, &key_tile)), Some((&views.value, &key_tile))];
+    let rows =
+        [Some((&views.query, &query_tile)), Some((&views.key, &key_tile)), Some((&views.value, &key_tile))];
     let lists = views.additional.iter().flatten().map(|view| Some((view, &list)));
     let mut steps = [MapSteps::default(); 5];
     for (i, (view, tile)) in rows.into_iter().chain(lists).enumerate().filter_map(|(i, v)| Some((i, v?))) {
@@ -265,7 +274,8 @@ impl Views {
         let shifted = |address: u64, strides: &Strides, bytes: i64| {
             if address == 0 { 0 } else { address.wrapping_add_signed(strides.batch * item as i64 * bytes) }
         };
-        let row = |view: RowView| RowView { address: shifted(view.address, &view.strides, 2), batch: 1, ..view };
+        let row =
+            |view: RowView| RowView { address: shifted(view.address, &view.strides, 2), batch: 1, ..view };
         Views {
             query: row(self.query),
             key: row(self.key),

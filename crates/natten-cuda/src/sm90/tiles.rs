@@ -153,7 +153,8 @@ fn count(
 fn fetchable(axes: &[Axis; 3], log2: u32) -> Vec<[u32; 3]> {
     let dilation = axes.each_ref().map(|axis| axis.dilation);
     let all = (0..=log2).flat_map(|x| (0..=log2 - x).map(move |y| [x, y, log2 - x - y]));
-    all.filter(|sides| Tile { side: sides.map(|log2| 1 << log2), dilation, head_dim: 64 }.split().is_ok()).collect()
+    all.filter(|sides| Tile { side: sides.map(|log2| 1 << log2), dilation, head_dim: 64 }.split().is_ok())
+        .collect()
 }
 
 #[cfg(test)]

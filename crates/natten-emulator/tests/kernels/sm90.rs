@@ -120,9 +120,18 @@ fn check<E: Element>(case: &Case) {
 #[test]
 fn every_bucket() {
     let params = Params::new([1, 12, 20]).is_causal([false, true, false]);
-    for (head_dim, head_dim_v) in
-        [(32, 32), (64, 64), (128, 128), (256, 256), (8, 32), (40, 64), (72, 16), (80, 96), (136, 128), (16, 200)]
-    {
+    for (head_dim, head_dim_v) in [
+        (32, 32),
+        (64, 64),
+        (128, 128),
+        (256, 256),
+        (8, 32),
+        (40, 64),
+        (72, 16),
+        (80, 96),
+        (136, 128),
+        (16, 200),
+    ] {
         let case = Case::new([1, 13, 21], params).dims(head_dim, head_dim_v).heads(2, 1);
         check::<bf16>(&case);
         check::<f16>(&case);
@@ -189,7 +198,9 @@ fn scales() {
 /// NaN right beside a head's rows, in the neighbouring heads and behind the last token, does not leak.
 #[test]
 fn neighbouring_heads_do_not_leak() {
-    for (head_dim, heads_first) in [(40, false), (72, false), (80, true), (96, false), (8, false), (64, false)] {
+    for (head_dim, heads_first) in
+        [(40, false), (72, false), (80, true), (96, false), (8, false), (64, false)]
+    {
         let mut case = Case::new([1, 12, 14], Params::new([1, 7, 9])).dims(head_dim, head_dim).heads(3, 3);
         case.heads_first = heads_first;
         let clean = Operands::<bf16>::draw(&case);
@@ -239,8 +250,7 @@ fn random_problems() {
         (case.heads_first, case.seed) = (pick(2) == 0, round);
         let completion = [Completion::Earliest, Completion::Latest, Completion::Random][pick(3)];
         let cuda = hopper(round, completion);
-        let result =
-            if pick(2) == 0 { verify::<f16>(&cuda, &case) } else { verify::<bf16>(&cuda, &case) };
+        let result = if pick(2) == 0 { verify::<f16>(&cuda, &case) } else { verify::<bf16>(&cuda, &case) };
         assert!(result.is_ok(), "round {round} {completion:?}: {}\n{case:?}", result.unwrap_err());
     }
 }
