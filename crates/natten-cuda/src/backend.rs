@@ -76,21 +76,14 @@ impl<D: Device> Cuda<D> {
     ///
     /// # Errors
     /// When no kernel serves the problem, or the driver cannot compile it.
-    pub fn warm_up(
-        &self,
-        problem: &Problem,
-        layout: LayoutSummary,
-        with_backward: bool,
-    ) -> Result<(), CudaError> {
-        let backward =
-            [Operation::Delta, Operation::BackwardQuery, Operation::BackwardKey, Operation::SumPartials];
-        let operations =
-            [Operation::Forward].into_iter().chain(backward.into_iter().filter(|_| with_backward));
+    pub fn warm_up(&self, problem: &Problem, layout: LayoutSummary, with_backward: bool) -> Result<(), CudaError> {
+        let backward = [Operation::Delta, Operation::BackwardQuery, Operation::BackwardKey, Operation::SumPartials];
+        let operations = [Operation::Forward].into_iter().chain(backward.into_iter().filter(|_| with_backward));
         for operation in operations {
             let kernel = self.kernel(problem, operation, layout)?;
-            self.device.functions().get_or_load(kernel.entry, || {
-                self.device.load(kernel.ptx, kernel.entry, kernel.shared_bytes)
-            })?;
+            self.device
+                .functions()
+                .get_or_load(kernel.entry, || self.device.load(kernel.ptx, kernel.entry, kernel.shared_bytes))?;
         }
         Ok(())
     }
@@ -107,9 +100,7 @@ impl<D: Device> Cuda<D> {
     ) -> Result<&'static Kernel, CudaError> {
         let properties = self.device.properties();
         if operation == Operation::Forward {
-            return tiles::choose(problem, layout, properties, &self.request)
-                .map(|choice| choice.kernel)
-                .map_err(CudaError::Unsupported);
+            return tiles::choose(problem, layout, properties, &self.request).map(|choice| choice.kernel).map_err(CudaError::Unsupported);
         }
         select(problem, operation, layout, properties.compute_capability).map_err(CudaError::Unsupported)
     }

@@ -146,9 +146,7 @@ impl Raw {
         let steps = shape[..last].iter().zip(self.layout.strides()).filter(|&(&extent, _)| extent > 1);
         self.address.is_multiple_of(16)
             && (shape[last] * self.element_bytes).is_multiple_of(16)
-            && steps
-                .map(|(_, stride)| stride.unsigned_abs() * self.element_bytes)
-                .all(|step| step.is_multiple_of(16))
+            && steps.map(|(_, stride)| stride.unsigned_abs() * self.element_bytes).all(|step| step.is_multiple_of(16))
     }
 }
 

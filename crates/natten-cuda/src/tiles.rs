@@ -53,8 +53,7 @@ pub fn choose(
     let head_dim = problem.head_dim().max(problem.head_dim_v());
     let mut rejections = Vec::new();
     let mut best: Option<(f64, &'static Kernel, Tiling, TileCounts)> = None;
-    let on_tiles =
-        || kernels().filter(|kernel| kernel.operation == Operation::Forward && kernel.tile.is_some());
+    let on_tiles = || kernels().filter(|kernel| kernel.operation == Operation::Forward && kernel.tile.is_some());
     let shortest = on_tiles().map(|kernel| kernel.max_head_dim).filter(|&max| max >= head_dim).min();
     let too_long = |kernel: &Kernel| shortest.is_some_and(|shortest| kernel.max_head_dim > shortest);
     for kernel in on_tiles().filter(|kernel| request.entry == Some(kernel.entry) || !too_long(kernel)) {
@@ -105,7 +104,9 @@ pub fn choose(
             rejections.push(Rejection { kernel: kernel.entry, reason: RejectionReason::NotAskedFor });
             Err(Rejections(rejections))
         }
-        Ok(kernel) => Ok(Choice { kernel, tiling: None, counts: None, rejections: Rejections(rejections) }),
+        Ok(kernel) => {
+            Ok(Choice { kernel, tiling: None, counts: None, rejections: Rejections(rejections) })
+        }
         Err(Rejections(others)) => {
             rejections.extend(others);
             Err(Rejections(rejections))
@@ -151,11 +152,7 @@ fn relative_time(problem: &Problem, kernel: &Kernel, counts: &TileCounts, proper
 }
 
 /// The kernel's form of a tiling, and its thread blocks.
-pub(crate) fn plan(
-    problem: &Problem,
-    axes: &[Axis; 3],
-    tiling: &Tiling,
-) -> Result<(TilePlan, u32), CudaError> {
+pub(crate) fn plan(problem: &Problem, axes: &[Axis; 3], tiling: &Tiling) -> Result<(TilePlan, u32), CudaError> {
     let mut plan = TilePlan {
         heads: Divisor::new("the number of heads", problem.heads())?,
         query_log2: tiling.query_tile.map(|side| side.ilog2() as i32),
