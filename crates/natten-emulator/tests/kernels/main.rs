@@ -4,4 +4,5 @@ mod case;
 mod semantics;
 mod shapes;
 mod sm90;
+mod sm90_mutations;
 mod tiles;
