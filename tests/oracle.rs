@@ -86,3 +86,19 @@ fn huge_scale<S: Subject>(subject: &S) {
         }
     }
 }
+
+/// The measured tolerances must leave no room for a mistake: a few roundings of the element type, no more.
+#[test]
+fn tolerances_are_tight() {
+    fn check<E: Element>(specs: &[Spec], most: f64) {
+        for (i, spec) in specs.iter().enumerate() {
+            let [out, lse] = Expected::<E>::of(&spec.draw(i as u64)).relative_tolerances();
+            assert!(out <= most && lse <= 5e-6, "{} {spec:?}: out {out:e}, lse {lse:e}", E::TYPE);
+        }
+    }
+    let specs = [list::windows(), list::attention()].concat();
+    check::<f32>(&specs, 1e-5);
+    check::<f16>(&specs, 2e-3);
+    check::<bf16>(&specs, 2e-2);
+    check::<f64>(&specs, 1e-13);
+}

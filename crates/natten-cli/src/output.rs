@@ -1,6 +1,7 @@
 //! How results reach people and programs: tables and colours on a terminal, plain text in a pipe, JSON on request.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 
 use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 
@@ -41,6 +42,15 @@ pub fn emit(text: &str) -> Result<(), CliError> {
 pub fn emit_json(value: &impl serde::Serialize) -> Result<(), CliError> {
     let line = serde_json::to_string(value).map_err(|error| CliError::Stdout(error.into()))?;
     emit(&format!("{line}\n"))
+}
+
+/// Writes a file under a temporary name and renames it, so that an interruption leaves no half of one.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
+    let failed = |source| CliError::Write { path: path.to_owned(), source };
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".part");
+    std::fs::write(&temporary, bytes).map_err(failed)?;
+    std::fs::rename(&temporary, path).map_err(failed)
 }
 
 /// Rows under a header; the first column is text, the others align right.

@@ -221,6 +221,14 @@ pub enum ProblemError {
         /// Sequences of keys.
         keys: usize,
     },
+    /// Merging needs a log-sum-exp for each partial output.
+    #[error("merging {outs} partial outputs with {lses} log-sum-exps (lse)")]
+    MergeLseCount {
+        /// Partial outputs given.
+        outs: usize,
+        /// Log-sum-exps given.
+        lses: usize,
+    },
     /// Merging needs at least two partial results.
     #[error("merging needs at least 2 partial results, got {found}")]
     MergeCount {
@@ -268,6 +276,12 @@ pub enum TensorError {
     /// The shape addresses more than the machine can.
     #[error("the shape's element count overflows")]
     Overflow,
+    /// There is no memory for so many bytes.
+    #[error("{bytes} bytes of memory cannot be had")]
+    OutOfMemory {
+        /// Bytes asked for.
+        bytes: usize,
+    },
     /// Strides reach outside the buffer.
     #[error("elements {lowest} to {highest} are addressed, the buffer holds {len}")]
     OutOfBounds {

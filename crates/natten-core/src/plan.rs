@@ -4,6 +4,7 @@
 //! ([`Residue::keys_of`]), so its key tiles form a grid, and every count is a product over axes of sums along
 //! one axis. A plan of a million tokens takes microseconds.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::problem::Problem;
@@ -64,7 +65,7 @@ impl Residue {
         tile: usize,
         start: KeyStart,
     ) -> impl Iterator<Item = (Range<usize>, Coverage)> {
-        let seen = self.keys_of(queries.clone());
+        let (seen, tile) = (self.keys_of(queries.clone()), tile.max(1));
         let first = match start {
             KeyStart::Aligned => seen.start / tile * tile,
             KeyStart::Dynamic => seen.start,
@@ -74,14 +75,18 @@ impl Residue {
             .map(move |k| (k..k + tile, self.coverage(queries.clone(), k..k + tile)))
     }
 
-    /// Visible pairs of a query and a key.
+    /// Visible pairs of a query and a key; `u64::MAX` when there are more.
     pub fn scores(&self) -> u64 {
-        let (len, w, s) = (self.query_len as u64, self.kernel_size as u64, self.stride as u64);
+        u64::try_from(self.scores_u128()).unwrap_or(u64::MAX)
+    }
+
+    fn scores_u128(&self) -> u128 {
+        let (len, w, s) = (self.query_len as u128, self.kernel_size as u128, self.stride as u128);
         if !self.is_causal {
             return len * w;
         }
         // Query i has keys up to min(i, key_len - 1) ...
-        let keys = self.key_len as u64;
+        let keys = self.key_len as u128;
         let rising = len.min(keys);
         let ends = rising * (rising + 1) / 2 + (len - rising) * keys;
         // ... less the start of its block: max((block + 1) s - w, 0), the last block's leader being the last query.
@@ -94,7 +99,7 @@ impl Residue {
     }
 }
 
-/// A choice of tiles.
+/// A choice of tiles. Every side is at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tiling {
     /// Box of queries, in tokens of one residue along each axis.
@@ -117,6 +122,8 @@ struct AxisCounts {
 
 impl AxisCounts {
     fn of(axis: &Axis, query_tile: usize, key_tile: usize, start: KeyStart) -> Self {
+        debug_assert!(query_tile > 0 && key_tile > 0, "a tile has at least one token along every axis");
+        let (query_tile, key_tile) = (query_tile.max(1), key_tile.max(1));
         let mut counts = AxisCounts::default();
         for (residue, multiplicity) in axis.residue_kinds() {
             let times = multiplicity as u64;
@@ -172,9 +179,20 @@ impl TileCounts {
     /// Counts a problem's tiles, for one batch item and one head. Additional keys come as further key tiles of
     /// their own.
     pub fn of(problem: &Problem, tiling: &Tiling) -> Self {
+        Self::with(problem, tiling, |_, axis, query_tile, key_tile| {
+            AxisCounts::of(axis, query_tile, key_tile, tiling.key_start)
+        })
+    }
+
+    /// [`TileCounts::of`] with the counts along one axis from elsewhere.
+    fn with(
+        problem: &Problem,
+        tiling: &Tiling,
+        mut along: impl FnMut(usize, &Axis, usize, usize) -> AxisCounts,
+    ) -> Self {
         problem.sequences().fold(TileCounts::default(), |total, sequence| {
             let axes = std::array::from_fn(|i| {
-                AxisCounts::of(&sequence.axes[i], tiling.query_tile[i], tiling.key_tile[i], tiling.key_start)
+                along(i, &sequence.axes[i], tiling.query_tile[i], tiling.key_tile[i])
             });
             let extents = sequence.axes.map(|a| (a.query_extent as u64, a.key_extent as u64));
             total.plus(&Self::combine(
@@ -243,16 +261,22 @@ impl TileCounts {
 }
 
 impl Problem {
-    /// Visible pairs of a query and a key over batch and heads. A forward does `2 (head_dim + head_dim_v)`
+    /// Visible pairs of a query and a key over batch and heads, `u64::MAX` when there are more. A forward does `2 (head_dim + head_dim_v)`
     /// floating-point operations on each, a backward 2.5 times that.
     pub fn scores(&self) -> u64 {
         let of_sequence = |axes: &[Axis; 3]| {
-            let along = |axis: &Axis| axis.residue_kinds().map(|(r, n)| n as u64 * r.scores()).sum::<u64>();
-            axes.iter().map(along).product::<u64>()
+            let along = |axis: &Axis| {
+                let kinds = axis.residue_kinds().map(|(r, n)| (n as u64).saturating_mul(r.scores()));
+                kinds.fold(0, u64::saturating_add)
+            };
+            axes.iter().map(along).fold(1, u64::saturating_mul)
         };
-        let windows: u64 = self.sequences().map(|sequence| of_sequence(&sequence.axes)).sum();
-        let additional = self.query_tokens() as u64 * self.additional_keys() as u64;
-        (windows + additional) * (self.batch() * self.heads()) as u64
+        let windows =
+            self.sequences().map(|sequence| of_sequence(&sequence.axes)).fold(0, u64::saturating_add);
+        let additional = (self.query_tokens() as u64).saturating_mul(self.additional_keys() as u64);
+        windows
+            .saturating_add(additional)
+            .saturating_mul((self.batch() as u64).saturating_mul(self.heads() as u64))
     }
 
     /// Floating-point operations of a forward on the visible pairs alone.
@@ -261,10 +285,11 @@ impl Problem {
     }
 }
 
-/// All boxes of `size` tokens with power-of-two sides, `size` itself a power of two. Axes of one token get 1.
+/// All boxes of `size` tokens with power-of-two sides, `size` itself a power of two (none for 0). Axes of one token get 1;
+/// if all have one token, the box extends along the last.
 pub fn tile_boxes(size: usize, axes: &[Axis; 3]) -> Vec<[usize; 3]> {
     let mut boxes = Vec::new();
-    let log2 = size.ilog2();
+    let Some(log2) = size.checked_ilog2() else { return boxes };
     for x in 0..=log2 {
         for y in 0..=log2 - x {
             let sides = [1 << x, 1 << y, 1 << (log2 - x - y)];
@@ -274,6 +299,10 @@ pub fn tile_boxes(size: usize, axes: &[Axis; 3]) -> Vec<[usize; 3]> {
                 boxes.push(sides);
             }
         }
+    }
+    // A problem of a single token has no axis to spend the size on.
+    if boxes.is_empty() {
+        boxes.push([1, 1, size]);
     }
     boxes
 }
@@ -287,12 +316,24 @@ pub fn rank_tilings(
     key_start: KeyStart,
 ) -> Vec<(Tiling, TileCounts)> {
     let key_boxes = tile_boxes(key_tokens, problem.axes());
+    // Hundreds of tilings share a few dozen pairs of sides along each axis.
+    let mut known = HashMap::new();
+    let mut count = |tiling: &Tiling| {
+        if problem.is_packed() {
+            return TileCounts::of(problem, tiling);
+        }
+        TileCounts::with(problem, tiling, |i, axis, query_tile, key_tile| {
+            *known
+                .entry((i, query_tile, key_tile))
+                .or_insert_with(|| AxisCounts::of(axis, query_tile, key_tile, key_start))
+        })
+    };
     let mut ranked: Vec<(Tiling, TileCounts)> = tile_boxes(query_tokens, problem.axes())
         .into_iter()
         .flat_map(|query_tile| {
             key_boxes.iter().map(move |&key_tile| Tiling { query_tile, key_tile, key_start })
         })
-        .map(|tiling| (tiling, TileCounts::of(problem, &tiling)))
+        .map(|tiling| (tiling, count(&tiling)))
         .collect();
     let order = |(tiling, counts): &(Tiling, TileCounts)| {
         (counts.issued, u64::MAX - counts.full_tiles, usize::MAX - tiling.query_tile[2] - tiling.key_tile[2])

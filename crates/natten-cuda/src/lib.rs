@@ -26,7 +26,7 @@ pub mod tiles;
 pub mod tma;
 
 pub use backend::Cuda;
-pub use buffer::{CudaTensor, CudaView, CudaViewMut};
+pub use buffer::{Bound, CudaTensor, CudaView, CudaViewMut};
 pub use device::Device;
 pub use error::{CudaError, DeviceError};
 pub use select::{ComputeCapability, Rejection, RejectionReason, Rejections};

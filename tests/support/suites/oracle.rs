@@ -74,6 +74,15 @@ impl<E: Element> Expected<E> {
         Expected { problem, inputs, forward, tolerances, d_out: case.d_out.cast(), d_lse }
     }
 
+    /// Allowed errors of output and log-sum-exp, each relative to the largest entry (or 1, if that is less).
+    pub fn relative_tolerances(&self) -> [f64; 2] {
+        let finite = |t: &Tensor<f64>| {
+            t.as_slice().iter().filter(|x| x.is_finite()).fold(1.0, |m: f64, x| m.max(x.abs()))
+        };
+        let scales = [finite(&self.forward.out), finite(&self.forward.lse)];
+        [self.tolerances[0] / scales[0], self.tolerances[1] / scales[1]]
+    }
+
     /// The forward of a subject.
     pub fn check_forward<S: Subject>(&self, subject: &S, at: Arrangements) {
         let name = |what: &str| format!("{} {} {what} {at:?} of {:?}", subject.name(), E::TYPE, self.problem);

@@ -60,7 +60,8 @@ fn flags_one_by_one() {
 #[test]
 fn flags_together() {
     let params = Params::new([3, 2, 3]).stride([2, 2, 1]).dilation([2, 3, 1]).is_causal([true, false, true]);
-    for (heads, heads_kv, additional, heads_first) in [(2, 1, 5, false), (8, 1, 0, true), (6, 3, 130, false)] {
+    for (heads, heads_kv, additional, heads_first) in [(2, 1, 5, false), (8, 1, 0, true), (6, 3, 130, false)]
+    {
         let mut case = Case::new([7, 8, 5], params.scale(-0.3)).dims(16, 24).heads(heads, heads_kv);
         (case.batch, case.additional, case.heads_first, case.seed) = (2, additional, heads_first, 2);
         check(case);
@@ -82,19 +83,22 @@ fn scales() {
         for (found, expected) in [(&out, &expected.out), (&lse, &expected.lse)] {
             for (found, expected) in found.as_slice().iter().zip(expected.as_slice()) {
                 let error = (f64::from(*found) - expected).abs();
-                assert!(error <= tolerance * expected.abs().max(1.0), "scale {scale}: {found}, not {expected}");
+                assert!(
+                    error <= tolerance * expected.abs().max(1.0),
+                    "scale {scale}: {found}, not {expected}"
+                );
             }
         }
     }
 }
 
-/// A few hundred small problems drawn at random.
+/// Small problems drawn at random, in heads-first and heads-last layouts.
 #[test]
 fn random_problems() {
     let cuda = emulated();
     let mut numbers = Numbers::new(7);
     let mut pick = |n: usize| (((numbers.draw() + 2.0) / 4.0 * n as f64) as usize).min(n - 1);
-    for round in 0..150 {
+    for round in 0..60 {
         let limit = [30, 9, 5][pick(3)];
         let mut tokens = [1; 3];
         for extent in tokens.iter_mut().skip(if limit == 30 { 2 } else { usize::from(limit == 9) }) {

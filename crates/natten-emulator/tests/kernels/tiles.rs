@@ -2,7 +2,8 @@
 
 use natten_core::plan::{KeyStart, TileCounts, Tiling};
 use natten_core::{
-    AttentionParams, Backend, Element, Inputs, Output, Params, Problem, Sequences, Tensor, bf16, f16, reference,
+    AttentionParams, Backend, Element, Inputs, Output, Params, Problem, Sequences, Tensor, bf16, f16,
+    reference,
 };
 use natten_cuda::Cuda;
 use natten_cuda::registry::{Kernel, kernels};
@@ -26,7 +27,7 @@ fn only(kernel: &Kernel, tiling: Option<Tiling>) -> Cuda<Emulated> {
 
 /// Weights are rounded to the element type before they meet the values, and the result once more: so each error stays
 /// within one rounding of the sum of |weight * value|, and one of the result. f32 adds its own floor.
-fn close<E: Element>(
+pub fn close<E: Element>(
     problem: &Problem,
     inputs: &Inputs<natten_core::TensorView<'_, E>>,
     out: &Tensor<E>,
@@ -36,14 +37,18 @@ fn close<E: Element>(
     let magnitude = |view: &natten_core::TensorView<'_, E>| {
         let dense = view.to_tensor();
         let values = dense.as_slice();
-        Tensor::<E>::from_fn(dense.shape(), |i| E::from_f64(values[i].to_f64().abs())).expect("the same shape")
+        Tensor::<E>::from_fn(dense.shape(), |i| E::from_f64(values[i].to_f64().abs()))
+            .expect("the same shape")
     };
     let value = magnitude(&inputs.value);
     let list = inputs.additional.as_ref().map(|[_, values]| magnitude(values));
     let mut positive = inputs.clone();
     positive.value = value.view();
-    positive.additional =
-        inputs.additional.as_ref().zip(list.as_ref()).map(|([keys, _], values)| [keys.clone(), values.view()]);
+    positive.additional = inputs
+        .additional
+        .as_ref()
+        .zip(list.as_ref())
+        .map(|([keys, _], values)| [keys.clone(), values.view()]);
     let bound = reference::forward(problem, &positive).out;
 
     let unit = if E::TYPE.name() == "bf16" { 2f64.powi(-8) } else { 2f64.powi(-11) };
@@ -88,7 +93,10 @@ fn check_kernel(kernel: &Kernel, case: &Case, tiling: Option<Tiling>) -> Counter
 
 /// One kernel of each size, elements by turns: the types share all code but two instructions.
 fn sizes() -> impl Iterator<Item = &'static Kernel> {
-    on_tiles().enumerate().filter(|(i, kernel)| (i % 2 == 0) == (kernel.element_type.name() == "f16")).map(|(_, k)| k)
+    on_tiles()
+        .enumerate()
+        .filter(|(i, kernel)| (i % 2 == 0) == (kernel.element_type.name() == "f16"))
+        .map(|(_, k)| k)
 }
 
 /// Every kernel, on two token axes with borders, dilation, causality, shared heads and additional keys, and rows shorter
@@ -138,7 +146,12 @@ fn work_is_what_the_plan_says() {
             let counts = TileCounts::of(&problem, &tiling);
             assert_eq!(counters.mma_flops, counts.issued * 2 * 4 * dim as u64, "{}", kernel.entry);
             let most = 2 * 2 * dim as u64 * 2 * (counts.key_tiles * tile.keys as u64 + 14 * 30);
-            assert!(counters.global_load_bytes <= most, "{}: {} bytes", kernel.entry, counters.global_load_bytes);
+            assert!(
+                counters.global_load_bytes <= most,
+                "{}: {} bytes",
+                kernel.entry,
+                counters.global_load_bytes
+            );
         }
     }
 }
@@ -234,7 +247,8 @@ fn poisoned<E: Element>(kernel: &Kernel, case: &Case) {
     let problem = operands.problem(&case.params);
     let cuda = only(kernel, None);
     let (out, lse) = forward(&cuda, &problem, &OnDevice::upload(&cuda, &operands)).expect("a launch");
-    close(&problem, &operands.inputs(), &out, &lse).unwrap_or_else(|error| panic!("{}: {error}", kernel.entry));
+    close(&problem, &operands.inputs(), &out, &lse)
+        .unwrap_or_else(|error| panic!("{}: {error}", kernel.entry));
 }
 
 /// Plain attention: lengths that differ, causal, no keys, packed sequences.
@@ -244,14 +258,16 @@ fn plain_attention() {
     for kernel in sizes().filter(|kernel| kernel.element_type.name() == "f16" && kernel.max_head_dim >= 64) {
         for (queries, keys) in [(5, 200), (200, 5), (1, 1), (7, 0), (130, 131)] {
             for is_causal in [false, true] {
-                let host = [[1, queries, 4, 32], [1, keys, 2, 32], [1, keys, 2, 24]].map(|s| numbers.tensor::<f16>(&s));
+                let host = [[1, queries, 4, 32], [1, keys, 2, 32], [1, keys, 2, 24]]
+                    .map(|s| numbers.tensor::<f16>(&s));
                 let [query, key, value] = &host;
                 let layouts = Inputs::new(query.view(), key.view(), value.view()).map(|view| *view.layout());
                 let params = AttentionParams::new().is_causal(is_causal);
                 attend(kernel, &Problem::attention(&params, &layouts, f16::TYPE).expect("valid"), &host);
             }
         }
-        let host = [[1, 220, 4, 32], [1, 223, 2, 32], [1, 223, 2, 24]].map(|shape| numbers.tensor::<f16>(&shape));
+        let host =
+            [[1, 220, 4, 32], [1, 223, 2, 32], [1, 223, 2, 24]].map(|shape| numbers.tensor::<f16>(&shape));
         let layouts = Inputs::new(host[0].view(), host[1].view(), host[2].view()).map(|view| *view.layout());
         let sequences = Sequences::from_lengths(&[3, 0, 150, 67], &[5, 4, 214, 0]).expect("lengths");
         let params = AttentionParams::new().is_causal(true);
@@ -269,5 +285,6 @@ fn attend(kernel: &Kernel, problem: &Problem, host: &[Tensor<f16>; 3]) {
     cuda.forward(problem, &Inputs::new(query.view(), key.view(), value.view()), output).expect("a launch");
     let inputs = Inputs::new(host[0].view(), host[1].view(), host[2].view());
     let (out, lse) = (cuda.download(&out).expect("out"), cuda.download(&lse).expect("lse"));
-    close(problem, &inputs, &out, &lse).unwrap_or_else(|error| panic!("{}: {error}\n{problem:?}", kernel.entry));
+    close(problem, &inputs, &out, &lse)
+        .unwrap_or_else(|error| panic!("{}: {error}\n{problem:?}", kernel.entry));
 }
