@@ -10,7 +10,8 @@ use crate::error::CudaError;
 use crate::params::{self, Divisor, ForwardParams, Geometry, ListStrides, RowCount, Strides, to_i32};
 use crate::registry::Kernel;
 use crate::schedule::{Items, Work, decompose};
-use crate::select::LayoutSummary;
+use crate::select::{LayoutSummary, Rejection};
+use crate::sm90;
 use crate::tiles::{self, Request};
 
 /// A kernel with its parameters. That it exists says that it may be launched, so launching itself is safe.
@@ -70,8 +71,11 @@ pub(crate) fn forward<D: Device>(
     if is_empty(problem) {
         return Ok(());
     }
-    let choice =
-        tiles::choose(problem, layout, device.properties(), request).map_err(CudaError::Unsupported)?;
+    let Err(reason) = sm90::try_forward(device, problem, views, request)? else { return Ok(()) };
+    let choice = tiles::choose(problem, layout, device.properties(), request).map_err(|mut reasons| {
+        reasons.0.insert(0, Rejection { kernel: "natten_forward_sm90", reason });
+        CudaError::Unsupported(reasons)
+    })?;
     let kernel = choice.kernel;
     let mut base = ForwardParams {
         query_strides: query.row_strides(),

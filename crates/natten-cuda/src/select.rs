@@ -5,6 +5,7 @@ use std::fmt;
 use natten_core::{ElementType, Problem};
 
 use crate::registry::{Kernel, Operation, kernels};
+use crate::tma::MapError;
 
 /// A device's architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,6 +84,23 @@ pub enum RejectionReason {
         /// The device's.
         found: ComputeCapability,
     },
+    /// Runs on one architecture only.
+    OnlyOn {
+        /// That one.
+        only: ComputeCapability,
+        /// The device's.
+        found: ComputeCapability,
+    },
+    /// The scale is zero or negative.
+    Scale,
+    /// There are no keys.
+    NoKeys,
+    /// No box of tokens so far apart can be fetched at once.
+    Dilation,
+    /// The copy engine cannot read a tensor as it lies.
+    TensorMap(MapError),
+    /// Windows so small that most of every tile would be masked.
+    SmallWindow,
 }
 
 impl fmt::Display for RejectionReason {
@@ -111,6 +129,14 @@ impl fmt::Display for RejectionReason {
             RejectionReason::ComputeCapability { needed, found } => {
                 write!(f, "needs compute capability {needed}, the device has {found}")
             }
+            RejectionReason::OnlyOn { only, found } => {
+                write!(f, "runs on compute capability {only} alone, the device has {found}")
+            }
+            RejectionReason::Scale => write!(f, "needs a positive scale"),
+            RejectionReason::NoKeys => write!(f, "needs at least one key"),
+            RejectionReason::Dilation => write!(f, "cannot fetch boxes of tokens at this dilation"),
+            RejectionReason::TensorMap(reason) => write!(f, "cannot map a tensor: {reason}"),
+            RejectionReason::SmallWindow => write!(f, "would mask most of every tile of so small a window"),
         }
     }
 }

@@ -29,6 +29,10 @@ pub(crate) const SM80: Target = Target {
     assemblers: &[("11.8", "sm_80"), ("12.9", "sm_80"), ("13.0", "sm_80"), ("13.0", "sm_90")],
 };
 
+/// `setmaxnreg` and warpgroup products came with PTX 8.0 (CUDA 12.0). The text runs on this one architecture.
+pub(crate) const SM90: Target =
+    Target { arch: "compute_90a", version: "8.0", assemblers: &[("12.9", "sm_90a"), ("13.0", "sm_90a")] };
+
 /// What a kernel is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -130,6 +134,7 @@ pub(crate) fn entries() -> Vec<Entry> {
     let dump = "natten_window_dump".to_owned();
     entries.push(row_entry(dump, Operation::WindowDump, "window_dump.cu", "i32", Vec::new()));
     entries.extend(TYPES[1..].iter().flat_map(|&ty| SM80_TILES.map(|tile| sm80_entry(ty, tile))));
+    entries.extend(TYPES[1..].iter().flat_map(|&(_, name)| SM90_TILES.map(|tile| sm90_entry(name, tile))));
     entries
 }
 
@@ -159,6 +164,43 @@ fn sm80_entry((ty, type_name): (&str, &'static str), [head_dim, queries, keys]: 
             format!("NATTEN_DIM={head_dim}"),
             format!("NATTEN_ROWS={queries}"),
             format!("NATTEN_KEYS={keys}"),
+            format!("NATTEN_SHARED_BYTES={shared_bytes}"),
+        ],
+    }
+}
+
+/// head_dim, consumer warpgroups (64 queries each) and keys of a tile. Longer rows leave no registers for a third
+/// warpgroup, and at 256 no shared memory for more than 64 keys.
+const SM90_TILES: [[u32; 3]; 6] =
+    [[32, 2, 128], [32, 3, 128], [64, 2, 128], [64, 3, 128], [128, 2, 128], [256, 2, 64]];
+
+fn sm90_entry(type_name: &'static str, [head_dim, warpgroups, keys]: [u32; 3]) -> Entry {
+    let ty = if type_name == "f16" { "Half" } else { "Bfloat16" };
+    let queries = 64 * warpgroups;
+    let suffix = if warpgroups == 2 { "" } else { "_q192" };
+    // Q, two stages of K and of V, the result (at head_dim 256 it lies over Q), rows, masks, items, stages' places,
+    // barriers: sm90/config.cuh lays them out, forward/sm90.cu asserts the sum.
+    let results = if head_dim == 256 { 0 } else { queries };
+    let shared_bytes =
+        2 * head_dim * (queries + 4 * keys + results) + 48 * queries + 16 * (keys + 5) + 2 * 96 + 32 + 80;
+    Entry {
+        name: format!("natten_forward_sm90_{type_name}_d{head_dim}{suffix}"),
+        operation: Operation::Forward,
+        source: "forward/sm90.cu",
+        target: SM90,
+        element_type: type_name,
+        head_dim,
+        aligned: true,
+        lanes: 32,
+        items: queries,
+        threads: 128 * (warpgroups + 1),
+        tile: [queries, keys],
+        shared_bytes,
+        defines: vec![
+            format!("NATTEN_TYPE={ty}"),
+            format!("NATTEN_HEAD_DIM={head_dim}"),
+            format!("NATTEN_KEYS={keys}"),
+            format!("NATTEN_WARPGROUPS={warpgroups}"),
             format!("NATTEN_SHARED_BYTES={shared_bytes}"),
         ],
     }

@@ -5,6 +5,8 @@ mod counters;
 mod mutations;
 mod semantics;
 mod shapes;
+mod sm90;
+mod sm90_mutations;
 mod subject;
 mod suites;
 mod tile_mutations;
