@@ -113,6 +113,16 @@ pub trait Backend: Clone {
     /// Short name for messages: `cpu`, `cuda`.
     fn name(&self) -> &'static str;
 
+    /// Which device this is, for the message when operands live on different ones.
+    fn device_name(&self) -> String {
+        self.name().to_owned()
+    }
+
+    /// Whether tensors of both can meet in one call.
+    fn is_same_device(&self, _other: &Self) -> bool {
+        true
+    }
+
     /// Shape and strides of a view.
     fn layout<E: Element>(view: &Self::View<'_, E>) -> Layout;
 

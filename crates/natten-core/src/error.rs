@@ -241,6 +241,14 @@ pub enum TensorError {
         /// Most axes a tensor can have.
         max: usize,
     },
+    /// There is no such axis.
+    #[error("axis {axis} of a tensor with {rank} axes")]
+    Axis {
+        /// The axis asked for.
+        axis: usize,
+        /// Axes there are.
+        rank: usize,
+    },
     /// Shape and strides disagree in length.
     #[error("{shape} extents but {strides} strides")]
     StrideCount {

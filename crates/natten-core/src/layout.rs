@@ -91,11 +91,16 @@ impl Layout {
     }
 
     /// The same elements with two axes exchanged.
-    pub fn swapped(mut self, a: usize, b: usize) -> Self {
-        assert!(a < self.rank && b < self.rank, "axes {a} and {b} of a layout of rank {}", self.rank);
+    ///
+    /// # Errors
+    /// [`TensorError::Axis`] when there is no such axis.
+    pub fn swapped(mut self, a: usize, b: usize) -> Result<Self, TensorError> {
+        if let Some(axis) = [a, b].into_iter().find(|&axis| axis >= self.rank) {
+            return Err(TensorError::Axis { axis, rank: self.rank });
+        }
         self.shape.swap(a, b);
         self.strides.swap(a, b);
-        self
+        Ok(self)
     }
 
     /// Lowest and highest index reached relative to the first element, or `None` when empty.
@@ -137,7 +142,7 @@ impl Layout {
             if stride < span {
                 return false;
             }
-            span = stride * (extent - 1) + span;
+            span += stride * (extent - 1);
         }
         true
     }

@@ -48,9 +48,8 @@ impl Problem {
         let mut problem = Self::of_tensors(rank, inputs, element_type)?;
         let tokens = &inputs.query.shape()[1..=rank];
         expect_tokens(Role::Key, &inputs.key, tokens)?;
-        for axis in 0..rank {
-            problem.axes[3 - rank + axis] =
-                resolve_axis(axis, &params.axes[axis], tokens[axis], params.policy)?;
+        for (axis, &extent) in tokens.iter().enumerate() {
+            problem.axes[3 - rank + axis] = resolve_axis(axis, &params.axes[axis], extent, params.policy)?;
         }
         problem.scale = resolve_scale(params.scale, problem.head_dim)?;
         Ok(problem)

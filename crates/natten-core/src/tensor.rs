@@ -137,8 +137,11 @@ impl<'a, E: Element> TensorView<'a, E> {
     }
 
     /// The same elements with two axes exchanged, without moving them.
-    pub fn swap_axes(self, a: usize, b: usize) -> Self {
-        TensorView { layout: self.layout.swapped(a, b), ..self }
+    ///
+    /// # Errors
+    /// [`TensorError::Axis`] when there is no such axis.
+    pub fn swap_axes(self, a: usize, b: usize) -> Result<Self, TensorError> {
+        Ok(TensorView { layout: self.layout.swapped(a, b)?, ..self })
     }
 
     /// Where the rows of `[batch, tokens.., heads, head_dim]` start.
@@ -243,9 +246,12 @@ impl<'a, E: Element> TensorViewMut<'a, E> {
     }
 
     /// The same elements with two axes exchanged, without moving them.
-    pub fn swap_axes(self, a: usize, b: usize) -> Self {
-        let layout = self.layout.swapped(a, b);
-        TensorViewMut { layout, ..self }
+    ///
+    /// # Errors
+    /// [`TensorError::Axis`] when there is no such axis.
+    pub fn swap_axes(self, a: usize, b: usize) -> Result<Self, TensorError> {
+        let layout = self.layout.swapped(a, b)?;
+        Ok(TensorViewMut { layout, ..self })
     }
 
     /// Where the rows of `[batch, tokens.., heads, head_dim]` start.

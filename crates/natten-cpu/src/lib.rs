@@ -1,0 +1,134 @@
+//! Neighborhood attention on the CPU.
+//!
+//! [`Cpu`] implements [`Backend`] on host tensors. Instructions are chosen at run time ([`Isa`]); work is spread
+//! over the caller's rayon pool, or one of its own. Results do not depend on the number of threads, bit for bit.
+//!
+//! f64 tensors are handed to the reference of `natten-core`: exact, single-threaded and slow.
+#![deny(unsafe_code)]
+
+mod error;
+mod isa;
+mod through_f64;
+
+use std::sync::Arc;
+
+use natten_core::{
+    Backend, Element, Gradients, Inputs, Layout, Output, Partials, Problem, Saved, Tensor, TensorView,
+    TensorViewMut,
+};
+
+pub use error::CpuError;
+pub use isa::{ISA_VARIABLE, Isa};
+
+/// The CPU. Cheap to clone; clones share the thread pool.
+///
+/// ```
+/// use natten_cpu::{Cpu, Isa};
+///
+/// let cpu = Cpu::new().isa(Isa::Scalar)?.threads(2)?;
+/// assert_eq!(cpu.chosen_isa()?, Isa::Scalar);
+/// # Ok::<(), natten_cpu::CpuError>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Cpu {
+    isa: Option<Isa>,
+    pool: Option<Arc<rayon::ThreadPool>>,
+}
+
+impl Cpu {
+    /// The best instructions this machine has, unless [`ISA_VARIABLE`] says otherwise, on the rayon pool that the
+    /// call is made from: the global one, or the one whose `install` the caller is in.
+    pub fn new() -> Self {
+        Cpu::default()
+    }
+
+    /// With these instructions, whatever the environment says.
+    ///
+    /// # Errors
+    /// [`CpuError::IsaUnavailable`] when the machine lacks them.
+    pub fn isa(self, isa: Isa) -> Result<Self, CpuError> {
+        Ok(Cpu { isa: Some(isa.require()?), ..self })
+    }
+
+    /// On a pool of its own with this many threads; 0 means one for each core.
+    ///
+    /// # Errors
+    /// [`CpuError::Threads`] when the system refuses them.
+    pub fn threads(self, threads: usize) -> Result<Self, CpuError> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        let pool = pool.map_err(|_| CpuError::Threads { threads })?;
+        Ok(Cpu { pool: Some(Arc::new(pool)), ..self })
+    }
+
+    /// The instructions that calls use.
+    ///
+    /// # Errors
+    /// [`CpuError::UnknownIsa`] or [`CpuError::IsaUnavailable`] when [`ISA_VARIABLE`] asks for what there is not.
+    pub fn chosen_isa(&self) -> Result<Isa, CpuError> {
+        self.isa.map_or_else(Isa::preferred, Ok)
+    }
+}
+
+impl Backend for Cpu {
+    type View<'a, E: Element> = TensorView<'a, E>;
+    type ViewMut<'a, E: Element> = TensorViewMut<'a, E>;
+    type Tensor<E: Element> = Tensor<E>;
+    type Error = CpuError;
+
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn layout<E: Element>(view: &TensorView<'_, E>) -> Layout {
+        *view.layout()
+    }
+
+    fn layout_mut<E: Element>(view: &TensorViewMut<'_, E>) -> Layout {
+        *view.layout()
+    }
+
+    fn allocate<E: Element>(&self, shape: &[usize]) -> Result<Tensor<E>, CpuError> {
+        Ok(Tensor::zeros(shape)?)
+    }
+
+    fn view<E: Element>(tensor: &Tensor<E>) -> TensorView<'_, E> {
+        tensor.view()
+    }
+
+    fn view_mut<E: Element>(tensor: &mut Tensor<E>) -> TensorViewMut<'_, E> {
+        tensor.view_mut()
+    }
+
+    fn forward<E: Element>(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<TensorView<'_, E>>,
+        output: Output<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
+    ) -> Result<(), CpuError> {
+        self.chosen_isa()?;
+        through_f64::forward(problem, inputs, output);
+        Ok(())
+    }
+
+    fn backward<E: Element>(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<TensorView<'_, E>>,
+        saved: &Saved<TensorView<'_, E>, TensorView<'_, f32>>,
+        gradients: Gradients<TensorViewMut<'_, E>>,
+    ) -> Result<(), CpuError> {
+        self.chosen_isa()?;
+        through_f64::backward(problem, inputs, saved, gradients);
+        Ok(())
+    }
+
+    fn merge<E: Element>(
+        &self,
+        partials: &Partials<TensorView<'_, E>, TensorView<'_, f32>>,
+        output: Output<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
+    ) -> Result<(), CpuError> {
+        self.chosen_isa()?;
+        through_f64::merge(partials, output);
+        Ok(())
+    }
+}

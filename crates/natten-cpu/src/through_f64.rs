@@ -1,0 +1,77 @@
+//! f64 tensors: handed to the reference, which computes in f64 anyway and is not tuned.
+
+use natten_core::{
+    Element, Gradients, Inputs, Layout, Output, Partials, Problem, Saved, Tensor, TensorView, TensorViewMut,
+    reference,
+};
+
+/// The reference's forward, rounded into the caller's tensors.
+pub(crate) fn forward<E: Element>(
+    problem: &Problem,
+    inputs: &Inputs<TensorView<'_, E>>,
+    output: Output<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
+) {
+    store(reference::forward(problem, inputs), output);
+}
+
+/// The reference's gradients, rounded into the caller's tensors.
+pub(crate) fn backward<E: Element>(
+    problem: &Problem,
+    inputs: &Inputs<TensorView<'_, E>>,
+    saved: &Saved<TensorView<'_, E>, TensorView<'_, f32>>,
+    gradients: Gradients<TensorViewMut<'_, E>>,
+) {
+    let computed = reference::backward(problem, inputs, saved);
+    write(&computed.query, gradients.query);
+    write(&computed.key, gradients.key);
+    write(&computed.value, gradients.value);
+    if let (Some(from), Some(to)) = (computed.additional, gradients.additional) {
+        from.iter().zip(to).for_each(|(from, to)| write(from, to));
+    }
+}
+
+/// The reference's merge, rounded into the caller's tensors.
+pub(crate) fn merge<E: Element>(
+    partials: &Partials<TensorView<'_, E>, TensorView<'_, f32>>,
+    output: Output<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
+) {
+    store(reference::merge(partials), output);
+}
+
+fn store<E: Element>(
+    computed: reference::Forward,
+    output: Output<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
+) {
+    write(&computed.out, output.out);
+    if let Some(lse) = output.lse {
+        write(&computed.lse, lse);
+    }
+}
+
+/// Copies a contiguous f64 tensor into a view of the same shape.
+fn write<E: Element>(from: &Tensor<f64>, mut to: TensorViewMut<'_, E>) {
+    let layout = *to.layout();
+    let width = layout.shape()[layout.rank() - 1];
+    let step = layout.strides()[layout.rank() - 1];
+    let rows = if layout.is_empty() { 0 } else { layout.len() / width };
+    let first = to.as_view().offset();
+    let data = to.data_mut();
+    for row in 0..rows {
+        let start = row_start(&layout, first, row);
+        for (column, value) in from.as_slice()[row * width..][..width].iter().enumerate() {
+            data[start.wrapping_add_signed(column as isize * step)] = E::from_f64(*value);
+        }
+    }
+}
+
+/// Index of the first element of a row, counted over all axes but the last.
+fn row_start(layout: &Layout, first: usize, row: usize) -> usize {
+    let mut rest = row;
+    let mut start = first;
+    for axis in (0..layout.rank() - 1).rev() {
+        let extent = layout.shape()[axis];
+        start = start.wrapping_add_signed((rest % extent) as isize * layout.strides()[axis]);
+        rest /= extent;
+    }
+    start
+}
