@@ -52,7 +52,9 @@ NATTEN_DEVICE void delta(const DeltaParams& p) {
   for (int lanes = 1; lanes < WARP; lanes *= 2) sum += arch::shuffle_xor(sum, lanes);
   if (lane != 0) return;
   if (p.grad_lse != nullptr) sum -= arch::load_float(p.grad_lse + row.in(p.grad_lse_strides));
-  p.delta[row.in(p.delta_strides)] = sum;
+  float* pair = p.statistics + 2 * row.in(p.statistics_strides);
+  pair[0] = arch::load_float(p.lse + row.in(p.lse_strides)) * NATTEN_LOG2_E;
+  pair[1] = sum;
 }
 
 template <class T>

@@ -9,7 +9,7 @@
 //     inverse windows: dv[j] += P[i][j] * dO[i]; dk[j] += dS[i][j] * q[i]; at the end dk *= scale
 //   pass over additional keys: the same code, on the part of all queries that blockIdx.y names, into f32 partial sums.
 //
-// delta carries the gradient of the log-sum-exp (rows.cu), so it needs no place here.
+// lse_log2 and delta come as pairs from rows.cu; delta carries the gradient of the log-sum-exp, so it needs no place here.
 // Warps, lanes and registers as in forward/simt.cu, with fewer ITEMS: three rows an item are live instead of two.
 #include <natten/block.cuh>
 #include <natten/element.cuh>
@@ -17,26 +17,23 @@
 
 namespace natten {
 
-// Two dot products of each item with rows that all items share, only where some lane group needs them.
+// Two dot products of each item with rows that all items share.
 template <class T, int LANES, int ELEMS, int ITEMS, bool ALIGNED>
 struct DotPair {
   typedef Lanes<LANES, ITEMS> Group;
-  typedef Row<T, LANES, ELEMS, ALIGNED> Shared;
 
-  NATTEN_DEVICE void compute(const unsigned (&seen_by)[Group::OWNED], const float (&a)[ITEMS][ELEMS], const Shared& with_a,
-                             const float (&b)[ITEMS][ELEMS], const Shared& with_b, int lane,
+  NATTEN_DEVICE void compute(const float (&a)[ITEMS][ELEMS], const float (&with_a)[ELEMS],
+                             const float (&b)[ITEMS][ELEMS], const float (&with_b)[ELEMS], int lane,
                              float (&a_dots)[Group::OWNED], float (&b_dots)[Group::OWNED]) {
     float a_partial[ITEMS], b_partial[ITEMS];
 #pragma unroll
     for (int item = 0; item < ITEMS; ++item) {
-      a_partial[item] = 0.0f;
-      b_partial[item] = 0.0f;
-      if (Group::any(seen_by, item)) {
+      a_partial[item] = a[item][0] * with_a[0];
+      b_partial[item] = b[item][0] * with_b[0];
 #pragma unroll
-        for (int e = 0; e < ELEMS; ++e) {
-          a_partial[item] = fmaf(a[item][e], with_a.get(e), a_partial[item]);
-          b_partial[item] = fmaf(b[item][e], with_b.get(e), b_partial[item]);
-        }
+      for (int e = 1; e < ELEMS; ++e) {
+        a_partial[item] = fmaf(a[item][e], with_a[e], a_partial[item]);
+        b_partial[item] = fmaf(b[item][e], with_b[e], b_partial[item]);
       }
     }
     Group::reduce(a_partial, a_dots, lane);
@@ -59,15 +56,12 @@ struct QueryBody {
   float delta[OWNED];
 
   __device__ __forceinline__ void operator()(const char* const (&token)[2], const bool (&visible)[OWNED]) {
-    Row<T, LANES, ELEMS, ALIGNED> key, value;
-    key.load(token[0], geometry.head_dim, lane);
-    value.load(token[1], geometry.head_dim_v, lane);
-    unsigned seen_by[OWNED];
-#pragma unroll
-    for (int slot = 0; slot < OWNED; ++slot) seen_by[slot] = arch::ballot(visible[slot]);
+    float key[ELEMS], value[ELEMS];
+    load_row<T, LANES, ELEMS, ALIGNED>(key, token[0], geometry.head_dim, lane);
+    load_row<T, LANES, ELEMS, ALIGNED>(value, token[1], geometry.head_dim_v, lane);
 
     float score_log2[OWNED], grad_weight[OWNED], grad_score[OWNED];
-    DotPair<T, LANES, ELEMS, ITEMS, ALIGNED>::compute(seen_by, query, key, grad_out, value, lane, score_log2, grad_weight);
+    DotPair<T, LANES, ELEMS, ITEMS, ALIGNED>::compute(query, key, grad_out, value, lane, score_log2, grad_weight);
 #pragma unroll
     for (int slot = 0; slot < OWNED; ++slot) {
       const float weight = arch::exp2_approx(score_log2[slot] - lse_log2[slot]);
@@ -76,10 +70,8 @@ struct QueryBody {
 #pragma unroll
     for (int item = 0; item < ITEMS; ++item) {
       const float g = Group::broadcast(grad_score, item, group_lane);
-      if (Group::any(seen_by, item)) {
 #pragma unroll
-        for (int e = 0; e < ELEMS; ++e) arch::accumulate_where_nonzero(grad_query[item][e], g, key.get(e));
-      }
+      for (int e = 0; e < ELEMS; ++e) arch::accumulate_where_nonzero(grad_query[item][e], g, key[e]);
     }
   }
 };
@@ -97,23 +89,21 @@ NATTEN_DEVICE void backward_query(const BackwardParams& p) {
   QueryBody<T, LANES, ELEMS, ITEMS, ALIGNED> body = {geometry, lane, block.group_lane};
 #pragma unroll
   for (int item = 0; item < ITEMS; ++item) {
-    Row<T, LANES, ELEMS, ALIGNED> query, grad_out;
-    query.load((const char*)p.query + block.item_row(geometry, plan, p.query_strides, item) * T::BYTES,
-               geometry.head_dim, lane);
-    grad_out.load((const char*)p.grad_out + block.item_row(geometry, plan, p.grad_out_strides, item) * T::BYTES,
-                  geometry.head_dim_v, lane);
+    const void* query = (const char*)p.query + block.item_row(geometry, plan, p.query_strides, item) * T::BYTES;
+    const void* grad_out = (const char*)p.grad_out + block.item_row(geometry, plan, p.grad_out_strides, item) * T::BYTES;
+    load_row<T, LANES, ELEMS, ALIGNED>(body.query[item], query, geometry.head_dim, lane);
+    load_row<T, LANES, ELEMS, ALIGNED>(body.grad_out[item], grad_out, geometry.head_dim_v, lane);
 #pragma unroll
     for (int e = 0; e < ELEMS; ++e) {
-      body.query[item][e] = query.get(e) * geometry.scale_log2;
-      body.grad_out[item][e] = grad_out.get(e);
+      body.query[item][e] *= geometry.scale_log2;
       body.grad_query[item][e] = 0.0f;
     }
   }
 #pragma unroll
   for (int slot = 0; slot < Group::OWNED; ++slot) {
     const int item = Group::first_item(lane) + slot;
-    body.lse_log2[slot] = NATTEN_LOG2_E * arch::load_float(p.lse + block.item_row(geometry, plan, p.lse_strides, item));
-    body.delta[slot] = arch::load_float(p.delta + block.item_row(geometry, plan, p.delta_strides, item));
+    const float* pair = p.statistics + 2 * block.item_row(geometry, plan, p.statistics_strides, item);
+    arch::load_pair(body.lse_log2[slot], body.delta[slot], pair);
   }
 
   Streams<2> keys;
@@ -146,18 +136,15 @@ struct KeyBody {
   float grad_key[ITEMS][ELEMS];    // without scale
   float grad_value[ITEMS][ELEMS];
 
-  __device__ __forceinline__ void operator()(const char* const (&token)[4], const bool (&visible)[OWNED]) {
-    Row<T, LANES, ELEMS, ALIGNED> query, grad_out;
-    query.load(token[0], geometry.head_dim, lane);
-    grad_out.load(token[1], geometry.head_dim_v, lane);
-    const float lse_log2 = NATTEN_LOG2_E * arch::load_float((const float*)token[2]);
-    const float delta = arch::load_float((const float*)token[3]);
-    unsigned seen_by[OWNED];
-#pragma unroll
-    for (int slot = 0; slot < OWNED; ++slot) seen_by[slot] = arch::ballot(visible[slot]);
+  __device__ __forceinline__ void operator()(const char* const (&token)[3], const bool (&visible)[OWNED]) {
+    float query[ELEMS], grad_out[ELEMS];
+    load_row<T, LANES, ELEMS, ALIGNED>(query, token[0], geometry.head_dim, lane);
+    load_row<T, LANES, ELEMS, ALIGNED>(grad_out, token[1], geometry.head_dim_v, lane);
+    float lse_log2, delta;
+    arch::load_pair(lse_log2, delta, (const float*)token[2]);
 
     float score_log2[OWNED], grad_weight[OWNED], weight[OWNED], grad_score[OWNED];
-    DotPair<T, LANES, ELEMS, ITEMS, ALIGNED>::compute(seen_by, key, query, value, grad_out, lane, score_log2, grad_weight);
+    DotPair<T, LANES, ELEMS, ITEMS, ALIGNED>::compute(key, query, value, grad_out, lane, score_log2, grad_weight);
 #pragma unroll
     for (int slot = 0; slot < OWNED; ++slot) {
       weight[slot] = visible[slot] ? arch::exp2_approx(score_log2[slot] - lse_log2) : 0.0f;
@@ -167,12 +154,10 @@ struct KeyBody {
     for (int item = 0; item < ITEMS; ++item) {
       const float w = Group::broadcast(weight, item, group_lane);
       const float g = Group::broadcast(grad_score, item, group_lane);
-      if (Group::any(seen_by, item)) {
 #pragma unroll
-        for (int e = 0; e < ELEMS; ++e) {
-          arch::accumulate_where_nonzero(grad_value[item][e], w, grad_out.get(e));
-          arch::accumulate_where_nonzero(grad_key[item][e], g, query.get(e));
-        }
+      for (int e = 0; e < ELEMS; ++e) {
+        arch::accumulate_where_nonzero(grad_value[item][e], w, grad_out[e]);
+        arch::accumulate_where_nonzero(grad_key[item][e], g, query[e]);
       }
     }
   }
@@ -189,14 +174,13 @@ NATTEN_DEVICE void backward_key(const BackwardParams& p) {
   KeyBody<T, LANES, ELEMS, ITEMS, ALIGNED> body = {geometry, lane, block.group_lane};
 #pragma unroll
   for (int item = 0; item < ITEMS; ++item) {
-    Row<T, LANES, ELEMS, ALIGNED> key, value;
-    key.load((const char*)p.key + block.item_row(geometry, plan, p.key_strides, item) * T::BYTES, geometry.head_dim, lane);
-    value.load((const char*)p.value + block.item_row(geometry, plan, p.value_strides, item) * T::BYTES,
-               geometry.head_dim_v, lane);
+    const void* key = (const char*)p.key + block.item_row(geometry, plan, p.key_strides, item) * T::BYTES;
+    const void* value = (const char*)p.value + block.item_row(geometry, plan, p.value_strides, item) * T::BYTES;
+    load_row<T, LANES, ELEMS, ALIGNED>(body.key[item], key, geometry.head_dim, lane);
+    load_row<T, LANES, ELEMS, ALIGNED>(body.value[item], value, geometry.head_dim_v, lane);
 #pragma unroll
     for (int e = 0; e < ELEMS; ++e) {
-      body.key[item][e] = key.get(e) * geometry.scale_log2;
-      body.value[item][e] = value.get(e);
+      body.key[item][e] *= geometry.scale_log2;
       body.grad_key[item][e] = 0.0f;
       body.grad_value[item][e] = 0.0f;
     }
@@ -208,17 +192,16 @@ NATTEN_DEVICE void backward_key(const BackwardParams& p) {
     rows.begin = minimum((int)blockIdx.y * p.rows_per_split, rows.end);
     rows.end = minimum(rows.begin + p.rows_per_split, rows.end);
   }
-  AlwaysSeen<4> none;
+  AlwaysSeen<3> none;
   none.count = 0;
   const int heads_per_kv = (int)geometry.heads_per_kv.value;
 #pragma unroll 1
   for (int shared = 0; shared < heads_per_kv; ++shared) {
     const int head = block.head * heads_per_kv + shared;
-    Streams<4> queries;
+    Streams<3> queries;
     queries.set(0, p.query, block.seen_row(geometry, p.query_strides, head), p.query_strides, geometry, T::BYTES);
     queries.set(1, p.grad_out, block.seen_row(geometry, p.grad_out_strides, head), p.grad_out_strides, geometry, T::BYTES);
-    queries.set(2, p.lse, block.seen_row(geometry, p.lse_strides, head), p.lse_strides, geometry, 4);
-    queries.set(3, p.delta, block.seen_row(geometry, p.delta_strides, head), p.delta_strides, geometry, 4);
+    queries.set(2, p.statistics, block.seen_row(geometry, p.statistics_strides, head), p.statistics_strides, geometry, 8);
     walk(block, rows, queries, none, body);
   }
 
@@ -243,15 +226,16 @@ NATTEN_DEVICE void backward_key(const BackwardParams& p) {
 
 }  // namespace natten
 
-// The macros come from the compile matrix (crates/xtask).
+// The macros come from the compile matrix (crates/xtask). One block a multiprocessor is asked for, so that ptxas does not
+// spill for the sake of a third; what it needs leaves room for two.
 #define NATTEN_CONFIG natten::NATTEN_TYPE, NATTEN_LANES, NATTEN_ELEMS, NATTEN_ITEMS, NATTEN_ALIGNED
 
 #if NATTEN_PASS == 0
-extern "C" __global__ void __launch_bounds__(128) NATTEN_ENTRY(natten::BackwardParams p) {
+extern "C" __global__ void __launch_bounds__(128, 1) NATTEN_ENTRY(natten::BackwardParams p) {
   natten::backward_query<NATTEN_CONFIG>(p);
 }
 #else
-extern "C" __global__ void __launch_bounds__(128) NATTEN_ENTRY(natten::BackwardParams p) {
+extern "C" __global__ void __launch_bounds__(128, 1) NATTEN_ENTRY(natten::BackwardParams p) {
   natten::backward_key<NATTEN_CONFIG>(p);
 }
 #endif

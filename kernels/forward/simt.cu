@@ -4,7 +4,7 @@
 //   q[ITEMS] = rows of ITEMS neighbouring queries, times scale * log2(e)
 //   for each key in the union of their windows, then each additional key:
 //     k, v = its rows                              (loaded once for all ITEMS queries)
-//     s[i] = q[i] . k                              (only where some lane group of the warp sees the key)
+//     s[i] = q[i] . k                              (thrown away where the query does not see the key)
 //     one owner per s[i]: w[i] = visible ? 2^(s[i] - reference[i]) : 0; sum[i] += w[i]
 //     out[i] += w[i] * v                           (only where w[i] != 0)
 //   out[i] /= sum[i];  lse[i] = ln 2 * (reference[i] + log2 sum[i])
@@ -31,41 +31,30 @@ struct ForwardBody {
   Softmax<OWNED> softmax;
 
   __device__ __forceinline__ void operator()(const char* const (&token)[2], const bool (&visible)[OWNED]) {
-    Row<T, LANES, ELEMS, ALIGNED> key, value;
-    key.load(token[0], geometry.head_dim, lane);
-    value.load(token[1], geometry.head_dim_v, lane);
+    float key[ELEMS], value[ELEMS];
+    load_row<T, LANES, ELEMS, ALIGNED>(key, token[0], geometry.head_dim, lane);
+    load_row<T, LANES, ELEMS, ALIGNED>(value, token[1], geometry.head_dim_v, lane);
 
-    unsigned seen_by[OWNED];
-#pragma unroll
-    for (int slot = 0; slot < OWNED; ++slot) seen_by[slot] = arch::ballot(visible[slot]);
-
+    // Scores of invisible pairs are thrown away: skipping them by a branch an item made ptxas convert the key anew in
+    // each branch, which cost more than the scores.
     float partial[ITEMS];
 #pragma unroll
     for (int item = 0; item < ITEMS; ++item) {
-      partial[item] = 0.0f;
-      if (Group::any(seen_by, item)) {
-        float odd = 0.0f;  // two chains: a single one would wait for itself
+      partial[item] = query[item][0] * key[0];
 #pragma unroll
-        for (int e = 0; e < ELEMS; e += 2) {
-          partial[item] = fmaf(query[item][e], key.get(e), partial[item]);
-          odd = fmaf(query[item][e + 1], key.get(e + 1), odd);
-        }
-        partial[item] += odd;
-      }
+      for (int e = 1; e < ELEMS; ++e) partial[item] = fmaf(query[item][e], key[e], partial[item]);
     }
     float score_log2[OWNED], weight[OWNED];
     Group::reduce(partial, score_log2, lane);
 
-    if (arch::ballot(softmax.must_rescale(score_log2, visible))) rescale(score_log2, visible);
+    if (arch::any(softmax.must_rescale(score_log2, visible))) rescale(score_log2, visible);
     softmax.push(score_log2, visible, weight);
 
 #pragma unroll
     for (int item = 0; item < ITEMS; ++item) {
       const float w = Group::broadcast(weight, item, group_lane);
-      if (Group::any(seen_by, item)) {
 #pragma unroll
-        for (int e = 0; e < ELEMS; ++e) arch::accumulate_where_nonzero(out[item][e], w, value.get(e));
-      }
+      for (int e = 0; e < ELEMS; ++e) arch::accumulate_where_nonzero(out[item][e], w, value[e]);
     }
   }
 
@@ -94,12 +83,11 @@ NATTEN_DEVICE void forward(const ForwardParams& p) {
   ForwardBody<T, LANES, ELEMS, ITEMS, ALIGNED> body = {geometry, lane, block.group_lane};
 #pragma unroll
   for (int item = 0; item < ITEMS; ++item) {
-    Row<T, LANES, ELEMS, ALIGNED> row;
-    row.load((const char*)p.query + block.item_row(geometry, plan, p.query_strides, item) * T::BYTES, geometry.head_dim,
-             lane);
+    const void* row = (const char*)p.query + block.item_row(geometry, plan, p.query_strides, item) * T::BYTES;
+    load_row<T, LANES, ELEMS, ALIGNED>(body.query[item], row, geometry.head_dim, lane);
 #pragma unroll
     for (int e = 0; e < ELEMS; ++e) {
-      body.query[item][e] = row.get(e) * geometry.scale_log2;
+      body.query[item][e] *= geometry.scale_log2;
       body.out[item][e] = 0.0f;
     }
   }
@@ -140,7 +128,8 @@ NATTEN_DEVICE void forward(const ForwardParams& p) {
 
 }  // namespace natten
 
-// The macros come from the compile matrix (crates/xtask).
-extern "C" __global__ void __launch_bounds__(128) NATTEN_ENTRY(natten::ForwardParams p) {
+// The macros come from the compile matrix (crates/xtask). One block a multiprocessor is asked for, so that ptxas does not
+// spill for the sake of a third; what it needs leaves room for two.
+extern "C" __global__ void __launch_bounds__(128, 1) NATTEN_ENTRY(natten::ForwardParams p) {
   natten::forward<natten::NATTEN_TYPE, NATTEN_LANES, NATTEN_ELEMS, NATTEN_ITEMS, NATTEN_ALIGNED>(p);
 }

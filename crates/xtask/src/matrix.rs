@@ -78,6 +78,8 @@ pub(crate) fn entries() -> Vec<Entry> {
                     if !aligned && !UNALIGNED.contains(&head_dim) {
                         continue;
                     }
+                    // Element by element loads need registers that two keys with their gradients do not leave.
+                    let items = if aligned || operation != Operation::BackwardKey { items } else { 1 };
                     let suffix = if aligned { "" } else { "_unaligned" };
                     let name =
                         format!("natten_{}_simt_{type_name}_d{head_dim}{suffix}", operation.short_name());

@@ -13,29 +13,19 @@ pub(crate) struct Mix {
     pub tensor: u32,
 }
 
-/// The loop with most arithmetic among those that hold no other loop.
+/// The shortest loop that holds most of the arithmetic of the whole kernel.
 ///
-/// Code that ptxas moved out of line (rare paths behind the end of the loop) is rightly not counted.
+/// Rare paths that ptxas moved behind the end jump back too, which makes them look like longer loops.
 pub(crate) fn main_loop(listing: &str) -> Option<Mix> {
     let code = parse(listing);
-    let mut loops: Vec<(usize, usize)> = Vec::new();
-    for (at, instruction) in code.instructions.iter().enumerate() {
-        if let Some(&target) = instruction.target.as_ref().and_then(|label| code.labels.get(label))
-            && target <= at
-            && instruction.opcode.starts_with("BRA")
-        {
-            loops.push((target, at));
-        }
-    }
-    let innermost = loops.iter().filter(|&&(start, end)| {
-        !loops.iter().any(|&(other_start, other_end)| {
-            (other_start, other_end) != (start, end)
-                && other_start >= start
-                && other_end <= end
-                && code.mix(other_start, other_end).multiply_adds > 0
-        })
+    let loops = code.instructions.iter().enumerate().filter_map(|(at, instruction)| {
+        let start = *code.labels.get(instruction.target.as_ref()?)?;
+        (start <= at && instruction.opcode.starts_with("BRA")).then(|| code.mix(start, at))
     });
-    innermost.map(|&(start, end)| code.mix(start, end)).max_by_key(|mix| mix.multiply_adds + mix.tensor)
+    let loops: Vec<Mix> = loops.collect();
+    let arithmetic = |mix: &Mix| mix.multiply_adds + mix.tensor;
+    let most = loops.iter().map(arithmetic).max()?;
+    loops.into_iter().filter(|mix| 5 * arithmetic(mix) >= 4 * most).min_by_key(|mix| mix.total)
 }
 
 struct Instruction {

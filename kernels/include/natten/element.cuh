@@ -40,7 +40,7 @@ struct BF16 {
   }
 };
 
-// One lane's part of a row.
+// One lane's part of a row, as stored.
 template <class T, int LANES, int ELEMS, bool ALIGNED>
 struct Row {
   enum {
@@ -74,8 +74,10 @@ struct Row {
     }
   }
 
-  __device__ __forceinline__ float get(int element) const {
-    return T::unpack(words[element / PER_WORD], element % PER_WORD);
+  // As floats, all at once: conversions inside the branches of several items would be done once an item.
+  __device__ __forceinline__ void unpack(float (&values)[ELEMS]) const {
+#pragma unroll
+    for (int e = 0; e < ELEMS; ++e) values[e] = T::unpack(words[e / PER_WORD], e % PER_WORD);
   }
 
   __device__ __forceinline__ void load_chunk(int c, const char* from) {
@@ -96,6 +98,14 @@ struct Row {
     }
   }
 };
+
+// One lane's part of a row, as floats.
+template <class T, int LANES, int ELEMS, bool ALIGNED>
+NATTEN_DEVICE void load_row(float (&values)[ELEMS], const void* row, int length, int lane) {
+  Row<T, LANES, ELEMS, ALIGNED> stored;
+  stored.load(row, length, lane);
+  stored.unpack(values);
+}
 
 // Writes one lane's part of a row of `length` elements, each times `factor`.
 template <class T, int LANES, bool ALIGNED, int ELEMS>

@@ -62,14 +62,6 @@ struct Lanes {
     if (LANES == 1) return owned[slot(item)];
     return arch::shuffle_from(owned[slot(item)], group_lane + owner(item));
   }
-
-  // Whether any lane group of the warp needs `item`, from the ballots of the owners.
-  NATTEN_DEVICE bool any(const unsigned (&ballots)[OWNED], int item) {
-    unsigned owners = 0;
-#pragma unroll
-    for (int lane = 0; lane < WARP; lane += LANES) owners |= 1u << (lane + owner(item));
-    return (ballots[slot(item)] & owners) != 0;
-  }
 };
 
 }  // namespace natten

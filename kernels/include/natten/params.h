@@ -88,8 +88,7 @@ struct BackwardParams {
   const void* additional_key;    // pass over queries only
   const void* additional_value;  // pass over queries only
   const void* grad_out;
-  const float* lse;    // natural log, from the forward pass
-  const float* delta;  // rowsum(grad_out * out) - grad_lse
+  const float* statistics;  // pairs: log-sum-exp times log2(e); rowsum(grad_out * out) - grad_lse
   void* grad_query;
   void* grad_key;
   void* grad_value;
@@ -97,8 +96,7 @@ struct BackwardParams {
   Strides key_strides;
   Strides value_strides;
   Strides grad_out_strides;
-  Strides lse_strides;
-  Strides delta_strides;
+  Strides statistics_strides;  // in pairs
   Strides grad_query_strides;
   Strides grad_key_strides;
   Strides grad_value_strides;
@@ -119,16 +117,18 @@ struct RowCount {
   int length;  // elements of one row
 };
 
-// delta = rowsum(grad_out * out) - grad_lse.
+// Fills BackwardParams::statistics.
 struct DeltaParams {
   const void* out;
   const void* grad_out;
+  const float* lse;       // natural log, from the forward pass
   const float* grad_lse;  // null where the loss does not use the log-sum-exp
-  float* delta;
+  float* statistics;
   Strides out_strides;
   Strides grad_out_strides;
+  Strides lse_strides;
   Strides grad_lse_strides;
-  Strides delta_strides;
+  Strides statistics_strides;  // in pairs
   RowCount count;
 };
 
@@ -177,8 +177,8 @@ struct WindowDumpParams {
 
 static_assert(sizeof(Divisor) == 12 && sizeof(Axis) == 48 && sizeof(Strides) == 40 && sizeof(ListStrides) == 24, "");
 static_assert(sizeof(Decomposition) == 80 && sizeof(Geometry) == 176 && sizeof(RowCount) == 56, "");
-static_assert(sizeof(ForwardParams) == 560 && sizeof(BackwardParams) == 776, "");
-static_assert(sizeof(DeltaParams) == 248 && sizeof(SumParams) == 168, "");
+static_assert(sizeof(ForwardParams) == 560 && sizeof(BackwardParams) == 728, "");
+static_assert(sizeof(DeltaParams) == 296 && sizeof(SumParams) == 168, "");
 static_assert(sizeof(Branch) == 96 && sizeof(MergeParams) == 1312 && sizeof(WindowDumpParams) == 64, "");
 NATTEN_OFFSET(Axis, window, 16);
 NATTEN_OFFSET(Axis, stride, 24);
@@ -192,14 +192,14 @@ NATTEN_OFFSET(ForwardParams, lse, 48);
 NATTEN_OFFSET(ForwardParams, lse_strides, 216);
 NATTEN_OFFSET(ForwardParams, geometry, 304);
 NATTEN_OFFSET(ForwardParams, decomposition, 480);
-NATTEN_OFFSET(BackwardParams, delta, 56);
-NATTEN_OFFSET(BackwardParams, query_strides, 88);
-NATTEN_OFFSET(BackwardParams, additional_key_strides, 448);
-NATTEN_OFFSET(BackwardParams, partial_key_stride, 496);
-NATTEN_OFFSET(BackwardParams, geometry, 512);
-NATTEN_OFFSET(BackwardParams, decomposition, 688);
-NATTEN_OFFSET(BackwardParams, rows_per_split, 768);
-NATTEN_OFFSET(DeltaParams, count, 192);
+NATTEN_OFFSET(BackwardParams, statistics, 48);
+NATTEN_OFFSET(BackwardParams, query_strides, 80);
+NATTEN_OFFSET(BackwardParams, additional_key_strides, 400);
+NATTEN_OFFSET(BackwardParams, partial_key_stride, 448);
+NATTEN_OFFSET(BackwardParams, geometry, 464);
+NATTEN_OFFSET(BackwardParams, decomposition, 640);
+NATTEN_OFFSET(BackwardParams, rows_per_split, 720);
+NATTEN_OFFSET(DeltaParams, count, 240);
 NATTEN_OFFSET(SumParams, count, 104);
 NATTEN_OFFSET(SumParams, splits, 160);
 NATTEN_OFFSET(MergeParams, count, 96);

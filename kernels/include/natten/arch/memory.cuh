@@ -22,6 +22,10 @@ static __device__ __forceinline__ float load_float(const float* from) {
   return value;
 }
 
+static __device__ __forceinline__ void load_pair(float& first, float& second, const float* from) {
+  asm("ld.global.nc.v2.f32 {%0, %1}, [%2];" : "=f"(first), "=f"(second) : "l"(from));
+}
+
 static __device__ __forceinline__ unsigned load_2_bytes(const void* from) {
   unsigned short half_word;
   asm("ld.global.nc.u16 %0, [%1];" : "=h"(half_word) : "l"(from));

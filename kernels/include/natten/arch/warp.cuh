@@ -23,12 +23,12 @@ static __device__ __forceinline__ float shuffle_from(float value, int lane) {
   return result;
 }
 
-// One bit per lane: whether its condition holds.
-static __device__ __forceinline__ unsigned ballot(bool condition) {
-  unsigned result;
+// Whether the condition holds in any lane.
+static __device__ __forceinline__ bool any(bool condition) {
+  unsigned lanes;
   asm volatile("{ .reg .pred holds; setp.ne.u32 holds, %1, 0; vote.sync.ballot.b32 %0, holds, 0xffffffff; }"
-               : "=r"(result) : "r"((unsigned)condition));
-  return result;
+               : "=r"(lanes) : "r"((unsigned)condition));
+  return lanes != 0;
 }
 
 }  // namespace arch

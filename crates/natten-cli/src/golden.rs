@@ -1,0 +1,271 @@
+//! Golden cases: a problem, its inputs and the results that it must give, in one safetensors file.
+//!
+//! The metadata key `problem` holds the arguments as JSON ([`Arguments`]); `q`, `k`, `v`, `d_out`, `out` and `lse`
+//! are always there, `add_k`, `add_v`, `d_lse` and the gradients `d_q`, `d_k`, `d_v`, `d_add_k`, `d_add_v` may be.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use natten::{
+    AxisParams, DynParams, Element, ElementType, KernelSize, KernelSizePolicy, Tensor, TensorError,
+};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::Deserialize;
+
+/// Why a file holds no golden case.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GoldenError {
+    #[error("cannot read it: {0}")]
+    Read(#[from] io::Error),
+    #[error("no safetensors file: {0}")]
+    Format(#[from] safetensors::SafeTensorError),
+    #[error("the metadata has no key \"problem\"")]
+    NoProblem,
+    #[error("the metadata key \"problem\" does not parse: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("{name} has {found} entries for {rank} token axes")]
+    Rank { name: &'static str, found: usize, rank: usize },
+    #[error("tensor {name} is missing")]
+    Missing { name: &'static str },
+    #[error("tensor {name} has shape {found:?}, the problem asks for {expected:?}")]
+    Shape { name: &'static str, found: Vec<usize>, expected: Vec<usize> },
+    #[error("tensor {name} holds {found:?}, readable are F64, F32, F16 and BF16")]
+    ElementType { name: &'static str, found: Dtype },
+    #[error("tensor {name} holds {found}, q holds {expected}")]
+    MixedTypes { name: &'static str, found: ElementType, expected: ElementType },
+    #[error("no .safetensors file in this folder")]
+    EmptyFolder,
+    #[error(transparent)]
+    Problem(#[from] natten::ProblemError),
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+}
+
+/// The operator's arguments, as the file states them.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Arguments {
+    pub token_shape: Vec<usize>,
+    pub kernel_size: Vec<usize>,
+    pub stride: Vec<usize>,
+    pub dilation: Vec<usize>,
+    pub is_causal: Vec<bool>,
+    pub batch: usize,
+    pub heads: usize,
+    pub heads_kv: usize,
+    pub head_dim: usize,
+    pub head_dim_v: Option<usize>,
+    #[serde(default)]
+    pub additional: usize,
+    /// `None` is the default, `head_dim^-1/2`.
+    pub scale: Option<f32>,
+}
+
+impl Arguments {
+    fn check_ranks(&self) -> Result<(), GoldenError> {
+        let rank = self.token_shape.len();
+        let lists = [
+            ("kernel_size", self.kernel_size.len()),
+            ("stride", self.stride.len()),
+            ("dilation", self.dilation.len()),
+            ("is_causal", self.is_causal.len()),
+        ];
+        match lists.into_iter().find(|&(_, found)| found != rank) {
+            Some((name, found)) => Err(GoldenError::Rank { name, found, rank }),
+            None => Ok(()),
+        }
+    }
+
+    /// The parameters of the call.
+    pub fn params(&self) -> DynParams {
+        let axis = |i: usize| AxisParams {
+            kernel_size: KernelSize::Tokens(self.kernel_size[i]),
+            stride: self.stride[i],
+            dilation: self.dilation[i],
+            is_causal: self.is_causal[i],
+        };
+        let axes: Vec<AxisParams> = (0..self.token_shape.len()).map(axis).collect();
+        DynParams::new(&axes, self.scale, KernelSizePolicy::Exact)
+    }
+
+    /// The shape that a tensor of the file must have.
+    fn shape_of(&self, name: &str) -> Vec<usize> {
+        let head_dim_v = self.head_dim_v.unwrap_or(self.head_dim);
+        let rows = |heads: usize, last: &[usize]| {
+            [&[self.batch], self.token_shape.as_slice(), &[heads], last].concat()
+        };
+        let additional = |width: usize| vec![self.batch, self.additional, self.heads_kv, width];
+        match name {
+            "q" | "d_q" => rows(self.heads, &[self.head_dim]),
+            "k" | "d_k" => rows(self.heads_kv, &[self.head_dim]),
+            "v" | "d_v" => rows(self.heads_kv, &[head_dim_v]),
+            "out" | "d_out" => rows(self.heads, &[head_dim_v]),
+            "add_k" | "d_add_k" => additional(self.head_dim),
+            "add_v" | "d_add_v" => additional(head_dim_v),
+            _ => rows(self.heads, &[]),
+        }
+    }
+
+    /// One line that says what the case exercises.
+    pub fn describe(&self) -> String {
+        let list = |values: &[usize]| values.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
+        let mut text = format!("{} k{}", list(&self.token_shape), list(&self.kernel_size));
+        for (letter, values) in [("s", &self.stride), ("d", &self.dilation)] {
+            if values.iter().any(|&value| value != 1) {
+                text += &format!(" {letter}{}", list(values));
+            }
+        }
+        if self.is_causal.contains(&true) {
+            let flags: String = self.is_causal.iter().map(|&c| if c { 'c' } else { '-' }).collect();
+            text += &format!(" {flags}");
+        }
+        if self.additional > 0 {
+            text += &format!(" +{}", self.additional);
+        }
+        text
+    }
+}
+
+/// A tensor of the file with its values widened, which is exact.
+#[derive(Clone, Debug)]
+pub struct Values {
+    pub element_type: ElementType,
+    pub tensor: Tensor<f64>,
+}
+
+impl Values {
+    /// In another element type; exact when it is the one of the file.
+    pub fn cast<E: Element>(&self) -> Tensor<E> {
+        self.tensor.cast()
+    }
+}
+
+/// The results that a file may hold, in the order in which they are shown.
+pub const RESULTS: [&str; 7] = ["out", "lse", "d_q", "d_k", "d_v", "d_add_k", "d_add_v"];
+
+/// One golden case.
+#[derive(Clone, Debug)]
+pub struct Golden {
+    pub arguments: Arguments,
+    /// Of the inputs.
+    pub element_type: ElementType,
+    tensors: BTreeMap<&'static str, Values>,
+}
+
+impl Golden {
+    /// Reads and checks a file: all that is needed is there, in the shapes that the problem asks for.
+    pub fn read(path: &Path) -> Result<Self, GoldenError> {
+        Self::parse(&std::fs::read(path)?)
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self, GoldenError> {
+        let (_, metadata) = SafeTensors::read_metadata(bytes)?;
+        let problem = metadata.metadata().as_ref().and_then(|map| map.get("problem"));
+        let arguments: Arguments = serde_json::from_str(problem.ok_or(GoldenError::NoProblem)?)?;
+        arguments.check_ranks()?;
+        let file = SafeTensors::deserialize(bytes)?;
+        let mut golden = Golden { arguments, element_type: ElementType::F32, tensors: BTreeMap::new() };
+        for name in ["q", "k", "v", "d_out", "out", "lse"] {
+            golden.load(&file, name)?;
+        }
+        let has_additional = golden.arguments.additional > 0;
+        for name in ["add_k", "add_v"] {
+            if has_additional || file.tensor(name).is_ok() {
+                golden.load(&file, name)?;
+            }
+        }
+        for name in ["d_lse", "d_q", "d_k", "d_v", "d_add_k", "d_add_v"] {
+            if file.tensor(name).is_ok() {
+                golden.load(&file, name)?;
+            }
+        }
+        golden.element_type = golden.tensors["q"].element_type;
+        golden.check_types()?;
+        Ok(golden)
+    }
+
+    fn load(&mut self, file: &SafeTensors<'_>, name: &'static str) -> Result<(), GoldenError> {
+        let view = file.tensor(name).map_err(|_| GoldenError::Missing { name })?;
+        let expected = self.arguments.shape_of(name);
+        if view.shape() != expected {
+            return Err(GoldenError::Shape { name, found: view.shape().to_vec(), expected });
+        }
+        self.tensors.insert(name, widen(name, &view)?);
+        Ok(())
+    }
+
+    /// What goes in must be of one type; results may be wider.
+    fn check_types(&self) -> Result<(), GoldenError> {
+        for name in ["k", "v", "d_out", "add_k", "add_v"] {
+            let Some(values) = self.tensors.get(name) else { continue };
+            let (found, expected) = (values.element_type, self.element_type);
+            if found != expected {
+                return Err(GoldenError::MixedTypes { name, found, expected });
+            }
+        }
+        Ok(())
+    }
+
+    /// A tensor of the file.
+    pub fn get(&self, name: &str) -> Option<&Values> {
+        self.tensors.get(name)
+    }
+
+    /// A tensor that every golden case has, or that was checked to be there.
+    pub fn require(&self, name: &'static str) -> Result<&Values, GoldenError> {
+        self.tensors.get(name).ok_or(GoldenError::Missing { name })
+    }
+
+    /// Whether some gradient is there to compare with.
+    pub fn has_gradients(&self) -> bool {
+        RESULTS[2..].iter().any(|name| self.tensors.contains_key(name))
+    }
+}
+
+fn widen(name: &'static str, view: &TensorView<'_>) -> Result<Values, GoldenError> {
+    let bytes = view.data();
+    let f32_at = |b: &[u8]| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    let (element_type, values): (ElementType, Vec<f64>) = match view.dtype() {
+        Dtype::F64 => {
+            let read = |b: &[u8]| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
+            (ElementType::F64, bytes.chunks_exact(8).map(read).collect())
+        }
+        Dtype::F32 => (ElementType::F32, bytes.chunks_exact(4).map(f32_at).collect()),
+        Dtype::F16 => {
+            let read = |b: &[u8]| natten::f16::from_le_bytes([b[0], b[1]]).to_f64();
+            (ElementType::F16, bytes.chunks_exact(2).map(read).collect())
+        }
+        Dtype::BF16 => {
+            let read = |b: &[u8]| natten::bf16::from_le_bytes([b[0], b[1]]).to_f64();
+            (ElementType::Bf16, bytes.chunks_exact(2).map(read).collect())
+        }
+        found => return Err(GoldenError::ElementType { name, found }),
+    };
+    Ok(Values { element_type, tensor: Tensor::from_vec(view.shape(), values)? })
+}
+
+/// The files that a path stands for: itself, or every `.safetensors` file below a folder, sorted.
+pub fn files_of(path: &Path) -> Result<Vec<PathBuf>, GoldenError> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    let mut folders = vec![path.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder)? {
+            let entry = entry?;
+            // Not followed through links, which may lead back.
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            } else if entry.path().extension().is_some_and(|extension| extension == "safetensors") {
+                files.push(entry.path());
+            }
+        }
+    }
+    if files.is_empty() {
+        return Err(GoldenError::EmptyFolder);
+    }
+    files.sort();
+    Ok(files)
+}

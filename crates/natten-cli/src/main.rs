@@ -1,0 +1,23 @@
+//! The program `natten`: plan, profile, verify and picture neighborhood attention from the shell.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod compute;
+mod error;
+mod golden;
+mod output;
+mod verify;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let done = cli::parse().and_then(cli::Cli::run);
+    match done {
+        Ok(code) => code,
+        Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The CUDA backend: natten-core's `Backend` on any [`Device`].
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use natten_core::{
+    Backend, Element, Gradients, Inputs, Layout, Output, Partials, Problem, Saved, Tensor, TensorView,
+};
+
+use crate::backward::{self, Backward};
+use crate::buffer::{CudaTensor, CudaView, CudaViewMut, Raw};
+use crate::device::Device;
+use crate::error::CudaError;
+use crate::launch::{self, Forward, launch, row_count, summarise};
+use crate::params::{Branch, MERGE_BRANCHES, MergeParams};
+use crate::registry::{Kernel, Operation};
+use crate::select::{LayoutSummary, select, select_rows};
+
+/// Runs the operator on a device, ordered on its stream.
+///
+/// Calls queue work and return: an error on the device shows up at a later call, as everywhere in CUDA. Kernels are
+/// compiled at their first use; a call can be captured into a graph once [`Cuda::warm_up`] or an equal call has run.
+#[derive(Clone, Debug)]
+pub struct Cuda<D> {
+    device: D,
+}
+
+impl<D: Device> Cuda<D> {
+    /// A backend on a device and its stream.
+    pub fn new(device: D) -> Self {
+        Cuda { device }
+    }
+
+    /// The device.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// Copies a host tensor to the device.
+    ///
+    /// # Errors
+    /// When memory or the device fails.
+    pub fn upload<E: Element>(&self, tensor: &TensorView<'_, E>) -> Result<CudaTensor<E, D>, CudaError> {
+        let dense = tensor.to_tensor();
+        let uploaded = self.allocate::<E>(tensor.shape())?;
+        self.device.write(&uploaded.memory, bytemuck::cast_slice(dense.as_slice()))?;
+        Ok(uploaded)
+    }
+
+    /// Waits for the stream and copies a tensor to the host.
+    ///
+    /// # Errors
+    /// When this or an earlier call of the stream failed.
+    pub fn download<E: Element>(&self, tensor: &CudaTensor<E, D>) -> Result<Tensor<E>, CudaError> {
+        let mut host = Tensor::zeros(tensor.shape())?;
+        self.device.read(&tensor.memory, bytemuck::cast_slice_mut(host.as_mut_slice()))?;
+        Ok(host)
+    }
+
+    /// Waits until all queued work is done.
+    ///
+    /// # Errors
+    /// When some of it failed.
+    pub fn synchronize(&self) -> Result<(), CudaError> {
+        Ok(self.device.synchronize()?)
+    }
+
+    /// Compiles the kernels that a problem needs, so that later calls neither compile nor wait.
+    ///
+    /// # Errors
+    /// When no kernel serves the problem, or the driver cannot compile it.
+    pub fn warm_up(&self, problem: &Problem, layout: LayoutSummary, with_backward: bool) -> Result<(), CudaError> {
+        let backward = [Operation::Delta, Operation::BackwardQuery, Operation::BackwardKey, Operation::SumPartials];
+        let operations = [Operation::Forward].into_iter().chain(backward.into_iter().filter(|_| with_backward));
+        for operation in operations {
+            let kernel = self.kernel(problem, operation, layout)?;
+            self.device
+                .functions()
+                .get_or_load(kernel.entry, || self.device.load(kernel.ptx, kernel.entry, 0))?;
+        }
+        Ok(())
+    }
+
+    /// The kernel that would run, or why none can.
+    ///
+    /// # Errors
+    /// [`CudaError::Unsupported`] with the reasons.
+    pub fn kernel(
+        &self,
+        problem: &Problem,
+        operation: Operation,
+        layout: LayoutSummary,
+    ) -> Result<&'static Kernel, CudaError> {
+        let capability = self.device.properties().compute_capability;
+        select(problem, operation, layout, capability).map_err(CudaError::Unsupported)
+    }
+
+    /// A view of memory that someone else owns, with strides in elements.
+    ///
+    /// # Safety
+    /// `address` is device memory of this device's context, and every element of the layout lies inside one
+    /// allocation. It stays allocated, and nobody writes it, until the work queued with the view has run: other
+    /// streams must be ordered against this one by the caller.
+    #[allow(unsafe_code)]
+    pub unsafe fn view_of_raw<'a, E: Element>(&self, address: u64, layout: Layout) -> CudaView<'a, E> {
+        CudaView { address, layout, device: self.device.id(), borrow: PhantomData }
+    }
+
+    /// A view to write of memory that someone else owns, with strides in elements.
+    ///
+    /// # Safety
+    /// As [`Cuda::view_of_raw`]; and the layout names each element once, and nobody else reads or writes the memory
+    /// until the work queued with the view has run.
+    #[allow(unsafe_code)]
+    pub unsafe fn view_mut_of_raw<'a, E: Element>(&self, address: u64, layout: Layout) -> CudaViewMut<'a, E> {
+        CudaViewMut { address, layout, device: self.device.id(), borrow: PhantomData }
+    }
+
+    /// Elements (f32) of the workspace that [`Cuda::backward_with`] needs.
+    pub fn backward_workspace_len(&self, problem: &Problem) -> usize {
+        backward::workspace_bytes(problem) / 4
+    }
+
+    /// [`Backend::backward`] in the caller's scratch memory, so that nothing is allocated. The workspace is dense and
+    /// has at least [`Cuda::backward_workspace_len`] elements; its content does not matter.
+    ///
+    /// # Errors
+    /// As [`Backend::backward`]; [`CudaError::Length`] when the workspace is too small.
+    pub fn backward_with<E: Element>(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<CudaView<'_, E>>,
+        saved: &Saved<CudaView<'_, E>, CudaView<'_, f32>>,
+        gradients: Gradients<CudaViewMut<'_, E>>,
+        workspace: &mut CudaViewMut<'_, f32>,
+    ) -> Result<(), CudaError> {
+        let (expected, found) = (self.backward_workspace_len(problem), workspace.layout.len());
+        if found < expected {
+            return Err(CudaError::Length { expected, found });
+        }
+        summarise(&self.device, std::iter::empty(), [&Raw::from(&*workspace)].into_iter())?;
+        let views = Backward {
+            query: (&inputs.query).into(),
+            key: (&inputs.key).into(),
+            value: (&inputs.value).into(),
+            additional: inputs.additional.as_ref().map(|pair| pair.each_ref().map(Raw::from)),
+            out: (&saved.out).into(),
+            lse: (&saved.lse).into(),
+            grad_out: (&saved.d_out).into(),
+            grad_lse: saved.d_lse.as_ref().map(Raw::from),
+            grad_query: (&gradients.query).into(),
+            grad_key: (&gradients.key).into(),
+            grad_value: (&gradients.value).into(),
+            grad_additional: gradients.additional.as_ref().map(|pair| pair.each_ref().map(Raw::from)),
+        };
+        backward::backward(&self.device, problem, &views, workspace.address)
+    }
+}
+
+impl<D: Device> Backend for Cuda<D> {
+    type View<'a, E: Element> = CudaView<'a, E>;
+    type ViewMut<'a, E: Element> = CudaViewMut<'a, E>;
+    type Tensor<E: Element> = CudaTensor<E, D>;
+    type Error = CudaError;
+
+    fn name(&self) -> &'static str {
+        "cuda"
+    }
+
+    fn layout<E: Element>(view: &CudaView<'_, E>) -> Layout {
+        view.layout
+    }
+
+    fn layout_mut<E: Element>(view: &CudaViewMut<'_, E>) -> Layout {
+        view.layout
+    }
+
+    fn allocate<E: Element>(&self, shape: &[usize]) -> Result<CudaTensor<E, D>, CudaError> {
+        let layout = Layout::contiguous(shape)?;
+        let memory = self.device.allocate(layout.len() * E::TYPE.size_bytes())?;
+        Ok(CudaTensor { memory: Arc::new(memory), layout, device: self.device.id(), element: PhantomData })
+    }
+
+    fn view<E: Element>(tensor: &CudaTensor<E, D>) -> CudaView<'_, E> {
+        tensor.view()
+    }
+
+    fn view_mut<E: Element>(tensor: &mut CudaTensor<E, D>) -> CudaViewMut<'_, E> {
+        tensor.view_mut()
+    }
+
+    fn forward<E: Element>(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<CudaView<'_, E>>,
+        output: Output<CudaViewMut<'_, E>, CudaViewMut<'_, f32>>,
+    ) -> Result<(), CudaError> {
+        let views = Forward {
+            query: (&inputs.query).into(),
+            key: (&inputs.key).into(),
+            value: (&inputs.value).into(),
+            additional: inputs.additional.as_ref().map(|pair| pair.each_ref().map(Raw::from)),
+            out: (&output.out).into(),
+            lse: output.lse.as_ref().map(Raw::from),
+        };
+        launch::forward(&self.device, problem, &views)
+    }
+
+    fn backward<E: Element>(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<CudaView<'_, E>>,
+        saved: &Saved<CudaView<'_, E>, CudaView<'_, f32>>,
+        gradients: Gradients<CudaViewMut<'_, E>>,
+    ) -> Result<(), CudaError> {
+        let layout = backward::workspace_layout(problem)?;
+        let mut workspace = self.allocate::<f32>(layout.shape())?;
+        self.backward_with(problem, inputs, saved, gradients, &mut workspace.view_mut())
+    }
+
+    fn merge<E: Element>(
+        &self,
+        partials: &Partials<CudaView<'_, E>, CudaView<'_, f32>>,
+        output: Output<CudaViewMut<'_, E>, CudaViewMut<'_, f32>>,
+    ) -> Result<(), CudaError> {
+        let found = partials.outs.len();
+        if found > MERGE_BRANCHES {
+            return Err(CudaError::MergeCount { found, limit: MERGE_BRANCHES });
+        }
+        let outs: Vec<Raw> = partials.outs.iter().map(Raw::from).collect();
+        let lses: Vec<Raw> = partials.lses.iter().map(Raw::from).collect();
+        let (out, lse) = (Raw::from(&output.out), output.lse.as_ref().map(Raw::from));
+        let rows = outs.iter().copied().chain([out]);
+        let layout = summarise(&self.device, rows, lses.iter().chain(&lse))?;
+        if out.layout.is_empty() {
+            return Ok(());
+        }
+        let shape = out.layout.shape();
+        let capability = self.device.properties().compute_capability;
+        let kernel = select_rows(Operation::Merge, E::TYPE, shape[shape.len() - 1], layout, capability)
+            .map_err(CudaError::Unsupported)?;
+        let (count, blocks) = row_count(shape, kernel)?;
+        let mut params = MergeParams {
+            out: out.address,
+            lse: lse.map_or(0, |lse| lse.address),
+            out_strides: out.row_strides(),
+            lse_strides: lse.map(|lse| lse.scalar_strides()).unwrap_or_default(),
+            count,
+            branches: found as i32,
+            ..MergeParams::default()
+        };
+        for (branch, (out, lse)) in params.branch.iter_mut().zip(outs.iter().zip(&lses)) {
+            *branch = Branch {
+                out: out.address,
+                lse: lse.address,
+                out_strides: out.row_strides(),
+                lse_strides: lse.scalar_strides(),
+            };
+        }
+        launch(&self.device, kernel, [blocks, 1, 1], bytemuck::bytes_of(&params))
+    }
+}

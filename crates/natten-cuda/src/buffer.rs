@@ -1,0 +1,155 @@
+//! Tensors in device memory: owned ones and borrowed views. The kernels see addresses and strides only.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use natten_core::layout::RowLayout;
+use natten_core::{Element, Layout};
+
+use crate::device::Device;
+use crate::params::Strides;
+
+/// An owned, contiguous tensor on a device.
+pub struct CudaTensor<E, D: Device> {
+    pub(crate) memory: Arc<D::Memory>,
+    pub(crate) layout: Layout,
+    pub(crate) device: u64,
+    pub(crate) element: PhantomData<E>,
+}
+
+impl<E: Element, D: Device> CudaTensor<E, D> {
+    /// Extent of each axis.
+    pub fn shape(&self) -> &[usize] {
+        self.layout.shape()
+    }
+
+    /// The device address of the first element.
+    pub fn address(&self) -> u64 {
+        D::address(&self.memory)
+    }
+
+    /// A view of the whole.
+    pub fn view(&self) -> CudaView<'_, E> {
+        CudaView { address: self.address(), layout: self.layout, device: self.device, borrow: PhantomData }
+    }
+
+    /// A view of the whole, to write.
+    pub fn view_mut(&mut self) -> CudaViewMut<'_, E> {
+        CudaViewMut { address: self.address(), layout: self.layout, device: self.device, borrow: PhantomData }
+    }
+}
+
+impl<E, D: Device> fmt::Debug for CudaTensor<E, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (shape, device) = (self.layout.shape(), self.device);
+        f.debug_struct("CudaTensor").field("shape", &shape).field("device", &device).finish_non_exhaustive()
+    }
+}
+
+/// A borrowed tensor on a device, with any strides. The last axis is contiguous where rows are meant.
+#[derive(Clone, Copy, Debug)]
+pub struct CudaView<'a, E> {
+    pub(crate) address: u64,
+    pub(crate) layout: Layout,
+    pub(crate) device: u64,
+    pub(crate) borrow: PhantomData<&'a E>,
+}
+
+impl<E: Element> CudaView<'_, E> {
+    /// Shape and strides.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The device address of the first element.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// The same elements with two axes exchanged, without moving them.
+    pub fn swap_axes(self, a: usize, b: usize) -> Self {
+        CudaView { layout: self.layout.swapped(a, b), ..self }
+    }
+}
+
+/// A borrowed tensor on a device, to write; its strides name each element once.
+#[derive(Debug)]
+pub struct CudaViewMut<'a, E> {
+    pub(crate) address: u64,
+    pub(crate) layout: Layout,
+    pub(crate) device: u64,
+    pub(crate) borrow: PhantomData<&'a mut E>,
+}
+
+impl<E: Element> CudaViewMut<'_, E> {
+    /// Shape and strides.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The device address of the first element.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// The same elements with two axes exchanged, without moving them.
+    pub fn swap_axes(self, a: usize, b: usize) -> Self {
+        CudaViewMut { layout: self.layout.swapped(a, b), ..self }
+    }
+}
+
+/// A view without its type: what launch parameters are made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Raw {
+    pub address: u64,
+    pub layout: Layout,
+    pub device: u64,
+    pub element_bytes: usize,
+}
+
+impl<E: Element> From<&CudaView<'_, E>> for Raw {
+    fn from(view: &CudaView<'_, E>) -> Self {
+        let element_bytes = E::TYPE.size_bytes();
+        Raw { address: view.address, layout: view.layout, device: view.device, element_bytes }
+    }
+}
+
+impl<E: Element> From<&CudaViewMut<'_, E>> for Raw {
+    fn from(view: &CudaViewMut<'_, E>) -> Self {
+        let element_bytes = E::TYPE.size_bytes();
+        Raw { address: view.address, layout: view.layout, device: view.device, element_bytes }
+    }
+}
+
+impl Raw {
+    /// Strides of `[batch, tokens.., heads, head_dim]`.
+    pub fn row_strides(&self) -> Strides {
+        RowLayout::of_rows(&self.layout, 0).into()
+    }
+
+    /// Strides of `[batch, tokens.., heads]`.
+    pub fn scalar_strides(&self) -> Strides {
+        RowLayout::of_scalars(&self.layout, 0).into()
+    }
+
+    /// Whether rows can be moved 16 bytes at a time. Strides along axes of one token are never taken.
+    pub fn is_aligned(&self) -> bool {
+        let shape = self.layout.shape();
+        let last = shape.len() - 1;
+        let steps = shape[..last].iter().zip(self.layout.strides()).filter(|&(&extent, _)| extent > 1);
+        self.address.is_multiple_of(16)
+            && (shape[last] * self.element_bytes).is_multiple_of(16)
+            && steps.map(|(_, stride)| stride.unsigned_abs() * self.element_bytes).all(|step| step.is_multiple_of(16))
+    }
+}
+
+impl From<RowLayout> for Strides {
+    fn from(rows: RowLayout) -> Self {
+        Strides {
+            batch: rows.batch_stride as i64,
+            axis: rows.token_strides.map(|stride| stride as i64),
+            head: rows.head_stride as i64,
+        }
+    }
+}

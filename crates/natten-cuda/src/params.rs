@@ -1,0 +1,288 @@
+//! The kernels' parameters: `kernels/include/natten/params.h`, mirrored field by field.
+//!
+//! Field comments are there. The tests hold sizes and offsets against the header's assertions and the PTX.
+#![allow(missing_docs)]
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::error::CudaError;
+
+/// Division by a number known at run time: exact for numerators below 2^31.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Divisor {
+    pub value: u32,
+    pub magic: u32,
+    pub shift: u32,
+}
+
+impl Divisor {
+    /// The magic pair of `value`, which is at least 1 and below 2^31.
+    ///
+    /// # Errors
+    /// [`CudaError::TooLarge`] otherwise.
+    pub fn new(what: &'static str, value: usize) -> Result<Self, CudaError> {
+        let value = to_i32(what, value)? as u32;
+        if value <= 1 {
+            return Ok(Divisor { value: 1, magic: 0, shift: 0 });
+        }
+        let bits = u32::BITS - (value - 1).leading_zeros();
+        let magic = (1u64 << (31 + bits)).div_ceil(u64::from(value));
+        Ok(Divisor { value, magic: magic as u32, shift: bits - 1 })
+    }
+}
+
+/// Kernels count with 32-bit signed integers wherever they do not address memory.
+pub(crate) fn to_i32(what: &'static str, value: usize) -> Result<i32, CudaError> {
+    i32::try_from(value).map_err(|_| CudaError::TooLarge {
+        what,
+        value: value as u128,
+        limit: i32::MAX as u128,
+    })
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Axis {
+    pub query_quotient: i32,
+    pub query_remainder: i32,
+    pub key_quotient: i32,
+    pub key_remainder: i32,
+    pub window: i32,
+    pub is_causal: i32,
+    pub stride: Divisor,
+    pub dilation: Divisor,
+}
+
+impl Axis {
+    /// The header's form of an axis.
+    ///
+    /// # Errors
+    /// [`CudaError::TooLarge`] if a number does not fit.
+    pub fn new(axis: &natten_core::window::Axis) -> Result<Self, CudaError> {
+        let dilation = axis.dilation;
+        Ok(Axis {
+            query_quotient: to_i32("a query extent", axis.query_extent)? / dilation as i32,
+            query_remainder: (axis.query_extent % dilation) as i32,
+            key_quotient: to_i32("a key extent", axis.key_extent)? / dilation as i32,
+            key_remainder: (axis.key_extent % dilation) as i32,
+            window: to_i32("a kernel size", axis.kernel_size)?,
+            is_causal: i32::from(axis.is_causal),
+            stride: Divisor::new("a stride", axis.stride)?,
+            dilation: Divisor::new("a dilation", dilation)?,
+        })
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Strides {
+    pub batch: i64,
+    pub axis: [i64; 3],
+    pub head: i64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct ListStrides {
+    pub batch: i64,
+    pub token: i64,
+    pub head: i64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Decomposition {
+    pub tiles: [Divisor; 3],
+    pub head_tiles: Divisor,
+    pub block_log2: [i32; 3],
+    pub cta_log2: [i32; 3],
+    pub cta_heads_log2: i32,
+    pub heads: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct Geometry {
+    pub axes: [Axis; 3],
+    pub heads_per_kv: Divisor,
+    pub head_dim: i32,
+    pub head_dim_v: i32,
+    pub additional_keys: i32,
+    pub scale: f32,
+    pub scale_log2: f32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct ForwardParams {
+    pub query: u64,
+    pub key: u64,
+    pub value: u64,
+    pub additional_key: u64,
+    pub additional_value: u64,
+    pub out: u64,
+    pub lse: u64,
+    pub query_strides: Strides,
+    pub key_strides: Strides,
+    pub value_strides: Strides,
+    pub out_strides: Strides,
+    pub lse_strides: Strides,
+    pub additional_key_strides: ListStrides,
+    pub additional_value_strides: ListStrides,
+    pub geometry: Geometry,
+    pub decomposition: Decomposition,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct BackwardParams {
+    pub query: u64,
+    pub key: u64,
+    pub value: u64,
+    pub additional_key: u64,
+    pub additional_value: u64,
+    pub grad_out: u64,
+    pub statistics: u64,
+    pub grad_query: u64,
+    pub grad_key: u64,
+    pub grad_value: u64,
+    pub query_strides: Strides,
+    pub key_strides: Strides,
+    pub value_strides: Strides,
+    pub grad_out_strides: Strides,
+    pub statistics_strides: Strides,
+    pub grad_query_strides: Strides,
+    pub grad_key_strides: Strides,
+    pub grad_value_strides: Strides,
+    pub additional_key_strides: ListStrides,
+    pub additional_value_strides: ListStrides,
+    pub partial_key_stride: i64,
+    pub partial_value_stride: i64,
+    pub geometry: Geometry,
+    pub decomposition: Decomposition,
+    pub rows_per_split: i32,
+    pub padding: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct RowCount {
+    pub heads: Divisor,
+    pub axis: [Divisor; 3],
+    pub rows: i32,
+    pub length: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct DeltaParams {
+    pub out: u64,
+    pub grad_out: u64,
+    pub lse: u64,
+    pub grad_lse: u64,
+    pub statistics: u64,
+    pub out_strides: Strides,
+    pub grad_out_strides: Strides,
+    pub lse_strides: Strides,
+    pub grad_lse_strides: Strides,
+    pub statistics_strides: Strides,
+    pub count: RowCount,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct SumParams {
+    pub partial: u64,
+    pub sum: u64,
+    pub split_stride: i64,
+    pub partial_strides: Strides,
+    pub sum_strides: Strides,
+    pub count: RowCount,
+    pub splits: i32,
+    pub padding: i32,
+}
+
+/// Most partial results that one merge takes.
+pub const MERGE_BRANCHES: usize = 12;
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Branch {
+    pub out: u64,
+    pub lse: u64,
+    pub out_strides: Strides,
+    pub lse_strides: Strides,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct MergeParams {
+    pub out: u64,
+    pub lse: u64,
+    pub out_strides: Strides,
+    pub lse_strides: Strides,
+    pub count: RowCount,
+    pub branches: i32,
+    pub padding: i32,
+    pub branch: [Branch; MERGE_BRANCHES],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct WindowDumpParams {
+    pub ranges: u64,
+    pub axis: Axis,
+    pub extent: i32,
+    pub padding: i32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::mem::{offset_of, size_of};
+
+    /// The same numbers that params.h asserts.
+    #[test]
+    fn layout_is_the_headers() {
+        let header = include_str!("../../../kernels/include/natten/params.h");
+        let says = |line: String| assert!(header.contains(&line), "params.h does not assert {line}");
+        macro_rules! sizes {
+            ($($ty:ident)*) => { $(says(format!("sizeof({}) == {}", stringify!($ty), size_of::<$ty>()));)* };
+        }
+        macro_rules! offsets {
+            ($($ty:ident.$field:ident)*) => {
+                $(says(format!(
+                    "NATTEN_OFFSET({}, {}, {});", stringify!($ty), stringify!($field), offset_of!($ty, $field)
+                ));)*
+            };
+        }
+        sizes!(Divisor Axis Strides ListStrides Decomposition Geometry RowCount ForwardParams BackwardParams);
+        sizes!(DeltaParams SumParams Branch MergeParams WindowDumpParams);
+        offsets!(Axis.window Axis.stride Axis.dilation Geometry.heads_per_kv Geometry.scale);
+        offsets!(Decomposition.head_tiles Decomposition.heads RowCount.rows);
+        offsets!(ForwardParams.lse ForwardParams.lse_strides ForwardParams.geometry ForwardParams.decomposition);
+        offsets!(BackwardParams.statistics BackwardParams.query_strides BackwardParams.additional_key_strides);
+        offsets!(BackwardParams.partial_key_stride BackwardParams.geometry BackwardParams.decomposition);
+        offsets!(BackwardParams.rows_per_split DeltaParams.count SumParams.count SumParams.splits);
+        offsets!(MergeParams.count MergeParams.branch WindowDumpParams.extent);
+    }
+
+    #[test]
+    fn divisors_divide() {
+        for value in (1..300).chain([511, 512, 513, 4095, 65_537, 1 << 30, i32::MAX as usize]) {
+            let d = Divisor::new("a test value", value).unwrap();
+            let value = value as u64;
+            let near = |n: u64| [n.saturating_sub(1), n, n + 1];
+            let top = i32::MAX as u64;
+            for n in [0, value, 2 * value, 12_345_678, top / value * value, top - 1].into_iter().flat_map(near) {
+                if n <= top {
+                    let quotient =
+                        if d.value == 1 { n } else { (n * u64::from(d.magic) >> 32) >> d.shift };
+                    assert_eq!(quotient, n / value, "{n} / {value}");
+                }
+            }
+        }
+        assert!(Divisor::new("a test value", 1 << 31).is_err());
+    }
+}

@@ -1,0 +1,179 @@
+//! Every kernel that ships, with its PTX and what it can take. `ptx/manifest.json` says the same; a test compares.
+
+use natten_core::ElementType;
+
+use crate::select::ComputeCapability;
+
+/// What a kernel computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Operation {
+    /// Output and log-sum-exp.
+    Forward,
+    /// Gradient of the queries.
+    BackwardQuery,
+    /// Gradients of keys and values.
+    BackwardKey,
+    /// Row statistics that the backward passes read.
+    Delta,
+    /// Sum of partial gradients.
+    SumPartials,
+    /// Merge of partial results.
+    Merge,
+    /// The window formula, for tests.
+    WindowDump,
+}
+
+/// One kernel.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Entry and file name.
+    pub entry: &'static str,
+    /// The text that the driver compiles.
+    pub ptx: &'static str,
+    /// What it computes.
+    pub operation: Operation,
+    /// Of all tensors but statistics.
+    pub element_type: ElementType,
+    /// Longest row, or 0 where any goes.
+    pub max_head_dim: usize,
+    /// Whether bases, strides and row lengths must be multiples of 16 bytes.
+    pub needs_alignment: bool,
+    /// Lanes that share a row.
+    pub lanes: usize,
+    /// Neighbouring items that share a lane group's loads.
+    pub items: usize,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Oldest architecture.
+    pub min_capability: ComputeCapability,
+}
+
+/// All kernels, preferred ones first among those for the same work.
+pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
+    KERNELS.iter().chain(ROW_KERNELS)
+}
+
+const SM50: ComputeCapability = ComputeCapability { major: 5, minor: 0 };
+
+macro_rules! walk_kernel {
+    ($operation:ident $name:literal $ty:ident $type_name:literal $d:literal $suffix:literal
+     aligned $aligned:literal lanes $lanes:literal items $items:literal) => {
+        Kernel {
+            entry: concat!("natten_", $name, "_simt_", $type_name, "_d", $d, $suffix),
+            ptx: include_str!(concat!("../ptx/natten_", $name, "_simt_", $type_name, "_d", $d, $suffix, ".ptx")),
+            operation: Operation::$operation,
+            element_type: ElementType::$ty,
+            max_head_dim: $d,
+            needs_alignment: $aligned,
+            lanes: $lanes,
+            items: $items,
+            threads: 128,
+            min_capability: SM50,
+        }
+    };
+}
+
+macro_rules! walk_kernels {
+    ($($operation:ident $name:literal items $items:literal unaligned $few:literal;)*) => {
+        walk_kernels!(@types $($operation $name $items $few F32 "f32",)*
+            $($operation $name $items $few F16 "f16",)* $($operation $name $items $few Bf16 "bf16",)*)
+    };
+    (@types $($operation:ident $name:literal $items:literal $few:literal $ty:ident $type_name:literal,)*) => {
+        &[$(
+            walk_kernel!($operation $name $ty $type_name 8 "" aligned true lanes 1 items $items),
+            walk_kernel!($operation $name $ty $type_name 32 "" aligned true lanes 2 items $items),
+            walk_kernel!($operation $name $ty $type_name 64 "" aligned true lanes 4 items $items),
+            walk_kernel!($operation $name $ty $type_name 128 "" aligned true lanes 8 items $items),
+            walk_kernel!($operation $name $ty $type_name 256 "" aligned true lanes 16 items $items),
+            walk_kernel!($operation $name $ty $type_name 64 "_unaligned" aligned false lanes 4 items $few),
+            walk_kernel!($operation $name $ty $type_name 256 "_unaligned" aligned false lanes 16 items $few),
+        )*]
+    };
+}
+
+static KERNELS: &[Kernel] = walk_kernels! {
+    Forward "forward" items 4 unaligned 4;
+    BackwardQuery "backward_query" items 2 unaligned 2;
+    BackwardKey "backward_key" items 2 unaligned 1;
+};
+
+macro_rules! row_kernels {
+    ($($entry:literal $operation:ident $ty:ident)*) => {
+        &[$(Kernel {
+            entry: $entry,
+            ptx: include_str!(concat!("../ptx/", $entry, ".ptx")),
+            operation: Operation::$operation,
+            element_type: ElementType::$ty,
+            max_head_dim: 0,
+            needs_alignment: false,
+            lanes: 32,
+            items: 1,
+            threads: 128,
+            min_capability: SM50,
+        },)*]
+    };
+}
+
+static ROW_KERNELS: &[Kernel] = row_kernels! {
+    "natten_delta_f32" Delta F32
+    "natten_delta_f16" Delta F16
+    "natten_delta_bf16" Delta Bf16
+    "natten_sum_partials_f32" SumPartials F32
+    "natten_sum_partials_f16" SumPartials F16
+    "natten_sum_partials_bf16" SumPartials Bf16
+    "natten_merge_f32" Merge F32
+    "natten_merge_f16" Merge F16
+    "natten_merge_bf16" Merge Bf16
+    "natten_window_dump" WindowDump F32
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::params;
+
+    #[test]
+    fn manifest_says_the_same() {
+        let manifest: Vec<serde_json::Value> =
+            serde_json::from_str(include_str!("../ptx/manifest.json")).unwrap();
+        assert_eq!(manifest.len(), kernels().count());
+        for kernel in kernels() {
+            let record = manifest.iter().find(|record| record["entry"] == kernel.entry).expect(kernel.entry);
+            let facts = [
+                ("head_dim", kernel.max_head_dim),
+                ("lanes", kernel.lanes),
+                ("items", kernel.items),
+                ("threads", kernel.threads as usize),
+            ];
+            for (name, value) in facts {
+                assert_eq!(record[name], value, "{} {name}", kernel.entry);
+            }
+            assert_eq!(record["aligned"], kernel.needs_alignment, "{}", kernel.entry);
+            if kernel.operation != Operation::WindowDump {
+                assert_eq!(record["element_type"], kernel.element_type.name());
+            }
+        }
+    }
+
+    /// One entry a file, one parameter, of the mirror's size.
+    #[test]
+    fn ptx_takes_the_mirrored_parameters() {
+        for kernel in kernels() {
+            let bytes = match kernel.operation {
+                Operation::Forward => size_of::<params::ForwardParams>(),
+                Operation::BackwardQuery | Operation::BackwardKey => size_of::<params::BackwardParams>(),
+                Operation::Delta => size_of::<params::DeltaParams>(),
+                Operation::SumPartials => size_of::<params::SumParams>(),
+                Operation::Merge => size_of::<params::MergeParams>(),
+                Operation::WindowDump => size_of::<params::WindowDumpParams>(),
+            };
+            assert_eq!(kernel.ptx.matches(".entry ").count(), 1, "{}", kernel.entry);
+            assert!(kernel.ptx.contains(&format!(".visible .entry {}(", kernel.entry)), "{}", kernel.entry);
+            let parameters: Vec<&str> =
+                kernel.ptx.lines().filter(|line| line.starts_with(".param")).collect();
+            assert_eq!(parameters.len(), 1, "{}", kernel.entry);
+            assert!(parameters[0].ends_with(&format!("[{bytes}]")), "{}: {}", kernel.entry, parameters[0]);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Which kernel serves a call, or the reason against each: a pure function, so it can be asked without a device.
+
+use std::fmt;
+
+use natten_core::{ElementType, Problem};
+
+use crate::registry::{Kernel, Operation, kernels};
+
+/// A device's architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ComputeCapability {
+    /// 8 of 8.6.
+    pub major: u32,
+    /// 6 of 8.6.
+    pub minor: u32,
+}
+
+impl fmt::Display for ComputeCapability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// What matters of all tensors of a call together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayoutSummary {
+    /// Every base, stride and row length is a multiple of 16 bytes.
+    pub is_aligned: bool,
+}
+
+/// Why a kernel was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RejectionReason {
+    /// Made for another element type.
+    ElementType {
+        /// The kernel's.
+        kernel: ElementType,
+        /// The problem's.
+        problem: ElementType,
+    },
+    /// A row is too long.
+    HeadDim {
+        /// The kernel's longest.
+        max: usize,
+        /// The problem's, the larger of the two.
+        found: usize,
+    },
+    /// A base address, a stride or a row length is no multiple of 16 bytes.
+    Alignment,
+    /// The device is too old.
+    ComputeCapability {
+        /// The oldest that works.
+        needed: ComputeCapability,
+        /// The device's.
+        found: ComputeCapability,
+    },
+}
+
+impl fmt::Display for RejectionReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RejectionReason::ElementType { kernel, problem } => {
+                write!(f, "is for {kernel}, the tensors are {problem}")
+            }
+            RejectionReason::HeadDim { max, found } => {
+                write!(f, "takes a head_dim up to {max}, the tensors have {found}")
+            }
+            RejectionReason::Alignment => {
+                write!(f, "needs bases, strides and rows in multiples of 16 bytes")
+            }
+            RejectionReason::ComputeCapability { needed, found } => {
+                write!(f, "needs compute capability {needed}, the device has {found}")
+            }
+        }
+    }
+}
+
+/// A kernel and the reason against it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// The kernel's entry.
+    pub kernel: &'static str,
+    /// What is wrong.
+    pub reason: RejectionReason,
+}
+
+/// The reasons against every kernel of an operation; prints one a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejections(pub Vec<Rejection>);
+
+impl fmt::Display for Rejections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Rejection { kernel, reason } in &self.0 {
+            writeln!(f, "  {kernel} {reason}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The kernel for one operation of a problem: of those that can, the one whose rows are shortest.
+///
+/// # Errors
+/// The reason against each kernel of that operation.
+pub fn select(
+    problem: &Problem,
+    operation: Operation,
+    layout: LayoutSummary,
+    capability: ComputeCapability,
+) -> Result<&'static Kernel, Rejections> {
+    let head_dim = problem.head_dim().max(problem.head_dim_v());
+    select_rows(operation, problem.element_type(), head_dim, layout, capability)
+}
+
+/// [`select`] for work on rows that belong to no problem.
+///
+/// # Errors
+/// The reason against each kernel of that operation.
+pub fn select_rows(
+    operation: Operation,
+    element_type: ElementType,
+    head_dim: usize,
+    layout: LayoutSummary,
+    capability: ComputeCapability,
+) -> Result<&'static Kernel, Rejections> {
+    let mut rejections = Vec::new();
+    let mut best: Option<&'static Kernel> = None;
+    for kernel in kernels().filter(|kernel| kernel.operation == operation) {
+        match reason_against(kernel, element_type, head_dim, layout, capability) {
+            Some(reason) => rejections.push(Rejection { kernel: kernel.entry, reason }),
+            // An aligned kernel comes before an unaligned one of the same size, and wins.
+            None if best.is_none_or(|best| kernel.max_head_dim < best.max_head_dim) => best = Some(kernel),
+            None => {}
+        }
+    }
+    best.ok_or(Rejections(rejections))
+}
+
+fn reason_against(
+    kernel: &Kernel,
+    element_type: ElementType,
+    head_dim: usize,
+    layout: LayoutSummary,
+    capability: ComputeCapability,
+) -> Option<RejectionReason> {
+    if kernel.element_type != element_type {
+        return Some(RejectionReason::ElementType { kernel: kernel.element_type, problem: element_type });
+    }
+    if kernel.max_head_dim > 0 && head_dim > kernel.max_head_dim {
+        return Some(RejectionReason::HeadDim { max: kernel.max_head_dim, found: head_dim });
+    }
+    if kernel.needs_alignment && !layout.is_aligned {
+        return Some(RejectionReason::Alignment);
+    }
+    if capability < kernel.min_capability {
+        return Some(RejectionReason::ComputeCapability { needed: kernel.min_capability, found: capability });
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SM80: ComputeCapability = ComputeCapability { major: 8, minor: 0 };
+
+    fn pick(head_dim: usize, is_aligned: bool) -> Result<&'static str, Rejections> {
+        let layout = LayoutSummary { is_aligned };
+        select_rows(Operation::Forward, ElementType::F16, head_dim, layout, SM80).map(|kernel| kernel.entry)
+    }
+
+    #[test]
+    fn the_shortest_rows_win() {
+        assert_eq!(pick(8, true).unwrap(), "natten_forward_simt_f16_d8");
+        assert_eq!(pick(40, true).unwrap(), "natten_forward_simt_f16_d64");
+        assert_eq!(pick(64, false).unwrap(), "natten_forward_simt_f16_d64_unaligned");
+        assert_eq!(pick(72, true).unwrap(), "natten_forward_simt_f16_d128");
+        assert_eq!(pick(72, false).unwrap(), "natten_forward_simt_f16_d256_unaligned");
+    }
+
+    #[test]
+    fn every_kernel_gets_its_reason() {
+        let Rejections(reasons) = pick(257, true).unwrap_err();
+        assert_eq!(reasons.len(), kernels().filter(|k| k.operation == Operation::Forward).count());
+        let printed = Rejections(reasons).to_string();
+        assert!(printed.contains("natten_forward_simt_f16_d256 takes a head_dim up to 256, the tensors have 257"));
+        assert!(printed.contains("natten_forward_simt_f32_d64 is for f32, the tensors are f16"));
+
+        let old = ComputeCapability { major: 3, minor: 5 };
+        let layout = LayoutSummary { is_aligned: false };
+        let Rejections(reasons) =
+            select_rows(Operation::Delta, ElementType::F32, 64, layout, old).unwrap_err();
+        assert!(reasons.iter().any(|r| r.reason.to_string().contains("capability 5.0, the device has 3.5")));
+    }
+}

@@ -1,0 +1,1 @@
+//! To be filled: nothing asynchronous or tensor-like is decoded yet.

@@ -1,0 +1,696 @@
+//! Decoding of integer, float, half, compare, convert and move instructions.
+
+use super::modifiers::Modifiers;
+use super::{Decoded, Decoder, unsupported, wrong};
+use crate::counters::Class;
+use crate::inst::*;
+use crate::ptx::ast::{Operand, RegClass};
+
+type Ops<'o> = &'o [Operand];
+
+impl Decoder<'_> {
+    pub(super) fn scalar(&mut self, base: &str, m: &mut Modifiers, o: Ops) -> Decoded<bool> {
+        match base {
+            "mov" => self.mov(m, o)?,
+            "add" | "sub" | "mul" | "div" | "rem" | "min" | "max" | "and" | "or" | "xor" | "shl" | "shr" => {
+                self.binary(base, m, o)?;
+            }
+            "addc" | "subc" => self.carry(base == "subc", true, m, o)?,
+            "mul24" | "mad24" => self.mul24(base, m, o)?,
+            "mad" | "madc" | "fma" => self.mad(base, m, o)?,
+            "sad" | "dp4a" => self.ternary_typed(base, m, o)?,
+            "neg" | "abs" | "not" | "cnot" | "popc" | "clz" | "brev" | "bfind" => self.unary(base, m, o)?,
+            "rcp" | "sqrt" | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh" => {
+                self.special_function(base, m, o)?
+            }
+            "bfe" | "bfi" | "bmsk" | "lop3" | "prmt" | "shf" => self.bits(base, m, o)?,
+            "setp" | "set" => self.compare(base, m, o)?,
+            "testp" => self.testp(m, o)?,
+            "selp" | "slct" => self.select(base, m, o)?,
+            "cvt" => self.cvt(m, o)?,
+            "copysign" => {
+                let ty = m.ty()?;
+                let wide = ty.is_wide();
+                let op =
+                    if wide { Op::Double2(Float2::Copysign) } else { Op::Float2(Float2::Copysign, plain()) };
+                self.two_sources(wide, o, op)?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// d, a, b of one width.
+    fn two_sources(&mut self, wide: bool, o: Ops, op: Op) -> Decoded<()> {
+        self.arity(o, 3)?;
+        let class = arithmetic_class(&op);
+        let slots = if wide {
+            [self.to_wide(o, 0)?, self.wide(o, 1)?, self.wide(o, 2)?, NONE]
+        } else {
+            [self.to_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?, NONE]
+        };
+        self.emit(op, class, slots, 0, &[]);
+        Ok(())
+    }
+
+    fn one_source(&mut self, wide: bool, o: Ops, op: Op) -> Decoded<()> {
+        self.arity(o, 2)?;
+        let slots = if wide {
+            [self.to_wide(o, 0)?, self.wide(o, 1)?, NONE, NONE]
+        } else {
+            [self.to_word(o, 0)?, self.word(o, 1)?, NONE, NONE]
+        };
+        self.emit(op, arithmetic_class(&op), slots, 0, &[]);
+        Ok(())
+    }
+
+    fn three_sources(&mut self, wide: bool, o: Ops, op: Op) -> Decoded<()> {
+        self.arity(o, 4)?;
+        let slots = if wide {
+            [self.to_wide(o, 0)?, self.wide(o, 1)?, self.wide(o, 2)?, self.wide(o, 3)?]
+        } else {
+            [self.to_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?, self.word(o, 3)?]
+        };
+        self.emit(op, arithmetic_class(&op), slots, 0, &[]);
+        Ok(())
+    }
+
+    fn mov(&mut self, m: &mut Modifiers, o: Ops) -> Decoded<()> {
+        let ty = m.ty()?;
+        self.arity(o, 2)?;
+        if let Operand::Special(name) = &o[1]
+            && let Some(wide) = clock_width(name)
+        {
+            let d = if wide { self.to_wide(o, 0)? } else { self.to_word(o, 0)? };
+            self.emit(Op::Clock { wide }, Class::Integer, [d, NONE, NONE, NONE], 0, &[]);
+            return Ok(());
+        }
+        match (&o[0], &o[1]) {
+            (_, Operand::Vector(items)) => self.pack(ty, items, o),
+            (Operand::Vector(items), _) => self.unpack(ty, items, o),
+            _ if ty == Ty::Pred => {
+                let d = self.to_pred(o, 0)?;
+                let (a, negated) = match &o[1] {
+                    Operand::Int(v) => (self.constant(RegClass::Pred, u64::from(*v != 0)), false),
+                    _ => self.pred(o, 1)?,
+                };
+                let op = if negated { Op::PredNot } else { Op::MovPred };
+                self.emit(op, Class::Integer, [d, a, NONE, NONE], 0, &[]);
+                Ok(())
+            }
+            _ if ty.is_wide() => self.one_source(true, o, Op::Mov64),
+            _ if ty == Ty::B128 => unsupported("mov.b128"),
+            _ => self.one_source(false, o, Op::Mov32),
+        }
+    }
+
+    fn pack(&mut self, ty: Ty, items: &[Operand], o: Ops) -> Decoded<()> {
+        let (op, wide) = match (ty.bytes(), items.len()) {
+            (8, 2) => (Op::Pack64, true),
+            (8, 4) => (Op::Pack64x4, true),
+            (4, 2) => (Op::Pack32, false),
+            _ => return unsupported("mov from a vector of this shape"),
+        };
+        let list = self.word_sources(o, 1, items.len())?;
+        let d = if wide { self.to_wide(o, 0)? } else { self.to_word(o, 0)? };
+        self.emit(op, Class::Integer, [d, NONE, NONE, NONE], 0, &list);
+        Ok(())
+    }
+
+    fn unpack(&mut self, ty: Ty, items: &[Operand], o: Ops) -> Decoded<()> {
+        let (op, wide) = match (ty.bytes(), items.len()) {
+            (8, 2) => (Op::Unpack64, true),
+            (8, 4) => (Op::Unpack64x4, true),
+            (4, 2) => (Op::Unpack32, false),
+            _ => return unsupported("mov to a vector of this shape"),
+        };
+        let a = if wide { self.wide(o, 1)? } else { self.word(o, 1)? };
+        let list = self.word_destinations(o, 0, items.len())?;
+        self.emit(op, Class::Integer, [NONE, a, NONE, NONE], 0, &list);
+        Ok(())
+    }
+
+    fn binary(&mut self, base: &str, m: &mut Modifiers, o: Ops) -> Decoded<()> {
+        if m.take("cc") {
+            return self.carry(base == "sub", false, m, o);
+        }
+        let hi = m.take("hi");
+        let lo = m.take("lo");
+        let wide_result = m.take("wide");
+        let nan = m.take("NaN");
+        let relu = m.take("relu");
+        let approximate = m.take("approx") | m.take("full");
+        let mut mode = m.float_mode();
+        let ty = m.ty()?;
+        if ty == Ty::Pred {
+            let logic = match base {
+                "and" => Logic::And,
+                "or" => Logic::Or,
+                "xor" => Logic::Xor,
+                _ => return unsupported(format!("{base}.pred")),
+            };
+            let d = self.to_pred(o, 0)?;
+            let (a, na) = self.pred(o, 1)?;
+            let (b, nb) = self.pred(o, 2)?;
+            let imm = i64::from(na) | i64::from(nb) << 1;
+            self.emit(Op::Pred2(logic), Class::Integer, [d, a, b, NONE], imm, &[]);
+            return Ok(());
+        }
+        if ty.is_float() {
+            let op = match base {
+                "add" => Float2::Add,
+                "sub" => Float2::Sub,
+                "mul" => Float2::Mul,
+                "div" => Float2::Div,
+                "min" if nan => Float2::MinNan,
+                "max" if nan => Float2::MaxNan,
+                "min" => Float2::Min,
+                "max" => Float2::Max,
+                _ => return unsupported(format!("{base} on floats")),
+            };
+            if approximate {
+                mode.rnd = Rnd::Rn;
+            }
+            return self.float_binary(op, ty, mode, relu, o);
+        }
+        if approximate || nan || relu || mode.ftz || mode.rnd != Rnd::Rn {
+            return unsupported("float modifier on an integer type");
+        }
+        if wide_result {
+            return self.mul_wide(ty, o);
+        }
+        let int = int_type(ty)?;
+        let signed = ty.is_signed();
+        let op = match base {
+            "add" if mode.sat => Int2::AddSatS,
+            "sub" if mode.sat => Int2::SubSatS,
+            "add" => Int2::Add,
+            "sub" => Int2::Sub,
+            "mul" if hi => pick(signed, Int2::MulHiS, Int2::MulHiU),
+            "mul" if lo => Int2::MulLo,
+            "div" => pick(signed, Int2::DivS, Int2::DivU),
+            "rem" => pick(signed, Int2::RemS, Int2::RemU),
+            "min" => pick(signed, Int2::MinS, Int2::MinU),
+            "max" => pick(signed, Int2::MaxS, Int2::MaxU),
+            "and" => Int2::And,
+            "or" => Int2::Or,
+            "xor" => Int2::Xor,
+            "shl" => Int2::Shl,
+            "shr" => pick(signed, Int2::ShrS, Int2::ShrU),
+            _ => return unsupported(format!("{base} of this form")),
+        };
+        if mode.sat && ty != Ty::S32 {
+            return unsupported(".sat on a type other than s32");
+        }
+        if matches!(op, Int2::Shl | Int2::ShrS | Int2::ShrU) && int == IntTy::W64 {
+            self.arity(o, 3)?;
+            let slots = [self.to_wide(o, 0)?, self.wide(o, 1)?, self.word(o, 2)?, NONE];
+            self.emit(Op::Shift64(op), Class::Integer, slots, 0, &[]);
+            return Ok(());
+        }
+        if matches!(op, Int2::Shl | Int2::ShrS | Int2::ShrU) && int != IntTy::W32 {
+            // The shift amount is 32 bits wide whatever the type, and must not be truncated.
+            self.arity(o, 3)?;
+            let slots = [self.to_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?, NONE];
+            self.emit(Op::Int2(op, int), Class::Integer, slots, 1, &[]);
+            return Ok(());
+        }
+        self.two_sources(int == IntTy::W64, o, Op::Int2(op, int))
+    }
+
+    fn float_binary(&mut self, op: Float2, ty: Ty, mode: FloatMode, relu: bool, o: Ops) -> Decoded<()> {
+        match ty {
+            Ty::F32 if !relu => self.two_sources(false, o, Op::Float2(op, mode)),
+            Ty::F64 if mode.is_plain() && !relu => self.two_sources(true, o, Op::Double2(op)),
+            Ty::F64 => unsupported("f64 with this rounding"),
+            _ if mode.rnd != Rnd::Rn => unsupported("half precision with this rounding"),
+            _ => {
+                let half = half_mode(ty, mode, relu)?;
+                self.two_sources(false, o, Op::Half2(op, half))
+            }
+        }
+    }
+
+    fn mul_wide(&mut self, ty: Ty, o: Ops) -> Decoded<()> {
+        self.arity(o, 3)?;
+        let int = int_type(ty)?;
+        let op = Op::MulWide { signed: ty.is_signed(), ty: int };
+        let d = match int {
+            IntTy::W32 => self.to_wide(o, 0)?,
+            IntTy::S16 | IntTy::U16 => self.to_word(o, 0)?,
+            IntTy::W64 => return unsupported("mul.wide to 128 bits"),
+        };
+        let slots = [d, self.word(o, 1)?, self.word(o, 2)?, NONE];
+        self.emit(op, Class::Integer, slots, 0, &[]);
+        Ok(())
+    }
+
+    fn carry(&mut self, subtract: bool, carry_in: bool, m: &mut Modifiers, o: Ops) -> Decoded<()> {
+        let carry_out = m.take("cc") || !carry_in;
+        let ty = int_type(m.ty()?)?;
+        let op = Op::Carry { subtract, carry_in, carry_out, ty };
+        self.two_sources(ty == IntTy::W64, o, op)
+    }
+
+    fn mul24(&mut self, base: &str, m: &mut Modifiers, o: Ops) -> Decoded<()> {
+        m.require("lo")?;
+        let signed = m.ty()?.is_signed();
+        if base == "mul24" {
+            let op = pick(signed, Int2::Mul24S, Int2::Mul24U);
+            return self.two_sources(false, o, Op::Int2(op, IntTy::W32));
+        }
+        let op = pick(signed, Int3::Mad24S, Int3::Mad24U);
+        self.three_sources(false, o, Op::Int3(op, IntTy::W32))
+    }
+
+    fn mad(&mut self, base: &str, m: &mut Modifiers, o: Ops) -> Decoded<()> {
+        if base == "madc" {
+            return unsupported("madc");
+        }
+        let hi = m.take("hi");
+        let lo = m.take("lo");
+        let wide = m.take("wide");
+        let relu = m.take("relu");
+        let mode = m.float_mode();
+        let ty = m.ty()?;
+        match ty {
+            Ty::F32 if !relu => return self.three_sources(false, o, Op::Fma(mode)),
+            Ty::F64 if mode.is_plain() => return self.three_sources(true, o, Op::DoubleFma),
+            Ty::F64 => return unsupported("f64 with this rounding"),
+            _ if ty.is_float() && base == "fma" && mode.rnd == Rnd::Rn => {
+                return self.three_sources(false, o, Op::HalfFma(half_mode(ty, mode, relu)?));
+            }
+            _ if ty.is_float() || base == "fma" => return unsupported("fma of this form"),
+            _ => {}
+        }
+        if mode.sat || mode.ftz || mode.rnd != Rnd::Rn || relu {
+            return unsupported("modifier on an integer mad");
+        }
+        let int = int_type(ty)?;
+        let signed = ty.is_signed();
+        if wide {
+            self.arity(o, 4)?;
+            let op = Op::MadWide { signed, ty: int };
+            let slots = match int {
+                IntTy::W32 => [self.to_wide(o, 0)?, self.word(o, 1)?, self.word(o, 2)?, self.wide(o, 3)?],
+                IntTy::W64 => return unsupported("mad.wide to 128 bits"),
+                _ => [self.to_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?, self.word(o, 3)?],
+            };
+            self.emit(op, Class::Integer, slots, 0, &[]);
+            return Ok(());
+        }
+        let op = match (hi, lo) {
+            (true, false) => pick(signed, Int3::MadHiS, Int3::MadHiU),
+            (false, true) => Int3::MadLo,
+            _ => return unsupported("mad without .lo, .hi or .wide"),
+        };
+        self.three_sources(int == IntTy::W64, o, Op::Int3(op, int))
+    }
+
+    fn ternary_typed(&mut self, base: &str, m: &mut Modifiers, o: Ops) -> Decoded<()> {
+        let ty = m.ty()?;
+        if base == "dp4a" {
+            let second = m.ty()?;
+            let op = match (ty.is_signed(), second.is_signed()) {
+                (true, true) => Int3::Dp4aS,
+                (false, false) => Int3::Dp4aU,
+                _ => return unsupported("dp4a of mixed signs"),
+            };
+            return self.three_sources(false, o, Op::Int3(op, IntTy::W32));
+        }
+        let int = int_type(ty)?;
+        let op = pick(ty.is_signed(), Int3::SadS, Int3::SadU);
+        self.three_sources(int == IntTy::W64, o, Op::Int3(op, int))
+    }
+
+    fn unary(&mut self, base: &str, m: &mut Modifiers, o: Ops) -> Decoded<()> {
+        let shift_amount = m.take("shiftamt");
+        let ftz = m.take("ftz");
+        let ty = m.ty()?;
+        if ty == Ty::Pred {
+            if base != "not" {
+                return unsupported(format!("{base}.pred"));
+            }
+            let d = self.to_pred(o, 0)?;
+            let (a, negated) = self.pred(o, 1)?;
+            let op = if negated { Op::MovPred } else { Op::PredNot };
+            self.emit(op, Class::Integer, [d, a, NONE, NONE], 0, &[]);
+            return Ok(());
+        }
+        if ty.is_float() {
+            let op = match base {
+                "neg" => Float1::Neg,
+                "abs" => Float1::Abs,
+                _ => return unsupported(format!("{base} on floats")),
+            };
+            return match ty {
+                Ty::F32 => {
+                    self.one_source(false, o, Op::Float1(op, FloatMode { rnd: Rnd::Rn, ftz, sat: false }))
+                }
+                Ty::F64 => self.one_source(true, o, Op::Double1(op)),
+                _ => {
+                    let mode = FloatMode { rnd: Rnd::Rn, ftz, sat: false };
+                    self.one_source(false, o, Op::Half1(op, half_mode(ty, mode, false)?))
+                }
+            };
+        }
+        let int = int_type(ty)?;
+        let op = match base {
+            "neg" => Int1::Neg,
+            "abs" => Int1::Abs,
+            "not" => Int1::Not,
+            "cnot" => Int1::Cnot,
+            "popc" => Int1::Popc,
+            "clz" => Int1::Clz,
+            "brev" => Int1::Brev,
+            _ => match (shift_amount, ty.is_signed()) {
+                (false, false) => Int1::BfindU,
+                (false, true) => Int1::BfindS,
+                (true, false) => Int1::BfindShiftU,
+                (true, true) => Int1::BfindShiftS,
+            },
+        };
+        // popc, clz and bfind of 64 bits give 32 bits.
+        let narrow = matches!(op, Int1::Popc | Int1::Clz) || base == "bfind";
+        if narrow && int == IntTy::W64 {
+            self.arity(o, 2)?;
+            let slots = [self.to_word(o, 0)?, self.wide(o, 1)?, NONE, NONE];
+            self.emit(Op::Int1(op, int), Class::Integer, slots, 0, &[]);
+            return Ok(());
+        }
+        self.one_source(int == IntTy::W64, o, Op::Int1(op, int))
+    }
+
+    fn special_function(&mut self, base: &str, m: &mut Modifiers, o: Ops) -> Decoded<()> {
+        let approximate = m.take("approx");
+        let mode = m.float_mode();
+        let ty = m.ty()?;
+        let op = match base {
+            "rcp" => Float1::Rcp,
+            "sqrt" => Float1::Sqrt,
+            "rsqrt" => Float1::Rsqrt,
+            "ex2" => Float1::Ex2,
+            "lg2" => Float1::Lg2,
+            "sin" => Float1::Sin,
+            "cos" => Float1::Cos,
+            _ => Float1::Tanh,
+        };
+        if mode.sat || mode.rnd != Rnd::Rn && ty != Ty::F32 {
+            return unsupported("this rounding");
+        }
+        let exact = matches!(op, Float1::Rcp | Float1::Sqrt);
+        if !approximate && !exact {
+            return unsupported(format!("{base} without .approx"));
+        }
+        match ty {
+            Ty::F32 => self.one_source(false, o, Op::Float1(op, mode)),
+            Ty::F64 if exact || op == Float1::Rsqrt => self.one_source(true, o, Op::Double1(op)),
+            Ty::F64 => unsupported(format!("{base}.f64")),
+            _ if matches!(op, Float1::Ex2 | Float1::Tanh) => {
+                self.one_source(false, o, Op::Half1(op, half_mode(ty, mode, false)?))
+            }
+            _ => unsupported(format!("{base} of this type")),
+        }
+    }
+
+    fn bits(&mut self, base: &str, m: &mut Modifiers, o: Ops) -> Decoded<()> {
+        match base {
+            "bfe" => {
+                let ty = m.ty()?;
+                let int = int_type(ty)?;
+                let op = if ty.is_signed() { Op::BfeS(int) } else { Op::BfeU(int) };
+                self.arity(o, 4)?;
+                let (d, a) = match int {
+                    IntTy::W64 => (self.to_wide(o, 0)?, self.wide(o, 1)?),
+                    _ => (self.to_word(o, 0)?, self.word(o, 1)?),
+                };
+                let slots = [d, a, self.word(o, 2)?, self.word(o, 3)?];
+                self.emit(op, Class::Integer, slots, 0, &[]);
+            }
+            "bfi" => {
+                let int = int_type(m.ty()?)?;
+                self.arity(o, 5)?;
+                let (d, a, b) = match int {
+                    IntTy::W64 => (self.to_wide(o, 0)?, self.wide(o, 1)?, self.wide(o, 2)?),
+                    _ => (self.to_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?),
+                };
+                let list = [a, b, self.word(o, 3)?, self.word(o, 4)?];
+                self.emit(Op::Bfi(int), Class::Integer, [d, NONE, NONE, NONE], 0, &list);
+            }
+            "bmsk" => {
+                let wrap = m.take("wrap");
+                if !wrap {
+                    m.require("clamp")?;
+                }
+                m.ty()?;
+                self.two_sources(false, o, Op::Bmsk { wrap })?;
+            }
+            "lop3" => {
+                m.ty()?;
+                self.arity(o, 5)?;
+                let table = self.immediate(o, 4)?;
+                self.three_sources(false, &o[..4], Op::Int3(Int3::Lop3(table as u8), IntTy::W32))?;
+            }
+            "prmt" => {
+                m.ty()?;
+                let mode = m.find(|p| {
+                    Some(match p {
+                        "f4e" => PrmtMode::F4e,
+                        "b4e" => PrmtMode::B4e,
+                        "rc8" => PrmtMode::Rc8,
+                        "ecl" => PrmtMode::Ecl,
+                        "ecr" => PrmtMode::Ecr,
+                        "rc16" => PrmtMode::Rc16,
+                        _ => return None,
+                    })
+                });
+                let op = mode.map_or(Int3::Prmt, Int3::PrmtMode);
+                self.three_sources(false, o, Op::Int3(op, IntTy::W32))?;
+            }
+            _ => {
+                let left = m.take("l");
+                if !left {
+                    m.require("r")?;
+                }
+                let wrap = m.take("wrap");
+                if !wrap {
+                    m.require("clamp")?;
+                }
+                m.ty()?;
+                let op = if left { Int3::ShfL { wrap } } else { Int3::ShfR { wrap } };
+                self.three_sources(false, o, Op::Int3(op, IntTy::W32))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn compare(&mut self, base: &str, m: &mut Modifiers, o: Ops) -> Decoded<()> {
+        let cmp = m.find(comparison).map_or_else(|| unsupported("no comparison"), Ok)?;
+        let logic = m.find(|p| {
+            Some(match p {
+                "and" => Logic::And,
+                "or" => Logic::Or,
+                "xor" => Logic::Xor,
+                _ => return None,
+            })
+        });
+        let ftz = m.take("ftz");
+        let first = m.ty()?;
+        let (to_float, ty) = if base == "set" { (first == Ty::F32, m.ty()?) } else { (false, first) };
+        let cmp = if ty.is_float() { cmp.0 } else { cmp.1 };
+        if ty == Ty::Pred || matches!(ty, Ty::F16x2 | Ty::Bf16x2) {
+            return unsupported(format!("{base} of this type"));
+        }
+        if matches!(cmp, Cmp::Num | Cmp::Nan) && !ty.is_float() {
+            return unsupported("num or nan of integers");
+        }
+        self.arity(o, if logic.is_some() { 4 } else { 3 })?;
+        let (d, q) = match (&o[0], base) {
+            (Operand::Pair(p, q), "setp") => {
+                let p = self.destination(p, 0, RegClass::Pred)?;
+                (p, self.destination(q, 0, RegClass::Pred)?)
+            }
+            (_, "setp") => (self.to_pred(o, 0)?, NONE),
+            _ => (self.to_word(o, 0)?, NONE),
+        };
+        let (a, b) = if ty.is_wide() {
+            (self.wide(o, 1)?, self.wide(o, 2)?)
+        } else {
+            (self.word(o, 1)?, self.word(o, 2)?)
+        };
+        let (c, negated) = if logic.is_some() { self.pred(o, 3)? } else { (NONE, false) };
+        let op = if base == "setp" {
+            Op::Setp { cmp, ty, ftz, logic }
+        } else {
+            Op::Set { cmp, ty, ftz, to_float, logic }
+        };
+        self.emit(op, Class::Integer, [d, a, b, c], i64::from(negated), &[q]);
+        Ok(())
+    }
+
+    fn testp(&mut self, m: &mut Modifiers, o: Ops) -> Decoded<()> {
+        let test = m.find(|p| {
+            Some(match p {
+                "finite" => Testp::Finite,
+                "infinite" => Testp::Infinite,
+                "number" => Testp::Number,
+                "notanumber" => Testp::NotANumber,
+                "normal" => Testp::Normal,
+                "subnormal" => Testp::Subnormal,
+                _ => return None,
+            })
+        });
+        let Some(test) = test else { return unsupported("testp of this kind") };
+        let wide = m.ty()?.is_wide();
+        let d = self.to_pred(o, 0)?;
+        let a = if wide { self.wide(o, 1)? } else { self.word(o, 1)? };
+        self.emit(Op::Testp(test, wide), Class::Integer, [d, a, NONE, NONE], 0, &[]);
+        Ok(())
+    }
+
+    fn select(&mut self, base: &str, m: &mut Modifiers, o: Ops) -> Decoded<()> {
+        m.take("ftz");
+        let ty = m.ty()?;
+        self.arity(o, 4)?;
+        let wide = ty.is_wide();
+        let (d, a, b) = if wide {
+            (self.to_wide(o, 0)?, self.wide(o, 1)?, self.wide(o, 2)?)
+        } else {
+            (self.to_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?)
+        };
+        let (op, c, negated) = if base == "selp" {
+            let (c, negated) = self.pred(o, 3)?;
+            (if wide { Op::Selp64 } else { Op::Selp32 }, c, negated)
+        } else {
+            let float = match m.ty()? {
+                Ty::F32 => true,
+                Ty::S32 => false,
+                _ => return unsupported("slct on this type"),
+            };
+            (if wide { Op::Slct64 { float } } else { Op::Slct32 { float } }, self.word(o, 3)?, false)
+        };
+        self.emit(op, Class::Integer, [d, a, b, c], i64::from(negated), &[]);
+        Ok(())
+    }
+
+    fn cvt(&mut self, m: &mut Modifiers, o: Ops) -> Decoded<()> {
+        let rnd = m.rounding();
+        let (ftz, sat, relu) = (m.take("ftz"), m.take("sat"), m.take("relu"));
+        if m.take("satfinite") {
+            return unsupported("cvt.satfinite");
+        }
+        let to = m.ty()?;
+        let from = m.ty()?;
+        if matches!(to, Ty::F16x2 | Ty::Bf16x2) {
+            if from != Ty::F32 || sat || !matches!(rnd, Some(Rnd::Rn | Rnd::Rz)) {
+                return unsupported("cvt to a pair of this form");
+            }
+            let op = Op::ConvertPair { bf16: to == Ty::Bf16x2, rnd: rnd.unwrap_or(Rnd::Rn), relu };
+            self.arity(o, 3)?;
+            let slots = [self.to_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?, NONE];
+            self.emit(op, Class::Convert, slots, 0, &[]);
+            return Ok(());
+        }
+        if matches!(from, Ty::F16x2 | Ty::Bf16x2 | Ty::Pred) || to == Ty::Pred || from == Ty::Tf32 {
+            return unsupported("cvt between these types");
+        }
+        check_rounding(to, from, rnd)?;
+        self.arity(o, 2)?;
+        let source = self.class_at(o, 1, RegClass::of(from));
+        let target = self.class_at(o, 0, RegClass::of(to));
+        if target == RegClass::Pred || source == RegClass::Pred {
+            return wrong(0, "no predicate");
+        }
+        let d = self.destination(&o[0], 0, target)?;
+        let a = self.source(&o[1], 1, source)?;
+        let op = Op::Convert(Convert { to, from, rnd, ftz, sat, relu });
+        let imm = i64::from(target == RegClass::Wide) | i64::from(source == RegClass::Wide) << 1;
+        self.emit(op, Class::Convert, [d, a, NONE, NONE], imm, &[]);
+        Ok(())
+    }
+}
+
+/// A conversion that can lose value bits must say how it rounds.
+fn check_rounding(to: Ty, from: Ty, rnd: Option<Rnd>) -> Decoded<()> {
+    let integer_rounding = matches!(rnd, Some(Rnd::Rni | Rnd::Rzi | Rnd::Rmi | Rnd::Rpi));
+    let needs = match (to.is_float(), from.is_float()) {
+        (false, true) => integer_rounding,
+        (true, false) => matches!(rnd, Some(Rnd::Rn | Rnd::Rz | Rnd::Rm | Rnd::Rp)),
+        (true, true) if to.bytes() < from.bytes() || to == Ty::Tf32 => rnd.is_some() && !integer_rounding,
+        (true, true) if to == from => rnd.is_none() || integer_rounding,
+        (true, true) if to.bytes() == from.bytes() => rnd.is_some(),
+        _ => rnd.is_none(),
+    };
+    if needs { Ok(()) } else { unsupported("cvt with this rounding") }
+}
+
+fn plain() -> FloatMode {
+    FloatMode { rnd: Rnd::Rn, ftz: false, sat: false }
+}
+
+fn pick<T>(first: bool, a: T, b: T) -> T {
+    if first { a } else { b }
+}
+
+fn int_type(ty: Ty) -> Decoded<IntTy> {
+    Ok(match ty {
+        Ty::S16 => IntTy::S16,
+        Ty::U16 | Ty::B16 => IntTy::U16,
+        Ty::S32 | Ty::U32 | Ty::B32 => IntTy::W32,
+        Ty::S64 | Ty::U64 | Ty::B64 => IntTy::W64,
+        _ => return unsupported("this type here"),
+    })
+}
+
+fn half_mode(ty: Ty, mode: FloatMode, relu: bool) -> Decoded<HalfMode> {
+    let (bf16, packed) = match ty {
+        Ty::F16 => (false, false),
+        Ty::F16x2 => (false, true),
+        Ty::Bf16 => (true, false),
+        Ty::Bf16x2 => (true, true),
+        _ => return unsupported("this type here"),
+    };
+    Ok(HalfMode { bf16, packed, ftz: mode.ftz, sat: mode.sat, relu })
+}
+
+/// The comparison for floats and for integers: `lo`, `ls`, `hi`, `hs` are unsigned aliases.
+fn comparison(name: &str) -> Option<(Cmp, Cmp)> {
+    let same = |c| (c, c);
+    Some(match name {
+        "eq" => same(Cmp::Eq),
+        "ne" => same(Cmp::Ne),
+        "lt" | "lo" => same(Cmp::Lt),
+        "le" | "ls" => same(Cmp::Le),
+        "gt" | "hi" => same(Cmp::Gt),
+        "ge" | "hs" => same(Cmp::Ge),
+        "equ" => same(Cmp::Equ),
+        "neu" => same(Cmp::Neu),
+        "ltu" => same(Cmp::Ltu),
+        "leu" => same(Cmp::Leu),
+        "gtu" => same(Cmp::Gtu),
+        "geu" => same(Cmp::Geu),
+        "num" => same(Cmp::Num),
+        "nan" => same(Cmp::Nan),
+        _ => return None,
+    })
+}
+
+/// Width of a register that changes over time.
+fn clock_width(name: &str) -> Option<bool> {
+    match name {
+        "clock64" | "globaltimer" => Some(true),
+        "clock" | "clock_hi" | "globaltimer_lo" | "globaltimer_hi" => Some(false),
+        _ => None,
+    }
+}
+
+fn arithmetic_class(op: &Op) -> Class {
+    match op {
+        Op::Float1(Float1::Neg | Float1::Abs, _) | Op::Half1(Float1::Neg | Float1::Abs, _) => Class::Float,
+        Op::Float1(..) | Op::Half1(..) | Op::Double1(_) | Op::Float2(Float2::Div, _) => Class::Special,
+        Op::Float2(..) | Op::Fma(_) | Op::Double2(_) | Op::DoubleFma | Op::Half2(..) | Op::HalfFma(_) => {
+            Class::Float
+        }
+        _ => Class::Integer,
+    }
+}

@@ -1,0 +1,502 @@
+//! Errors as types: what cannot be parsed, what memory refuses, and what a kernel did wrong.
+
+use std::fmt;
+
+use thiserror::Error;
+
+/// PTX text that the emulator does not understand. An unknown form is an error, never ignored.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("PTX line {line}: {problem} in `{text}`")]
+#[non_exhaustive]
+pub struct ParseError {
+    /// Line of the PTX text, from 1.
+    pub line: u32,
+    /// The statement, white space normalised.
+    pub text: String,
+    /// What is wrong with it.
+    pub problem: ParseProblem,
+}
+
+/// The kinds of [`ParseError`].
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ParseProblem {
+    /// The text breaks PTX's grammar.
+    #[error("expected {expected}")]
+    Syntax {
+        /// What should have stood here.
+        expected: &'static str,
+    },
+    /// The opcode, or this combination of modifiers, is not implemented.
+    #[error("unsupported instruction: {reason}")]
+    Unsupported {
+        /// The modifier or property that is not known.
+        reason: String,
+    },
+    /// A name that no declaration in scope introduces.
+    #[error("unknown name `{name}`")]
+    UnknownName {
+        /// The name.
+        name: String,
+    },
+    /// An operand of the wrong kind or type.
+    #[error("operand {index} should be {expected}")]
+    Operand {
+        /// Position from 0.
+        index: usize,
+        /// What the instruction needs.
+        expected: &'static str,
+    },
+}
+
+/// A host-side use of [`Memory`](crate::Memory) that is not valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// No allocation holds this address.
+    #[error("no allocation at {address:#x}")]
+    NotAllocated {
+        /// The address asked for.
+        address: u64,
+    },
+    /// The range runs past the end of its allocation.
+    #[error("{bytes} bytes at {address:#x} run past the allocation's end at {end:#x}")]
+    OutOfBounds {
+        /// First address.
+        address: u64,
+        /// Length of the access.
+        bytes: u64,
+        /// End of the allocation.
+        end: u64,
+    },
+    /// `free` of an address that is not the start of an allocation.
+    #[error("{address:#x} is not the start of an allocation")]
+    NotABase {
+        /// The address given.
+        address: u64,
+    },
+}
+
+/// Memory a faulting access aimed at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MemorySpace {
+    /// Device memory.
+    Global,
+    /// Shared memory of the CTA.
+    Shared,
+    /// Local memory of the thread.
+    Local,
+    /// Kernel parameters.
+    Param,
+}
+
+impl fmt::Display for MemorySpace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            MemorySpace::Global => "global",
+            MemorySpace::Shared => "shared",
+            MemorySpace::Local => "local",
+            MemorySpace::Param => "param",
+        })
+    }
+}
+
+/// What a kernel, or its launch, did wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum FaultKind {
+    /// The module has no such entry.
+    #[error("no entry `{name}` in the module")]
+    UnknownEntry {
+        /// The name asked for.
+        name: String,
+    },
+    /// The number or size of the arguments differs from the entry's parameters.
+    #[error("parameter {index} takes {expected} bytes, got {got}")]
+    ArgumentSize {
+        /// Position of the parameter; the number of parameters when arguments are missing or left over.
+        index: usize,
+        /// Bytes declared.
+        expected: usize,
+        /// Bytes given.
+        got: usize,
+    },
+    /// Grid, block, cluster or shared memory outside the limits of the machine or of the kernel.
+    #[error("launch configuration: {what} is {got}, allowed is {allowed}")]
+    LaunchConfiguration {
+        /// The property.
+        what: &'static str,
+        /// Its value.
+        got: u64,
+        /// The limit.
+        allowed: u64,
+    },
+    /// An access outside every allocation.
+    #[error("{bytes}-byte {space} access out of bounds at {address:#x}")]
+    OutOfBounds {
+        /// Memory accessed.
+        space: MemorySpace,
+        /// First address.
+        address: u64,
+        /// Length.
+        bytes: u32,
+    },
+    /// An address that is not a multiple of what the access needs.
+    #[error("{space} access at {address:#x} is not aligned to {alignment} bytes")]
+    Misaligned {
+        /// Memory accessed.
+        space: MemorySpace,
+        /// First address.
+        address: u64,
+        /// Alignment needed.
+        alignment: u32,
+    },
+    /// A read of bytes that nobody wrote.
+    #[error("{bytes}-byte {space} read of uninitialised memory at {address:#x}")]
+    Uninitialised {
+        /// Memory read.
+        space: MemorySpace,
+        /// First address.
+        address: u64,
+        /// Length.
+        bytes: u32,
+    },
+    /// Two accesses to the same bytes, at least one a write, that no synchronisation orders.
+    #[error("race on {space} memory at {address:#x}: {current} is not ordered after {previous}")]
+    Race {
+        /// Memory accessed.
+        space: MemorySpace,
+        /// First address of the conflict.
+        address: u64,
+        /// The access that was about to happen.
+        current: Accessor,
+        /// The access it conflicts with.
+        previous: Accessor,
+    },
+    /// An asynchronous operation uses shared memory written by ordinary stores with no
+    /// `fence.proxy.async` (or, for a new mbarrier, no `fence.mbarrier_init`) in between.
+    #[error("shared memory at {address:#x}: {current} after {previous} without a proxy fence")]
+    MissingProxyFence {
+        /// First address of the conflict.
+        address: u64,
+        /// The asynchronous access.
+        current: Accessor,
+        /// The ordinary access it should see.
+        previous: Accessor,
+    },
+    /// Lanes of one warp reached an instruction apart that they must execute together.
+    #[error("lanes {required:#010x} must execute this together, only {active:#010x} did")]
+    Divergence {
+        /// Lanes needed.
+        required: u32,
+        /// Lanes here.
+        active: u32,
+    },
+    /// No warp can go on.
+    #[error("deadlock: {}", Listed(.waits))]
+    Deadlock {
+        /// Who waits for what.
+        waits: Vec<Wait>,
+    },
+    /// The CTA executed more instructions than any sane kernel would.
+    #[error("no end after {instructions} warp instructions in one CTA")]
+    Runaway {
+        /// Instructions executed.
+        instructions: u64,
+    },
+    /// Misuse of an mbarrier.
+    #[error("mbarrier at shared {address:#x}: {problem}")]
+    Mbarrier {
+        /// Shared address of the object.
+        address: u64,
+        /// What is wrong.
+        problem: MbarrierProblem,
+    },
+    /// A register used while a `wgmma` may still read or write it, or without `wgmma.fence`.
+    #[error("wgmma register rule broken: {problem}")]
+    WgmmaRegister {
+        /// What is wrong.
+        problem: WgmmaProblem,
+    },
+    /// A tensor map or bulk copy with properties the hardware refuses.
+    #[error("bulk copy: {what} is {got}, needed is {needed}")]
+    BulkCopy {
+        /// The property.
+        what: &'static str,
+        /// Its value.
+        got: u64,
+        /// What would be right.
+        needed: u64,
+    },
+    /// `setmaxnreg` with a count the hardware refuses.
+    #[error("setmaxnreg {count}: {what}")]
+    RegisterCount {
+        /// The count asked for.
+        count: u32,
+        /// Why it is refused.
+        what: &'static str,
+    },
+    /// An operand value outside what the instruction allows.
+    #[error("{what} is {got}")]
+    InvalidOperand {
+        /// The operand.
+        what: &'static str,
+        /// Its value.
+        got: u64,
+    },
+    /// The kernel executed `trap`, or ran past its end.
+    #[error("trap")]
+    Trap,
+}
+
+/// One side of a race.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Accessor {
+    /// Who did it.
+    pub actor: Actor,
+    /// A write, or only a read.
+    pub is_write: bool,
+}
+
+impl fmt::Display for Accessor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a {} by {}", if self.is_write { "write" } else { "read" }, self.actor)
+    }
+}
+
+/// Who accesses memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Actor {
+    /// Ordinary instructions of a warp.
+    Warp(u32),
+    /// `cp.async` issued by a warp.
+    CpAsync(u32),
+    /// Bulk stores issued by a warp.
+    BulkStore(u32),
+    /// `wgmma` issued by a warp.
+    Wgmma(u32),
+    /// A bulk load that completes on the mbarrier at this shared address.
+    BulkLoad(u32),
+    /// Another CTA of the grid, by linear index.
+    Cta(u32),
+}
+
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Actor::Warp(w) => write!(f, "warp {w}"),
+            Actor::CpAsync(w) => write!(f, "cp.async of warp {w}"),
+            Actor::BulkStore(w) => write!(f, "a bulk store of warp {w}"),
+            Actor::Wgmma(w) => write!(f, "wgmma of warp {w}"),
+            Actor::BulkLoad(b) => write!(f, "a bulk load completing on mbarrier {b:#x}"),
+            Actor::Cta(c) => write!(f, "CTA {c}"),
+        }
+    }
+}
+
+/// Misuses of an mbarrier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum MbarrierProblem {
+    /// Used before `mbarrier.init`.
+    #[error("not initialised")]
+    NotInitialised,
+    /// Initialised twice with no `mbarrier.inval` in between.
+    #[error("already initialised")]
+    AlreadyInitialised,
+    /// More arrivals than the phase expects.
+    #[error("more arrivals than the phase expects")]
+    ArrivalUnderflow,
+    /// A count outside 1..=2^20-1.
+    #[error("count out of range")]
+    CountOutOfRange,
+    /// The transaction count left its range.
+    #[error("transaction count out of range")]
+    TransactionOutOfRange,
+    /// A wait for a phase more than one behind.
+    #[error("the phase waited for is not the current or the previous one")]
+    StalePhase,
+}
+
+/// Broken rules around `wgmma` registers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum WgmmaProblem {
+    /// An accumulator read before `wgmma.wait_group`.
+    #[error("accumulator read while in flight")]
+    AccumulatorRead,
+    /// An operand or accumulator written before `wgmma.wait_group`.
+    #[error("register written while in flight")]
+    OperandWritten,
+    /// A register written after the last `wgmma.fence`.
+    #[error("register written since the last wgmma.fence")]
+    MissingFence,
+    /// `wgmma` outside a group of four aligned warps.
+    #[error("the CTA has no complete warpgroup here")]
+    IncompleteWarpgroup,
+    /// The warps of a warpgroup issued different operations.
+    #[error("the warps of the warpgroup issued different operations")]
+    WarpsDisagree,
+}
+
+/// One line of a deadlock report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Wait {
+    /// The warp that waits.
+    pub warp: u32,
+    /// Its lanes concerned.
+    pub lanes: u32,
+    /// PTX line of the wait.
+    pub line: u32,
+    /// What it waits for.
+    pub reason: WaitReason,
+}
+
+/// What a warp waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WaitReason {
+    /// A named barrier that not enough warps reached.
+    Barrier {
+        /// Barrier number.
+        id: u32,
+        /// Threads arrived.
+        arrived: u32,
+        /// Threads expected.
+        expected: u32,
+    },
+    /// A phase of an mbarrier.
+    Mbarrier {
+        /// Shared address.
+        address: u32,
+        /// Arrivals still pending.
+        pending_arrivals: i64,
+        /// Bytes still expected.
+        pending_bytes: i64,
+    },
+    /// Other lanes of the same warp.
+    Lanes {
+        /// Lanes needed.
+        required: u32,
+    },
+    /// Registers for `setmaxnreg.inc`.
+    Registers {
+        /// Registers per thread asked for.
+        count: u32,
+    },
+    /// The other warps of the warpgroup.
+    Warpgroup,
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "warp {} (lanes {:#010x}, line {}) waits for ", self.warp, self.lanes, self.line)?;
+        match self.reason {
+            WaitReason::Barrier { id, arrived, expected } => {
+                write!(f, "barrier {id} ({arrived} of {expected} threads arrived)")
+            }
+            WaitReason::Mbarrier { address, pending_arrivals, pending_bytes } => {
+                write!(
+                    f,
+                    "mbarrier {address:#x} ({pending_arrivals} arrivals and {pending_bytes} bytes pending)"
+                )
+            }
+            WaitReason::Lanes { required } => write!(f, "lanes {required:#010x}"),
+            WaitReason::Registers { count } => write!(f, "{count} registers"),
+            WaitReason::Warpgroup => write!(f, "its warpgroup"),
+        }
+    }
+}
+
+/// Prints a list with semicolons between its items.
+struct Listed<'a>(&'a Vec<Wait>);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, wait) in self.0.iter().enumerate() {
+            write!(f, "{}{wait}", if i == 0 { "" } else { "; " })?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a kernel stood when it faulted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Site {
+    /// Entry that ran.
+    pub entry: String,
+    /// The instruction as written in the PTX.
+    pub instruction: String,
+    /// Line of the PTX text, from 1.
+    pub line: u32,
+    /// File and line of the source, where the PTX carries `.loc`.
+    pub source: Option<(String, u32)>,
+    /// Index of the CTA in the grid.
+    pub cta: [u32; 3],
+    /// Warp of the CTA.
+    pub warp: u32,
+    /// Lane that faulted, where one can be named.
+    pub lane: Option<u32>,
+}
+
+/// A launch that went wrong: what, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub struct Fault {
+    /// What went wrong.
+    pub kind: FaultKind,
+    /// Where, unless the launch itself was refused.
+    pub site: Option<Box<Site>>,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.kind)?;
+        let Some(site) = &self.site else { return Ok(()) };
+        write!(f, " at `{}`, PTX line {}", site.instruction, site.line)?;
+        if let Some((file, line)) = &site.source {
+            write!(f, " ({file}:{line})")?;
+        }
+        write!(f, ", entry {}, CTA {:?}, warp {}", site.entry, site.cta, site.warp)?;
+        if let Some(lane) = site.lane {
+            write!(f, ", lane {lane}")?;
+        }
+        Ok(())
+    }
+}
+
+impl From<FaultKind> for Fault {
+    fn from(kind: FaultKind) -> Self {
+        Self { kind, site: None }
+    }
+}
+
+/// A fault on its way up to where the instruction is known.
+#[derive(Debug)]
+pub(crate) struct Trap {
+    pub kind: FaultKind,
+    pub lane: Option<u32>,
+}
+
+/// Result of executing one instruction; boxed so that the good case stays one word.
+pub(crate) type Exec<T = ()> = Result<T, Box<Trap>>;
+
+impl From<FaultKind> for Box<Trap> {
+    #[cold]
+    fn from(kind: FaultKind) -> Self {
+        Box::new(Trap { kind, lane: None })
+    }
+}
+
+impl FaultKind {
+    /// Names the lane that did it.
+    #[cold]
+    pub(crate) fn lane(self, lane: usize) -> Box<Trap> {
+        Box::new(Trap { kind: self, lane: Some(lane as u32) })
+    }
+}

@@ -1,0 +1,100 @@
+//! Shared memory of one CTA: bytes and which of them were written.
+
+use crate::fault::{Exec, FaultKind, MemorySpace};
+use crate::memory::SHARED_BASE;
+
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    bytes: Vec<u8>,
+    /// 1 for each byte written.
+    init: Vec<u8>,
+    check_initialised: bool,
+}
+
+impl Shared {
+    /// Prepares for a new CTA: nothing is initialised, and old contents are scrambled.
+    pub(crate) fn reset(&mut self, bytes: usize, check_initialised: bool) {
+        self.bytes.clear();
+        self.bytes.resize(bytes, 0xcd);
+        self.init.clear();
+        self.init.resize(bytes, 0);
+        self.check_initialised = check_initialised;
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Offset of an access; the address must lie inside and be aligned to `alignment`.
+    #[inline]
+    pub(crate) fn offset(&self, address: u64, bytes: u32, alignment: u32) -> Result<usize, FaultKind> {
+        let space = MemorySpace::Shared;
+        if !address.is_multiple_of(u64::from(alignment)) {
+            return Err(FaultKind::Misaligned { space, address, alignment });
+        }
+        let offset = address.wrapping_sub(u64::from(SHARED_BASE));
+        if offset >= self.bytes.len() as u64 || self.bytes.len() as u64 - offset < u64::from(bytes) {
+            return Err(FaultKind::OutOfBounds { space, address, bytes });
+        }
+        Ok(offset as usize)
+    }
+
+    /// Fails when a byte of the range was never written.
+    #[inline]
+    pub(crate) fn check_init(&self, offset: usize, bytes: usize) -> Result<(), FaultKind> {
+        if self.check_initialised && self.init[offset..offset + bytes].contains(&0) {
+            let address = u64::from(SHARED_BASE) + offset as u64;
+            return Err(FaultKind::Uninitialised {
+                space: MemorySpace::Shared,
+                address,
+                bytes: bytes as u32,
+            });
+        }
+        Ok(())
+    }
+
+    /// Bytes of a range that `offset` vouched for.
+    #[inline]
+    pub(crate) fn slice(&self, offset: usize, bytes: usize) -> &[u8] {
+        &self.bytes[offset..offset + bytes]
+    }
+
+    /// A checked read of `N` bytes aligned to their length.
+    #[inline]
+    pub(crate) fn read<const N: usize>(&self, address: u64, lane: usize) -> Exec<[u8; N]> {
+        let offset = self.offset(address, N as u32, N as u32).map_err(|k| k.lane(lane))?;
+        if self.check_initialised {
+            let mut all = 1;
+            for &byte in &self.init[offset..offset + N] {
+                all &= byte;
+            }
+            if all == 0 {
+                return Err(self.check_init(offset, N).err().unwrap_or(FaultKind::Trap).lane(lane));
+            }
+        }
+        let mut value = [0; N];
+        value.copy_from_slice(&self.bytes[offset..offset + N]);
+        Ok(value)
+    }
+
+    /// A checked write of `N` bytes aligned to their length.
+    #[inline]
+    pub(crate) fn write<const N: usize>(&mut self, address: u64, value: [u8; N], lane: usize) -> Exec {
+        let offset = self.offset(address, N as u32, N as u32).map_err(|k| k.lane(lane))?;
+        self.bytes[offset..offset + N].copy_from_slice(&value);
+        self.init[offset..offset + N].fill(1);
+        Ok(())
+    }
+
+    /// Writes a range that `offset` vouched for.
+    pub(crate) fn put(&mut self, offset: usize, value: &[u8]) {
+        self.bytes[offset..offset + value.len()].copy_from_slice(value);
+        self.init[offset..offset + value.len()].fill(1);
+    }
+
+    /// Writes bytes of which some may be uninitialised themselves.
+    pub(crate) fn put_with_init(&mut self, offset: usize, value: &[u8], init: bool) {
+        self.bytes[offset..offset + value.len()].copy_from_slice(value);
+        self.init[offset..offset + value.len()].fill(u8::from(init));
+    }
+}

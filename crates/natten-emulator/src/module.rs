@@ -1,0 +1,229 @@
+//! A parsed module: its entries with their launch properties, and the predecoded code behind them.
+
+use std::sync::Arc;
+
+use crate::decode;
+use crate::fault::ParseError;
+use crate::inst::{Inst, Slot};
+use crate::ptx::ast::{EntryAst, GlobalDecl, RegClass};
+use crate::ptx::parse::parse_module;
+
+/// PTX text, parsed and decoded once, to be launched any number of times.
+#[derive(Debug)]
+pub struct Module {
+    entries: Vec<Entry>,
+    target: String,
+    version: (u32, u32),
+    pub(crate) files: Vec<(u32, String)>,
+    pub(crate) globals: Vec<GlobalDecl>,
+}
+
+impl Module {
+    /// Parses PTX text. Every instruction of every entry is decoded here.
+    ///
+    /// # Errors
+    /// Names the line of the first statement that is malformed or of a form the emulator does not know.
+    pub fn parse(ptx: &str) -> Result<Self, ParseError> {
+        let ast = parse_module(ptx)?;
+        let entries = ast.entries.iter().map(Entry::new).collect::<Result<_, _>>()?;
+        Ok(Self { entries, target: ast.target, version: ast.version, files: ast.files, globals: ast.globals })
+    }
+
+    /// The kernels of the module, in the order of the text.
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = &Entry> {
+        self.entries.iter()
+    }
+
+    /// The kernel of this name.
+    pub fn entry(&self, name: &str) -> Option<&Entry> {
+        self.entries.iter().find(|e| e.name == name)
+    }
+
+    /// The `.target`, such as `sm_80`.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// The PTX `.version` as major and minor.
+    pub fn version(&self) -> (u32, u32) {
+        self.version
+    }
+
+    pub(crate) fn file(&self, number: u32) -> Option<&str> {
+        self.files.iter().find(|f| f.0 == number).map(|f| f.1.as_str())
+    }
+}
+
+/// One kernel parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Param {
+    /// Name in the PTX.
+    pub name: String,
+    /// Size in bytes.
+    pub bytes: usize,
+    /// Alignment in bytes.
+    pub align: usize,
+    pub(crate) offset: usize,
+}
+
+/// One kernel: what a launch has to respect.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Entry {
+    /// Name to launch it by.
+    pub name: String,
+    /// Parameters in order.
+    pub params: Vec<Param>,
+    /// Bytes of statically declared shared memory.
+    pub static_shared_bytes: u32,
+    /// `.maxntid`: upper bounds of the block.
+    pub maxntid: Option<[u32; 3]>,
+    /// `.reqntid`: the only block allowed.
+    pub reqntid: Option<[u32; 3]>,
+    /// `.minnctapersm`: CTAs that must fit one multiprocessor, which bounds the registers.
+    pub minnctapersm: Option<u32>,
+    /// Offset of dynamic shared memory.
+    pub(crate) dynamic_shared: u32,
+    pub(crate) kernel: Arc<Kernel>,
+}
+
+impl Entry {
+    fn new(ast: &EntryAst) -> Result<Self, ParseError> {
+        let params = ast.params.iter().map(|p| Param {
+            name: p.name.clone(),
+            bytes: p.bytes as usize,
+            align: p.align as usize,
+            offset: p.offset as usize,
+        });
+        Ok(Self {
+            name: ast.name.clone(),
+            params: params.collect(),
+            static_shared_bytes: ast.shared_bytes,
+            maxntid: ast.maxntid,
+            reqntid: ast.reqntid,
+            minnctapersm: ast.minnctapersm,
+            dynamic_shared: ast.dynamic_shared,
+            kernel: Arc::new(decode::decode(ast)?),
+        })
+    }
+
+    /// Instructions of the kernel as written, without labels and declarations.
+    pub fn instruction_count(&self) -> usize {
+        self.kernel.lines.len()
+    }
+}
+
+/// Predecoded code of an entry.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    pub code: Vec<Inst>,
+    pub lists: Vec<Slot>,
+    pub constants: Arc<Constants>,
+    /// Sizes of a warp's register files.
+    pub words: usize,
+    pub wides: usize,
+    pub preds: usize,
+    pub preloads: Vec<Preload>,
+    /// Text behind each instruction; the closing trap has none.
+    pub lines: Vec<Line>,
+    pub tables: Vec<Vec<u32>>,
+    pub local_bytes: u32,
+}
+
+impl Kernel {
+    /// Vector operands of an instruction.
+    pub(crate) fn list(&self, inst: &Inst) -> &[Slot] {
+        &self.lists[inst.list.0 as usize..][..inst.list.1 as usize]
+    }
+}
+
+/// Literals, splatted over the lanes.
+#[derive(Debug, Default)]
+pub(crate) struct Constants {
+    pub words: Vec<[u32; 32]>,
+    pub wides: Vec<[u64; 32]>,
+    pub preds: Vec<u32>,
+}
+
+/// Where an instruction came from.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub line: u32,
+    pub text: String,
+    pub source: Option<(u32, u32)>,
+}
+
+/// A register that holds a special value from the start.
+#[derive(Debug)]
+pub(crate) struct Preload {
+    pub slot: Slot,
+    pub class: RegClass,
+    pub register: SpecialRegister,
+}
+
+/// Values fixed for the life of a thread. Clocks are not: they are instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum SpecialRegister {
+    Tid(u8),
+    Ntid(u8),
+    Ctaid(u8),
+    Nctaid(u8),
+    LaneId,
+    WarpId,
+    NWarpId,
+    LaneMask(LaneMask),
+    ClusterId(u8),
+    NClusterId(u8),
+    DynamicSharedBytes,
+    TotalSharedBytes,
+    Zero,
+    One,
+    /// Address of a module variable plus an offset.
+    GlobalVariable(u32, i64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum LaneMask {
+    Eq,
+    Le,
+    Lt,
+    Ge,
+    Gt,
+}
+
+impl SpecialRegister {
+    /// By PTX name without the per cent sign; `None` for those that change over time.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let (base, axis) = match name.split_once('.') {
+            Some((base, "x")) => (base, 0),
+            Some((base, "y")) => (base, 1),
+            Some((base, "z")) => (base, 2),
+            Some(_) => return None,
+            None => (name, 3),
+        };
+        Some(match (base, axis) {
+            ("tid", 0..3) => Self::Tid(axis),
+            ("ntid", 0..3) => Self::Ntid(axis),
+            ("ctaid", 0..3) => Self::Ctaid(axis),
+            ("nctaid", 0..3) => Self::Nctaid(axis),
+            ("clusterid", 0..3) => Self::ClusterId(axis),
+            ("nclusterid", 0..3) => Self::NClusterId(axis),
+            ("cluster_ctaid", 0..3) => Self::Zero,
+            ("cluster_nctaid", 0..3) => Self::One,
+            ("laneid", 3) => Self::LaneId,
+            ("warpid", 3) => Self::WarpId,
+            ("nwarpid", 3) => Self::NWarpId,
+            ("nsmid" | "cluster_nctarank", 3) => Self::One,
+            ("smid" | "gridid" | "cluster_ctarank" | "is_explicit_cluster" | "envreg0", 3) => Self::Zero,
+            ("lanemask_eq", 3) => Self::LaneMask(LaneMask::Eq),
+            ("lanemask_le", 3) => Self::LaneMask(LaneMask::Le),
+            ("lanemask_lt", 3) => Self::LaneMask(LaneMask::Lt),
+            ("lanemask_ge", 3) => Self::LaneMask(LaneMask::Ge),
+            ("lanemask_gt", 3) => Self::LaneMask(LaneMask::Gt),
+            ("dynamic_smem_size", 3) => Self::DynamicSharedBytes,
+            ("total_smem_size" | "aggr_smem_size", 3) => Self::TotalSharedBytes,
+            _ => return None,
+        })
+    }
+}

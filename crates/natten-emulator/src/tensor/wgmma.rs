@@ -1,0 +1,3 @@
+//! To be filled: nothing asynchronous or tensor-like is decoded yet.
+#[derive(Debug, Default)]
+pub(crate) struct WgmmaQueue;
