@@ -30,8 +30,8 @@ impl<V> Inputs<V> {
         Inputs { additional: Some([keys, values]), ..self }
     }
 
-    /// The same operands in another form.
-    pub fn map<W>(&self, mut f: impl FnMut(&V) -> W) -> Inputs<W> {
+    /// The same operands in another form, which may borrow from this one.
+    pub fn map<'a, W>(&'a self, mut f: impl FnMut(&'a V) -> W) -> Inputs<W> {
         Inputs {
             query: f(&self.query),
             key: f(&self.key),

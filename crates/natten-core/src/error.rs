@@ -221,6 +221,14 @@ pub enum ProblemError {
         /// Sequences of keys.
         keys: usize,
     },
+    /// Merging needs a log-sum-exp for each partial output.
+    #[error("merging {outs} partial outputs with {lses} log-sum-exps (lse)")]
+    MergeLseCount {
+        /// Partial outputs given.
+        outs: usize,
+        /// Log-sum-exps given.
+        lses: usize,
+    },
     /// Merging needs at least two partial results.
     #[error("merging needs at least 2 partial results, got {found}")]
     MergeCount {

@@ -33,8 +33,8 @@ impl Sequences {
     /// From the lengths themselves.
     ///
     /// # Errors
-    /// [`ProblemError::SequenceCount`] when the two lists differ in length; [`ProblemError::CumulativeLengths`]
-    /// when a total overflows.
+    /// [`ProblemError::SequenceCount`] when the two lists differ in length. A total that overflows matches no
+    /// tensor, and is reported with the tensors.
     pub fn from_lengths(queries: &[usize], keys: &[usize]) -> Result<Self, ProblemError> {
         Self::from_offsets(accumulate(queries), accumulate(keys))
     }

@@ -74,14 +74,18 @@ impl Residue {
             .map(move |k| (k..k + tile, self.coverage(queries.clone(), k..k + tile)))
     }
 
-    /// Visible pairs of a query and a key.
+    /// Visible pairs of a query and a key; `u64::MAX` when there are more.
     pub fn scores(&self) -> u64 {
-        let (len, w, s) = (self.query_len as u64, self.kernel_size as u64, self.stride as u64);
+        u64::try_from(self.scores_u128()).unwrap_or(u64::MAX)
+    }
+
+    fn scores_u128(&self) -> u128 {
+        let (len, w, s) = (self.query_len as u128, self.kernel_size as u128, self.stride as u128);
         if !self.is_causal {
             return len * w;
         }
         // Query i has keys up to min(i, key_len - 1) ...
-        let keys = self.key_len as u64;
+        let keys = self.key_len as u128;
         let rising = len.min(keys);
         let ends = rising * (rising + 1) / 2 + (len - rising) * keys;
         // ... less the start of its block: max((block + 1) s - w, 0), the last block's leader being the last query.
@@ -243,16 +247,22 @@ impl TileCounts {
 }
 
 impl Problem {
-    /// Visible pairs of a query and a key over batch and heads. A forward does `2 (head_dim + head_dim_v)`
+    /// Visible pairs of a query and a key over batch and heads, `u64::MAX` when there are more. A forward does `2 (head_dim + head_dim_v)`
     /// floating-point operations on each, a backward 2.5 times that.
     pub fn scores(&self) -> u64 {
         let of_sequence = |axes: &[Axis; 3]| {
-            let along = |axis: &Axis| axis.residue_kinds().map(|(r, n)| n as u64 * r.scores()).sum::<u64>();
-            axes.iter().map(along).product::<u64>()
+            let along = |axis: &Axis| {
+                let kinds = axis.residue_kinds().map(|(r, n)| (n as u64).saturating_mul(r.scores()));
+                kinds.fold(0, u64::saturating_add)
+            };
+            axes.iter().map(along).fold(1, u64::saturating_mul)
         };
-        let windows: u64 = self.sequences().map(|sequence| of_sequence(&sequence.axes)).sum();
-        let additional = self.query_tokens() as u64 * self.additional_keys() as u64;
-        (windows + additional) * (self.batch() * self.heads()) as u64
+        let windows =
+            self.sequences().map(|sequence| of_sequence(&sequence.axes)).fold(0, u64::saturating_add);
+        let additional = (self.query_tokens() as u64).saturating_mul(self.additional_keys() as u64);
+        windows
+            .saturating_add(additional)
+            .saturating_mul((self.batch() as u64).saturating_mul(self.heads() as u64))
     }
 
     /// Floating-point operations of a forward on the visible pairs alone.
@@ -261,7 +271,8 @@ impl Problem {
     }
 }
 
-/// All boxes of `size` tokens with power-of-two sides, `size` itself a power of two. Axes of one token get 1.
+/// All boxes of `size` tokens with power-of-two sides, `size` itself a power of two. Axes of one token get 1;
+/// if all have one token, the box extends along the last.
 pub fn tile_boxes(size: usize, axes: &[Axis; 3]) -> Vec<[usize; 3]> {
     let mut boxes = Vec::new();
     let log2 = size.ilog2();
@@ -274,6 +285,9 @@ pub fn tile_boxes(size: usize, axes: &[Axis; 3]) -> Vec<[usize; 3]> {
                 boxes.push(sides);
             }
         }
+    }
+    if boxes.is_empty() {
+        boxes.push([1, 1, size]);
     }
     boxes
 }

@@ -28,18 +28,20 @@ impl<E: Element> Tensor<E> {
     /// A tensor of zeros.
     ///
     /// # Errors
-    /// Those of [`Layout::contiguous`].
+    /// [`TensorError::Overflow`] when it takes more than `isize::MAX` bytes, and those of [`Layout::contiguous`].
     pub fn zeros(shape: &[usize]) -> Result<Self, TensorError> {
         let layout = Layout::contiguous(shape)?;
+        check_size::<E>(&layout)?;
         Ok(Tensor { data: vec![E::default(); layout.len()], layout })
     }
 
     /// Fills a tensor from a function of the running index.
     ///
     /// # Errors
-    /// Those of [`Layout::contiguous`].
+    /// As [`Tensor::zeros`].
     pub fn from_fn(shape: &[usize], value: impl FnMut(usize) -> E) -> Result<Self, TensorError> {
         let layout = Layout::contiguous(shape)?;
+        check_size::<E>(&layout)?;
         Ok(Tensor { data: (0..layout.len()).map(value).collect(), layout })
     }
 
@@ -78,6 +80,12 @@ impl<E: Element> Tensor<E> {
         let data = self.data.iter().map(|x| T::from_f64(x.to_f64())).collect();
         Tensor { data, layout: self.layout }
     }
+}
+
+/// A vector of more bytes than `isize::MAX` would panic.
+fn check_size<E>(layout: &Layout) -> Result<(), TensorError> {
+    let most = isize::MAX as usize / size_of::<E>();
+    if layout.len() <= most { Ok(()) } else { Err(TensorError::Overflow) }
 }
 
 /// A borrowed tensor with any strides.

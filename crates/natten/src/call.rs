@@ -239,6 +239,10 @@ impl<'a, B: Backend, E: Element> Call<'a, B, E> {
         for (role, gradient) in [(Role::DQuery, &*query), (Role::DKey, &*key), (Role::DValue, &*value)] {
             self.expect_here(role, gradient)?;
         }
+        if let Some([keys, values]) = &additional {
+            self.expect_here(Role::DAdditionalKeys, &**keys)?;
+            self.expect_here(Role::DAdditionalValues, &**values)?;
+        }
         let views = Gradients {
             query: query.view_mut(),
             key: key.view_mut(),
@@ -271,9 +275,10 @@ impl<'a, B: Backend, E: Element> Call<'a, B, E> {
         O: Operand<Device = B, Elem = E>,
         L: Operand<Device = B, Elem = f32>,
     {
-        for (role, operand) in [(Role::Out, saved.out), (Role::DOut, saved.d_out)] {
-            self.expect_here(role, operand)?;
-        }
+        self.expect_here(Role::Out, saved.out)?;
+        self.expect_here(Role::Lse, saved.lse)?;
+        self.expect_here(Role::DOut, saved.d_out)?;
+        saved.d_lse.map_or(Ok(()), |d_lse| self.expect_here(Role::DLse, d_lse))?;
         let problem = self.problem(mask)?;
         let views = Saved {
             out: saved.out.view(),

@@ -35,10 +35,11 @@ where
     };
     layouts.check()?;
     let backend = outs[0].device();
-    for device in outs.iter().map(|out| out.device()).chain(lses.iter().map(|lse| lse.device())) {
+    let outs_at = outs.iter().map(|out| (Role::Out, out.device()));
+    for (tensor, device) in outs_at.chain(lses.iter().map(|lse| (Role::Lse, lse.device()))) {
         if !backend.is_same_device(&device) {
             let (expected, found) = (backend.device_name(), device.device_name());
-            return Err(Error::DeviceMismatch { tensor: Role::Out, expected, found });
+            return Err(Error::DeviceMismatch { tensor, expected, found });
         }
     }
     let shape = layouts.outs[0].shape();

@@ -12,12 +12,15 @@ impl Partials<Layout, Layout> {
     /// with log-sum-exps `[batch, tokens.., heads]`.
     ///
     /// # Errors
-    /// [`ProblemError::MergeCount`], [`ProblemError::TensorRank`], [`ProblemError::ShapeMismatch`],
-    /// [`ProblemError::LastAxisNotContiguous`].
+    /// [`ProblemError::MergeLseCount`], [`ProblemError::MergeCount`], [`ProblemError::TensorRank`],
+    /// [`ProblemError::ShapeMismatch`], [`ProblemError::LastAxisNotContiguous`].
     pub fn check(&self) -> Result<(), ProblemError> {
-        let count = self.outs.len();
-        if count < 2 || self.lses.len() != count {
-            return Err(ProblemError::MergeCount { found: count.min(self.lses.len()) });
+        let (outs, lses) = (self.outs.len(), self.lses.len());
+        if outs != lses {
+            return Err(ProblemError::MergeLseCount { outs, lses });
+        }
+        if outs < 2 {
+            return Err(ProblemError::MergeCount { found: outs });
         }
         let shape = self.outs[0].shape().to_vec();
         if !(4..=6).contains(&shape.len()) {
@@ -34,7 +37,8 @@ impl Partials<Layout, Layout> {
     /// # Errors
     /// As [`Partials::check`].
     pub fn check_output(&self, output: &Output<Layout, Layout>) -> Result<(), ProblemError> {
-        let shape = self.outs[0].shape();
+        let Some(first) = self.outs.first() else { return Err(ProblemError::MergeCount { found: 0 }) };
+        let shape = first.shape();
         check_shape(Role::Out, shape, &output.out)?;
         output.lse.as_ref().map_or(Ok(()), |lse| check_shape(Role::Lse, &shape[..shape.len() - 1], lse))
     }

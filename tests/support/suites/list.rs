@@ -1,0 +1,150 @@
+//! The problems that every backend must solve: one list by hand for what is known to break kernels, one drawn.
+
+use crate::rng::Rng;
+use crate::spec::Spec;
+
+/// Extents around tile sizes: one less, exact, one more.
+const AROUND_TILES: [usize; 11] = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17];
+
+/// Window sizes, strides, dilations and borders, by axis count.
+pub fn windows() -> Vec<Spec> {
+    let mut list = Vec::new();
+    for (i, &extent) in AROUND_TILES.iter().chain(&[63, 64, 65, 130]).enumerate() {
+        let size = [1, 3, 4, extent][i % 4].min(extent);
+        list.push(Spec::na(&[extent], &[size]));
+        list.push(Spec::na(&[extent], &[extent]).stride(&[extent]).dims(5, 9));
+        list.push(Spec::na(&[extent], &[extent.div_ceil(2)]).causal(&[true]).heads(2, 1));
+    }
+    for (a, b) in [(1, 1), (1, 9), (3, 4), (4, 5), (8, 7), (9, 16), (17, 8)] {
+        list.push(Spec::na(&[a, b], &[a.min(3), b.min(4)]));
+        list.push(Spec::na(&[b, a], &[b.min(5), a]).causal(&[true, false]).heads(2, 2));
+    }
+    for shape in [[1, 1, 1], [1, 5, 4], [4, 1, 9], [3, 8, 5], [5, 4, 9]] {
+        list.push(Spec::na(&shape, &shape.map(|extent| extent.min(3))));
+        list.push(Spec::na(&shape, &shape.map(|e| e.min(2))).causal(&[true, false, true]));
+    }
+    list.extend([
+        // Stride = window: blocked attention, with and without a ragged last block.
+        Spec::na(&[16], &[4]).stride(&[4]),
+        Spec::na(&[19], &[4]).stride(&[4]),
+        Spec::na(&[8, 9], &[4, 3]).stride(&[4, 3]),
+        // Strides that do not divide.
+        Spec::na(&[23], &[7]).stride(&[3]),
+        Spec::na(&[23], &[8]).stride(&[5]).causal(&[true]),
+        Spec::na(&[11, 13], &[5, 6]).stride(&[2, 5]),
+        // Dilation that does not divide, down to windows of all that a residue has.
+        Spec::na(&[23], &[5]).dilation(&[4]),
+        Spec::na(&[65], &[4]).dilation(&[13]).causal(&[true]),
+        Spec::na(&[17], &[1]).dilation(&[17]),
+        Spec::na(&[11, 14], &[3, 4]).dilation(&[3, 3]),
+        Spec::na(&[7, 5, 9], &[2, 2, 3]).dilation(&[3, 2, 2]),
+        // Whole axes beside local ones.
+        Spec::na(&[6, 12], &[6, 3]),
+        Spec::na(&[4, 6, 7], &[4, 3, 3]).causal(&[true, false, false]),
+        // All flags at once.
+        Spec::na(&[29], &[5])
+            .stride(&[3])
+            .dilation(&[4])
+            .causal(&[true])
+            .heads(4, 2)
+            .additional(5)
+            .scale(0.7),
+        Spec::na(&[13, 11], &[4, 3])
+            .stride(&[3, 2])
+            .dilation(&[3, 3])
+            .causal(&[true, false])
+            .heads(4, 1)
+            .dims(12, 20)
+            .additional(1)
+            .batch(2),
+        Spec::na(&[5, 7, 8], &[2, 3, 3])
+            .stride(&[2, 2, 3])
+            .dilation(&[2, 2, 2])
+            .causal(&[false, true, false])
+            .heads(2, 1)
+            .dims(16, 24)
+            .additional(3)
+            .scale(-0.5),
+    ]);
+    list
+}
+
+/// Heads, components, additional keys and scales.
+pub fn shapes() -> Vec<Spec> {
+    let mut list = Vec::new();
+    for (i, dim) in [1, 5, 8, 40, 64, 72, 80, 96, 128, 200].into_iter().enumerate() {
+        let dim_v = [dim, 3, 48, dim + 1][i % 4];
+        let spec = Spec::na(&[4, 7], &[3, 4]).dims(dim, dim_v).heads(2, 1 + i % 2);
+        list.push(if i % 2 == 0 { spec } else { spec.causal(&[false, true]).additional(2) });
+        list.push(Spec::na(&[18], &[9]).dims(dim, dim));
+    }
+    for (heads, heads_kv) in [(2, 2), (2, 1), (8, 1), (8, 4), (8, 8), (6, 2)] {
+        list.push(Spec::na(&[10], &[5]).heads(heads, heads_kv).batch(2));
+        list.push(Spec::attention(5, 9, false).heads(heads, heads_kv).dims(16, 8));
+    }
+    for additional in [1, 5, 130] {
+        list.push(Spec::na(&[12], &[3]).additional(additional).heads(2, 1));
+        list.push(Spec::na(&[5, 6], &[3, 2]).additional(additional).dims(24, 16).batch(2));
+    }
+    for scale in [0.0, 1.0, -0.3, 20.0] {
+        list.push(Spec::na(&[4, 9], &[3, 5]).scale(scale).dims(16, 16));
+    }
+    list
+}
+
+/// Plain attention, packed or not, with and without keys.
+pub fn attention() -> Vec<Spec> {
+    let mut list = Vec::new();
+    let lengths = [(1, 1), (1, 9), (9, 1), (7, 8), (17, 16), (16, 65), (65, 63), (4, 0), (0, 5), (0, 0)];
+    for (queries, keys) in lengths {
+        list.push(Spec::attention(queries, keys, false));
+        list.push(Spec::attention(queries, keys, true).heads(2, 1).batch(2).dims(8, 12));
+    }
+    list.extend([
+        Spec::attention(4, 0, false).additional(3),
+        Spec::attention(6, 8, true).additional(2).scale(-0.4),
+        Spec::packed(&[3, 0, 5, 9], &[4, 2, 0, 17], false).heads(2, 1),
+        Spec::packed(&[3, 0, 5, 9], &[4, 2, 0, 17], true),
+        Spec::packed(&[8, 8], &[8, 8], true).heads(4, 2).dims(40, 24),
+        Spec::packed(&[0, 0], &[0, 3], false),
+        Spec::packed(&[], &[], false),
+        Spec::packed(&[5, 1], &[0, 0], false),
+        Spec::packed(&[5, 2], &[3, 6], true).additional(4),
+    ]);
+    list
+}
+
+/// Nothing to do: an empty batch.
+pub fn empty() -> Vec<Spec> {
+    vec![Spec::na(&[5, 4], &[3, 2]).batch(0).heads(2, 1).additional(2), Spec::attention(3, 4, true).batch(0)]
+}
+
+/// Neighborhoods with everything drawn; small, so that many are affordable.
+pub fn random(seed: u64, count: usize) -> Vec<Spec> {
+    let mut rng = Rng::new(seed);
+    (0..count).map(|_| draw(&mut rng)).collect()
+}
+
+fn draw(rng: &mut Rng) -> Spec {
+    let rank = rng.range(1, 3);
+    let most = [40, 11, 6][rank - 1];
+    let shape: Vec<usize> = (0..rank).map(|_| rng.range(1, most)).collect();
+    let kernel: Vec<usize> = shape.iter().map(|&extent| rng.range(1, extent)).collect();
+    let mut each = |most: &dyn Fn(usize) -> usize| -> Vec<usize> {
+        (0..rank).map(|axis| if rng.chance(0.5) { rng.range(1, most(axis)) } else { 1 }).collect()
+    };
+    let stride = each(&|axis| kernel[axis]);
+    let dilation = each(&|axis| shape[axis] / kernel[axis]);
+    let causal: Vec<bool> = (0..rank).map(|_| rng.chance(0.35)).collect();
+    let heads_kv = rng.range(1, 3);
+    let spec = Spec::na(&shape, &kernel).stride(&stride).dilation(&dilation).causal(&causal);
+    let spec = spec
+        .heads(heads_kv * rng.pick(&[1, 1, 2, 3]), heads_kv)
+        .dims(rng.range(1, 33), rng.range(1, 33))
+        .additional(rng.pick(&[0, 0, 0, 1, 7]))
+        .batch(rng.range(1, 2));
+    match rng.pick(&[None, None, Some(1.0), Some(0.0), Some(-0.3)]) {
+        Some(scale) => spec.scale(scale),
+        None => spec,
+    }
+}

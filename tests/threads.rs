@@ -1,0 +1,72 @@
+//! Results of the CPU do not depend on the number of threads, bit for bit; nor on where the pool comes from.
+
+use natten::cpu::{Cpu, Isa};
+use natten::{Element, Saved, Tensor, bf16, f16};
+use natten_tests::compare::same_bits;
+use natten_tests::{Spec, Subject};
+
+fn specs() -> Vec<Spec> {
+    vec![
+        Spec::na(&[130], &[9]).heads(2, 1).dims(16, 16).batch(2),
+        Spec::na(&[20, 21], &[5, 7]).heads(4, 2).dims(40, 24).causal(&[true, false]),
+        Spec::na(&[5, 9, 10], &[3, 3, 5]).dilation(&[1, 2, 2]).heads(3, 1).dims(8, 8).additional(3),
+        Spec::na(&[24], &[1]).dims(64, 64),
+        Spec::attention(33, 70, true).heads(2, 2).dims(32, 8),
+        Spec::packed(&[9, 0, 30, 1], &[20, 4, 3, 40], false).heads(4, 1),
+    ]
+}
+
+fn run<E: Element>(cpu: &Cpu, spec: &Spec, seed: u64) -> (Vec<Tensor<E>>, Tensor<f32>) {
+    let problem = spec.problem(E::TYPE);
+    let case = spec.draw(seed);
+    let inputs = case.rounded::<E>();
+    let (out, lse) = cpu.attend(&problem, &inputs);
+    let d_out: Tensor<E> = case.d_out.cast();
+    let d_lse: Option<Tensor<f32>> = case.d_lse.as_ref().map(Tensor::cast);
+    let saved = Saved { out: &out, lse: &lse, d_out: &d_out, d_lse: d_lse.as_ref() };
+    let gradients = cpu.differentiate(&problem, &inputs, &saved);
+    let mut all = vec![gradients.query, gradients.key, gradients.value];
+    all.extend(gradients.additional.into_iter().flatten());
+    all.push(out);
+    (all, lse)
+}
+
+fn same_results<E: Element>(cpu: &Cpu, other: &Cpu, what: &str) {
+    for (i, spec) in specs().iter().enumerate() {
+        let (a, b) = (run::<E>(cpu, spec, i as u64), run::<E>(other, spec, i as u64));
+        let same = a.0.iter().zip(&b.0).all(|(a, b)| same_bits(a, b)) && same_bits(&a.1, &b.1);
+        assert!(same, "{what}, {}: {spec:?}", E::TYPE);
+    }
+}
+
+#[test]
+fn one_two_and_five_threads_give_the_same_bits() {
+    for isa in Isa::available() {
+        let cpu = |threads| Cpu::new().isa(isa).and_then(|cpu| cpu.threads(threads)).expect("available");
+        let one = cpu(1);
+        for threads in [2, 5] {
+            let what = format!("{isa} with {threads} threads");
+            same_results::<f32>(&one, &cpu(threads), &what);
+            same_results::<f16>(&one, &cpu(threads), &what);
+            same_results::<bf16>(&one, &cpu(threads), &what);
+        }
+    }
+}
+
+#[test]
+fn the_callers_pool_gives_the_same_bits() {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("three threads");
+    let own = Cpu::new().threads(1).expect("one thread");
+    pool.install(|| same_results::<f32>(&own, &Cpu::new(), "inside a pool of three"));
+    same_results::<f32>(&own, &Cpu::new(), "the global pool");
+}
+
+#[test]
+fn calls_from_many_threads_do_not_disturb_each_other() {
+    let cpu = Cpu::new().threads(2).expect("two threads");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| same_results::<f32>(&Cpu::new().threads(1).expect("one thread"), &cpu, "shared"));
+        }
+    });
+}
