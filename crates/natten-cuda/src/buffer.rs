@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use natten_core::layout::RowLayout;
-use natten_core::{Element, Layout};
+use natten_core::{Element, Layout, TensorError};
 
 use crate::device::Device;
 use crate::params::Strides;
@@ -68,8 +68,11 @@ impl<E: Element> CudaView<'_, E> {
     }
 
     /// The same elements with two axes exchanged, without moving them.
-    pub fn swap_axes(self, a: usize, b: usize) -> Self {
-        CudaView { layout: self.layout.swapped(a, b), ..self }
+    ///
+    /// # Errors
+    /// Those of [`Layout::swapped`].
+    pub fn swap_axes(self, a: usize, b: usize) -> Result<Self, TensorError> {
+        Ok(CudaView { layout: self.layout.swapped(a, b)?, ..self })
     }
 }
 
@@ -94,8 +97,11 @@ impl<E: Element> CudaViewMut<'_, E> {
     }
 
     /// The same elements with two axes exchanged, without moving them.
-    pub fn swap_axes(self, a: usize, b: usize) -> Self {
-        CudaViewMut { layout: self.layout.swapped(a, b), ..self }
+    ///
+    /// # Errors
+    /// Those of [`Layout::swapped`].
+    pub fn swap_axes(self, a: usize, b: usize) -> Result<Self, TensorError> {
+        Ok(CudaViewMut { layout: self.layout.swapped(a, b)?, ..self })
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::DeviceError;
+pub use crate::launch::PreparedLaunch;
 use crate::select::ComputeCapability;
 
 /// Facts about a device.
@@ -129,21 +130,11 @@ pub trait Device: Clone + Send + Sync + 'static {
     /// When the device or driver has none.
     fn tensor_map(&self, spec: &TensorMapSpec) -> Result<TensorMap, DeviceError>;
 
-    /// Launches a kernel on the stream. Each of `params` is the bytes of one kernel parameter.
-    ///
-    /// # Safety
-    /// `params` match the function's parameters in number and size, and every address in them stands for memory of
-    /// this device that outlives the launch in stream order and holds what the kernel reads and writes.
+    /// Launches a kernel on the stream.
     ///
     /// # Errors
     /// When the launch is refused. What fails on the device shows up at a later call.
-    #[allow(unsafe_code)]
-    unsafe fn launch(
-        &self,
-        function: &Self::Function,
-        config: &LaunchConfig,
-        params: &[&[u8]],
-    ) -> Result<(), DeviceError>;
+    fn launch(&self, launch: &PreparedLaunch<'_, Self::Function>) -> Result<(), DeviceError>;
 }
 
 /// Kernels by entry name, each compiled at most once a context, whatever the number of threads and streams.

@@ -12,6 +12,40 @@ use crate::registry::{Kernel, Operation};
 use crate::schedule::{Items, Work, decompose};
 use crate::select::{LayoutSummary, select};
 
+/// A kernel with its parameters. That it exists says that it may be launched, so launching itself is safe.
+#[derive(Debug)]
+pub struct PreparedLaunch<'a, F> {
+    function: &'a F,
+    config: LaunchConfig,
+    params: &'a [&'a [u8]],
+}
+
+impl<'a, F> PreparedLaunch<'a, F> {
+    /// A launch; each of `params` is the bytes of one kernel parameter.
+    ///
+    /// # Safety
+    /// `params` match the function's parameters in number and size, and every address in them stands for memory of
+    /// the function's device that outlives the launch in stream order and holds what the kernel reads and writes.
+    pub unsafe fn new(function: &'a F, config: LaunchConfig, params: &'a [&'a [u8]]) -> Self {
+        PreparedLaunch { function, config, params }
+    }
+
+    /// The kernel.
+    pub fn function(&self) -> &F {
+        self.function
+    }
+
+    /// The shape.
+    pub fn config(&self) -> &LaunchConfig {
+        &self.config
+    }
+
+    /// The parameters' bytes.
+    pub fn params(&self) -> &[&[u8]] {
+        self.params
+    }
+}
+
 /// The views of a forward call.
 pub(crate) struct Forward {
     pub query: Raw,
@@ -152,10 +186,11 @@ pub(crate) fn launch<D: Device>(
     params: &[u8],
 ) -> Result<(), CudaError> {
     let function = device.functions().get_or_load(kernel.entry, || device.load(kernel.ptx, kernel.entry, 0))?;
+    let params = [params];
     // SAFETY: the registry's tests hold every kernel's parameter against the struct that `params` is the bytes of. Its
     // addresses come from views, whose borrows (or the contract of their unsafe constructors) keep the memory alive
     // and unaliased while the call queues work on this device's stream; owned memory is freed in stream order after
     // it. Extents and strides come from the same views, checked against the problem before.
-    unsafe { device.launch(&function, &LaunchConfig::new(grid, kernel.threads), &[params])? };
-    Ok(())
+    let prepared = unsafe { PreparedLaunch::new(&*function, LaunchConfig::new(grid, kernel.threads), &params) };
+    Ok(device.launch(&prepared)?)
 }

@@ -46,6 +46,7 @@
 mod asynchronous;
 mod counters;
 mod decode;
+mod device;
 mod fault;
 mod inst;
 mod launch;
@@ -61,6 +62,7 @@ mod tensor;
 
 // pub use asynchronous::tma::{Swizzle, TensorMapDesc, TensorMapError};
 pub use counters::{CLASSES, Class, Counters};
+pub use device::{Emulated, Function, GlobalMemory};
 pub use fault::{
     Accessor, Actor, Fault, FaultKind, MbarrierProblem, MemoryError, MemorySpace, ParseError, ParseProblem,
     Site, Wait, WaitReason, WgmmaProblem,

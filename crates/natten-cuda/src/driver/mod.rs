@@ -11,10 +11,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use cudarc::driver::{CudaContext, CudaStream, DriverError, sys};
 
-use crate::device::{Device, FunctionCache, LaunchConfig, Properties, TensorMap, TensorMapSpec};
+use crate::device::{Device, FunctionCache, PreparedLaunch, Properties, TensorMap, TensorMapSpec};
 use crate::error::DeviceError;
 use crate::select::ComputeCapability;
 use probe::Library;
+use smallvec::SmallVec;
 
 /// A CUDA device with the stream that work is ordered on. Clones share the context and its loaded kernels.
 #[derive(Clone)]
@@ -271,18 +272,15 @@ impl Device for Driver {
         Ok(map)
     }
 
-    unsafe fn launch(
-        &self,
-        function: &Function,
-        config: &LaunchConfig,
-        params: &[&[u8]],
-    ) -> Result<(), DeviceError> {
+    fn launch(&self, launch: &PreparedLaunch<'_, Function>) -> Result<(), DeviceError> {
         self.bind()?;
-        let mut pointers: Vec<*mut c_void> = params.iter().map(|bytes| bytes.as_ptr() as *mut c_void).collect();
+        let (function, config) = (launch.function(), launch.config());
+        let mut pointers: SmallVec<[*mut c_void; 4]> =
+            launch.params().iter().map(|bytes| bytes.as_ptr() as *mut c_void).collect();
         let stream = self.stream.cu_stream();
         let ([gx, gy, gz], [bx, by, bz]) = (config.grid, config.block);
         if config.cluster == [1; 3] && !config.overlaps_previous {
-            // SAFETY: by the caller; the driver copies the parameters before it returns.
+            // SAFETY: by the contract of `PreparedLaunch`; the driver copies the parameters before it returns.
             let status = unsafe {
                 sys::cuLaunchKernel(
                     function.function,
@@ -305,7 +303,7 @@ impl Device for Driver {
             .library
             .launch_extended
             .ok_or(DeviceError::MissingFeature { feature: "launches with clusters or overlap" })?;
-        // SAFETY: by the caller, as above.
+        // SAFETY: as above.
         let code =
             unsafe { probe::launch_extended(launch, function.function.cast(), config, stream.cast(), &mut pointers) };
         check_code("launching a kernel", code)

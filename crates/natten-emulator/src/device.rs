@@ -1,0 +1,183 @@
+//! The emulator as a device of natten-cuda: the backend's every launch runs here, checked.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use natten_cuda::device::{Device, FunctionCache, PreparedLaunch, Properties, TensorMap, TensorMapSpec};
+use natten_cuda::{ComputeCapability, DeviceError};
+
+use crate::counters::Counters;
+use crate::launch::launch;
+use crate::memory::Memory;
+use crate::module::Module;
+use crate::options::{Launch, Options};
+
+/// An emulated GPU. Clones share its memory, loaded kernels and counters.
+#[derive(Clone, Debug)]
+pub struct Emulated {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    id: u64,
+    properties: Properties,
+    memory: Memory,
+    functions: FunctionCache<Function>,
+    options: Mutex<Options>,
+    counters: Mutex<HashMap<&'static str, Counters>>,
+    replacements: Mutex<HashMap<&'static str, String>>,
+}
+
+/// A parsed kernel.
+#[derive(Debug)]
+pub struct Function {
+    module: Module,
+    entry: &'static str,
+}
+
+/// Memory of an emulated GPU, freed when dropped.
+#[derive(Debug)]
+pub struct GlobalMemory {
+    address: u64,
+    bytes: usize,
+    shared: Arc<Shared>,
+}
+
+impl Drop for GlobalMemory {
+    fn drop(&mut self) {
+        // It was allocated here and nobody else frees it.
+        let _ = self.shared.memory.free(self.address);
+    }
+}
+
+impl Emulated {
+    /// A GPU of the given compute capability with all checks on.
+    pub fn new(major: u32, minor: u32) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let properties = Properties {
+            name: format!("emulated sm_{major}{minor}"),
+            compute_capability: ComputeCapability { major, minor },
+            multiprocessors: 1,
+            shared_bytes_per_block: 227 << 10,
+            memory_bytes: u64::MAX,
+        };
+        let shared = Shared {
+            id: NEXT.fetch_add(1, Relaxed),
+            properties,
+            memory: Memory::new(),
+            functions: FunctionCache::default(),
+            options: Mutex::new(Options::default()),
+            counters: Mutex::default(),
+            replacements: Mutex::default(),
+        };
+        Emulated { shared: Arc::new(shared) }
+    }
+
+    /// How later launches run.
+    pub fn set_options(&self, options: Options) {
+        *lock(&self.shared.options) = options;
+    }
+
+    /// What the launches of each kernel did since the last call.
+    pub fn take_counters(&self) -> HashMap<&'static str, Counters> {
+        std::mem::take(&mut lock(&self.shared.counters))
+    }
+
+    /// Loads `ptx` instead of what the backend brings for `entry`, if it was not loaded before: for tests that break
+    /// a kernel on purpose.
+    pub fn replace(&self, entry: &'static str, ptx: String) {
+        lock(&self.shared.replacements).insert(entry, ptx);
+    }
+
+    /// The global memory, to allocate sparsely or look around in.
+    pub fn memory(&self) -> &Memory {
+        &self.shared.memory
+    }
+}
+
+/// A panic elsewhere leaves these maps whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn failed<E>(operation: &'static str) -> impl FnOnce(E) -> DeviceError
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    move |source| DeviceError::Other { operation, source: Box::new(source) }
+}
+
+impl Device for Emulated {
+    type Memory = GlobalMemory;
+    type Function = Function;
+
+    fn id(&self) -> u64 {
+        self.shared.id
+    }
+
+    fn properties(&self) -> &Properties {
+        &self.shared.properties
+    }
+
+    fn functions(&self) -> &FunctionCache<Function> {
+        &self.shared.functions
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<GlobalMemory, DeviceError> {
+        let address = self.shared.memory.alloc(bytes.max(1));
+        Ok(GlobalMemory { address, bytes, shared: Arc::clone(&self.shared) })
+    }
+
+    fn address(memory: &GlobalMemory) -> u64 {
+        memory.address
+    }
+
+    fn write(&self, memory: &GlobalMemory, from: &[u8]) -> Result<(), DeviceError> {
+        let length = from.len().min(memory.bytes);
+        self.shared.memory.write(memory.address, &from[..length]).map_err(failed("copying to the device"))
+    }
+
+    fn read(&self, memory: &GlobalMemory, to: &mut [u8]) -> Result<(), DeviceError> {
+        let length = to.len().min(memory.bytes);
+        self.shared.memory.read(memory.address, &mut to[..length]).map_err(failed("copying from the device"))
+    }
+
+    fn synchronize(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn load(
+        &self,
+        ptx: &'static str,
+        entry: &'static str,
+        _shared_bytes: u32,
+    ) -> Result<Function, DeviceError> {
+        let replacements = lock(&self.shared.replacements);
+        let text = replacements.get(entry).map_or(ptx, String::as_str);
+        let module = Module::parse(text).map_err(failed("parsing a kernel"))?;
+        Ok(Function { module, entry })
+    }
+
+    fn tensor_map(&self, _spec: &TensorMapSpec) -> Result<TensorMap, DeviceError> {
+        Err(DeviceError::MissingFeature { feature: "tensor maps" })
+    }
+
+    /// Runs the kernel to its end before it returns; every address is checked, so a wrong one is a fault.
+    fn launch(&self, prepared: &PreparedLaunch<'_, Function>) -> Result<(), DeviceError> {
+        let (function, config) = (prepared.function(), prepared.config());
+        let shape = Launch {
+            grid: config.grid,
+            block: config.block,
+            cluster: config.cluster,
+            shared_bytes: config.shared_bytes,
+            args: prepared.params().iter().map(|bytes| bytes.to_vec()).collect(),
+        };
+        let options = *lock(&self.shared.options);
+        let counters = launch(&function.module, function.entry, &shape, &self.shared.memory, &options)
+            .map_err(failed("running a kernel"))?;
+        *lock(&self.shared.counters).entry(function.entry).or_default() += &counters;
+        Ok(())
+    }
+}

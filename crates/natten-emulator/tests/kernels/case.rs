@@ -1,0 +1,293 @@
+//! One problem, run on the emulated device and on natten-core's reference, and compared.
+
+use natten_core::{
+    Backend, Element, Gradients, Inputs, Layout, Output, Params, Problem, Saved, Tensor, TensorView, reference,
+};
+use natten_cuda::{Cuda, CudaTensor, CudaView};
+use natten_emulator::Emulated;
+
+/// What a test varies. Token axes are `[X, Y, Z]`, leading ones 1 for lower ranks.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub batch: usize,
+    pub tokens: [usize; 3],
+    pub heads: usize,
+    pub heads_kv: usize,
+    pub head_dim: usize,
+    pub head_dim_v: usize,
+    pub additional: usize,
+    pub params: Params<3>,
+    /// Tensors in memory as `[batch, heads, X, Y, Z, head_dim]`.
+    pub heads_first: bool,
+    pub seed: u64,
+}
+
+impl Case {
+    /// One batch item, two heads, f32-friendly sizes; change what a test is about.
+    pub fn new(tokens: [usize; 3], params: Params<3>) -> Self {
+        Case {
+            batch: 1,
+            tokens,
+            heads: 2,
+            heads_kv: 2,
+            head_dim: 8,
+            head_dim_v: 8,
+            additional: 0,
+            params,
+            heads_first: false,
+            seed: 1,
+        }
+    }
+
+    pub fn heads(self, heads: usize, heads_kv: usize) -> Self {
+        Case { heads, heads_kv, ..self }
+    }
+
+    pub fn dims(self, head_dim: usize, head_dim_v: usize) -> Self {
+        Case { head_dim, head_dim_v, ..self }
+    }
+
+    fn shape(&self, heads: usize, head_dim: usize) -> Vec<usize> {
+        let [x, y, z] = self.tokens;
+        if self.heads_first {
+            vec![self.batch, heads, x, y, z, head_dim]
+        } else {
+            vec![self.batch, x, y, z, heads, head_dim]
+        }
+    }
+}
+
+/// Host tensors of a case, and the problem they make.
+pub struct Operands<E> {
+    pub heads_first: bool,
+    pub query: Tensor<E>,
+    pub key: Tensor<E>,
+    pub value: Tensor<E>,
+    pub additional: Option<[Tensor<E>; 2]>,
+    pub d_out: Tensor<E>,
+    pub d_lse: Tensor<f32>,
+}
+
+/// Numbers around 0, the same on every machine.
+pub struct Numbers(u64);
+
+impl Numbers {
+    pub fn new(seed: u64) -> Self {
+        Numbers(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn draw(&mut self) -> f64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as f64 / (1u64 << 53) as f64 * 4.0 - 2.0
+    }
+
+    pub fn tensor<E: Element>(&mut self, shape: &[usize]) -> Tensor<E> {
+        Tensor::from_fn(shape, |_| E::from_f64(self.draw())).expect("small shapes")
+    }
+}
+
+impl<E: Element> Operands<E> {
+    pub fn draw(case: &Case) -> Self {
+        let mut numbers = Numbers::new(case.seed);
+        let extra = |head_dim| [case.batch, case.additional, case.heads_kv, head_dim];
+        let [x, y, z] = case.tokens;
+        Operands {
+            heads_first: case.heads_first,
+            query: numbers.tensor(&case.shape(case.heads, case.head_dim)),
+            key: numbers.tensor(&case.shape(case.heads_kv, case.head_dim)),
+            value: numbers.tensor(&case.shape(case.heads_kv, case.head_dim_v)),
+            additional: (case.additional > 0)
+                .then(|| [numbers.tensor(&extra(case.head_dim)), numbers.tensor(&extra(case.head_dim_v))]),
+            d_out: numbers.tensor(&case.shape(case.heads, case.head_dim_v)),
+            d_lse: numbers.tensor(&[case.batch, x, y, z, case.heads]),
+        }
+    }
+
+    /// A view in the operator's order of axes.
+    pub fn host<'a>(&self, tensor: &'a Tensor<E>) -> TensorView<'a, E> {
+        let view = tensor.view();
+        if self.heads_first { heads_last(view, |v, a, b| v.swap_axes(a, b).unwrap()) } else { view }
+    }
+
+    pub fn inputs(&self) -> Inputs<TensorView<'_, E>> {
+        Inputs {
+            query: self.host(&self.query),
+            key: self.host(&self.key),
+            value: self.host(&self.value),
+            additional: self.additional.as_ref().map(|pair| pair.each_ref().map(|t| t.view())),
+        }
+    }
+
+    pub fn problem(&self, params: &Params<3>) -> Problem {
+        let layouts = self.inputs().map(|view| *view.layout());
+        Problem::new(&params.to_dyn(), &layouts, E::TYPE).expect("a valid problem")
+    }
+}
+
+/// `[batch, heads, X, Y, Z, d]` to `[batch, X, Y, Z, heads, d]` by swaps.
+fn heads_last<V>(view: V, swap: impl Fn(V, usize, usize) -> V) -> V {
+    swap(swap(swap(view, 1, 2), 2, 3), 3, 4)
+}
+
+/// Device tensors of a case.
+pub struct OnDevice<E: Element> {
+    heads_first: bool,
+    query: CudaTensor<E, Emulated>,
+    key: CudaTensor<E, Emulated>,
+    value: CudaTensor<E, Emulated>,
+    additional: Option<[CudaTensor<E, Emulated>; 2]>,
+}
+
+impl<E: Element> OnDevice<E> {
+    pub fn upload(cuda: &Cuda<Emulated>, operands: &Operands<E>) -> Self {
+        let up = |tensor: &Tensor<E>| cuda.upload(&tensor.view()).expect("an upload");
+        OnDevice {
+            heads_first: operands.heads_first,
+            query: up(&operands.query),
+            key: up(&operands.key),
+            value: up(&operands.value),
+            additional: operands.additional.as_ref().map(|pair| pair.each_ref().map(up)),
+        }
+    }
+
+    fn view<'a>(&self, tensor: &'a CudaTensor<E, Emulated>) -> CudaView<'a, E> {
+        let view = tensor.view();
+        if self.heads_first { heads_last(view, |v, a, b| v.swap_axes(a, b).unwrap()) } else { view }
+    }
+
+    pub fn inputs(&self) -> Inputs<CudaView<'_, E>> {
+        Inputs {
+            query: self.view(&self.query),
+            key: self.view(&self.key),
+            value: self.view(&self.value),
+            additional: self.additional.as_ref().map(|pair| pair.each_ref().map(|t| t.view())),
+        }
+    }
+}
+
+/// What the forward pass gives, on the host.
+pub fn forward<E: Element>(
+    cuda: &Cuda<Emulated>,
+    problem: &Problem,
+    device: &OnDevice<E>,
+) -> Result<(Tensor<E>, Tensor<f32>), String> {
+    let message = |error: natten_cuda::CudaError| error.to_string();
+    let mut out = cuda.allocate::<E>(&problem.out_shape()).map_err(message)?;
+    let mut lse = cuda.allocate::<f32>(&problem.lse_shape()).map_err(message)?;
+    let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
+    cuda.forward(problem, &device.inputs(), output).map_err(message)?;
+    Ok((cuda.download(&out).map_err(message)?, cuda.download(&lse).map_err(message)?))
+}
+
+/// What the backward pass gives, on the host, in the shapes of the operands' views.
+pub fn backward<E: Element>(
+    cuda: &Cuda<Emulated>,
+    problem: &Problem,
+    operands: &Operands<E>,
+    device: &OnDevice<E>,
+    saved: (&Tensor<E>, &Tensor<f32>, bool),
+) -> Result<Gradients<Tensor<E>>, String> {
+    let message = |error: natten_cuda::CudaError| error.to_string();
+    let (out, lse, with_lse) = saved;
+    let (out, lse) = (cuda.upload(&out.view()).map_err(message)?, cuda.upload(&lse.view()).map_err(message)?);
+    let d_out = cuda.upload(&operands.d_out.view()).map_err(message)?;
+    let d_lse = cuda.upload(&operands.d_lse.view()).map_err(message)?;
+    let zeros = |view: &TensorView<'_, E>| cuda.allocate::<E>(view.shape()).map_err(message);
+    let host = operands.inputs();
+    let (mut query, mut key, mut value) = (zeros(&host.query)?, zeros(&host.key)?, zeros(&host.value)?);
+    let mut additional = match &host.additional {
+        Some([keys, values]) => Some([zeros(keys)?, zeros(values)?]),
+        None => None,
+    };
+    let saved = Saved {
+        out: out.view(),
+        lse: lse.view(),
+        d_out: device.view(&d_out),
+        d_lse: with_lse.then(|| d_lse.view()),
+    };
+    let gradients = Gradients {
+        query: query.view_mut(),
+        key: key.view_mut(),
+        value: value.view_mut(),
+        additional: additional.as_mut().map(|pair| pair.each_mut().map(|tensor| tensor.view_mut())),
+    };
+    cuda.backward(problem, &device.inputs(), &saved, gradients).map_err(message)?;
+    let down = |tensor: &CudaTensor<E, Emulated>| cuda.download(tensor).map_err(message);
+    Ok(Gradients {
+        query: down(&query)?,
+        key: down(&key)?,
+        value: down(&value)?,
+        additional: match &additional {
+            Some([keys, values]) => Some([down(keys)?, down(values)?]),
+            None => None,
+        },
+    })
+}
+
+/// Runs forward and backward and compares with the reference; the error says what differs.
+pub fn verify<E: Element>(cuda: &Cuda<Emulated>, case: &Case) -> Result<(), String> {
+    let operands = Operands::<E>::draw(case);
+    let problem = operands.problem(&case.params);
+    let device = OnDevice::upload(cuda, &operands);
+    let (out, lse) = forward(cuda, &problem, &device)?;
+    let expected = reference::forward(&problem, &operands.inputs());
+    compare("out", &out, &expected.out)?;
+    compare("lse", &lse, &expected.lse)?;
+
+    // Gradients start from the same rounded output as the device's, so that only this pass is judged.
+    let saved_out: Tensor<E> = expected.out.cast();
+    let saved_lse: Tensor<f32> = expected.lse.cast();
+    let with_lse = !case.seed.is_multiple_of(2);
+    let saved = (&saved_out, &saved_lse, with_lse);
+    let gradients = backward(cuda, &problem, &operands, &device, saved)?;
+    let d_lse = operands.d_lse.view();
+    let saved = Saved {
+        out: saved_out.view(),
+        lse: saved_lse.view(),
+        d_out: operands.host(&operands.d_out),
+        d_lse: with_lse.then_some(d_lse),
+    };
+    let expected = reference::backward(&problem, &operands.inputs(), &saved);
+    compare("d_query", &gradients.query, &expected.query)?;
+    compare("d_key", &gradients.key, &expected.key)?;
+    compare("d_value", &gradients.value, &expected.value)?;
+    if let (Some(found), Some(expected)) = (&gradients.additional, &expected.additional) {
+        compare("d_additional_keys", &found[0], &expected[0])?;
+        compare("d_additional_values", &found[1], &expected[1])?;
+    }
+    Ok(())
+}
+
+/// Each element within one rounding of its type, plus what f32 sums of this size lose: kernels round once, at the end.
+/// Operands are of size 1, and gradients may cancel to nothing, so sums count as size 1 at least.
+pub fn compare<E: Element>(what: &str, found: &Tensor<E>, expected: &Tensor<f64>) -> Result<(), String> {
+    let largest = expected.as_slice().iter().filter(|x| x.is_finite()).fold(0f64, |m, x| m.max(x.abs()));
+    let rounding = match E::TYPE.name() {
+        "bf16" => 2f64.powi(-8),
+        "f16" => 2f64.powi(-11),
+        _ => 2f64.powi(-22),
+    };
+    if found.shape() != expected.shape() {
+        return Err(format!("{what}: shape {:?}, expected {:?}", found.shape(), expected.shape()));
+    }
+    for (i, (found, &expected)) in found.as_slice().iter().zip(expected.as_slice()).enumerate() {
+        let found = found.to_f64();
+        let close = (found - expected).abs() <= rounding * expected.abs() + 4e-6 * largest.max(1.0);
+        if !(close || found == expected || found.is_nan() && expected.is_nan()) {
+            return Err(format!("{what}[{i}] = {found}, expected {expected} (largest {largest})"));
+        }
+    }
+    Ok(())
+}
+
+/// An emulated GPU as a backend. Its kernels are made for sm_50; any later one takes them.
+pub fn emulated() -> Cuda<Emulated> {
+    Cuda::new(Emulated::new(8, 0))
+}
+
+/// Shape and strides, for tests that build views of raw memory.
+pub fn strided(shape: &[usize], strides: &[isize]) -> Layout {
+    Layout::strided(shape, strides).expect("a valid layout")
+}

@@ -1,0 +1,5 @@
+//! Every kernel that natten-cuda ships, run in the emulator against natten-core's f64 reference.
+
+mod case;
+mod semantics;
+mod shapes;
