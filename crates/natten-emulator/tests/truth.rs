@@ -62,7 +62,8 @@ fn run(case: &Case, completion: Completion) -> Outcome {
 
 fn recorded() -> Vec<(String, Records)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/gpu/truth/recorded");
-    let mut files: Vec<_> = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|f| f.path()).collect();
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|f| f.path()).collect();
     files.sort();
     files.retain(|path| path.extension().is_some_and(|e| e == "bin"));
     files
@@ -93,7 +94,8 @@ fn emulator_agrees_with_hardware_and_documentation() {
                 }
             };
             let documented = case.documented.as_deref().map(|want| ("documentation", want));
-            let seen = devices.iter().filter_map(|(name, r)| r.get(&case.name).map(|want| (name.as_str(), want)));
+            let seen =
+                devices.iter().filter_map(|(name, r)| r.get(&case.name).map(|want| (name.as_str(), want)));
             for (whose, want) in documented.into_iter().chain(seen) {
                 compared += 1;
                 if let Err(difference) = case.rule.compare(&output, want) {

@@ -4,7 +4,9 @@ use std::ffi::{CStr, CString, c_void};
 use std::ptr;
 use std::time::{Duration, Instant};
 
-use cudarc::driver::sys::{self, CUfunction_attribute as FunctionAttribute, CUjit_option as Jit};
+use natten_cuda::cudarc::driver::sys::{
+    self, CUfunction_attribute as FunctionAttribute, CUjit_option as Jit,
+};
 
 /// No driver, no device, or a driver too old: nothing to do here.
 #[derive(Debug)]
@@ -13,8 +15,6 @@ pub struct Absent(pub String);
 /// A call that failed.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// Of the driver.
-    pub code: i32,
     /// What was tried, and the driver's own words.
     pub text: String,
 }
@@ -73,7 +73,7 @@ fn check(what: &str, status: sys::CUresult) -> Checked<()> {
         sys::cuGetErrorName(status, &mut name);
         if name.is_null() { "?".into() } else { CStr::from_ptr(name).to_string_lossy() }
     };
-    Err(Failure { code: status as i32, text: format!("{what}: {name} ({})", status as i32) })
+    Err(Failure { text: format!("{what}: {name} ({})", status as i32) })
 }
 
 /// Calls the driver and names the call in the failure.
@@ -151,7 +151,7 @@ impl Gpu {
             LOG as *mut c_void,
             1 as *mut c_void,
         ];
-        let text = CString::new(ptx).map_err(|e| Failure { code: -1, text: e.to_string() })?;
+        let text = CString::new(ptx).map_err(|e| Failure { text: e.to_string() })?;
         let mut handle = ptr::null_mut();
         let start = Instant::now();
         let status = call!(cuModuleLoadDataEx(
@@ -168,7 +168,7 @@ impl Gpu {
         };
         match status {
             Ok(()) => Ok(Module { handle, log: said(&info), took }),
-            Err(failure) => Err(Failure { text: format!("{}: {}", failure.text, said(&error)), ..failure }),
+            Err(failure) => Err(Failure { text: format!("{}: {}", failure.text, said(&error)) }),
         }
     }
 
@@ -202,6 +202,16 @@ impl Gpu {
         Ok(content)
     }
 
+    /// Part of the content of memory, once all work before is done.
+    ///
+    /// # Errors
+    /// When a kernel before failed.
+    pub fn download_part(&self, buffer: &Buffer, from: usize, bytes: usize) -> Checked<Vec<u8>> {
+        let mut content = vec![0; bytes.min(buffer.bytes.saturating_sub(from))];
+        call!(cuMemcpyDtoH_v2(content.as_mut_ptr().cast(), buffer.address + from as u64, content.len()))?;
+        Ok(content)
+    }
+
     /// Launches on the null stream; each argument is the bytes of one parameter, aligned to 128.
     ///
     /// # Errors
@@ -232,6 +242,52 @@ impl Gpu {
     }
 }
 
+/// A pair of events around work on the null stream, which is the stream of `natten_cuda`'s driver too.
+pub struct Timer {
+    start: sys::CUevent,
+    end: sys::CUevent,
+}
+
+impl Timer {
+    /// # Errors
+    /// When the driver refuses.
+    pub fn new() -> Checked<Self> {
+        let mut timer = Timer { start: ptr::null_mut(), end: ptr::null_mut() };
+        call!(cuEventCreate(&mut timer.start, 0))?;
+        call!(cuEventCreate(&mut timer.end, 0))?;
+        Ok(timer)
+    }
+
+    /// Milliseconds that the work queued by `work` takes on the device, and what queuing it gave.
+    ///
+    /// # Errors
+    /// Those of the work, too.
+    pub fn time<E: std::fmt::Display>(&self, work: impl FnOnce() -> Result<(), E>) -> Checked<f64> {
+        let mut milliseconds = 0.0;
+        call!(cuEventRecord(self.start, ptr::null_mut()))?;
+        work().map_err(|error| Failure { text: error.to_string() })?;
+        call!(cuEventRecord(self.end, ptr::null_mut()))?;
+        call!(cuEventSynchronize(self.end))?;
+        call!(cuEventElapsedTime_v2(&mut milliseconds, self.start, self.end))?;
+        Ok(f64::from(milliseconds))
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        let _ = call!(cuEventDestroy_v2(self.start));
+        let _ = call!(cuEventDestroy_v2(self.end));
+    }
+}
+
+/// Queues a copy inside device memory.
+///
+/// # Errors
+/// When the driver refuses.
+pub fn copy(to: &Buffer, from: &Buffer) -> Checked<()> {
+    call!(cuMemcpyDtoDAsync_v2(to.address, from.address, to.bytes.min(from.bytes), ptr::null_mut()))
+}
+
 /// The bytes of one kernel parameter, where a tensor map may lie.
 #[derive(Clone, Copy)]
 #[repr(C, align(128))]
@@ -252,7 +308,7 @@ impl Module {
     /// # Errors
     /// When it has no such entry.
     pub fn function(&self, name: &str) -> Checked<Function> {
-        let text = CString::new(name).map_err(|e| Failure { code: -1, text: e.to_string() })?;
+        let text = CString::new(name).map_err(|e| Failure { text: e.to_string() })?;
         let mut function = ptr::null_mut();
         call!(cuModuleGetFunction(&mut function, self.handle, text.as_ptr()))?;
         Ok(Function(function))

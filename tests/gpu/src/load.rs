@@ -34,7 +34,9 @@ pub fn run(gpu: &Gpu, folders: &[PathBuf]) -> Value {
             Err(failure) => {
                 refused += 1;
                 println!("REFUSED {name} ({target}): {failure}");
-                files.push(json!({ "file": name, "target": target, "state": "refused", "error": failure.text }));
+                files.push(
+                    json!({ "file": name, "target": target, "state": "refused", "error": failure.text }),
+                );
             }
         }
     }
@@ -45,7 +47,9 @@ pub fn run(gpu: &Gpu, folders: &[PathBuf]) -> Value {
         files.len()
     );
     let mut slow: Vec<&Value> = files.iter().filter(|f| f["load_ms"].is_number()).collect();
-    slow.sort_by(|a, b| b["load_ms"].as_f64().partial_cmp(&a["load_ms"].as_f64()).unwrap_or(std::cmp::Ordering::Equal));
+    slow.sort_by(|a, b| {
+        b["load_ms"].as_f64().partial_cmp(&a["load_ms"].as_f64()).unwrap_or(std::cmp::Ordering::Equal)
+    });
     for file in slow.iter().take(5) {
         println!("  {:>8.1} ms  {} ({} registers)", file["load_ms"], file["file"], file["registers"]);
     }
@@ -58,7 +62,7 @@ fn one(gpu: &Gpu, text: &str) -> Checked<Value> {
         .split(".entry")
         .nth(1)
         .and_then(|rest| rest.split(|c: char| c == '(' || c.is_whitespace()).find(|word| !word.is_empty()))
-        .ok_or(Failure { code: -1, text: "the text has no entry".to_owned() })?;
+        .ok_or(Failure { text: "the text has no entry".to_owned() })?;
     let [registers, local_bytes, shared_bytes, threads] = module.function(entry)?.resources()?;
     Ok(json!({
         "state": "loaded",
@@ -76,7 +80,8 @@ fn one(gpu: &Gpu, text: &str) -> Checked<Value> {
 /// The first word after a directive.
 fn directive<'a>(text: &'a str, name: &str) -> &'a str {
     let line = text.lines().find_map(|line| line.trim().strip_prefix(name));
-    line.and_then(|rest| rest.split(|c: char| c == ',' || c.is_whitespace()).find(|w| !w.is_empty())).unwrap_or("?")
+    line.and_then(|rest| rest.split(|c: char| c == ',' || c.is_whitespace()).find(|w| !w.is_empty()))
+        .unwrap_or("?")
 }
 
 /// Plain targets run on anything at least as new, `a` targets on exactly their chip, `f` on their family.

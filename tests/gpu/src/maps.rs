@@ -1,6 +1,6 @@
 //! Encodes a truth case's tensor map with the driver.
 
-use cudarc::driver::sys;
+use natten_cuda::cudarc::driver::sys;
 
 use crate::driver::{Buffer, Failure, Parameter};
 use crate::truth::{MapElement, Swizzle, TensorMap};
@@ -44,7 +44,7 @@ pub fn encode(map: &TensorMap, buffer: &Buffer) -> Result<Parameter, Failure> {
     };
     if status != sys::CUresult::CUDA_SUCCESS {
         let text = format!("cuTensorMapEncodeTiled refused ({}): {map:?}", status as i32);
-        return Err(Failure { code: status as i32, text });
+        return Err(Failure { text });
     }
     // SAFETY: zeroed, then written by the driver; any bits are a value of the type.
     let encoded = unsafe { encoded.assume_init() };

@@ -41,7 +41,8 @@ fn read(line: &Value) -> Option<Timed> {
     let tokens = numbers("tokens")?;
     let dilation = numbers("dilation").unwrap_or_else(|| vec![1; tokens.len()]);
     let (windows, stride) = (numbers("kernel_size")?, numbers("stride")?);
-    let axis = |i: usize| AxisParams { stride: stride[i], dilation: dilation[i], ..AxisParams::new(windows[i]) };
+    let axis =
+        |i: usize| AxisParams { stride: stride[i], dilation: dilation[i], ..AxisParams::new(windows[i]) };
     let types = line["types"].as_array()?.iter().map(|name| match name.as_str()? {
         "bf16" => Some(ElementType::Bf16),
         "f16" => Some(ElementType::F16),

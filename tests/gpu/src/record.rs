@@ -4,7 +4,7 @@
 //! behind the one that broke.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
@@ -39,8 +39,10 @@ pub fn run(gpu: &Gpu, folder: &Path) -> std::io::Result<Value> {
         }
     }
     let mut records = Records::default();
-    let device = format!("{}, compute capability {}.{}, CUDA {}", gpu.name, gpu.compute_capability.0,
-        gpu.compute_capability.1, gpu.cuda);
+    let device = format!(
+        "{}, compute capability {}.{}, CUDA {}",
+        gpu.name, gpu.compute_capability.0, gpu.compute_capability.1, gpu.cuda
+    );
     records.push("device", device.into_bytes());
     let text = std::fs::read_to_string(&lines).unwrap_or_default();
     let mut cases: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
@@ -56,7 +58,11 @@ pub fn run(gpu: &Gpu, folder: &Path) -> std::io::Result<Value> {
     let count = |key: &str| cases.iter().filter(|c| c[key].is_string()).count();
     let (failed, surprising) = (count("error"), count("surprise"));
     for case in cases.iter().filter(|c| c["surprise"].is_string() || c["error"].is_string()) {
-        let what = if case["error"].is_string() { ("ERROR", &case["error"]) } else { ("NOT AS DOCUMENTED", &case["surprise"]) };
+        let what = if case["error"].is_string() {
+            ("ERROR", &case["error"])
+        } else {
+            ("NOT AS DOCUMENTED", &case["surprise"])
+        };
         println!("{} {}: {}", what.0, case["name"].as_str().unwrap_or("?"), what.1.as_str().unwrap_or("?"));
     }
     println!(
@@ -66,7 +72,9 @@ pub fn run(gpu: &Gpu, folder: &Path) -> std::io::Result<Value> {
         file.len()
     );
     let recorded = records.0.len() - 1;
-    Ok(json!({ "recorded": recorded, "failed": failed, "not_as_documented": surprising, "broken": broken, "cases": cases }))
+    Ok(
+        json!({ "recorded": recorded, "failed": failed, "not_as_documented": surprising, "broken": broken, "cases": cases }),
+    )
 }
 
 /// Runs the cases from `first` on in a child; `None` if it hung.
@@ -95,7 +103,7 @@ fn child(lines: &Path, first: usize) -> std::io::Result<Option<ExitStatus>> {
 }
 
 /// What the child does.
-pub fn run_child(gpu: &Gpu, lines: &PathBuf, first: usize) -> std::io::Result<()> {
+pub fn run_child(gpu: &Gpu, lines: &Path, first: usize) -> std::io::Result<()> {
     for case in truth::all().iter().skip(first) {
         let line = match execute(gpu, case) {
             Ok(output) => {
@@ -155,8 +163,7 @@ pub fn sweep(gpu: &Gpu) -> Checked<Value> {
     for (name, body, _, _) in scalar::APPROXIMATE {
         let module = gpu.load(&scalar::sweep_kernel(body).ptx())?;
         let output = gpu.alloc(4 * ITEMS as usize)?;
-        let mut parameters =
-            [input.address, output.address, input.address, 0, 0].map(Parameter::value);
+        let mut parameters = [input.address, output.address, input.address, 0, 0].map(Parameter::value);
         gpu.launch(module.function(kernel::ENTRY)?, ITEMS / 256, 256, &mut parameters)?;
         let words = inputs::words(&gpu.download(&output)?);
         let report = errors(name, &patterns, &words);
@@ -182,7 +189,8 @@ fn errors(name: &str, patterns: &[u32], words: &[u32]) -> Value {
         hash = (hash ^ u64::from(word)).wrapping_mul(0x0100_0000_01b3);
         let (x, got) = (f32::from_bits(pattern), f32::from_bits(word));
         let want = exact(f64::from(x));
-        if !x.is_normal() || !(want.abs() >= f64::from(f32::MIN_POSITIVE)) || want.abs() > f64::from(f32::MAX) {
+        if !x.is_normal() || !(want.abs() >= f64::from(f32::MIN_POSITIVE)) || want.abs() > f64::from(f32::MAX)
+        {
             continue;
         }
         let place = 2.0_f64.powi(want.abs().log2().floor() as i32 - 23);

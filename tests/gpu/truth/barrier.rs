@@ -28,7 +28,11 @@ const SCRIPTS: [(&str, u32, &[Step]); 9] = [
     ("count_1", 1, &[Arrive, Arrive, Arrive, Arrive, Arrive]),
     ("count_3", 3, &[Arrive, Arrive, Arrive, Arrive, ArriveCount(2), ArriveCount(3), Arrive]),
     ("bytes", 1, &[ArriveExpect(64), Complete(32), Complete(32), ArriveExpect(16), Complete(16)]),
-    ("expect_apart", 2, &[Expect(128), Arrive, Complete(128), Arrive, Arrive, Expect(8), Complete(8), Arrive]),
+    (
+        "expect_apart",
+        2,
+        &[Expect(128), Arrive, Complete(128), Arrive, Arrive, Expect(8), Complete(8), Arrive],
+    ),
     ("bytes_first", 1, &[Complete(48), ArriveExpect(48), ArriveExpect(4), Complete(4)]),
     ("bytes_last", 2, &[ArriveExpect(96), Arrive, Complete(40), Complete(56), Arrive, Arrive]),
     ("expect_twice", 2, &[ArriveExpect(10), ArriveExpect(20), Complete(10), Complete(20), Arrive]),
@@ -63,7 +67,9 @@ fn script(name: &str, count: u32, steps: &[Step]) -> Case {
             ArriveCount(n) => format!("mbarrier.arrive.shared::cta.b64 %q0, [%r0], {n};\n"),
             ArriveDrop => "mbarrier.arrive_drop.shared::cta.b64 %q0, [%r0];\n".to_owned(),
             Expect(bytes) => format!("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%r0], {bytes};\n"),
-            ArriveExpect(bytes) => format!("mbarrier.arrive.expect_tx.shared::cta.b64 %q0, [%r0], {bytes};\n"),
+            ArriveExpect(bytes) => {
+                format!("mbarrier.arrive.expect_tx.shared::cta.b64 %q0, [%r0], {bytes};\n")
+            }
             Complete(bytes) => format!("mbarrier.complete_tx.relaxed.cta.shared::cta.b64 [%r0], {bytes};\n"),
             Renew(n) => format!("mbarrier.inval.shared::cta.b64 [%r0];\n{}", init(*n)),
         };

@@ -32,7 +32,13 @@ pub struct Kernel {
 
 impl Kernel {
     /// One warp, with no shared memory.
-    pub fn new(version: &'static str, target: &'static str, inputs: usize, outputs: usize, body: String) -> Self {
+    pub fn new(
+        version: &'static str,
+        target: &'static str,
+        inputs: usize,
+        outputs: usize,
+        body: String,
+    ) -> Self {
         let (threads, shared_bytes) = (32, 0);
         let (dump, map) = (false, false);
         Kernel { version, target, threads, inputs, outputs, storing: threads, shared_bytes, dump, map, body }
@@ -51,11 +57,14 @@ impl Kernel {
     /// The module's text.
     pub fn ptx(&self) -> String {
         let mut text = format!(".version {}\n.target {}\n.address_size 64\n", self.version, self.target);
-        text += &format!(".visible .entry {ENTRY}(\n.param .u64 p_in,\n.param .u64 p_out,\n.param .u64 p_fill,\n");
+        text += &format!(
+            ".visible .entry {ENTRY}(\n.param .u64 p_in,\n.param .u64 p_out,\n.param .u64 p_fill,\n"
+        );
         text += ".param .u64 p_x,\n.param .u64 p_y";
         text += if self.map { ",\n.param .align 64 .b8 p_map[128]\n)\n" } else { "\n)\n" };
         text += &format!(".maxntid {}, 1, 1\n{{\n", self.threads);
-        text += ".reg .pred %p<8>;\n.reg .pred %loop;\n.reg .b16 %h<8>;\n.reg .b32 %r<16>;\n.reg .b64 %q<8>;\n";
+        text +=
+            ".reg .pred %p<8>;\n.reg .pred %loop;\n.reg .b16 %h<8>;\n.reg .b32 %r<16>;\n.reg .b64 %q<8>;\n";
         text += ".reg .b32 %s, %thread, %item, %at;\n.reg .b64 %in, %out, %fill, %x, %y, %step;\n";
         text += &format!(".reg .b32 %a<{}>;\n.reg .b32 %d<{}>;\n", self.inputs + 1, self.outputs + 1);
         if self.shared_bytes > 0 {

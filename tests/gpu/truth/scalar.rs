@@ -172,11 +172,26 @@ const INTEGERS: [(&str, &str); 47] = [
 
 /// Needs Hopper.
 const HOPPER: [(&str, &str, Kind, &Rule); 5] = [
-    ("ex2_bf16x2", "ex2.approx.ftz.bf16x2 %d0, %a0;", Kind::Halves, &Rule::Halves { ulp: 1, infinity: 0x7f80 }),
+    (
+        "ex2_bf16x2",
+        "ex2.approx.ftz.bf16x2 %d0, %a0;",
+        Kind::Halves,
+        &Rule::Halves { ulp: 1, infinity: 0x7f80 },
+    ),
     ("add_bf16x2", "add.bf16x2 %d0, %a0, %a1;", Kind::Halves, &BF16_PAIR),
     ("cvt_f32_bf16", "cvt.u16.u32 %h0, %a0; cvt.f32.bf16 %d0, %h0;", Kind::Halves, &FLOAT),
-    ("cvt_e4m3x2", "cvt.rn.satfinite.e4m3x2.f32 %h0, %a0, %a1; cvt.u32.u16 %d0, %h0;", Kind::Float, &Rule::Exact),
-    ("cvt_bf16_f16", "cvt.u16.u32 %h0, %a0; cvt.f32.f16 %r0, %h0; cvt.rn.bf16.f32 %h1, %r0; cvt.u32.u16 %d0, %h1;", Kind::Halves, &BF16_PAIR),
+    (
+        "cvt_e4m3x2",
+        "cvt.rn.satfinite.e4m3x2.f32 %h0, %a0, %a1; cvt.u32.u16 %d0, %h0;",
+        Kind::Float,
+        &Rule::Exact,
+    ),
+    (
+        "cvt_bf16_f16",
+        "cvt.u16.u32 %h0, %a0; cvt.f32.f16 %r0, %h0; cvt.rn.bf16.f32 %h1, %r0; cvt.u32.u16 %d0, %h1;",
+        Kind::Halves,
+        &BF16_PAIR,
+    ),
 ];
 
 /// All of them.
@@ -227,7 +242,13 @@ fn one(name: &str, isa: (&'static str, &'static str), body: &str, kind: Kind, ru
                 Kind::Float => float(&mut random, i + operand),
                 Kind::Integer if operand == 0 => integer(&mut random),
                 // Shift amounts and positions matter most when small.
-                Kind::Integer => if random.below(2) == 0 { random.below(70) } else { integer(&mut random) },
+                Kind::Integer => {
+                    if random.below(2) == 0 {
+                        random.below(70)
+                    } else {
+                        integer(&mut random)
+                    }
+                }
                 Kind::Range(low, high) => {
                     let step = random.below(1 << 20) as f32 / (1 << 20) as f32;
                     (low + (high - low) * (i as f32 + step) / ITEMS as f32).to_bits()

@@ -63,25 +63,26 @@ pub fn cases() -> Vec<Case> {
 fn boxes() -> Vec<Box> {
     use MapElement::{Bf16, F32, U16};
     let mut boxes = Vec::new();
-    let mut add = |name: String, element, extents: &[u64], extent: &[u32], steps: &[u32], swizzle, start: &[i32]| {
-        // Strides padded to 16 bytes, and by 16 more on the first axis so that rows are not contiguous.
-        let mut strides_bytes = Vec::new();
-        let mut stride = extents[0] as usize * MapElement::size(element);
-        for (axis, &size) in extents.iter().enumerate().skip(1) {
-            stride = stride.next_multiple_of(16) + if axis == 1 { 16 } else { 0 };
-            strides_bytes.push(stride as u64);
-            stride *= size as usize;
-        }
-        let map = TensorMap {
-            element,
-            extents: extents.to_vec(),
-            strides_bytes,
-            box_extents: extent.to_vec(),
-            element_strides: steps.to_vec(),
-            swizzle,
+    let mut add =
+        |name: String, element, extents: &[u64], extent: &[u32], steps: &[u32], swizzle, start: &[i32]| {
+            // Strides padded to 16 bytes, and by 16 more on the first axis so that rows are not contiguous.
+            let mut strides_bytes = Vec::new();
+            let mut stride = extents[0] as usize * MapElement::size(element);
+            for (axis, &size) in extents.iter().enumerate().skip(1) {
+                stride = stride.next_multiple_of(16) + if axis == 1 { 16 } else { 0 };
+                strides_bytes.push(stride as u64);
+                stride *= size as usize;
+            }
+            let map = TensorMap {
+                element,
+                extents: extents.to_vec(),
+                strides_bytes,
+                box_extents: extent.to_vec(),
+                element_strides: steps.to_vec(),
+                swizzle,
+            };
+            boxes.push(Box { name, map, start: start.to_vec() });
         };
-        boxes.push(Box { name, map, start: start.to_vec() });
-    };
     let plain = Swizzle::None;
     for (at, start) in [("inside", 8), ("below", -5), ("past", 90), ("outside", 500), ("far_below", -64)] {
         add(format!("1d_{at}"), U16, &[100], &[32], &[1], plain, &[start]);
@@ -105,12 +106,21 @@ fn boxes() -> Vec<Box> {
         let name = format!("4d_sw128_{at}");
         add(name, Bf16, &[64, 6, 9, 3], &[64, 2, 4, 2], &[1, 1, 1, 1], Swizzle::B128, &start);
     }
-    for (at, start) in [("inside", [0, 1, 2, 1, 1]), ("below", [0, 0, -2, -1, -1]), ("past", [0, 1, 5, 3, 1])] {
+    for (at, start) in [("inside", [0, 1, 2, 1, 1]), ("below", [0, 0, -2, -1, -1]), ("past", [0, 1, 5, 3, 1])]
+    {
         let name = format!("5d_sw128_{at}");
         add(name, Bf16, &[64, 3, 6, 4, 2], &[64, 1, 4, 2, 2], &[1; 5], Swizzle::B128, &start);
     }
     // A box over one head of several: the neighbour's row is near.
-    add("5d_narrow".into(), Bf16, &[40, 3, 6, 4, 2], &[64, 1, 4, 2, 1], &[1; 5], Swizzle::B128, &[0, 1, 1, 1, 0]);
+    add(
+        "5d_narrow".into(),
+        Bf16,
+        &[40, 3, 6, 4, 2],
+        &[64, 1, 4, 2, 1],
+        &[1; 5],
+        Swizzle::B128,
+        &[0, 1, 1, 1, 0],
+    );
     for (at, start) in [("inside", [0, 1]), ("below", [0, -4]), ("past", [0, 17])] {
         add(format!("2d_steps_{at}"), Bf16, &[64, 20], &[64, 10], &[1, 3], Swizzle::B128, &start);
     }
@@ -161,7 +171,8 @@ fn load(shape: &Box) -> Case {
         }
     }
     documented.extend(bytes(&[1]));
-    let mut case = kernel.case(format!("tma_load_{}", shape.name), &[], vec![0xcd; shared_bytes], Rule::Exact);
+    let mut case =
+        kernel.case(format!("tma_load_{}", shape.name), &[], vec![0xcd; shared_bytes], Rule::Exact);
     // The first parameter is free, since no thread reads inputs: it is the tensor.
     case.args[0] = Arg::Input(tensor);
     case.args.push(Arg::Map { map: shape.map.clone(), buffer: 0 });

@@ -36,9 +36,18 @@ const COLLECTIVES: [(&str, &str); 16] = [
     ("redux_or", "redux.sync.or.b32 %d0, %a0, 0xffffffff;"),
     ("redux_xor", "redux.sync.xor.b32 %d0, %a0, 0xffffffff;"),
     ("ballot", "setp.gt.s32 %p0, %a0, 0; vote.sync.ballot.b32 %d0, %p0, 0xffffffff;"),
-    ("vote_any", "setp.eq.u32 %p0, %a1, 2; vote.sync.any.pred %p1, %p0, 0xffffffff; selp.b32 %d0, 1, 0, %p1;"),
-    ("vote_all", "setp.lt.u32 %p0, %a1, 4; vote.sync.all.pred %p1, %p0, 0xffffffff; selp.b32 %d0, 1, 0, %p1;"),
-    ("vote_uni", "setp.lt.u32 %p0, %a1, 2; vote.sync.uni.pred %p1, %p0, 0xffffffff; selp.b32 %d0, 1, 0, %p1;"),
+    (
+        "vote_any",
+        "setp.eq.u32 %p0, %a1, 2; vote.sync.any.pred %p1, %p0, 0xffffffff; selp.b32 %d0, 1, 0, %p1;",
+    ),
+    (
+        "vote_all",
+        "setp.lt.u32 %p0, %a1, 4; vote.sync.all.pred %p1, %p0, 0xffffffff; selp.b32 %d0, 1, 0, %p1;",
+    ),
+    (
+        "vote_uni",
+        "setp.lt.u32 %p0, %a1, 2; vote.sync.uni.pred %p1, %p0, 0xffffffff; selp.b32 %d0, 1, 0, %p1;",
+    ),
     ("match_any", "match.any.sync.b32 %d0, %a1, 0xffffffff;"),
     ("match_all", "match.all.sync.b32 %d0|%p0, %a1, 0xffffffff; selp.b32 %d1, 1, 0, %p0;"),
     ("activemask", "setp.lt.u32 %p0, %thread, 11; @%p0 activemask.b32 %d0;"),

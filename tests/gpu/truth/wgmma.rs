@@ -101,7 +101,14 @@ pub fn descriptor(start: usize, leading: usize, stride: usize, swizzle: Swizzle)
 
 /// One `wgmma` into `%d`, with descriptors in `%x` (A; unused with A in registers) and `%y` (B), both without the start
 /// of shared memory, which this adds.
-pub fn instruction(half: Half, n: usize, a: Option<Major>, b: Major, scale_d: bool, negate: (bool, bool)) -> String {
+pub fn instruction(
+    half: Half,
+    n: usize,
+    a: Option<Major>,
+    b: Major,
+    scale_d: bool,
+    negate: (bool, bool),
+) -> String {
     let t = half.name();
     let imm = |minus: bool| if minus { "-1" } else { "1" };
     let transposed = |major: Major| u8::from(major == Major::Mn);
@@ -118,11 +125,14 @@ pub fn instruction(half: Half, n: usize, a: Option<Major>, b: Major, scale_d: bo
 }
 
 /// Adds the start of shared memory to both descriptors: `%q2` and `%q3`.
-pub const PLACE: &str = "cvt.u64.u32 %q0, %s;\nshr.u64 %q0, %q0, 4;\nadd.u64 %q2, %x, %q0;\nadd.u64 %q3, %y, %q0;\n";
+pub const PLACE: &str =
+    "cvt.u64.u32 %q0, %s;\nshr.u64 %q0, %q0, 4;\nadd.u64 %q2, %x, %q0;\nadd.u64 %q3, %y, %q0;\n";
 
 /// Between fence and wait.
 pub fn group(instructions: &str) -> String {
-    format!("wgmma.fence.sync.aligned;\n{instructions}wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n")
+    format!(
+        "wgmma.fence.sync.aligned;\n{instructions}wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n"
+    )
 }
 
 /// All of them.
@@ -151,7 +161,15 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// D = A B over `depth`, the registers of A from its documented fragment (then the depth is 16).
-fn product(half: Half, n: usize, a: Option<Major>, b: Major, swizzle: Swizzle, depth: usize, what: &str) -> Case {
+fn product(
+    half: Half,
+    n: usize,
+    a: Option<Major>,
+    b: Major,
+    swizzle: Swizzle,
+    depth: usize,
+    what: &str,
+) -> Case {
     let source = a.map_or("r".to_owned(), |major| format!("s{major:?}"));
     let name = format!("wgmma_{}_n{n}_{source}_{b:?}_{}_k{depth}{what}", half.name(), swizzle.name());
     let name = name.to_lowercase();
