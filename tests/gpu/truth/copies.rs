@@ -66,5 +66,5 @@ fn bulk_copy() -> Case {
 pub fn wait_bounded() -> &'static str {
     "mov.u32 %r2, 0;\nTRY:\nmbarrier.try_wait.parity.shared::cta.b64 %p1, [%r0], 0;\n\
      selp.b32 %d0, 1, 0, %p1;\n@%p1 bra WAITED;\nadd.u32 %r2, %r2, 1;\n\
-     setp.lt.u32 %p2, %r2, 20000;\n@%p2 bra TRY;\nWAITED:\n"
+     setp.lt.u32 %p2, %r2, 2000;\n@%p2 bra TRY;\nWAITED:\n"
 }
