@@ -4,7 +4,7 @@
 use natten::cpu::{Cpu, Isa};
 use natten::dynamic::{self, AnyTensor};
 use natten::{
-    AttentionParams, AxisParams, Call, DynParams, ElementType, Error, Gradients, KernelSize,
+    AttentionParams, AxisParams, Call, DynParams, ElementType, Error, Gradients, Inputs, KernelSize,
     KernelSizePolicy, Layout, Packed, Params, Problem, ProblemError, Role, Saved, Sequences, Tensor,
     TensorAxis, TensorError, TensorView, TensorViewMut, attention, attention_into, bf16, f16,
     merge_attentions, merge_attentions_backward, na1d, na1d_backward, na1d_with_lse, na2d, na2d_into,
@@ -196,6 +196,10 @@ fn clamping_and_whole_axes() {
         run(Params::new([1, 3]).dilation([4, 1]))
     );
     assert_eq!(run(Params::new(3).whole_axis(2)), run(Params::new(3)), "no such axis");
+    // A stride longer than the window asked for is a mistake, not a matter of the axis.
+    let result = na2d(&x.query, &x.key, &x.value, &clamp(Params::new(3)).stride([5, 1]));
+    let rule = ProblemError::StrideTooLarge { axis: 0, stride: 5, kernel_size: 3 };
+    expect(result, rule, "axis 0: stride 5 exceeds kernel_size 3");
     // A dilation longer than the axis cannot be clamped.
     let result = na2d(&x.query, &x.key, &x.value, &clamp(Params::new(3)).dilation([7, 1]));
     let rule = ProblemError::KernelSizeTooLarge { axis: 0, kernel_size: 1, dilation: 7, token_extent: 6 };
@@ -205,13 +209,14 @@ fn clamping_and_whole_axes() {
 #[test]
 fn rows_must_be_contiguous_and_outputs_must_fit() {
     let x = zeros(&[1, 4, 3, 2, 5]);
-    let turned = x.view().swap_axes(3, 4);
+    let turned = x.view().swap_axes(3, 4).expect("both axes exist");
     let rule = |tensor, stride| ProblemError::LastAxisNotContiguous { tensor, stride };
     let message =
         |tensor: &str| format!("{tensor}: the last axis has stride 5, it must be contiguous (stride 1)");
     expect(na2d(&turned, &x, &x, &Params::new(1)), rule(Role::Query, 5), &message("query"));
     let mut out = zeros(&[1, 4, 3, 5, 2]);
-    let result = na2d_into(&x, &x, &x, &Params::new(1), &mut out.view_mut().swap_axes(3, 4));
+    let mut turned_out = out.view_mut().swap_axes(3, 4).expect("both axes exist");
+    let result = na2d_into(&x, &x, &x, &Params::new(1), &mut turned_out);
     let rule = ProblemError::LastAxisNotContiguous { tensor: Role::Out, stride: 2 };
     expect(result, rule, "out: the last axis has stride 2, it must be contiguous (stride 1)");
     for (shape, rule) in [
@@ -453,7 +458,7 @@ fn element_types_at_run_time() {
     let [q, k, v] = [&x.query, &x.key, &x.value];
     let params = Params::<1>::new(3);
     let run = |q: &AnyTensor, k: &AnyTensor, v: &AnyTensor| {
-        dynamic::neighborhood_attention(q.view(), k.view(), v.view(), &params.to_dyn())
+        dynamic::forward(&Inputs::new(q.view(), k.view(), v.view()), &params.to_dyn())
     };
     let single = [q, k, v].map(|t| AnyTensor::from(t.cast::<f32>()));
     let expected =
@@ -480,7 +485,8 @@ fn element_types_at_run_time() {
         // The backward takes all five of one type too.
         let saved = |out, d_out| Saved { out, lse: lse.view(), d_out, d_lse: None };
         let backward = |saved| {
-            dynamic::backward(tensors[0].view(), tensors[1].view(), tensors[2].view(), &params, &saved)
+            let [q, k, v] = [0, 1, 2].map(|i| tensors[i].view());
+            dynamic::backward(&Inputs::new(q, k, v), &params, &saved)
         };
         assert!(backward(saved(out.view(), out.view())).is_ok());
         let error = backward(saved(out.view(), single[0].view())).expect_err("f32 among others");
@@ -488,6 +494,20 @@ fn element_types_at_run_time() {
         let error = backward(saved(single[0].view(), out.view())).expect_err("f32 among others");
         assert!(matches!(error, Error::ElementMismatch { tensor: Role::Out, .. }), "{error}");
     }
+}
+
+#[test]
+fn additional_keys_at_run_time() {
+    let case = natten_tests::Spec::na(&[6], &[3]).additional(4).draw(5);
+    let inputs = case.inputs.map(|tensor| AnyTensor::from(tensor.cast::<f32>()));
+    let (out, _) =
+        dynamic::forward(&inputs.map(|tensor| tensor.view()), &Params::<1>::new(3)).expect("valid");
+    assert_eq!(out.shape(), inputs.query.shape());
+    let [keys, _] = inputs.additional.as_ref().expect("drawn with four");
+    let other = AnyTensor::from(case.inputs.value.cast::<f16>());
+    let mixed = inputs.map(|tensor| tensor.view()).with_additional(keys.view(), other.view());
+    let error = dynamic::forward(&mixed, &Params::<1>::new(3)).expect_err("f16 among f32");
+    assert_eq!(error.to_string(), "additional_values holds f16, query f32");
 }
 
 #[test]

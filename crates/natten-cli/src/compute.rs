@@ -118,7 +118,7 @@ impl<E: Element> Case<E> {
 
 fn on_cpu<E: Element>(cpu: &Cpu, case: &Case<E>) -> Result<Vec<Computed>, RunError> {
     let inputs = &case.inputs;
-    let mut call = Call::new(&inputs.query, &inputs.key, &inputs.value)?.on(cpu.clone());
+    let mut call = Call::new(&inputs.query, &inputs.key, &inputs.value)?.on(cpu.clone())?;
     if let Some([keys, values]) = &inputs.additional {
         call = call.additional(keys, values)?;
     }

@@ -276,6 +276,12 @@ pub enum TensorError {
     /// The shape addresses more than the machine can.
     #[error("the shape's element count overflows")]
     Overflow,
+    /// There is no memory for so many bytes.
+    #[error("{bytes} bytes of memory cannot be had")]
+    OutOfMemory {
+        /// Bytes asked for.
+        bytes: usize,
+    },
     /// Strides reach outside the buffer.
     #[error("elements {lowest} to {highest} are addressed, the buffer holds {len}")]
     OutOfBounds {

@@ -15,7 +15,8 @@ pub enum KernelSizePolicy {
     /// Report it.
     #[default]
     Exact,
-    /// Shrink `kernel_size` to what fits, and `stride` to the shrunk window.
+    /// Shrink `kernel_size` to what fits, `token_extent / dilation`, and `stride` to the shrunk window. A dilation
+    /// longer than the axis is still an error, as is a stride longer than the window asked for.
     Clamp,
 }
 

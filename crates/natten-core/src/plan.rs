@@ -64,7 +64,7 @@ impl Residue {
         tile: usize,
         start: KeyStart,
     ) -> impl Iterator<Item = (Range<usize>, Coverage)> {
-        let seen = self.keys_of(queries.clone());
+        let (seen, tile) = (self.keys_of(queries.clone()), tile.max(1));
         let first = match start {
             KeyStart::Aligned => seen.start / tile * tile,
             KeyStart::Dynamic => seen.start,
@@ -98,7 +98,7 @@ impl Residue {
     }
 }
 
-/// A choice of tiles.
+/// A choice of tiles. Every side is at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tiling {
     /// Box of queries, in tokens of one residue along each axis.
@@ -121,6 +121,8 @@ struct AxisCounts {
 
 impl AxisCounts {
     fn of(axis: &Axis, query_tile: usize, key_tile: usize, start: KeyStart) -> Self {
+        debug_assert!(query_tile > 0 && key_tile > 0, "a tile has at least one token along every axis");
+        let (query_tile, key_tile) = (query_tile.max(1), key_tile.max(1));
         let mut counts = AxisCounts::default();
         for (residue, multiplicity) in axis.residue_kinds() {
             let times = multiplicity as u64;
@@ -271,11 +273,11 @@ impl Problem {
     }
 }
 
-/// All boxes of `size` tokens with power-of-two sides, `size` itself a power of two. Axes of one token get 1;
+/// All boxes of `size` tokens with power-of-two sides, `size` itself a power of two (none for 0). Axes of one token get 1;
 /// if all have one token, the box extends along the last.
 pub fn tile_boxes(size: usize, axes: &[Axis; 3]) -> Vec<[usize; 3]> {
     let mut boxes = Vec::new();
-    let log2 = size.ilog2();
+    let Some(log2) = size.checked_ilog2() else { return boxes };
     for x in 0..=log2 {
         for y in 0..=log2 - x {
             let sides = [1 << x, 1 << y, 1 << (log2 - x - y)];
@@ -286,6 +288,7 @@ pub fn tile_boxes(size: usize, axes: &[Axis; 3]) -> Vec<[usize; 3]> {
             }
         }
     }
+    // A problem of a single token has no axis to spend the size on.
     if boxes.is_empty() {
         boxes.push([1, 1, size]);
     }

@@ -357,7 +357,7 @@ fn resolve_axis(
     token_extent: usize,
     policy: KernelSizePolicy,
 ) -> Result<Axis, ProblemError> {
-    let AxisParams { kernel_size, mut stride, dilation, is_causal } = *params;
+    let AxisParams { kernel_size, stride, dilation, is_causal } = *params;
     non_empty(Role::Query, TensorAxis::Token(axis), token_extent)?;
     if dilation == 0 {
         return Err(ProblemError::DilationZero { axis });
@@ -366,21 +366,23 @@ fn resolve_axis(
         return Err(ProblemError::StrideZero { axis });
     }
     let fits = token_extent / dilation;
-    let mut kernel_size = match kernel_size {
+    let asked = match kernel_size {
         KernelSize::Tokens(0) => return Err(ProblemError::KernelSizeZero { axis }),
         KernelSize::Tokens(tokens) => tokens,
         KernelSize::Whole => fits.max(1),
     };
-    if policy == KernelSizePolicy::Clamp {
-        kernel_size = kernel_size.min(fits.max(1));
-        stride = stride.min(kernel_size);
-    }
+    let kernel_size = match policy {
+        KernelSizePolicy::Exact => asked,
+        KernelSizePolicy::Clamp => asked.min(fits.max(1)),
+    };
     if kernel_size > fits {
         return Err(ProblemError::KernelSizeTooLarge { axis, kernel_size, dilation, token_extent });
     }
-    if stride > kernel_size {
-        return Err(ProblemError::StrideTooLarge { axis, stride, kernel_size });
+    // Against the window asked for: clamping excuses what the axis is too short for, not a mistake.
+    if stride > asked {
+        return Err(ProblemError::StrideTooLarge { axis, stride, kernel_size: asked });
     }
+    let stride = stride.min(kernel_size);
     Ok(Axis {
         query_extent: token_extent,
         key_extent: token_extent,

@@ -28,11 +28,14 @@ impl<E: Element> Tensor<E> {
     /// A tensor of zeros.
     ///
     /// # Errors
-    /// [`TensorError::Overflow`] when it takes more than `isize::MAX` bytes, and those of [`Layout::contiguous`].
+    /// [`TensorError::Overflow`] when it takes more than `isize::MAX` bytes, [`TensorError::OutOfMemory`], and those of
+    /// [`Layout::contiguous`].
     pub fn zeros(shape: &[usize]) -> Result<Self, TensorError> {
         let layout = Layout::contiguous(shape)?;
-        check_size::<E>(&layout)?;
-        Ok(Tensor { data: vec![E::default(); layout.len()], layout })
+        let bytes = check_size::<E>(&layout)?;
+        let data = bytemuck::allocation::try_zeroed_vec(layout.len())
+            .map_err(|()| TensorError::OutOfMemory { bytes })?;
+        Ok(Tensor { data, layout })
     }
 
     /// Fills a tensor from a function of the running index.
@@ -82,10 +85,10 @@ impl<E: Element> Tensor<E> {
     }
 }
 
-/// A vector of more bytes than `isize::MAX` would panic.
-fn check_size<E>(layout: &Layout) -> Result<(), TensorError> {
+/// The bytes of a dense tensor. A vector of more than `isize::MAX` would panic.
+fn check_size<E>(layout: &Layout) -> Result<usize, TensorError> {
     let most = isize::MAX as usize / size_of::<E>();
-    if layout.len() <= most { Ok(()) } else { Err(TensorError::Overflow) }
+    if layout.len() <= most { Ok(layout.len() * size_of::<E>()) } else { Err(TensorError::Overflow) }
 }
 
 /// A borrowed tensor with any strides.

@@ -8,7 +8,7 @@ use natten_core::{
 };
 
 use crate::backward::{self, Backward};
-use crate::buffer::{CudaTensor, CudaView, CudaViewMut, Raw};
+use crate::buffer::{Bound, CudaTensor, CudaView, CudaViewMut, Raw};
 use crate::device::Device;
 use crate::error::CudaError;
 use crate::launch::{self, Forward, launch, row_count, summarise};
@@ -69,9 +69,16 @@ impl<D: Device> Cuda<D> {
     ///
     /// # Errors
     /// When no kernel serves the problem, or the driver cannot compile it.
-    pub fn warm_up(&self, problem: &Problem, layout: LayoutSummary, with_backward: bool) -> Result<(), CudaError> {
-        let backward = [Operation::Delta, Operation::BackwardQuery, Operation::BackwardKey, Operation::SumPartials];
-        let operations = [Operation::Forward].into_iter().chain(backward.into_iter().filter(|_| with_backward));
+    pub fn warm_up(
+        &self,
+        problem: &Problem,
+        layout: LayoutSummary,
+        with_backward: bool,
+    ) -> Result<(), CudaError> {
+        let backward =
+            [Operation::Delta, Operation::BackwardQuery, Operation::BackwardKey, Operation::SumPartials];
+        let operations =
+            [Operation::Forward].into_iter().chain(backward.into_iter().filter(|_| with_backward));
         for operation in operations {
             let kernel = self.kernel(problem, operation, layout)?;
             self.device
@@ -114,6 +121,11 @@ impl<D: Device> Cuda<D> {
     #[allow(unsafe_code)]
     pub unsafe fn view_mut_of_raw<'a, E: Element>(&self, address: u64, layout: Layout) -> CudaViewMut<'a, E> {
         CudaViewMut { address, layout, device: self.device.id(), borrow: PhantomData }
+    }
+
+    /// Makes an operand of a view: calls on it run on this backend's stream.
+    pub fn bind<V>(&self, view: V) -> Bound<'_, V, D> {
+        Bound { cuda: self, view }
     }
 
     /// Elements (f32) of the workspace that [`Cuda::backward_with`] needs.
@@ -167,6 +179,14 @@ impl<D: Device> Backend for Cuda<D> {
         "cuda"
     }
 
+    fn device_name(&self) -> String {
+        format!("{} (context {:#x})", self.device.properties().name, self.device.id())
+    }
+
+    fn is_same_device(&self, other: &Self) -> bool {
+        self.device.id() == other.device.id()
+    }
+
     fn layout<E: Element>(view: &CudaView<'_, E>) -> Layout {
         view.layout
     }
@@ -178,7 +198,7 @@ impl<D: Device> Backend for Cuda<D> {
     fn allocate<E: Element>(&self, shape: &[usize]) -> Result<CudaTensor<E, D>, CudaError> {
         let layout = Layout::contiguous(shape)?;
         let memory = self.device.allocate(layout.len() * E::TYPE.size_bytes())?;
-        Ok(CudaTensor { memory: Arc::new(memory), layout, device: self.device.id(), element: PhantomData })
+        Ok(CudaTensor { memory: Arc::new(memory), layout, cuda: self.clone(), element: PhantomData })
     }
 
     fn view<E: Element>(tensor: &CudaTensor<E, D>) -> CudaView<'_, E> {

@@ -83,14 +83,16 @@ pub(crate) fn backward<D: Device>(
     if problem.batch() == 0 {
         return Ok(());
     }
-    let mut call = Call { device, problem, views, layout, workspace, base: base_params(problem, views, workspace) };
+    let mut call =
+        Call { device, problem, views, layout, workspace, base: base_params(problem, views, workspace) };
     if !is_empty(problem) {
         call.statistics()?;
     }
     for sequence in problem.sequences() {
         call.base.query = at_token(&views.query, &call.base.query_strides, sequence.query_start);
         call.base.grad_out = at_token(&views.grad_out, &call.base.grad_out_strides, sequence.query_start);
-        call.base.grad_query = at_token(&views.grad_query, &call.base.grad_query_strides, sequence.query_start);
+        call.base.grad_query =
+            at_token(&views.grad_query, &call.base.grad_query_strides, sequence.query_start);
         let statistics_bytes = call.base.statistics_strides.axis[2] * 8;
         call.base.statistics = workspace.wrapping_add_signed(statistics_bytes * sequence.query_start as i64);
         call.base.key = at_token(&views.key, &call.base.key_strides, sequence.key_start);
@@ -232,15 +234,24 @@ impl<D: Device> Call<'_, D> {
             ..self.base
         };
         launch(self.device, kernel, [blocks, split_count as u32, 1], bytemuck::bytes_of(&params))?;
-        let sources = [(params.grad_key, key_strides, key_split), (params.grad_value, value_strides, value_split)];
+        let sources =
+            [(params.grad_key, key_strides, key_split), (params.grad_value, value_strides, value_split)];
         for (sum, (partial, partial_strides, split_stride)) in grads.iter().zip(sources) {
             let kernel = self.kernel(Operation::SumPartials)?;
             let (count, blocks) = row_count(sum.layout.shape(), kernel)?;
             let sum_strides = sum.row_strides();
             let splits = split_count as i32;
             let (sum, padding) = (sum.address, 0);
-            let params =
-                SumParams { partial, sum, split_stride, partial_strides, sum_strides, count, splits, padding };
+            let params = SumParams {
+                partial,
+                sum,
+                split_stride,
+                partial_strides,
+                sum_strides,
+                count,
+                splits,
+                padding,
+            };
             launch(self.device, kernel, [blocks, 1, 1], bytemuck::bytes_of(&params))?;
         }
         Ok(())

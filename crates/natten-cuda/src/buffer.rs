@@ -7,6 +7,7 @@ use std::sync::Arc;
 use natten_core::layout::RowLayout;
 use natten_core::{Element, Layout, TensorError};
 
+use crate::backend::Cuda;
 use crate::device::Device;
 use crate::params::Strides;
 
@@ -14,7 +15,7 @@ use crate::params::Strides;
 pub struct CudaTensor<E, D: Device> {
     pub(crate) memory: Arc<D::Memory>,
     pub(crate) layout: Layout,
-    pub(crate) device: u64,
+    pub(crate) cuda: Cuda<D>,
     pub(crate) element: PhantomData<E>,
 }
 
@@ -24,6 +25,11 @@ impl<E: Element, D: Device> CudaTensor<E, D> {
         self.layout.shape()
     }
 
+    /// The backend that made it; calls on the tensor are ordered on its stream.
+    pub fn cuda(&self) -> &Cuda<D> {
+        &self.cuda
+    }
+
     /// The device address of the first element.
     pub fn address(&self) -> u64 {
         D::address(&self.memory)
@@ -31,18 +37,20 @@ impl<E: Element, D: Device> CudaTensor<E, D> {
 
     /// A view of the whole.
     pub fn view(&self) -> CudaView<'_, E> {
-        CudaView { address: self.address(), layout: self.layout, device: self.device, borrow: PhantomData }
+        let device = self.cuda.device().id();
+        CudaView { address: self.address(), layout: self.layout, device, borrow: PhantomData }
     }
 
     /// A view of the whole, to write.
     pub fn view_mut(&mut self) -> CudaViewMut<'_, E> {
-        CudaViewMut { address: self.address(), layout: self.layout, device: self.device, borrow: PhantomData }
+        let device = self.cuda.device().id();
+        CudaViewMut { address: self.address(), layout: self.layout, device, borrow: PhantomData }
     }
 }
 
 impl<E, D: Device> fmt::Debug for CudaTensor<E, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (shape, device) = (self.layout.shape(), self.device);
+        let (shape, device) = (self.layout.shape(), self.cuda.device().id());
         f.debug_struct("CudaTensor").field("shape", &shape).field("device", &device).finish_non_exhaustive()
     }
 }
@@ -105,6 +113,40 @@ impl<E: Element> CudaViewMut<'_, E> {
     }
 }
 
+/// A view, to read or to write, together with the backend whose stream orders the calls on it: an operand on its own,
+/// where no [`CudaTensor`] owns the memory. Made by [`Cuda::bind`].
+#[derive(Clone, Copy, Debug)]
+pub struct Bound<'a, V, D> {
+    pub(crate) cuda: &'a Cuda<D>,
+    pub(crate) view: V,
+}
+
+impl<V, D> Bound<'_, V, D> {
+    /// The backend.
+    pub fn cuda(&self) -> &Cuda<D> {
+        self.cuda
+    }
+
+    /// The view.
+    pub fn view(&self) -> &V {
+        &self.view
+    }
+}
+
+impl<E: Element, D> Bound<'_, CudaViewMut<'_, E>, D> {
+    /// The same elements, to read.
+    pub fn as_view(&self) -> CudaView<'_, E> {
+        let CudaViewMut { address, layout, device, .. } = self.view;
+        CudaView { address, layout, device, borrow: PhantomData }
+    }
+
+    /// A shorter borrow of the view.
+    pub fn reborrow(&mut self) -> CudaViewMut<'_, E> {
+        let CudaViewMut { address, layout, device, .. } = self.view;
+        CudaViewMut { address, layout, device, borrow: PhantomData }
+    }
+}
+
 /// A view without its type: what launch parameters are made of.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Raw {
@@ -146,7 +188,9 @@ impl Raw {
         let steps = shape[..last].iter().zip(self.layout.strides()).filter(|&(&extent, _)| extent > 1);
         self.address.is_multiple_of(16)
             && (shape[last] * self.element_bytes).is_multiple_of(16)
-            && steps.map(|(_, stride)| stride.unsigned_abs() * self.element_bytes).all(|step| step.is_multiple_of(16))
+            && steps
+                .map(|(_, stride)| stride.unsigned_abs() * self.element_bytes)
+                .all(|step| step.is_multiple_of(16))
     }
 }
 

@@ -185,12 +185,14 @@ pub(crate) fn launch<D: Device>(
     grid: [u32; 3],
     params: &[u8],
 ) -> Result<(), CudaError> {
-    let function = device.functions().get_or_load(kernel.entry, || device.load(kernel.ptx, kernel.entry, 0))?;
+    let function =
+        device.functions().get_or_load(kernel.entry, || device.load(kernel.ptx, kernel.entry, 0))?;
     let params = [params];
     // SAFETY: the registry's tests hold every kernel's parameter against the struct that `params` is the bytes of. Its
     // addresses come from views, whose borrows (or the contract of their unsafe constructors) keep the memory alive
     // and unaliased while the call queues work on this device's stream; owned memory is freed in stream order after
     // it. Extents and strides come from the same views, checked against the problem before.
-    let prepared = unsafe { PreparedLaunch::new(&*function, LaunchConfig::new(grid, kernel.threads), &params) };
+    let prepared =
+        unsafe { PreparedLaunch::new(&*function, LaunchConfig::new(grid, kernel.threads), &params) };
     Ok(device.launch(&prepared)?)
 }

@@ -23,7 +23,7 @@ mod schedule;
 pub mod select;
 
 pub use backend::Cuda;
-pub use buffer::{CudaTensor, CudaView, CudaViewMut};
+pub use buffer::{Bound, CudaTensor, CudaView, CudaViewMut};
 pub use device::Device;
 pub use error::{CudaError, DeviceError};
 pub use select::{ComputeCapability, Rejection, RejectionReason, Rejections};

@@ -275,10 +275,11 @@ mod tests {
             let value = value as u64;
             let near = |n: u64| [n.saturating_sub(1), n, n + 1];
             let top = i32::MAX as u64;
-            for n in [0, value, 2 * value, 12_345_678, top / value * value, top - 1].into_iter().flat_map(near) {
+            for n in
+                [0, value, 2 * value, 12_345_678, top / value * value, top - 1].into_iter().flat_map(near)
+            {
                 if n <= top {
-                    let quotient =
-                        if d.value == 1 { n } else { (n * u64::from(d.magic) >> 32) >> d.shift };
+                    let quotient = if d.value == 1 { n } else { (n * u64::from(d.magic) >> 32) >> d.shift };
                     assert_eq!(quotient, n / value, "{n} / {value}");
                 }
             }

@@ -61,7 +61,16 @@ macro_rules! walk_kernel {
      aligned $aligned:literal lanes $lanes:literal items $items:literal) => {
         Kernel {
             entry: concat!("natten_", $name, "_simt_", $type_name, "_d", $d, $suffix),
-            ptx: include_str!(concat!("../ptx/natten_", $name, "_simt_", $type_name, "_d", $d, $suffix, ".ptx")),
+            ptx: include_str!(concat!(
+                "../ptx/natten_",
+                $name,
+                "_simt_",
+                $type_name,
+                "_d",
+                $d,
+                $suffix,
+                ".ptx"
+            )),
             operation: Operation::$operation,
             element_type: ElementType::$ty,
             max_head_dim: $d,

@@ -96,8 +96,7 @@ fn cheapest(axes: &[Axis; 3], longest: &[usize; 3], log2: &[u32; 3]) -> usize {
         size(log2[a] + 1) / size(log2[a])
     };
     // Where the box already covers the axis, doubling would only idle lanes.
-    let (open, covered): (Vec<usize>, Vec<usize>) =
-        (0..3).rev().partition(|&a| longest[a] > 1 << log2[a]);
+    let (open, covered): (Vec<usize>, Vec<usize>) = (0..3).rev().partition(|&a| longest[a] > 1 << log2[a]);
     let candidates = if open.is_empty() { covered } else { open };
     let first = candidates[0];
     candidates.into_iter().fold(first, |best, a| if growth(a) < growth(best) { a } else { best })
@@ -125,8 +124,7 @@ mod tests {
     }
 
     fn decomposed(axes: [Axis; 3], heads: usize, row_bytes: usize) -> (Decomposition, u32) {
-        let kernel =
-            kernels().find(|k| k.operation == Operation::Forward && k.max_head_dim == 64).unwrap();
+        let kernel = kernels().find(|k| k.operation == Operation::Forward && k.max_head_dim == 64).unwrap();
         let work = Work { items: Items::Queries, axes: &axes, heads, heads_sharing: 1, batch: 2, row_bytes };
         decompose(kernel, &work).unwrap()
     }

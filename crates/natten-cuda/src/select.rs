@@ -183,7 +183,9 @@ mod tests {
         let Rejections(reasons) = pick(257, true).unwrap_err();
         assert_eq!(reasons.len(), kernels().filter(|k| k.operation == Operation::Forward).count());
         let printed = Rejections(reasons).to_string();
-        assert!(printed.contains("natten_forward_simt_f16_d256 takes a head_dim up to 256, the tensors have 257"));
+        assert!(
+            printed.contains("natten_forward_simt_f16_d256 takes a head_dim up to 256, the tensors have 257")
+        );
         assert!(printed.contains("natten_forward_simt_f32_d64 is for f32, the tensors are f16"));
 
         let old = ComputeCapability { major: 3, minor: 5 };

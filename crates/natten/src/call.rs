@@ -105,21 +105,25 @@ impl<'a, B: Backend, E: Element> Call<'a, B, E> {
         Ok(Call { inputs: self.inputs.with_additional(keys.view(), values.view()), ..self })
     }
 
-    /// Runs on this backend, for settings of one's own (threads, instruction set, stream).
-    pub fn on(self, backend: B) -> Self {
-        Call { backend, ..self }
+    /// Runs with this backend's settings (threads, instruction set, stream) instead of the query's.
+    ///
+    /// # Errors
+    /// [`Error::DeviceMismatch`] when it is not where the operands live.
+    pub fn on(self, backend: B) -> Result<Self, Error> {
+        self.expect_device(Role::Query, &backend)?;
+        Ok(Call { backend, ..self })
     }
 
     fn expect_here<T: Operand<Device = B>>(&self, tensor: Role, operand: &T) -> Result<(), Error> {
-        let device = operand.device();
-        if self.backend.is_same_device(&device) {
+        self.expect_device(tensor, &operand.device())
+    }
+
+    fn expect_device(&self, tensor: Role, device: &B) -> Result<(), Error> {
+        if self.backend.is_same_device(device) {
             return Ok(());
         }
-        Err(Error::DeviceMismatch {
-            tensor,
-            expected: self.backend.device_name(),
-            found: device.device_name(),
-        })
+        let (expected, found) = (self.backend.device_name(), device.device_name());
+        Err(Error::DeviceMismatch { tensor, expected, found })
     }
 
     fn problem(&self, mask: &impl Mask) -> Result<Problem, Error> {

@@ -1,7 +1,7 @@
 //! The same operator when the element type is known only at run time, as in candle and burn.
 
 use natten_core::{
-    Element, ElementType, Error, Gradients, Inputs, Role, Saved, Tensor, TensorView, bf16, f16,
+    Element, ElementType, Error, Gradients, Inputs, Layout, Role, Saved, Tensor, TensorView, bf16, f16,
 };
 use natten_cpu::Cpu;
 
@@ -70,6 +70,16 @@ impl AnyView<'_> {
 }
 
 impl AnyTensor {
+    /// Extent of each axis.
+    pub fn shape(&self) -> &[usize] {
+        match self {
+            AnyTensor::F16(tensor) => tensor.shape(),
+            AnyTensor::Bf16(tensor) => tensor.shape(),
+            AnyTensor::F32(tensor) => tensor.shape(),
+            AnyTensor::F64(tensor) => tensor.shape(),
+        }
+    }
+
     /// A view of the whole.
     pub fn view(&self) -> AnyView<'_> {
         match self {
@@ -81,7 +91,17 @@ impl AnyTensor {
     }
 }
 
-impl<'a> AnyView<'a> {
+impl AnyView<'_> {
+    /// Shape and strides.
+    pub fn layout(&self) -> &Layout {
+        match self {
+            AnyView::F16(view) => view.layout(),
+            AnyView::Bf16(view) => view.layout(),
+            AnyView::F32(view) => view.layout(),
+            AnyView::F64(view) => view.layout(),
+        }
+    }
+
     fn mismatch(self, tensor: Role, expected: ElementType) -> Error {
         Error::ElementMismatch { tensor, expected, found: self.element_type() }
     }

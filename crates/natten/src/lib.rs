@@ -23,6 +23,8 @@
 #![forbid(unsafe_code)]
 
 mod call;
+#[cfg(feature = "cuda")]
+mod device;
 pub mod dynamic;
 mod merge;
 mod operand;
@@ -36,6 +38,8 @@ pub use natten_core::{
     window,
 };
 pub use natten_cpu as cpu;
+#[cfg(feature = "cuda")]
+pub use natten_cuda as cuda;
 pub use operand::{Operand, OperandMut};
 
 /// The owned tensor that a call on `T`'s device returns.

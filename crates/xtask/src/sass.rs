@@ -67,7 +67,9 @@ fn parse(listing: &str) -> Code {
             code.labels.insert(label.to_owned(), code.instructions.len());
             continue;
         }
-        let Some((_, rest)) = line.strip_prefix("/*").and_then(|rest| rest.split_once("*/")) else { continue };
+        let Some((_, rest)) = line.strip_prefix("/*").and_then(|rest| rest.split_once("*/")) else {
+            continue;
+        };
         let mut words = rest.trim().trim_start_matches('{').split_whitespace();
         let Some(mut opcode) = words.next() else { continue };
         if opcode.starts_with('@') {

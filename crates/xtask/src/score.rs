@@ -22,7 +22,20 @@ pub(crate) fn run(root: &Path, entries: &[Entry]) -> Result<(), TaskError> {
     std::fs::create_dir_all(&scratch).map_err(|source| TaskError::File { path: scratch.clone(), source })?;
     println!(
         "{:<46} {:>5} {:>6} {:>4} {:>5} {:>4} | main loop: {:>5} {:>5} {:>4} {:>4} {:>4} {:>6} {:>6} {:>5}",
-        "entry", "ptxas", "arch", "regs", "spill", "smem", "instr", "FFMA", "MUFU", "load", "SHFL", "tensor", "/score", "FFMA%"
+        "entry",
+        "ptxas",
+        "arch",
+        "regs",
+        "spill",
+        "smem",
+        "instr",
+        "FFMA",
+        "MUFU",
+        "load",
+        "SHFL",
+        "tensor",
+        "/score",
+        "FFMA%"
     );
     let mut bad = 0;
     for entry in entries {
@@ -57,10 +70,8 @@ fn report(entry: &Entry, release: &str, arch: &str, assembled: &Assembled, mix: 
         "{:<46} {release:>5} {arch:>6} {:>4} {:>5} {:>4} |",
         entry.name, assembled.registers, assembled.spill_bytes, assembled.shared_bytes
     );
-    let walks = matches!(
-        entry.operation,
-        Operation::Forward | Operation::BackwardQuery | Operation::BackwardKey
-    );
+    let walks =
+        matches!(entry.operation, Operation::Forward | Operation::BackwardQuery | Operation::BackwardKey);
     let Some(mix) = mix.filter(|_| walks) else {
         println!("{head}");
         return;

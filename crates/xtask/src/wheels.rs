@@ -73,6 +73,7 @@ pub(crate) fn call(command: &mut Command) -> Result<String, TaskError> {
     let output = command
         .output()
         .map_err(|source| TaskError::File { path: PathBuf::from(command.get_program()), source })?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     if output.status.success() { Ok(text) } else { Err(TaskError::Command { command: shown, output: text }) }
 }

@@ -101,7 +101,11 @@ impl Driver {
     pub fn on_stream(&self, stream: Arc<CudaStream>) -> Result<Self, DeviceError> {
         if stream.context().cu_ctx() != self.context.context.cu_ctx() {
             let code = sys::cudaError_enum::CUDA_ERROR_INVALID_CONTEXT as u32;
-            return Err(DeviceError::Driver { operation: "taking over a stream", code, name: names::of(code) });
+            return Err(DeviceError::Driver {
+                operation: "taking over a stream",
+                code,
+                name: names::of(code),
+            });
         }
         Ok(Driver { stream, ..self.clone() })
     }
@@ -265,8 +269,11 @@ impl Device for Driver {
 
     fn tensor_map(&self, spec: &TensorMapSpec) -> Result<TensorMap, DeviceError> {
         self.bind()?;
-        let encode =
-            self.context.library.encode_tiled.ok_or(DeviceError::MissingFeature { feature: "tensor maps" })?;
+        let encode = self
+            .context
+            .library
+            .encode_tiled
+            .ok_or(DeviceError::MissingFeature { feature: "tensor maps" })?;
         let mut map = TensorMap([0; 16]);
         check_code("encoding a tensor map", probe::encode(encode, spec, &mut map))?;
         Ok(map)
@@ -304,8 +311,9 @@ impl Device for Driver {
             .launch_extended
             .ok_or(DeviceError::MissingFeature { feature: "launches with clusters or overlap" })?;
         // SAFETY: as above.
-        let code =
-            unsafe { probe::launch_extended(launch, function.function.cast(), config, stream.cast(), &mut pointers) };
+        let code = unsafe {
+            probe::launch_extended(launch, function.function.cast(), config, stream.cast(), &mut pointers)
+        };
         check_code("launching a kernel", code)
     }
 }
@@ -315,10 +323,8 @@ fn load_module(ptx: &str, entry: &'static str) -> Result<sys::CUmodule, DeviceEr
     const LOG_BYTES: usize = 8 << 10;
     let text = CString::new(ptx).expect("PTX holds no NUL");
     let mut log = vec![0u8; LOG_BYTES];
-    let mut options = [
-        sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER,
-        sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
-    ];
+    let mut options =
+        [sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER, sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
     let mut values: [*mut c_void; 2] = [log.as_mut_ptr().cast(), LOG_BYTES as *mut c_void];
     let mut module = std::ptr::null_mut();
     // SAFETY: the text ends in NUL; the options are a buffer and its size, both alive through the call.

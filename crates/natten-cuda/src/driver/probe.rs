@@ -65,7 +65,8 @@ impl Library {
     /// Opens the library and checks its functions.
     pub(super) fn open() -> Result<Self, Absence> {
         // SAFETY: loading the driver runs its initialisers, as linking against it would.
-        let handle = FILES.iter().find_map(|file| unsafe { Handle::new(*file) }.ok()).ok_or(Absence::Library)?;
+        let handle =
+            FILES.iter().find_map(|file| unsafe { Handle::new(*file) }.ok()).ok_or(Absence::Library)?;
         // SAFETY: the symbols are only looked up, not called.
         let has = |name: &str| unsafe { handle.get::<*const c_void>(name) }.is_ok();
         if let Some(missing) = NEEDED.iter().find(|name| !has(name)) {

@@ -1,7 +1,8 @@
 //! One problem, run on the emulated device and on natten-core's reference, and compared.
 
 use natten_core::{
-    Backend, Element, Gradients, Inputs, Layout, Output, Params, Problem, Saved, Tensor, TensorView, reference,
+    Backend, Element, Gradients, Inputs, Layout, Output, Params, Problem, Saved, Tensor, TensorView,
+    reference,
 };
 use natten_cuda::{Cuda, CudaTensor, CudaView};
 use natten_emulator::Emulated;

@@ -55,7 +55,9 @@ fn results_repeat() {
         let (out, lse) = forward(&cuda, &problem, &device).unwrap();
         let gradients = backward(&cuda, &problem, &operands, &device, (&out, &lse, true)).unwrap();
         let [keys, values] = gradients.additional.unwrap();
-        runs.push([out, lse, gradients.query, gradients.key, gradients.value, keys, values].map(Tensor::into_vec));
+        runs.push(
+            [out, lse, gradients.query, gradients.key, gradients.value, keys, values].map(Tensor::into_vec),
+        );
     }
     assert!(runs[0] == runs[1]);
 }
@@ -67,7 +69,8 @@ fn plain_attention() {
     let mut numbers = Numbers::new(3);
     for (queries, keys) in [(5, 9), (9, 5), (1, 1), (7, 0), (33, 40)] {
         for is_causal in [false, true] {
-            let host = [[1, queries, 4, 16], [1, keys, 2, 16], [1, keys, 2, 24]].map(|s| numbers.tensor::<f32>(&s));
+            let host =
+                [[1, queries, 4, 16], [1, keys, 2, 16], [1, keys, 2, 24]].map(|s| numbers.tensor::<f32>(&s));
             let [query, key, value] = &host;
             let inputs = Inputs::new(query.view(), key.view(), value.view());
             let params = AttentionParams::new().is_causal(is_causal);
@@ -86,8 +89,7 @@ fn plain_attention() {
 }
 
 fn attend(cuda: &Cuda<Emulated>, problem: &Problem, [query, key, value]: &[Tensor<f32>; 3]) {
-    let expected =
-        reference::forward(problem, &Inputs::new(query.view(), key.view(), value.view()));
+    let expected = reference::forward(problem, &Inputs::new(query.view(), key.view(), value.view()));
     let [query, key, value] = [query, key, value].map(|tensor| cuda.upload(&tensor.view()).unwrap());
     let mut out = cuda.allocate::<f32>(&problem.out_shape()).unwrap();
     let mut lse = cuda.allocate::<f32>(&problem.lse_shape()).unwrap();
@@ -117,8 +119,10 @@ fn merge() {
     let lses: Vec<_> = lses.iter().map(|t| cuda.upload(&t.view()).unwrap()).collect();
     let mut out = cuda.allocate::<f32>(&[2, 3, 2, 40]).unwrap();
     let mut lse = cuda.allocate::<f32>(&[2, 3, 2]).unwrap();
-    let partials =
-        Partials { outs: outs.iter().map(|t| t.view()).collect(), lses: lses.iter().map(|t| t.view()).collect() };
+    let partials = Partials {
+        outs: outs.iter().map(|t| t.view()).collect(),
+        lses: lses.iter().map(|t| t.view()).collect(),
+    };
     let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
     cuda.merge(&partials, output).unwrap();
     compare("out", &cuda.download(&out).unwrap(), &expected.out).unwrap();

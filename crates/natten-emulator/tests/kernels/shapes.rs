@@ -58,7 +58,8 @@ fn flags_one_by_one() {
 #[test]
 fn flags_together() {
     let params = Params::new([3, 2, 3]).stride([2, 2, 1]).dilation([2, 3, 1]).is_causal([true, false, true]);
-    for (heads, heads_kv, additional, heads_first) in [(2, 1, 5, false), (8, 1, 0, true), (6, 3, 130, false)] {
+    for (heads, heads_kv, additional, heads_first) in [(2, 1, 5, false), (8, 1, 0, true), (6, 3, 130, false)]
+    {
         let mut case = Case::new([7, 8, 5], params.scale(-0.3)).dims(16, 24).heads(heads, heads_kv);
         (case.batch, case.additional, case.heads_first, case.seed) = (2, additional, heads_first, 2);
         check(case);
@@ -80,7 +81,10 @@ fn scales() {
         for (found, expected) in [(&out, &expected.out), (&lse, &expected.lse)] {
             for (found, expected) in found.as_slice().iter().zip(expected.as_slice()) {
                 let error = (f64::from(*found) - expected).abs();
-                assert!(error <= tolerance * expected.abs().max(1.0), "scale {scale}: {found}, not {expected}");
+                assert!(
+                    error <= tolerance * expected.abs().max(1.0),
+                    "scale {scale}: {found}, not {expected}"
+                );
             }
         }
     }
