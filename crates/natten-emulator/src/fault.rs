@@ -229,6 +229,12 @@ pub enum FaultKind {
         /// What would be right.
         needed: u64,
     },
+    /// A tensor map that is none, or that the hardware would refuse.
+    #[error("{error}")]
+    TensorMap {
+        /// What is wrong with it.
+        error: crate::TensorMapError,
+    },
     /// `setmaxnreg` with a count the hardware refuses.
     #[error("setmaxnreg {count}: {what}")]
     RegisterCount {

@@ -60,7 +60,7 @@ mod race_global;
 mod scalar;
 mod tensor;
 
-// pub use asynchronous::tma::{Swizzle, TensorMapDesc, TensorMapError};
+pub use asynchronous::tma::{Swizzle, TensorMapDesc, TensorMapError};
 pub use counters::{CLASSES, Class, Counters};
 pub use device::{Emulated, Function, GlobalMemory};
 pub use fault::{

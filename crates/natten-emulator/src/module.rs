@@ -1,5 +1,6 @@
 //! A parsed module: its entries with their launch properties, and the predecoded code behind them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::decode;
@@ -129,6 +130,15 @@ pub(crate) struct Kernel {
     pub lines: Vec<Line>,
     pub tables: Vec<Vec<u32>>,
     pub local_bytes: u32,
+    /// Registers of a `wgmma` that an instruction reads or writes, by instruction.
+    pub watches: HashMap<u32, Watch>,
+}
+
+/// See [`Kernel::watches`].
+#[derive(Debug)]
+pub(crate) struct Watch {
+    pub reads: Vec<Slot>,
+    pub writes: Vec<Slot>,
 }
 
 impl Kernel {

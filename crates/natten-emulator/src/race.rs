@@ -62,11 +62,6 @@ impl Edge {
         self.known.raise(actor, clock);
         self.proxied.raise(actor, clock);
     }
-
-    pub(crate) fn join(&mut self, other: &Edge) {
-        self.known.join(&other.known);
-        self.proxied.join(&other.proxied);
-    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -288,7 +283,7 @@ impl Races {
     }
 
     fn is_warp(&self, actor: u32) -> bool {
-        actor < KINDS * self.warps.len() as u32 && actor % KINDS == 0
+        actor < KINDS * self.warps.len() as u32 && actor.is_multiple_of(KINDS)
     }
 
     fn record(&mut self, index: usize, epoch: Epoch, warp: u32, mask: u8, kind: AccessKind) {

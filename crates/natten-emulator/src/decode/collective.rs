@@ -16,7 +16,7 @@ impl Decoder<'_> {
             "match" => self.match_sync(m, o)?,
             "activemask" => {
                 m.ty()?;
-                let d = self.to_word(o, 0)?;
+                let d = self.result_word(o, 0)?;
                 self.emit(Op::ActiveMask, Class::Collective, [d, NONE, NONE, NONE], 0, &[]);
             }
             "redux" => self.redux(m, o)?,
@@ -55,9 +55,9 @@ impl Decoder<'_> {
                 m.take("shared::cluster");
                 let wide = m.ty()?.is_wide();
                 let slots = if wide {
-                    [self.to_wide(o, 0)?, self.wide(o, 1)?, self.word(o, 2)?, NONE]
+                    [self.result_wide(o, 0)?, self.wide(o, 1)?, self.word(o, 2)?, NONE]
                 } else {
-                    [self.to_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?, NONE]
+                    [self.result_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?, NONE]
                 };
                 self.emit(Op::Mapa { wide }, Class::Integer, slots, 0, &[]);
             }
@@ -65,7 +65,7 @@ impl Decoder<'_> {
                 m.take("shared::cluster");
                 let wide = m.ty()?.is_wide();
                 let a = if wide { self.wide(o, 1)? } else { self.word(o, 1)? };
-                let d = self.to_word(o, 0)?;
+                let d = self.result_word(o, 0)?;
                 self.emit(Op::GetCtaRank { wide }, Class::Integer, [d, a, NONE, NONE], 0, &[]);
             }
             _ => return Ok(false),
@@ -114,7 +114,7 @@ impl Decoder<'_> {
         let Some(vote) = vote else { return unsupported("vote without a mode") };
         m.ty()?;
         self.arity(o, 3)?;
-        let d = if vote == Vote::Ballot { self.to_word(o, 0)? } else { self.to_pred(o, 0)? };
+        let d = if vote == Vote::Ballot { self.result_word(o, 0)? } else { self.result_pred(o, 0)? };
         let (a, negated) = self.pred(o, 1)?;
         let b = self.word(o, 2)?;
         self.emit(Op::Vote(vote), Class::Collective, [d, a, b, NONE], i64::from(negated), &[]);
@@ -162,7 +162,7 @@ impl Decoder<'_> {
             (Some("xor"), _) => Redux::Xor,
             _ => return unsupported("redux without an operation"),
         };
-        let slots = [self.to_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?, NONE];
+        let slots = [self.result_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?, NONE];
         self.emit(Op::Redux(op), Class::Collective, slots, 0, &[]);
         Ok(())
     }
@@ -206,7 +206,7 @@ impl Decoder<'_> {
             BarKind::Or
         };
         m.ty()?;
-        let d = if kind == BarKind::Popc { self.to_word(o, 0)? } else { self.to_pred(o, 0)? };
+        let d = if kind == BarKind::Popc { self.result_word(o, 0)? } else { self.result_pred(o, 0)? };
         let a = self.word(o, 1)?;
         let b = if o.len() > 3 { self.word(o, 2)? } else { NONE };
         let (c, negated) = self.pred(o, o.len().saturating_sub(1).max(2))?;

@@ -16,7 +16,7 @@ impl Decoder<'_> {
             "cvta" => self.cvta(m, o)?,
             "isspacep" => {
                 let Some(space) = m.find(state_space) else { return unsupported("isspacep of this space") };
-                let d = self.to_pred(o, 0)?;
+                let d = self.result_pred(o, 0)?;
                 let a = self.wide(o, 1)?;
                 self.emit(Op::IsSpace(space), Class::Integer, [d, a, NONE, NONE], 0, &[]);
             }
@@ -187,7 +187,7 @@ impl Decoder<'_> {
             return unsupported("32-bit cvta");
         }
         self.arity(o, 2)?;
-        let slots = [self.to_wide(o, 0)?, self.wide(o, 1)?, NONE, NONE];
+        let slots = [self.result_wide(o, 0)?, self.wide(o, 1)?, NONE, NONE];
         self.emit(Op::Cvta { to_generic, space, wide }, Class::Integer, slots, 0, &[]);
         Ok(())
     }

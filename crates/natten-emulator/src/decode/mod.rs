@@ -15,7 +15,7 @@ use crate::counters::Class;
 use crate::fault::{ParseError, ParseProblem};
 use crate::inst::{CONST, Inst, NONE, Op, Slot};
 use crate::memory::{LOCAL_BASE, SHARED_BASE};
-use crate::module::{Constants, Kernel, Line, Preload, SpecialRegister};
+use crate::module::{Constants, Kernel, Line, Preload, SpecialRegister, Watch};
 use crate::ptx::ast::{EntryAst, Operand, RegClass, Statement, Symbol, VReg};
 use crate::ptx::parse::DYNAMIC_SHARED;
 use modifiers::Modifiers;
@@ -104,6 +104,7 @@ impl Decoder<'_> {
         for slot in &mut self.lists {
             *slot = map.slot(*slot);
         }
+        let watches = self.watches(&map);
         let mut preloads: Vec<Preload> = preloads
             .iter()
             .map(|&(v, register)| Preload { slot: map.slot(v), class: self.classes[v as usize], register })
@@ -125,7 +126,26 @@ impl Decoder<'_> {
             lines: lines.collect(),
             tables: self.tables,
             local_bytes: self.entry.local_bytes,
+            watches,
         }
+    }
+
+    /// Marks the instructions that name a register of a `wgmma`.
+    fn watches(&mut self, map: &allocate::Allocation) -> HashMap<u32, Watch> {
+        let in_flight = &self.in_flight;
+        let watched = |list: &[VReg]| -> Vec<Slot> {
+            let list = list.iter().filter(|&&v| in_flight.get(v as usize) == Some(&true));
+            list.map(|&v| map.slot(v)).collect()
+        };
+        let mut watches = HashMap::new();
+        for (pc, (inst, touched)) in self.code.iter_mut().zip(&self.touched).enumerate() {
+            let watch = Watch { reads: watched(&touched.uses), writes: watched(&touched.defs) };
+            inst.watched = !watch.reads.is_empty() || !watch.writes.is_empty();
+            if inst.watched {
+                watches.insert(pc as u32, watch);
+            }
+        }
+        watches
     }
 
     fn statement(&mut self, st: &Statement) -> Decoded<()> {
@@ -349,17 +369,17 @@ impl Decoder<'_> {
         self.source(operand, index, RegClass::Wide)
     }
 
-    fn to_word(&mut self, o: &[Operand], index: usize) -> Decoded<Slot> {
+    fn result_word(&mut self, o: &[Operand], index: usize) -> Decoded<Slot> {
         let operand = self.at(o, index)?;
         self.destination(operand, index, RegClass::Word)
     }
 
-    fn to_wide(&mut self, o: &[Operand], index: usize) -> Decoded<Slot> {
+    fn result_wide(&mut self, o: &[Operand], index: usize) -> Decoded<Slot> {
         let operand = self.at(o, index)?;
         self.destination(operand, index, RegClass::Wide)
     }
 
-    fn to_pred(&mut self, o: &[Operand], index: usize) -> Decoded<Slot> {
+    fn result_pred(&mut self, o: &[Operand], index: usize) -> Decoded<Slot> {
         let operand = self.at(o, index)?;
         self.destination(operand, index, RegClass::Pred)
     }

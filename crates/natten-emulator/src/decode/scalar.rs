@@ -45,9 +45,9 @@ impl Decoder<'_> {
         self.arity(o, 3)?;
         let class = arithmetic_class(&op);
         let slots = if wide {
-            [self.to_wide(o, 0)?, self.wide(o, 1)?, self.wide(o, 2)?, NONE]
+            [self.result_wide(o, 0)?, self.wide(o, 1)?, self.wide(o, 2)?, NONE]
         } else {
-            [self.to_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?, NONE]
+            [self.result_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?, NONE]
         };
         self.emit(op, class, slots, 0, &[]);
         Ok(())
@@ -56,9 +56,9 @@ impl Decoder<'_> {
     fn one_source(&mut self, wide: bool, o: Ops, op: Op) -> Decoded<()> {
         self.arity(o, 2)?;
         let slots = if wide {
-            [self.to_wide(o, 0)?, self.wide(o, 1)?, NONE, NONE]
+            [self.result_wide(o, 0)?, self.wide(o, 1)?, NONE, NONE]
         } else {
-            [self.to_word(o, 0)?, self.word(o, 1)?, NONE, NONE]
+            [self.result_word(o, 0)?, self.word(o, 1)?, NONE, NONE]
         };
         self.emit(op, arithmetic_class(&op), slots, 0, &[]);
         Ok(())
@@ -67,9 +67,9 @@ impl Decoder<'_> {
     fn three_sources(&mut self, wide: bool, o: Ops, op: Op) -> Decoded<()> {
         self.arity(o, 4)?;
         let slots = if wide {
-            [self.to_wide(o, 0)?, self.wide(o, 1)?, self.wide(o, 2)?, self.wide(o, 3)?]
+            [self.result_wide(o, 0)?, self.wide(o, 1)?, self.wide(o, 2)?, self.wide(o, 3)?]
         } else {
-            [self.to_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?, self.word(o, 3)?]
+            [self.result_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?, self.word(o, 3)?]
         };
         self.emit(op, arithmetic_class(&op), slots, 0, &[]);
         Ok(())
@@ -81,7 +81,7 @@ impl Decoder<'_> {
         if let Operand::Special(name) = &o[1]
             && let Some(wide) = clock_width(name)
         {
-            let d = if wide { self.to_wide(o, 0)? } else { self.to_word(o, 0)? };
+            let d = if wide { self.result_wide(o, 0)? } else { self.result_word(o, 0)? };
             self.emit(Op::Clock { wide }, Class::Integer, [d, NONE, NONE, NONE], 0, &[]);
             return Ok(());
         }
@@ -89,7 +89,7 @@ impl Decoder<'_> {
             (_, Operand::Vector(items)) => self.pack(ty, items, o),
             (Operand::Vector(items), _) => self.unpack(ty, items, o),
             _ if ty == Ty::Pred => {
-                let d = self.to_pred(o, 0)?;
+                let d = self.result_pred(o, 0)?;
                 let (a, negated) = match &o[1] {
                     Operand::Int(v) => (self.constant(RegClass::Pred, u64::from(*v != 0)), false),
                     _ => self.pred(o, 1)?,
@@ -112,7 +112,7 @@ impl Decoder<'_> {
             _ => return unsupported("mov from a vector of this shape"),
         };
         let list = self.word_sources(o, 1, items.len())?;
-        let d = if wide { self.to_wide(o, 0)? } else { self.to_word(o, 0)? };
+        let d = if wide { self.result_wide(o, 0)? } else { self.result_word(o, 0)? };
         self.emit(op, Class::Integer, [d, NONE, NONE, NONE], 0, &list);
         Ok(())
     }
@@ -149,7 +149,7 @@ impl Decoder<'_> {
                 "xor" => Logic::Xor,
                 _ => return unsupported(format!("{base}.pred")),
             };
-            let d = self.to_pred(o, 0)?;
+            let d = self.result_pred(o, 0)?;
             let (a, na) = self.pred(o, 1)?;
             let (b, nb) = self.pred(o, 2)?;
             let imm = i64::from(na) | i64::from(nb) << 1;
@@ -204,14 +204,14 @@ impl Decoder<'_> {
         }
         if matches!(op, Int2::Shl | Int2::ShrS | Int2::ShrU) && int == IntTy::W64 {
             self.arity(o, 3)?;
-            let slots = [self.to_wide(o, 0)?, self.wide(o, 1)?, self.word(o, 2)?, NONE];
+            let slots = [self.result_wide(o, 0)?, self.wide(o, 1)?, self.word(o, 2)?, NONE];
             self.emit(Op::Shift64(op), Class::Integer, slots, 0, &[]);
             return Ok(());
         }
         if matches!(op, Int2::Shl | Int2::ShrS | Int2::ShrU) && int != IntTy::W32 {
             // The shift amount is 32 bits wide whatever the type, and must not be truncated.
             self.arity(o, 3)?;
-            let slots = [self.to_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?, NONE];
+            let slots = [self.result_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?, NONE];
             self.emit(Op::Int2(op, int), Class::Integer, slots, 1, &[]);
             return Ok(());
         }
@@ -236,8 +236,8 @@ impl Decoder<'_> {
         let int = int_type(ty)?;
         let op = Op::MulWide { signed: ty.is_signed(), ty: int };
         let d = match int {
-            IntTy::W32 => self.to_wide(o, 0)?,
-            IntTy::S16 | IntTy::U16 => self.to_word(o, 0)?,
+            IntTy::W32 => self.result_wide(o, 0)?,
+            IntTy::S16 | IntTy::U16 => self.result_word(o, 0)?,
             IntTy::W64 => return unsupported("mul.wide to 128 bits"),
         };
         let slots = [d, self.word(o, 1)?, self.word(o, 2)?, NONE];
@@ -292,9 +292,9 @@ impl Decoder<'_> {
             self.arity(o, 4)?;
             let op = Op::MadWide { signed, ty: int };
             let slots = match int {
-                IntTy::W32 => [self.to_wide(o, 0)?, self.word(o, 1)?, self.word(o, 2)?, self.wide(o, 3)?],
+                IntTy::W32 => [self.result_wide(o, 0)?, self.word(o, 1)?, self.word(o, 2)?, self.wide(o, 3)?],
                 IntTy::W64 => return unsupported("mad.wide to 128 bits"),
-                _ => [self.to_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?, self.word(o, 3)?],
+                _ => [self.result_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?, self.word(o, 3)?],
             };
             self.emit(op, Class::Integer, slots, 0, &[]);
             return Ok(());
@@ -331,7 +331,7 @@ impl Decoder<'_> {
             if base != "not" {
                 return unsupported(format!("{base}.pred"));
             }
-            let d = self.to_pred(o, 0)?;
+            let d = self.result_pred(o, 0)?;
             let (a, negated) = self.pred(o, 1)?;
             let op = if negated { Op::MovPred } else { Op::PredNot };
             self.emit(op, Class::Integer, [d, a, NONE, NONE], 0, &[]);
@@ -374,7 +374,7 @@ impl Decoder<'_> {
         let narrow = matches!(op, Int1::Popc | Int1::Clz) || base == "bfind";
         if narrow && int == IntTy::W64 {
             self.arity(o, 2)?;
-            let slots = [self.to_word(o, 0)?, self.wide(o, 1)?, NONE, NONE];
+            let slots = [self.result_word(o, 0)?, self.wide(o, 1)?, NONE, NONE];
             self.emit(Op::Int1(op, int), Class::Integer, slots, 0, &[]);
             return Ok(());
         }
@@ -421,8 +421,8 @@ impl Decoder<'_> {
                 let op = if ty.is_signed() { Op::BfeS(int) } else { Op::BfeU(int) };
                 self.arity(o, 4)?;
                 let (d, a) = match int {
-                    IntTy::W64 => (self.to_wide(o, 0)?, self.wide(o, 1)?),
-                    _ => (self.to_word(o, 0)?, self.word(o, 1)?),
+                    IntTy::W64 => (self.result_wide(o, 0)?, self.wide(o, 1)?),
+                    _ => (self.result_word(o, 0)?, self.word(o, 1)?),
                 };
                 let slots = [d, a, self.word(o, 2)?, self.word(o, 3)?];
                 self.emit(op, Class::Integer, slots, 0, &[]);
@@ -431,8 +431,8 @@ impl Decoder<'_> {
                 let int = int_type(m.ty()?)?;
                 self.arity(o, 5)?;
                 let (d, a, b) = match int {
-                    IntTy::W64 => (self.to_wide(o, 0)?, self.wide(o, 1)?, self.wide(o, 2)?),
-                    _ => (self.to_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?),
+                    IntTy::W64 => (self.result_wide(o, 0)?, self.wide(o, 1)?, self.wide(o, 2)?),
+                    _ => (self.result_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?),
                 };
                 let list = [a, b, self.word(o, 3)?, self.word(o, 4)?];
                 self.emit(Op::Bfi(int), Class::Integer, [d, NONE, NONE, NONE], 0, &list);
@@ -510,8 +510,8 @@ impl Decoder<'_> {
                 let p = self.destination(p, 0, RegClass::Pred)?;
                 (p, self.destination(q, 0, RegClass::Pred)?)
             }
-            (_, "setp") => (self.to_pred(o, 0)?, NONE),
-            _ => (self.to_word(o, 0)?, NONE),
+            (_, "setp") => (self.result_pred(o, 0)?, NONE),
+            _ => (self.result_word(o, 0)?, NONE),
         };
         let (a, b) = if ty.is_wide() {
             (self.wide(o, 1)?, self.wide(o, 2)?)
@@ -542,7 +542,7 @@ impl Decoder<'_> {
         });
         let Some(test) = test else { return unsupported("testp of this kind") };
         let wide = m.ty()?.is_wide();
-        let d = self.to_pred(o, 0)?;
+        let d = self.result_pred(o, 0)?;
         let a = if wide { self.wide(o, 1)? } else { self.word(o, 1)? };
         self.emit(Op::Testp(test, wide), Class::Integer, [d, a, NONE, NONE], 0, &[]);
         Ok(())
@@ -554,9 +554,9 @@ impl Decoder<'_> {
         self.arity(o, 4)?;
         let wide = ty.is_wide();
         let (d, a, b) = if wide {
-            (self.to_wide(o, 0)?, self.wide(o, 1)?, self.wide(o, 2)?)
+            (self.result_wide(o, 0)?, self.wide(o, 1)?, self.wide(o, 2)?)
         } else {
-            (self.to_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?)
+            (self.result_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?)
         };
         let (op, c, negated) = if base == "selp" {
             let (c, negated) = self.pred(o, 3)?;
@@ -587,7 +587,7 @@ impl Decoder<'_> {
             }
             let op = Op::ConvertPair { bf16: to == Ty::Bf16x2, rnd: rnd.unwrap_or(Rnd::Rn), relu };
             self.arity(o, 3)?;
-            let slots = [self.to_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?, NONE];
+            let slots = [self.result_word(o, 0)?, self.word(o, 1)?, self.word(o, 2)?, NONE];
             self.emit(op, Class::Convert, slots, 0, &[]);
             return Ok(());
         }

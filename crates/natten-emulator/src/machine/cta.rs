@@ -6,6 +6,8 @@ use super::barrier::Barrier;
 use super::rng::Rng;
 use super::warp::Warp;
 use crate::asynchronous::Pending;
+use crate::asynchronous::bulk::BulkQueue;
+use crate::asynchronous::cp_async::CopyQueue;
 use crate::asynchronous::mbarrier::Mbarriers;
 use crate::counters::Counters;
 use crate::memory::SHARED_BASE;
@@ -71,6 +73,9 @@ pub(crate) struct Cta<'g> {
     pub mbarriers: Mbarriers,
     /// Bulk copies issued and not yet done.
     pub pending: Vec<Pending>,
+    /// Per warp: copies in flight, and the count of bulk stores.
+    pub copies: Vec<CopyQueue>,
+    pub bulk: Vec<BulkQueue>,
     pub races: Option<Races>,
     pub counters: Counters,
     pub warps: Vec<Warp>,
@@ -81,7 +86,8 @@ pub(crate) struct Cta<'g> {
     /// Registers per thread summed over warps, and the pool they come from.
     pub registers_used: u32,
     pub registers_pool: u32,
-    pub warpgroup_log: Vec<Vec<u64>>,
+    /// The operations each warpgroup issued: instruction and descriptors.
+    pub warpgroup_log: Vec<Vec<(u32, u64, u64)>>,
 }
 
 impl<'g> Cta<'g> {
@@ -97,6 +103,8 @@ impl<'g> Cta<'g> {
             barriers: Default::default(),
             mbarriers: Mbarriers::default(),
             pending: Vec::new(),
+            copies: Vec::new(),
+            bulk: Vec::new(),
             races: None,
             counters: Counters::default(),
             warps: Vec::new(),
@@ -124,6 +132,10 @@ impl<'g> Cta<'g> {
         let threads = grid.threads();
         let warps = threads.div_ceil(32);
         self.races = options.check_races.then(|| Races::new(warps as usize, self.shared.len()));
+        self.copies.clear();
+        self.copies.resize_with(warps as usize, CopyQueue::default);
+        self.bulk.clear();
+        self.bulk.resize_with(warps as usize, BulkQueue::default);
         let mut list = std::mem::take(&mut self.warps);
         list.resize_with(warps as usize, Warp::default);
         self.warpgroup_log = vec![Vec::new(); warps.div_ceil(4) as usize];
@@ -156,9 +168,8 @@ impl<'g> Cta<'g> {
         warp.others.clear();
         warp.carry = 0;
         warp.register_count = per_thread;
-        warp.copies = Default::default();
-        warp.bulk = Default::default();
-        warp.wgmma = Default::default();
+        warp.wgmma.reset(kernel.words);
+        warp.cluster_generation = 0;
         warp.polled = None;
         for preload in &kernel.preloads {
             let value = self.special(preload.register, id);

@@ -1,8 +1,6 @@
 //! A warp: its registers and the groups of lanes that diverged.
 
 use super::registers::Registers;
-use crate::asynchronous::bulk::BulkQueue;
-use crate::asynchronous::cp_async::CopyQueue;
 use crate::memory::local::Local;
 use crate::tensor::wgmma::WgmmaQueue;
 
@@ -47,8 +45,6 @@ pub(crate) struct Warp {
     pub register_count: u32,
     /// Generation of the cluster barrier this warp arrived in.
     pub cluster_generation: u32,
-    pub copies: CopyQueue,
-    pub bulk: BulkQueue,
     pub wgmma: WgmmaQueue,
     /// mbarrier address last polled without success, for the deadlock report.
     pub polled: Option<(u32, u32)>,

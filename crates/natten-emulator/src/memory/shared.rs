@@ -92,9 +92,8 @@ impl Shared {
         self.init[offset..offset + value.len()].fill(1);
     }
 
-    /// Writes bytes of which some may be uninitialised themselves.
-    pub(crate) fn put_with_init(&mut self, offset: usize, value: &[u8], init: bool) {
-        self.bytes[offset..offset + value.len()].copy_from_slice(value);
-        self.init[offset..offset + value.len()].fill(u8::from(init));
+    /// Marks a range as not written: something is on its way there.
+    pub(crate) fn forget(&mut self, offset: usize, bytes: usize) {
+        self.init[offset..offset + bytes].fill(0);
     }
 }

@@ -139,7 +139,7 @@ impl Storage {
         let mut at = 0;
         while at < bytes.len() {
             let o = offset + at as u64;
-            if o % 4 == 0 && bytes.len() - at >= 4 {
+            if o.is_multiple_of(4) && bytes.len() - at >= 4 {
                 let word = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
                 self.set_word(o, u32::from_le_bytes(word));
                 at += 4;
@@ -147,6 +147,16 @@ impl Storage {
                 self.set_part(o, 1, u32::from(bytes[at]));
                 at += 1;
             }
+        }
+    }
+
+    /// Up to 16 bytes, whole words where they are aligned.
+    pub(crate) fn read_words(&self, offset: u64, bytes: &mut [u8]) {
+        if !offset.is_multiple_of(4) || !bytes.len().is_multiple_of(4) {
+            return self.read(offset, bytes);
+        }
+        for (i, word) in bytes.chunks_exact_mut(4).enumerate() {
+            word.copy_from_slice(&self.word(offset + 4 * i as u64).to_le_bytes());
         }
     }
 

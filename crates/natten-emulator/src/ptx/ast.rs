@@ -107,7 +107,6 @@ pub(crate) struct ParamDecl {
 #[derive(Debug, Default)]
 pub(crate) struct EntryAst {
     pub name: String,
-    pub line: u32,
     pub params: Vec<ParamDecl>,
     pub maxntid: Option<[u32; 3]>,
     pub reqntid: Option<[u32; 3]>,
@@ -129,7 +128,6 @@ pub(crate) struct EntryAst {
 /// A `.global` or `.const` variable with its initial bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct GlobalDecl {
-    pub name: String,
     pub bytes: u64,
     pub initial: Vec<u8>,
 }

@@ -149,12 +149,13 @@ impl<'c, 'a> Body<'c, 'a> {
         let mut line = self.cursor.line();
         let guard = self.guard()?;
         let word = self.cursor.dotted();
+        let after = self.cursor.pos();
         if guard.is_none() && self.cursor.eat(b':') {
             return self.label(word.to_owned());
         }
         if guard.is_none() {
-            // Nothing to re-read: the word was the opcode.
-            start = self.cursor.pos() - word.len();
+            // Without a guard the statement starts at its opcode, past white space.
+            start = after - word.len();
             line = self.cursor.line();
         }
         if word.is_empty() {

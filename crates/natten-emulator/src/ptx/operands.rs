@@ -66,9 +66,7 @@ impl Body<'_, '_> {
         let base = Box::new(self.atom()?);
         let mut offset = 0;
         let mut coordinates = Vec::new();
-        if self.cursor.eat(b'+') {
-            offset = self.cursor.integer()?;
-        } else if self.cursor.peek() == Some(b'-') {
+        if self.cursor.eat(b'+') || self.cursor.peek() == Some(b'-') {
             offset = self.cursor.integer()?;
         } else if self.cursor.eat(b',') {
             coordinates = match self.operand()? {

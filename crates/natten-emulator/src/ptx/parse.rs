@@ -150,8 +150,8 @@ fn global(cursor: &mut Cursor<'_>, module: &mut ModuleAst, globals: &mut Globals
         }
     }
     cursor.expect(b';', "`;`")?;
-    globals.names.insert(name.clone(), Symbol::Global(module.globals.len() as u32));
-    module.globals.push(GlobalDecl { name, bytes, initial });
+    globals.names.insert(name, Symbol::Global(module.globals.len() as u32));
+    module.globals.push(GlobalDecl { bytes, initial });
     Ok(())
 }
 
@@ -203,9 +203,8 @@ pub(super) fn variable(cursor: &mut Cursor<'_>) -> Parsed<Variable> {
 }
 
 fn entry(cursor: &mut Cursor<'_>, globals: &mut Globals) -> Parsed<EntryAst> {
-    let line = cursor.line();
     let name = cursor.name().to_owned();
-    let mut entry = EntryAst { name, line, shared_bytes: globals.shared_bytes, ..EntryAst::default() };
+    let mut entry = EntryAst { name, shared_bytes: globals.shared_bytes, ..EntryAst::default() };
     if cursor.eat(b'(') && !cursor.eat(b')') {
         let mut offset = 0u32;
         loop {

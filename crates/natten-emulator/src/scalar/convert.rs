@@ -137,7 +137,7 @@ fn float_to_float(c: Convert, bits: u64) -> u64 {
 fn finish_float(c: Convert, bits: u64) -> u64 {
     let bits = if c.ftz && c.to == Ty::F32 { u64::from(float::flush(bits as u32)) } else { bits };
     let value = float_value(Convert { from: c.to, ftz: false, ..c }, bits);
-    if c.relu && !(value > 0.0) && !value.is_nan() {
+    if c.relu && value <= 0.0 {
         return 0;
     }
     if !c.sat || (0.0..=1.0).contains(&value) && value.is_sign_positive() {

@@ -84,3 +84,9 @@ pub fn all_orders() -> Vec<Options> {
     }
     list
 }
+
+/// To bf16, ties to even.
+pub fn bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
+}
