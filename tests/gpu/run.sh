@@ -4,6 +4,7 @@
 #   bash tests/gpu/run.sh [--emulator] [STAGE...]
 #
 # stages: device load truth suite memcheck racecheck rates bench peers   (default: all of them, in this order)
+#         profile (hardware counters by ncu; by name only)
 # OUT     folder of the results (default target/gpu-report); a file of an earlier run stays unless its stage runs again
 # KIT     folder of the binary (default target/gpu-kit; tests/gpu/build.sh makes it)
 # BUDGET  seconds in all (default 3000): each stage gets at most its own limit and what is left
@@ -60,7 +61,8 @@ device() {
     || echo "nvidia-smi did not answer"
   "$kit" device
 }
-load() { "$kit" load "$OUT" crates/natten-cuda/ptx; }
+# The driver's cache of compiled kernels would hide how long compiling takes.
+load() { CUDA_CACHE_DISABLE=1 "$kit" load "$OUT" crates/natten-cuda/ptx; }
 truth() { "$kit" truth "$OUT"; }
 suite() { "$kit" suite "$OUT" tests/golden seconds="$(soft)"; }
 emulated() { "$kit" suite "$OUT" tests/golden emulator=1 every=20 seconds="$(soft)"; }
@@ -85,7 +87,14 @@ bench() {
   "$kit" bench "$OUT" $matmul filter="${FILTER:-}" seconds="$(soft)"
 }
 peers() { python3 tests/gpu/peers.py peers "$OUT/peers.json" --filter "${FILTER:-}" --seconds "$(soft)"; }
-export -f device load truth suite emulated soft sanitize memcheck racecheck rates bench peers
+# Hardware counters of the first kernels of a problem. Not among the default stages.
+profile() {
+  command -v ncu > /dev/null || { echo "no ncu here"; return 3; }
+  ncu --clock-control none --kernel-name regex:natten_ --launch-count 8 --kill yes --section SpeedOfLight --section Occupancy \
+    --section LaunchStats --section WarpStateStats --section MemoryWorkloadAnalysis --section ComputeWorkloadAnalysis \
+    "$kit" bench "$logs" filter="${FILTER:-2d-w16-s1}" seconds="$(soft)"
+}
+export -f profile device load truth suite emulated soft sanitize memcheck racecheck rates bench peers
 export kit OUT logs
 
 report=$OUT/report.txt
@@ -95,8 +104,8 @@ emulate=0
 for word in "$@"; do
   case $word in
     --emulator) emulate=1 ;;
-    device | load | truth | suite | memcheck | racecheck | rates | bench | peers) stages+=("$word") ;;
-    *) echo "unknown stage: $word"; sed -n '2,13p' "$0"; exit 1 ;;
+    device | load | truth | suite | memcheck | racecheck | rates | bench | peers | profile) stages+=("$word") ;;
+    *) echo "unknown stage: $word"; sed -n '2,14p' "$0"; exit 1 ;;
   esac
 done
 if [ $emulate -eq 1 ]; then
@@ -106,7 +115,7 @@ else
     exit 2
   fi
   [ ${#stages[@]} -gt 0 ] || stages=(device load truth suite memcheck racecheck rates bench peers)
-  declare -A limits=([device]=30 [load]=120 [truth]=150 [suite]=240 [memcheck]=100 [racecheck]=100 [rates]=60 [bench]=560 [peers]=560)
+  declare -A limits=([device]=30 [load]=120 [truth]=150 [suite]=240 [memcheck]=100 [racecheck]=100 [rates]=60 [bench]=560 [peers]=560 [profile]=120)
   for name in "${stages[@]}"; do
     stage "$name" "${limits[$name]}" bash -c "$name"
   done

@@ -143,6 +143,11 @@ impl Bench<'_> {
                     lines.push(json!({ "problem": timed.name, "head_dim": head_dim, "type": E::TYPE.name(), "skipped": "too slow on CUDA cores" }));
                     continue;
                 }
+                if backward {
+                    // Outputs and log-sum-exps that belong to the operands, in every set.
+                    let forward = |i| forward::<E>(&family.cuda, &problem, &sets[i], layout, lse_layout);
+                    (0..count).try_for_each(forward).map_err(|e| Failure { text: e.to_string() })?;
+                }
                 family.device.take_launches();
                 if let Err(error) = call(0) {
                     let text = error.to_string();

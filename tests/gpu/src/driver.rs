@@ -149,7 +149,7 @@ impl Gpu {
             LOG as *mut c_void,
             error.as_mut_ptr().cast(),
             LOG as *mut c_void,
-            1 as *mut c_void,
+            ptr::without_provenance_mut(1),
         ];
         let text = CString::new(ptx).map_err(|e| Failure { text: e.to_string() })?;
         let mut handle = ptr::null_mut();

@@ -189,14 +189,13 @@ fn errors(name: &str, patterns: &[u32], words: &[u32]) -> Value {
         hash = (hash ^ u64::from(word)).wrapping_mul(0x0100_0000_01b3);
         let (x, got) = (f32::from_bits(pattern), f32::from_bits(word));
         let want = exact(f64::from(x));
-        if !x.is_normal() || !(want.abs() >= f64::from(f32::MIN_POSITIVE)) || want.abs() > f64::from(f32::MAX)
-        {
+        if !x.is_normal() || !(f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX)).contains(&want.abs()) {
             continue;
         }
         let place = 2.0_f64.powi(want.abs().log2().floor() as i32 - 23);
         let error = (f64::from(got) - want).abs();
         absolute = absolute.max(if want.abs() <= 1.0 { error } else { 0.0 });
-        if !(error / place <= worst) {
+        if error.is_nan() || error / place > worst {
             (worst, at) = (error / place, pattern);
         }
     }

@@ -33,10 +33,12 @@ pub struct Request {
 }
 
 /// One check: its name and what it does on a subject.
-struct Check<'a, D: Device> {
+struct Check<D: Device> {
     name: String,
-    run: Box<dyn Fn(&OnDevice<D>) + Send + Sync + 'a>,
+    run: Body<D>,
 }
+
+type Body<D> = Box<dyn Fn(&OnDevice<D>) + Send + Sync>;
 
 /// Runs the suite on a device posing for each capability; reports one object each.
 pub fn run<D: Device>(device: &D, capabilities: &[ComputeCapability], request: &Request) -> Value {
@@ -117,7 +119,7 @@ fn text(payload: &(dyn std::any::Any + Send)) -> String {
         .unwrap_or_else(|| "panicked without words".to_owned())
 }
 
-fn checks<'a, D: Device>(folder: &Path) -> Vec<Check<'a, D>> {
+fn checks<D: Device>(folder: &Path) -> Vec<Check<D>> {
     let mut checks = Vec::new();
     let lists = [
         ("windows", list::windows()),
@@ -155,12 +157,7 @@ fn checks<'a, D: Device>(folder: &Path) -> Vec<Check<'a, D>> {
     checks
 }
 
-fn against_reference<'a, E: Element, D: Device>(
-    suite: &str,
-    i: usize,
-    spec: &Spec,
-    seed: u64,
-) -> Check<'a, D> {
+fn against_reference<E: Element, D: Device>(suite: &str, i: usize, spec: &Spec, seed: u64) -> Check<D> {
     let case = spec.draw(seed);
     Check {
         name: format!("{suite} {i} {}", E::TYPE),
@@ -245,7 +242,7 @@ fn golden_files(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// As the golden suite on the CPU: f32 made by f32.
-fn golden_check<'a, D: Device>(path: PathBuf) -> Check<'a, D> {
+fn golden_check<D: Device>(path: PathBuf) -> Check<D> {
     let name = format!("golden {}", path.file_stem().unwrap_or_default().to_string_lossy());
     let run = move |subject: &OnDevice<D>| {
         let golden = golden::read(&path);

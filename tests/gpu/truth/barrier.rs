@@ -1,5 +1,6 @@
 //! `mbarrier` phases: scripts of arrivals, expected and completed bytes, with both parities tested after each step.
 
+use super::inputs::bytes;
 use super::kernel::Kernel;
 use super::{Case, Rule};
 
@@ -45,8 +46,44 @@ pub fn cases() -> Vec<Case> {
     SCRIPTS.iter().map(|(name, count, steps)| script(&format!("mbarrier_{name}"), *count, steps)).collect()
 }
 
-/// Word `2 i + p` of the output: whether the phase of parity `p` had completed after step `i` (0: initialisation); then
-/// the pending count after each arrival.
+/// An mbarrier as documented: a phase ends when no arrival is pending and all bytes expected are there.
+struct Model {
+    expected: u32,
+    pending: u32,
+    bytes: i64,
+    phase: u32,
+}
+
+impl Model {
+    fn new(count: u32) -> Self {
+        Model { expected: count, pending: count, bytes: 0, phase: 0 }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Arrive => self.pending -= 1,
+            ArriveCount(n) => self.pending -= n,
+            ArriveDrop => (self.pending, self.expected) = (self.pending - 1, self.expected - 1),
+            Expect(bytes) => self.bytes += i64::from(bytes),
+            ArriveExpect(bytes) => {
+                self.bytes += i64::from(bytes);
+                self.pending -= 1;
+            }
+            Complete(bytes) => self.bytes -= i64::from(bytes),
+            Renew(count) => *self = Model::new(count),
+        }
+        if self.pending == 0 && self.bytes == 0 {
+            (self.phase, self.pending) = (self.phase + 1, self.expected);
+        }
+    }
+
+    /// Whether the phase of each parity counts as completed: a fresh barrier passes for parity 1.
+    fn tests(&self) -> [u32; 2] {
+        [self.phase % 2, 1 - self.phase % 2]
+    }
+}
+
+/// Word `2 i + p` of the output: whether the phase of parity `p` had completed after step `i` (0: initialisation).
 fn script(name: &str, count: u32, steps: &[Step]) -> Case {
     let init = |count: u32| {
         format!("mbarrier.init.shared::cta.b64 [%r0], {count};\nfence.mbarrier_init.release.cluster;\n")
@@ -75,6 +112,12 @@ fn script(name: &str, count: u32, steps: &[Step]) -> Case {
         };
         test(&mut body);
     }
+    let mut model = Model::new(count);
+    let mut documented = model.tests().to_vec();
+    for &step in steps {
+        model.step(step);
+        documented.extend(model.tests());
+    }
     let kernel = Kernel::new("8.0", "sm_90", 0, outputs, body).threads(1).shared(16);
-    kernel.case(name, &[], vec![0; 16], Rule::Exact)
+    kernel.case(name, &[], vec![0; 16], Rule::Exact).documented(bytes(&documented))
 }

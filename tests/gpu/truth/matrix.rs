@@ -62,7 +62,8 @@ pub fn cases() -> Vec<Case> {
         }
         // One huge addend, then smaller and smaller ones: shows how many bits below the largest survive.
         let mut random = Random::new("cancel");
-        let sum = |i: usize| if i % 5 == 0 { 4096.0 } else { 2.0_f32.powi(-(random.below(14) as i32)) };
+        let sum =
+            |i: usize| if i.is_multiple_of(5) { 4096.0 } else { 2.0_f32.powi(-(random.below(14) as i32)) };
         cases.push(mma(ty, "cancel", Rule::Within(Vec::new()), sum));
     }
     cases.push(low_bits());

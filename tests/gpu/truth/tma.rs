@@ -32,10 +32,10 @@ impl Box {
         let mut elements = Vec::new();
         for number in 0..counts.iter().product::<usize>() {
             let (mut rest, mut byte, mut inside) = (number, 0, true);
-            for axis in 0..counts.len() {
+            for (axis, &count) in counts.iter().enumerate() {
                 let step = if axis == 0 { 1 } else { map.element_strides[axis] };
-                let at = i64::from(self.start[axis]) + (rest % counts[axis]) as i64 * i64::from(step);
-                rest /= counts[axis];
+                let at = i64::from(self.start[axis]) + (rest % count) as i64 * i64::from(step);
+                rest /= count;
                 inside &= (0..map.extents[axis] as i64).contains(&at);
                 byte += at * if axis == 0 { size as i64 } else { map.strides_bytes[axis - 1] as i64 };
             }

@@ -66,7 +66,7 @@ fn unusual() -> Vec<Probe> {
 }
 
 fn probe(probe: &Probe, part: &str, shift: u32) -> Case {
-    let index = |byte: usize| f32::from((byte as u32 / 2 >> shift) as u8);
+    let index = |byte: usize| f32::from(((byte as u32 / 2) >> shift) as u8);
     let mut shared: Vec<u16> = (0..WINDOW / 2).map(|i| HALF.bits(index(2 * i))).collect();
     let of_a = probe.name.starts_with("a_");
     let operand = probe.operand;
