@@ -147,6 +147,7 @@ fn emulator_agrees_with_hardware_and_documentation() {
 fn records_survive_their_file() {
     let mut records = Records::default();
     records.push("whole", [1.0_f32, -300.0, 0.0].iter().flat_map(|v| v.to_le_bytes()).collect());
+    records.push("runs", [0xa5_u8; 400].iter().chain(&[1; 8]).copied().collect());
     records.push("raw", vec![1, 2, 3, 4, 5]);
     records.push("fraction", 0.5_f32.to_le_bytes().to_vec());
     records.push("negative zero", (-0.0_f32).to_le_bytes().to_vec());

@@ -1,4 +1,5 @@
-//! The record of a device's outputs: a plain file of named byte strings, small integers in f32 packed to 16 bits.
+//! The record of a device's outputs: a plain file of named byte strings, small integers in f32 packed to 16 bits, runs
+//! of equal words counted.
 //!
 //! `natten truth 1\n`, then per record: name length (u16), encoding (u8), payload length (u32), name, payload. All little
 //! endian. The first record, `device`, names the GPU and its driver.
@@ -9,6 +10,9 @@ const MAGIC: &[u8] = b"natten truth 1\n";
 const RAW: u8 = 0;
 /// f32 words that are all whole numbers of 16 bits.
 const SMALL: u8 = 1;
+
+/// Runs: how often (u16), then the word.
+const RUNS: u8 = 2;
 
 /// One output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,10 +42,12 @@ impl Records {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut file = MAGIC.to_vec();
         for record in &self.0 {
-            let (encoding, payload) = match packed(&record.bytes) {
-                Some(payload) => (SMALL, payload),
-                None => (RAW, record.bytes.clone()),
+            let raw = (RAW, record.bytes.clone());
+            let others = [packed(&record.bytes).map(|p| (SMALL, p)), runs(&record.bytes).map(|p| (RUNS, p))];
+            let shorter = |best: (u8, Vec<u8>), next: (u8, Vec<u8>)| {
+                if next.1.len() < best.1.len() { next } else { best }
             };
+            let (encoding, payload) = others.into_iter().flatten().fold(raw, shorter);
             file.extend((record.name.len() as u16).to_le_bytes());
             file.push(encoding);
             file.extend((payload.len() as u32).to_le_bytes());
@@ -67,6 +73,7 @@ impl Records {
             let bytes = match header[2] {
                 RAW => payload.to_vec(),
                 SMALL => unpacked(payload),
+                RUNS => unrolled(payload),
                 other => return Err(format!("{name}: unknown encoding {other}")),
             };
             records.push(name, bytes);
@@ -97,4 +104,23 @@ fn packed(bytes: &[u8]) -> Option<Vec<u8>> {
 
 fn unpacked(payload: &[u8]) -> Vec<u8> {
     payload.chunks_exact(2).flat_map(|b| f32::from(i16::from_le_bytes([b[0], b[1]])).to_le_bytes()).collect()
+}
+
+fn runs(bytes: &[u8]) -> Option<Vec<u8>> {
+    if bytes.is_empty() || !bytes.len().is_multiple_of(4) {
+        return None;
+    }
+    let words = inputs::words(bytes);
+    let same = |a: &u32, b: &u32| a == b;
+    let pieces = words.chunk_by(same).flat_map(|run| run.chunks(usize::from(u16::MAX)));
+    Some(
+        pieces
+            .flat_map(|run| [&(run.len() as u16).to_le_bytes()[..], &run[0].to_le_bytes()].concat())
+            .collect(),
+    )
+}
+
+fn unrolled(payload: &[u8]) -> Vec<u8> {
+    let piece = |b: &[u8]| b[2..6].repeat(usize::from(u16::from_le_bytes([b[0], b[1]])));
+    payload.chunks_exact(6).flat_map(piece).collect()
 }
