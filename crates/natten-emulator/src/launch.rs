@@ -34,6 +34,8 @@ pub fn launch(
     let params = params(entry, &launch.args)?;
     let ctas = launch.grid.iter().product::<u32>();
     let variables = allocate_variables(module, memory);
+    let allocations = memory.snapshot();
+    let races = (options.check_races && ctas > 1).then(|| GlobalRaces::new(ctas, &allocations));
     let grid = Grid {
         module,
         entry,
@@ -43,9 +45,9 @@ pub fn launch(
         block: launch.block,
         dynamic_shared: launch.shared_bytes,
         params,
-        view: View::new(memory.snapshot().into()),
+        view: View::new(allocations.into()),
         variables,
-        races: (options.check_races && ctas > 1).then(|| GlobalRaces::new(ctas)),
+        races,
     };
     let result = if options.parallel { run_parallel(&grid, ctas) } else { run_serial(&grid, ctas) };
     for &address in &grid.variables {

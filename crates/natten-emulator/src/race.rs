@@ -10,8 +10,9 @@
 
 use std::collections::HashMap;
 
-use crate::fault::{Accessor, Actor, FaultKind, MemorySpace};
+use crate::fault::{Accessor, Actor, Exec, FaultKind, MemorySpace};
 use crate::memory::SHARED_BASE;
+use crate::scalar::Wides;
 
 /// How an access takes part in races.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +103,9 @@ pub(crate) const WGMMA: u32 = 3;
 pub(crate) struct Races {
     warps: Vec<WarpClocks>,
     cells: Vec<Cell>,
-    lists: Vec<Vec<Epoch>>,
+    /// Clock of the last read by each actor, for cells with several readers. Only warps' queues read.
+    lists: Vec<Vec<u32>>,
+    free_lists: Vec<u32>,
     /// Edges through single addresses: flags and locks.
     variables: HashMap<u64, Edge>,
     /// Shared address of each mbarrier that became an actor.
@@ -120,6 +123,7 @@ impl Races {
             warps: (0..warps).map(clocks).collect(),
             cells: vec![Cell::default(); shared_bytes.div_ceil(4)],
             lists: Vec::new(),
+            free_lists: Vec::new(),
             variables: HashMap::new(),
             mbarriers: Vec::new(),
         }
@@ -158,7 +162,6 @@ impl Races {
     }
 
     /// An ordinary access by a warp to `bytes` bytes at `offset`.
-    #[inline]
     pub(crate) fn by_warp(
         &mut self,
         warp: u32,
@@ -166,9 +169,31 @@ impl Races {
         bytes: u32,
         kind: AccessKind,
     ) -> Result<(), FaultKind> {
+        self.access(self.epoch(warp), warp, false, offset, bytes, kind)
+    }
+
+    fn epoch(&self, warp: u32) -> Epoch {
         let actor = Self::queue(warp, 0);
-        let epoch = Epoch { actor, clock: self.warps[warp as usize].known.get(actor) };
-        self.access(epoch, warp, false, offset, bytes, kind)
+        Epoch { actor, clock: self.warps[warp as usize].known.get(actor) }
+    }
+
+    /// Ordinary accesses of `bytes` bytes by lanes of a warp, at checked shared addresses.
+    pub(crate) fn by_lanes(
+        &mut self,
+        warp: u32,
+        m: u32,
+        addresses: &Wides,
+        bytes: u32,
+        kind: AccessKind,
+    ) -> Exec {
+        let epoch = self.epoch(warp);
+        for lane in 0..32 {
+            if m >> lane & 1 == 1 {
+                let offset = (addresses[lane] - u64::from(SHARED_BASE)) as usize;
+                self.access(epoch, warp, false, offset, bytes, kind).map_err(|kind| kind.lane(lane))?;
+            }
+        }
+        Ok(())
     }
 
     /// An access by asynchronous work that `warp` issued. `proxy`: through the asynchronous proxy.
@@ -184,7 +209,7 @@ impl Races {
         self.access(Epoch { actor, clock }, warp, proxy, offset, bytes, kind)
     }
 
-    #[inline]
+    #[inline(always)]
     fn access(
         &mut self,
         epoch: Epoch,
@@ -199,21 +224,33 @@ impl Races {
             let low = offset.max(4 * index) - 4 * index;
             let high = end.min(4 * index + 4) - 4 * index;
             let mask = ((1u32 << high) - (1 << low)) as u8;
-            let cell = &self.cells[index];
-            // The same access again, the commonest case: nothing new can follow from it.
-            let repeated = match kind {
-                AccessKind::Read => cell.read == epoch && cell.readers == 0 && mask & !cell.read_bytes == 0,
-                AccessKind::Write => {
-                    cell.write == epoch && cell.write_bytes == mask && !cell.atomic && cell.read.clock == 0
-                }
-                AccessKind::Atomic => false,
-            };
-            if !repeated {
+            if !self.repeated(index, epoch, mask, kind) {
                 self.check(index, epoch, warp, proxy, mask, kind)?;
                 self.record(index, epoch, warp, mask, kind);
             }
         }
         Ok(())
+    }
+
+    /// The same access again, the commonest case: nothing new can follow from it.
+    #[inline(always)]
+    fn repeated(&self, index: usize, epoch: Epoch, mask: u8, kind: AccessKind) -> bool {
+        let cell = &self.cells[index];
+        match kind {
+            AccessKind::Read if mask & !cell.read_bytes != 0 => false,
+            AccessKind::Read if cell.readers == 0 => cell.read == epoch,
+            AccessKind::Read => {
+                self.lists[cell.readers as usize - 1].get(epoch.actor as usize) == Some(&epoch.clock)
+            }
+            AccessKind::Write => {
+                cell.write == epoch
+                    && cell.write_bytes == mask
+                    && !cell.atomic
+                    && cell.read.clock == 0
+                    && cell.readers == 0
+            }
+            AccessKind::Atomic => false,
+        }
     }
 
     /// Fails if an earlier conflicting access is not ordered before this one.
@@ -266,20 +303,15 @@ impl Races {
         if kind == AccessKind::Read || cell.read_bytes & mask == 0 {
             return Ok(());
         }
-        let single = [cell.read];
-        let readers = match cell.readers {
-            0 => &single[..],
-            n => &self.lists[n as usize - 1][..],
-        };
-        for &reader in readers {
-            if reader.clock != 0
-                && reader.actor != epoch.actor
-                && clocks.known.get(reader.actor) < reader.clock
-            {
-                return Err(conflict(reader, false));
+        let late = |e: &Epoch| e.clock != 0 && e.actor != epoch.actor && clocks.known.get(e.actor) < e.clock;
+        let reader = match cell.readers {
+            0 => Some(cell.read).filter(late),
+            n => {
+                let list = self.lists[n as usize - 1].iter().enumerate();
+                list.map(|(actor, &clock)| Epoch { actor: actor as u32, clock }).find(late)
             }
-        }
-        Ok(())
+        };
+        reader.map_or(Ok(()), |reader| Err(conflict(reader, false)))
     }
 
     fn is_warp(&self, actor: u32) -> bool {
@@ -294,6 +326,9 @@ impl Races {
             cell.write = epoch;
             cell.atomic = kind == AccessKind::Atomic;
             if mask & cell.read_bytes == cell.read_bytes {
+                if cell.readers != 0 {
+                    self.free_lists.push(cell.readers);
+                }
                 cell.read = Epoch::default();
                 cell.readers = 0;
                 cell.read_bytes = 0;
@@ -302,11 +337,7 @@ impl Races {
         }
         cell.read_bytes |= mask;
         if cell.readers != 0 {
-            let list = &mut self.lists[cell.readers as usize - 1];
-            match list.iter_mut().find(|e| e.actor == epoch.actor) {
-                Some(entry) => *entry = epoch,
-                None => list.push(epoch),
-            }
+            self.lists[cell.readers as usize - 1][epoch.actor as usize] = epoch.clock;
             return;
         }
         let before = cell.read;
@@ -316,8 +347,16 @@ impl Races {
         if ordered {
             cell.read = epoch;
         } else {
-            self.lists.push(vec![before, epoch]);
-            cell.readers = self.lists.len() as u32;
+            let index = self.free_lists.pop().unwrap_or_else(|| {
+                self.lists.push(Vec::new());
+                self.lists.len() as u32
+            });
+            let list = &mut self.lists[index as usize - 1];
+            list.clear();
+            list.resize(KINDS as usize * self.warps.len(), 0);
+            list[before.actor as usize] = before.clock;
+            list[epoch.actor as usize] = epoch.clock;
+            cell.readers = index;
         }
     }
 

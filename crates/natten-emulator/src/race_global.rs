@@ -4,11 +4,12 @@
 //! A CTA that reads after an atomic or fence of its own what another wrote before one of its own is
 //! given the benefit of the doubt: that is how the last CTA to finish combines partial results.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock};
 
 use crate::fault::{Accessor, Actor, FaultKind, MemorySpace};
+use crate::memory::Allocation;
+use crate::memory::storage::Storage;
 
 /// Bytes that one page of shadow covers.
 const PAGE: u64 = 1 << 13;
@@ -19,18 +20,25 @@ const MANY: u64 = (1 << 31) - 1;
 
 /// One cell per two bytes: writer + 1 in the low 31 bits, reader + 1 in the next 31, then which of
 /// the bytes were written singly.
-type Page = Arc<[AtomicU64]>;
+type Page = Box<[AtomicU64]>;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct GlobalRaces {
-    pages: RwLock<HashMap<(usize, u64), Page>>,
+    /// Pages of each allocation, made when first touched. Sparse allocations have none: they are
+    /// too large to shadow.
+    pages: Vec<Vec<OnceLock<Page>>>,
     /// CTAs that executed an atomic or a fence.
     synchronised: Vec<AtomicBool>,
 }
 
 impl GlobalRaces {
-    pub(crate) fn new(ctas: u32) -> Self {
-        Self { pages: RwLock::default(), synchronised: (0..ctas).map(|_| AtomicBool::new(false)).collect() }
+    pub(crate) fn new(ctas: u32, allocations: &[Arc<Allocation>]) -> Self {
+        let pages = |a: &Arc<Allocation>| match a.storage {
+            Storage::Dense(_) => (0..a.bytes.div_ceil(PAGE)).map(|_| OnceLock::new()).collect(),
+            Storage::Sparse(_) => Vec::new(),
+        };
+        let synchronised = (0..ctas).map(|_| AtomicBool::new(false)).collect();
+        Self { pages: allocations.iter().map(pages).collect(), synchronised }
     }
 
     pub(crate) fn synchronised(&self, cta: u32) {
@@ -55,7 +63,8 @@ impl GlobalRaces {
             // Single bytes share a cell with their neighbour; they are not tracked.
             return Ok(());
         }
-        let page = self.page(allocation, offset / PAGE);
+        let Some(page) = self.pages[allocation].get((offset / PAGE) as usize) else { return Ok(()) };
+        let page = page.get_or_init(|| (0..PAGE / CELL).map(|_| AtomicU64::new(0)).collect());
         let first = offset % PAGE / CELL;
         for index in first..first + u64::from(bytes) / CELL {
             let cell = &page[index as usize];
@@ -67,16 +76,6 @@ impl GlobalRaces {
             })?;
         }
         Ok(())
-    }
-
-    fn page(&self, allocation: usize, page: u64) -> Page {
-        let key = (allocation, page);
-        if let Some(page) = self.pages.read().expect("no holder of this lock panics").get(&key) {
-            return Arc::clone(page);
-        }
-        let mut pages = self.pages.write().expect("no holder of this lock panics");
-        let fresh = || (0..PAGE / CELL).map(|_| AtomicU64::new(0)).collect();
-        Arc::clone(pages.entry(key).or_insert_with(fresh))
     }
 
     /// The other CTA and whether it wrote, when this access races with it.

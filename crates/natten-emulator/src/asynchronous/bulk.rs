@@ -91,7 +91,7 @@ impl Cta<'_> {
     fn bulk_lane(&mut self, w: &Warp, i: &Inst, lane: usize, bulk: Bulk) -> Exec {
         let shared = self.shared_addresses(w, i.c, bulk.wide_shared, 0)[lane];
         let global = self.addresses(w, i.a, bulk.wide_global, i.imm)[lane];
-        let kernel = std::sync::Arc::clone(&self.kernel);
+        let kernel = self.kernel;
         let list = kernel.list(i);
         let rank = usize::from(bulk.rank);
         let runs = if rank == 0 {

@@ -73,7 +73,7 @@ impl Cta<'_> {
 
     fn issue_copies(&mut self, w: &Warp, i: &Inst, m: u32) -> Exec {
         let Op::CpAsync { bytes, wide_shared, wide_global, ignore } = i.op else { return Ok(()) };
-        let kernel = std::sync::Arc::clone(&self.kernel);
+        let kernel = self.kernel;
         let to_offset = w.regs.word(kernel.list(i)[0])[0] as i32;
         let to = self.shared_addresses(w, i.c, wide_shared, to_offset.into());
         let from = self.addresses(w, i.a, wide_global, i.imm);

@@ -86,8 +86,16 @@ impl Cta<'_> {
         if space == Space::Shared && access.bytes == 4 && !access.wide_data {
             return self.load_shared_words(w, i, m, access, &addresses);
         }
-        let mut block: Block = [[0; 32]; 8];
         let total = u32::from(access.bytes) * u32::from(access.count);
+        let is_global = matches!(space, Space::Global | Space::Generic);
+        if is_global
+            && access.bytes == 4
+            && !access.wide_data
+            && self.load_global_words(w, i, m, access, &addresses)?
+        {
+            return Ok(());
+        }
+        let mut block: Block = [[0; 32]; 8];
         match space {
             Space::Global | Space::Generic => {
                 self.load_global(w.id, m, access, &addresses, total, &mut block)?;
@@ -125,15 +133,8 @@ impl Cta<'_> {
     ) -> Exec {
         let total = 4 * u32::from(access.count);
         self.shared_request(w, m, addresses, total, access.strength, false)?;
-        let kernel = std::sync::Arc::clone(&self.kernel);
-        for (element, &slot) in kernel.list(i).iter().enumerate() {
-            let mut value: Lanes = [0; 32];
-            for lane in 0..32 {
-                if m >> lane & 1 == 1 {
-                    let at = addresses[lane] + 4 * element as u64;
-                    value[lane] = u32::from_le_bytes(self.shared.read(at, lane)?);
-                }
-            }
+        for (element, &slot) in self.kernel.list(i).iter().enumerate() {
+            let value = self.shared.gather(m, addresses, 4 * element as u64)?;
             w.regs.set_word(slot, m, &value);
         }
         Ok(())
@@ -151,6 +152,43 @@ impl Cta<'_> {
             }
         }
         Ok(())
+    }
+
+    /// 32-bit elements that all lie in the allocation found last: the fast way. False if they do not.
+    fn load_global_words(
+        &mut self,
+        w: &mut Warp,
+        i: &Inst,
+        m: u32,
+        access: Access,
+        addresses: &Wides,
+    ) -> Exec<bool> {
+        let total = 4 * u32::from(access.count);
+        let Some((allocation, offsets)) = self.view.request(m, addresses, total) else { return Ok(false) };
+        let storage = &allocation.storage;
+        let written = |l: usize| {
+            (0..total.div_ceil(16))
+                .all(|p| storage.initialised(offsets[l] + u64::from(16 * p), total.min(16)))
+        };
+        if self.grid.options.check_initialised
+            && let Some(lane) = (0..32).find(|&l| m >> l & 1 == 1 && !written(l))
+        {
+            let (space, address) = (MemorySpace::Global, addresses[lane]);
+            return Err(FaultKind::Uninitialised { space, address, bytes: total }.lane(lane));
+        }
+        for (element, &slot) in self.kernel.list(i).iter().enumerate() {
+            let mut value: Lanes = [0; 32];
+            for lane in 0..32 {
+                if m >> lane & 1 == 1 {
+                    value[lane] = storage.word(offsets[lane] + 4 * element as u64);
+                }
+            }
+            w.regs.set_word(slot, m, &value);
+        }
+        self.global_race(w.id, m, addresses, total, access.strength, false)?;
+        self.counters.global_load_bytes += u64::from(total * m.count_ones());
+        self.counters.global_load_sectors += traffic::sectors(m, addresses, total);
+        Ok(true)
     }
 
     fn load_global(
@@ -229,7 +267,7 @@ impl Cta<'_> {
     pub(super) fn store(&mut self, w: &mut Warp, i: &Inst, m: u32, access: Access) -> Exec {
         let mut addresses = self.addresses(w, i.a, access.wide_address, i.imm);
         let space = self.resolve(access.space, m, &mut addresses)?;
-        let kernel = std::sync::Arc::clone(&self.kernel);
+        let kernel = self.kernel;
         let mut block: Block = [[0; 32]; 8];
         for (values, &slot) in block.iter_mut().zip(kernel.list(i)) {
             *values = if access.wide_data {
@@ -318,14 +356,7 @@ impl Cta<'_> {
         strength: Strength,
         is_write: bool,
     ) -> Exec {
-        for lane in 0..32 {
-            if m >> lane & 1 == 1 && (addresses[lane] & u64::from(bytes - 1)) != 0 {
-                let space = MemorySpace::Shared;
-                return Err(
-                    FaultKind::Misaligned { space, address: addresses[lane], alignment: bytes }.lane(lane)
-                );
-            }
-        }
+        self.shared.check_request(m, addresses, bytes)?;
         let traffic = u64::from(bytes * m.count_ones());
         if is_write {
             self.counters.shared_store_bytes += traffic;
@@ -333,22 +364,13 @@ impl Cta<'_> {
             self.counters.shared_load_bytes += traffic;
         }
         self.counters.shared_bank_conflicts += traffic::bank_conflicts(m, addresses, bytes.min(16));
-        if self.races.is_none() {
-            return Ok(());
-        }
+        let Some(races) = &mut self.races else { return Ok(()) };
         let kind = match (strength == Strength::Weak, is_write) {
             (true, false) => AccessKind::Read,
             (true, true) => AccessKind::Write,
             (false, _) => AccessKind::Atomic,
         };
-        for lane in 0..32 {
-            if m >> lane & 1 == 1 {
-                let offset = self.shared.offset(addresses[lane], bytes, bytes).map_err(|k| k.lane(lane))?;
-                if let Some(races) = &mut self.races {
-                    races.by_warp(w.id, offset, bytes, kind).map_err(|k| k.lane(lane))?;
-                }
-            }
-        }
+        races.by_lanes(w.id, m, addresses, bytes, kind)?;
         if matches!(strength, Strength::Acquire | Strength::AcqRel | Strength::Relaxed) {
             self.strong_acquire(w, m, addresses);
         }

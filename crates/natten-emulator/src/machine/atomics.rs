@@ -15,7 +15,7 @@ impl Cta<'_> {
     pub(super) fn atomic(&mut self, w: &mut Warp, i: &Inst, m: u32, atomic: Atomic) -> Exec {
         let mut addresses = self.addresses(w, i.a, atomic.wide_address, i.imm);
         let space = self.resolve(atomic.space, m, &mut addresses)?;
-        let kernel = std::sync::Arc::clone(&self.kernel);
+        let kernel = self.kernel;
         let list = kernel.list(i);
         let count = usize::from(atomic.count);
         let wide = atomic.ty.is_wide();

@@ -134,7 +134,7 @@ impl Cta<'_> {
 
     /// Wakes groups of this warp whose wait is over.
     pub(super) fn wake(&mut self, w: &mut Warp) -> Exec {
-        let kernel = std::sync::Arc::clone(&self.kernel);
+        let kernel = self.kernel;
         for index in 0..w.others.len() {
             let group = w.others[index];
             match group.wait {

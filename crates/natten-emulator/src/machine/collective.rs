@@ -13,7 +13,7 @@ impl Cta<'_> {
             w.regs.set_word(i.d, m, &[m; 32]);
             return Ok(Flow::Next);
         }
-        let kernel = std::sync::Arc::clone(&self.kernel);
+        let kernel = self.kernel;
         let list = kernel.list(i);
         let mask_slot = match i.op {
             Op::Shfl(_) => list[1],

@@ -62,7 +62,7 @@ impl Grid<'_> {
 #[derive(Debug)]
 pub(crate) struct Cta<'g> {
     pub grid: &'g Grid<'g>,
-    pub kernel: Arc<Kernel>,
+    pub kernel: &'g Kernel,
     pub index: u32,
     pub coordinates: [u32; 3],
     pub rng: Rng,
@@ -94,7 +94,7 @@ impl<'g> Cta<'g> {
     pub(crate) fn new(grid: &'g Grid<'g>) -> Self {
         Self {
             grid,
-            kernel: Arc::clone(&grid.kernel),
+            kernel: &grid.kernel,
             index: 0,
             coordinates: [0; 3],
             rng: Rng::new(0),
@@ -158,9 +158,9 @@ impl<'g> Cta<'g> {
     }
 
     fn reset_warp(&mut self, warp: &mut Warp, id: u32, lanes: u32, per_thread: u32) {
-        let kernel = Arc::clone(&self.kernel);
+        let kernel = self.kernel;
         warp.id = id;
-        warp.regs.reset(&kernel);
+        warp.regs.reset(kernel);
         warp.local.reset(kernel.local_bytes, self.grid.options.check_initialised);
         warp.pc = 0;
         warp.live = if lanes == 32 { !0 } else { (1 << lanes) - 1 };

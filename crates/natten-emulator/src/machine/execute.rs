@@ -109,7 +109,7 @@ impl Cta<'_> {
             let (start, len) = i.list;
             start as usize..start as usize + len as usize
         };
-        let kernel = std::sync::Arc::clone(&self.kernel);
+        let kernel = self.kernel;
         let list = &kernel.lists[list];
         let r = &mut w.regs;
         match i.op {

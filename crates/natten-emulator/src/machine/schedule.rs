@@ -121,7 +121,7 @@ impl Cta<'_> {
                 return Ok(if warp.is_done() { Stop::Done } else { Stop::Blocked });
             }
         }
-        let kernel = std::sync::Arc::clone(&self.kernel);
+        let kernel = self.kernel;
         loop {
             let inst = &kernel.code[warp.pc as usize];
             let mask = match inst.guard {

@@ -2,26 +2,22 @@
 
 /// Distinct 32-byte sectors of the enabled lanes' accesses of `bytes` each.
 pub(crate) fn sectors(mask: u32, addresses: &[u64; 32], bytes: u32) -> u64 {
-    let mut list = [0u64; 64];
+    let mut list = [0u64; 32];
     let mut len = 0;
     let mut sorted = true;
+    let mut last = u64::MAX;
     for lane in 0..32 {
-        if mask >> lane & 1 == 0 {
+        // Accesses are aligned to their length, so up to 32 bytes never cross a sector.
+        let sector = addresses[lane] / 32;
+        if mask >> lane & 1 == 0 || sector == last {
             continue;
         }
-        let first = addresses[lane] / 32;
-        let last = (addresses[lane] + u64::from(bytes) - 1) / 32;
-        for sector in [first, last] {
-            if len > 0 && list[len - 1] == sector {
-                continue;
-            }
-            sorted &= len == 0 || list[len - 1] < sector;
-            if len < list.len() {
-                list[len] = sector;
-                len += 1;
-            }
-        }
+        sorted &= last == u64::MAX || last < sector;
+        last = sector;
+        list[len] = sector;
+        len += 1;
     }
+    debug_assert!(bytes <= 32, "lanes load at most one sector");
     let list = &mut list[..len];
     if sorted {
         return len as u64;
@@ -31,34 +27,42 @@ pub(crate) fn sectors(mask: u32, addresses: &[u64; 32], bytes: u32) -> u64 {
 }
 
 /// Extra passes over the banks: requests of 8 and 16 bytes go in halves and quarters of a warp, and
-/// within one pass each of 32 banks serves one 4-byte word.
+/// within one pass each of 32 banks serves one 4-byte word. Since accesses are aligned, two of them
+/// conflict exactly when they meet in a bank as wide as the access.
 pub(crate) fn bank_conflicts(mask: u32, addresses: &[u64; 32], bytes: u32) -> u64 {
-    let lanes_per_pass = match bytes {
-        16 => 8,
-        8 => 16,
-        _ => 32,
-    };
-    let words = (bytes / 4).max(1) as u64;
+    let shift = bytes.max(4).trailing_zeros();
+    let banks = 32usize >> (shift - 2);
     let mut extra = 0;
-    for start in (0..32).step_by(lanes_per_pass) {
-        let mut first = [u64::MAX; 32];
-        let mut overflow: Vec<(usize, u64)> = Vec::new();
-        for lane in (start..start + lanes_per_pass).filter(|l| mask >> l & 1 == 1) {
-            for w in 0..words {
-                let word = addresses[lane] / 4 + w;
-                let bank = (word % 32) as usize;
-                if first[bank] == u64::MAX {
-                    first[bank] = word;
-                } else if first[bank] != word && !overflow.contains(&(bank, word)) {
-                    overflow.push((bank, word));
-                }
+    for start in (0..32).step_by(banks) {
+        let mut seen = 0u32;
+        let mut word_in = [0u64; 32];
+        let mut clash = false;
+        for lane in start..start + banks {
+            if mask >> lane & 1 == 0 {
+                continue;
             }
+            let word = addresses[lane] >> shift;
+            let bank = word as usize & (banks - 1);
+            clash |= seen >> bank & 1 == 1 && word_in[bank] != word;
+            seen |= 1 << bank;
+            word_in[bank] = word;
         }
-        let mut per_bank = [0u64; 32];
-        for (bank, _) in overflow {
-            per_bank[bank] += 1;
+        if clash {
+            extra += passes(mask, &addresses[start..start + banks], start, shift) - 1;
         }
-        extra += per_bank.iter().max().copied().unwrap_or(0);
     }
     extra
+}
+
+/// Most distinct words that one bank must serve.
+#[cold]
+fn passes(mask: u32, addresses: &[u64], start: usize, shift: u32) -> u64 {
+    let banks = addresses.len() as u64;
+    let lanes = addresses.iter().enumerate().filter(|(l, _)| mask >> (start + l) & 1 == 1);
+    let mut words: Vec<u64> = lanes.map(|(_, a)| a >> shift).collect();
+    words.sort_unstable();
+    words.dedup();
+    let mut per_bank = [0u64; 32];
+    words.iter().for_each(|w| per_bank[(w % banks) as usize] += 1);
+    per_bank.iter().max().copied().unwrap_or(1)
 }

@@ -2,6 +2,7 @@
 
 use crate::fault::{Exec, FaultKind, MemorySpace};
 use crate::memory::SHARED_BASE;
+use crate::scalar::{Lanes, Wides};
 
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
@@ -37,6 +38,48 @@ impl Shared {
             return Err(FaultKind::OutOfBounds { space, address, bytes });
         }
         Ok(offset as usize)
+    }
+
+    /// Checks alignment and bounds of all enabled lanes at once.
+    #[inline]
+    pub(crate) fn check_request(&self, m: u32, addresses: &Wides, bytes: u32) -> Exec {
+        let Some(limit) = (self.bytes.len() as u64).checked_sub(bytes.into()) else {
+            return self.refuse(m, addresses, bytes);
+        };
+        let mut bad = 0u32;
+        for lane in 0..32 {
+            let a = addresses[lane];
+            let wrong = a & u64::from(bytes - 1) != 0 || a.wrapping_sub(SHARED_BASE.into()) > limit;
+            bad |= u32::from(wrong) << lane;
+        }
+        if bad & m == 0 { Ok(()) } else { self.refuse(bad & m, addresses, bytes) }
+    }
+
+    #[cold]
+    fn refuse(&self, lanes: u32, addresses: &Wides, bytes: u32) -> Exec {
+        let lane = lanes.trailing_zeros() as usize & 31;
+        self.offset(addresses[lane], bytes, bytes).map(|_| ()).map_err(|kind| kind.lane(lane))
+    }
+
+    /// 32-bit words at `at` bytes past each lane's address, which `check_request` vouched for.
+    #[inline]
+    pub(crate) fn gather(&self, m: u32, addresses: &Wides, at: u64) -> Exec<Lanes> {
+        let mut value: Lanes = [0; 32];
+        let mut missing = 0u32;
+        for lane in 0..32 {
+            if m >> lane & 1 == 1 {
+                let o = (addresses[lane] + at - u64::from(SHARED_BASE)) as usize;
+                let word = |from: &[u8]| u32::from_le_bytes([from[0], from[1], from[2], from[3]]);
+                value[lane] = word(&self.bytes[o..o + 4]);
+                missing |= u32::from(word(&self.init[o..o + 4]) != 0x0101_0101) << lane;
+            }
+        }
+        if self.check_initialised && missing != 0 {
+            let lane = missing.trailing_zeros() as usize;
+            let (space, address) = (MemorySpace::Shared, addresses[lane] + at);
+            return Err(FaultKind::Uninitialised { space, address, bytes: 4 }.lane(lane));
+        }
+        Ok(value)
     }
 
     /// Fails when a byte of the range was never written.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Allocation;
 use crate::fault::{Exec, FaultKind, MemorySpace};
+use crate::scalar::Wides;
 
 /// The allocations of a launch, sorted by base, and the one found last.
 #[derive(Debug, Clone)]
@@ -44,6 +45,21 @@ impl View {
         }
         self.last = index;
         Some((index, offset))
+    }
+
+    /// Offsets of all enabled lanes if they are aligned and lie in the allocation found last.
+    #[inline]
+    pub(crate) fn request(&self, m: u32, addresses: &Wides, bytes: u32) -> Option<(&Allocation, Wides)> {
+        let allocation = self.allocations.get(self.last)?;
+        let limit = allocation.bytes.checked_sub(bytes.into())?;
+        let mut bad = 0u32;
+        let mut offsets = [0; 32];
+        for lane in 0..32 {
+            offsets[lane] = addresses[lane].wrapping_sub(allocation.base);
+            let wrong = addresses[lane] & u64::from(bytes - 1) != 0 || offsets[lane] > limit;
+            bad |= u32::from(wrong) << lane;
+        }
+        (bad & m == 0).then_some((&**allocation, offsets))
     }
 
     /// Like `locate`, with the checks of a lane's access: alignment first, then bounds.

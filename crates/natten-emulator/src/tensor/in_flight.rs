@@ -65,7 +65,7 @@ impl Cta<'_> {
         if matches!(i.op, Op::Wgmma(_)) {
             return Ok(());
         }
-        let kernel = std::sync::Arc::clone(&self.kernel);
+        let kernel = self.kernel;
         let Some(watch) = kernel.watches.get(&w.pc) else { return Ok(()) };
         let states = &mut w.wgmma.registers.states;
         for &slot in &watch.reads {

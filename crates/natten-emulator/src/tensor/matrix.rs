@@ -43,7 +43,7 @@ pub(super) fn transpose(w: &mut Warp, i: &Inst, m: u32) {
 impl Cta<'_> {
     pub(super) fn load_matrix(&mut self, w: &mut Warp, i: &Inst, m: u32) -> Exec {
         let Op::LdMatrix { trans, wide_address } = i.op else { return Ok(()) };
-        let kernel = std::sync::Arc::clone(&self.kernel);
+        let kernel = self.kernel;
         let list = kernel.list(i);
         let addresses = self.shared_addresses(w, i.a, wide_address, i.imm);
         self.shared_request(w, rows_mask(list.len()), &addresses, 16, Strength::Weak, false)?;
@@ -63,7 +63,7 @@ impl Cta<'_> {
 
     pub(super) fn store_matrix(&mut self, w: &mut Warp, i: &Inst, _m: u32) -> Exec {
         let Op::StMatrix { trans, wide_address } = i.op else { return Ok(()) };
-        let kernel = std::sync::Arc::clone(&self.kernel);
+        let kernel = self.kernel;
         let list = kernel.list(i);
         let addresses = self.shared_addresses(w, i.a, wide_address, i.imm);
         self.events += 1;

@@ -10,7 +10,7 @@ use crate::scalar::half;
 
 impl Cta<'_> {
     pub(super) fn mma(&mut self, w: &mut Warp, i: &Inst, shape: Mma) {
-        let kernel = std::sync::Arc::clone(&self.kernel);
+        let kernel = self.kernel;
         let list = kernel.list(i);
         let accumulators = if shape.half_accumulators { 2 } else { 4 };
         let per_register = if shape.ty == MmaType::Tf32 { 1 } else { 2 };

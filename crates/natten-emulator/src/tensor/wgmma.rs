@@ -129,7 +129,7 @@ impl Cta<'_> {
         let issued =
             Issued { clock: w.wgmma.issued, pc: w.pc, descriptor_a, descriptor_b, scale_d, computed: false };
         self.check_operands(w, &issued, shape)?;
-        let kernel = std::sync::Arc::clone(&self.kernel);
+        let kernel = self.kernel;
         let (accumulators, operands) = kernel.list(i).split_at(accumulator_count(shape));
         w.wgmma.registers.issue(accumulators, operands)?;
         w.wgmma.waiting.push_back(issued);
@@ -178,7 +178,7 @@ impl Cta<'_> {
 
     fn wait_wgmma(&mut self, w: &mut Warp, until: u32) -> Exec {
         self.compute_waiting(w, until)?;
-        let kernel = std::sync::Arc::clone(&self.kernel);
+        let kernel = self.kernel;
         while w.wgmma.waiting.front().is_some_and(|i| i.clock <= until) {
             if let Some(issued) = w.wgmma.waiting.pop_front() {
                 let inst = &kernel.code[issued.pc as usize];
@@ -196,7 +196,7 @@ impl Cta<'_> {
 
     /// Computes what was issued, in order, up to `until`.
     fn compute_waiting(&mut self, w: &mut Warp, until: u32) -> Exec {
-        let kernel = std::sync::Arc::clone(&self.kernel);
+        let kernel = self.kernel;
         let mut waiting = std::mem::take(&mut w.wgmma.waiting);
         for issued in waiting.iter_mut().filter(|i| !i.computed && i.clock <= until) {
             let inst = &kernel.code[issued.pc as usize];
@@ -210,7 +210,7 @@ impl Cta<'_> {
     }
 
     fn compute(&mut self, w: &mut Warp, inst: &Inst, shape: Wgmma, issued: &Issued) -> Exec {
-        let kernel = std::sync::Arc::clone(&self.kernel);
+        let kernel = self.kernel;
         let (accumulators, operands) = kernel.list(inst).split_at(accumulator_count(shape));
         let (k, n) = (depth(shape.ty), usize::from(shape.n));
         let mut a = if shape.a_in_registers {

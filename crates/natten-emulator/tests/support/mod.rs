@@ -90,3 +90,30 @@ pub fn bf16(x: f32) -> u16 {
     let bits = x.to_bits();
     ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
 }
+
+/// Wraps a few instructions into a kernel of one warp. Inputs per lane: words %a, %b, %c, also as
+/// floats %fa, %fb, %fc and low halves %ha, %hb; %lane. Result: %d (word), or %fd.
+pub fn one_warp(body: &str) -> String {
+    let result = if body.contains("%fd") { "mov.b32 %d, %fd;" } else { "" };
+    format!(
+        ".version 8.0\n.target sm_90\n.address_size 64\n.visible .entry k(.param .u64 p) {{
+        .reg .b32 %a, %b, %c, %d, %lane, %t, %u, %v; .reg .f32 %fa, %fb, %fc, %fd; .reg .b16 %ha, %hb, %h;
+        .reg .pred %p, %q; .reg .b64 %rd<8>, %x, %y, %z;
+        ld.param.u64 %rd1, [p]; mov.u32 %lane, %laneid; mad.wide.u32 %rd1, %lane, 16, %rd1;
+        ld.global.v4.u32 {{%a, %b, %c, %d}}, [%rd1];
+        mov.b32 %fa, %a; mov.b32 %fb, %b; mov.b32 %fc, %c; cvt.u16.u32 %ha, %a; cvt.u16.u32 %hb, %b;
+        {body}
+        {result}
+        st.global.u32 [%rd1+12], %d; ret; }}"
+    )
+}
+
+/// Runs `body` on lanes holding `inputs` (the last repeats) and returns %d of each lane.
+pub fn eval(body: &str, inputs: &[[u32; 3]]) -> Vec<u32> {
+    let device = Device::new(&one_warp(body));
+    let row = |lane: usize| inputs[lane.min(inputs.len() - 1)];
+    let data: Vec<u32> = (0..32).flat_map(|lane| [row(lane)[0], row(lane)[1], row(lane)[2], 0]).collect();
+    let address = device.upload(&data);
+    device.run("k", &Launch::new([1, 1, 1], [32, 1, 1]).arg(address.to_le_bytes()));
+    device.download::<u32>(address, 128).chunks(4).map(|lane| lane[3]).collect()
+}
