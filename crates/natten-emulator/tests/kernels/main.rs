@@ -1,5 +1,8 @@
 //! Every kernel that natten-cuda ships, run in the emulator against natten-core's f64 reference.
 
 mod case;
+mod mutations;
 mod semantics;
 mod shapes;
+mod subject;
+mod suites;
