@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use cudarc::driver::sys::CUevent_flags;
 use natten_core::{
-    Backend, Element, ElementType, Gradients, Inputs, Layout, Output, Params, Problem, Saved, Tensor, bf16, f16,
-    reference,
+    Backend, Element, ElementType, Gradients, Inputs, Layout, Output, Params, Problem, Saved, Tensor, bf16,
+    f16, reference,
 };
 use natten_cuda::driver::Driver;
 use natten_cuda::{Cuda, CudaError, CudaTensor, Device, cudarc};
@@ -113,7 +113,12 @@ impl<E: Element> OnDevice<E> {
                 Some([keys, values]) => Some([up(keys)?, up(values)?]),
                 None => None,
             };
-            Ok(Inputs { query: up(inputs.query)?, key: up(inputs.key)?, value: up(inputs.value)?, additional })
+            Ok(Inputs {
+                query: up(inputs.query)?,
+                key: up(inputs.key)?,
+                value: up(inputs.value)?,
+                additional,
+            })
         };
         Ok(OnDevice {
             inputs: all(&operands.inputs())?,
@@ -210,9 +215,9 @@ fn check_type<E: Element>(gpu: &Gpu, spec: &Spec) -> Result<usize, CudaError> {
 fn error<E: Element>(found: &Tensor<E>, expected: &Tensor<f64>) -> f64 {
     let largest = expected.as_slice().iter().fold(1.0, |most: f64, x| most.max(x.abs()));
     let pairs = found.as_slice().iter().zip(expected.as_slice());
-    pairs.map(|(found, expected)| (found.to_f64() - expected).abs() / largest).fold(0.0, |worst: f64, e| {
-        if worst.is_nan() || e.is_nan() { f64::NAN } else { worst.max(e) }
-    })
+    pairs
+        .map(|(found, expected)| (found.to_f64() - expected).abs() / largest)
+        .fold(0.0, |worst: f64, e| if worst.is_nan() || e.is_nan() { f64::NAN } else { worst.max(e) })
 }
 
 /// The bench set: L after LTX-2.5, N after NAF, and small ones for launch overhead.
@@ -252,7 +257,11 @@ fn time_type<E: Element>(gpu: &Gpu, spec: &Spec) -> Result<(), CudaError> {
     let mut device = OnDevice::of(gpu, &problem, &operands)?;
     let scores: f64 = problem.batch() as f64
         * problem.heads() as f64
-        * problem.axes().iter().map(|axis| axis.query_extent as f64 * axis.kernel_size as f64).product::<f64>();
+        * problem
+            .axes()
+            .iter()
+            .map(|axis| axis.query_extent as f64 * axis.kernel_size as f64)
+            .product::<f64>();
     let forward = median_ms(gpu, || device.forward(gpu, &problem))?;
     let backward = median_ms(gpu, || device.backward(gpu, &problem))?;
     let flops = 2.0 * scores * (problem.head_dim() + problem.head_dim_v()) as f64;

@@ -15,6 +15,7 @@ use crate::launch::{self, Forward, launch, row_count, summarise};
 use crate::params::{Branch, MERGE_BRANCHES, MergeParams};
 use crate::registry::{Kernel, Operation};
 use crate::select::{LayoutSummary, select, select_rows};
+use crate::tiles::{self, Request};
 
 /// Runs the operator on a device, ordered on its stream.
 ///
@@ -23,12 +24,18 @@ use crate::select::{LayoutSummary, select, select_rows};
 #[derive(Clone, Debug)]
 pub struct Cuda<D> {
     device: D,
+    request: Request,
 }
 
 impl<D: Device> Cuda<D> {
     /// A backend on a device and its stream.
     pub fn new(device: D) -> Self {
-        Cuda { device }
+        Cuda { device, request: Request::default() }
+    }
+
+    /// The same backend with forward passes on the kernel and boxes that are asked for.
+    pub fn with_request(self, request: Request) -> Self {
+        Cuda { request, ..self }
     }
 
     /// The device.
@@ -81,9 +88,9 @@ impl<D: Device> Cuda<D> {
             [Operation::Forward].into_iter().chain(backward.into_iter().filter(|_| with_backward));
         for operation in operations {
             let kernel = self.kernel(problem, operation, layout)?;
-            self.device
-                .functions()
-                .get_or_load(kernel.entry, || self.device.load(kernel.ptx, kernel.entry, 0))?;
+            self.device.functions().get_or_load(kernel.entry, || {
+                self.device.load(kernel.ptx, kernel.entry, kernel.shared_bytes)
+            })?;
         }
         Ok(())
     }
@@ -98,8 +105,13 @@ impl<D: Device> Cuda<D> {
         operation: Operation,
         layout: LayoutSummary,
     ) -> Result<&'static Kernel, CudaError> {
-        let capability = self.device.properties().compute_capability;
-        select(problem, operation, layout, capability).map_err(CudaError::Unsupported)
+        let properties = self.device.properties();
+        if operation == Operation::Forward {
+            return tiles::choose(problem, layout, properties, &self.request)
+                .map(|choice| choice.kernel)
+                .map_err(CudaError::Unsupported);
+        }
+        select(problem, operation, layout, properties.compute_capability).map_err(CudaError::Unsupported)
     }
 
     /// A view of memory that someone else owns, with strides in elements.
@@ -223,7 +235,7 @@ impl<D: Device> Backend for Cuda<D> {
             out: (&output.out).into(),
             lse: output.lse.as_ref().map(Raw::from),
         };
-        launch::forward(&self.device, problem, &views)
+        launch::forward(&self.device, problem, &views, &self.request)
     }
 
     fn backward<E: Element>(

@@ -8,9 +8,11 @@ use crate::buffer::Raw;
 use crate::device::{Device, LaunchConfig};
 use crate::error::CudaError;
 use crate::params::{self, Divisor, ForwardParams, Geometry, ListStrides, RowCount, Strides, to_i32};
-use crate::registry::{Kernel, Operation};
+use crate::registry::Kernel;
 use crate::schedule::{Items, Work, decompose};
-use crate::select::{LayoutSummary, select};
+use crate::select::{LayoutSummary, Rejection};
+use crate::sm90;
+use crate::tiles::{self, Request};
 
 /// A kernel with its parameters. That it exists says that it may be launched, so launching itself is safe.
 #[derive(Debug)]
@@ -57,15 +59,24 @@ pub(crate) struct Forward {
 }
 
 /// Launches the forward kernel: once, or once for each packed sequence.
-pub(crate) fn forward<D: Device>(device: &D, problem: &Problem, views: &Forward) -> Result<(), CudaError> {
+pub(crate) fn forward<D: Device>(
+    device: &D,
+    problem: &Problem,
+    views: &Forward,
+    request: &Request,
+) -> Result<(), CudaError> {
     let Forward { query, key, value, additional, out, lse } = views;
     let rows = [*query, *key, *value, *out].into_iter().chain(additional.iter().flatten().copied());
     let layout = summarise(device, rows, lse.iter())?;
     if is_empty(problem) {
         return Ok(());
     }
-    let capability = device.properties().compute_capability;
-    let kernel = select(problem, Operation::Forward, layout, capability).map_err(CudaError::Unsupported)?;
+    let Err(reason) = sm90::try_forward(device, problem, views, request)? else { return Ok(()) };
+    let choice = tiles::choose(problem, layout, device.properties(), request).map_err(|mut reasons| {
+        reasons.0.insert(0, Rejection { kernel: "natten_forward_sm90", reason });
+        CudaError::Unsupported(reasons)
+    })?;
+    let kernel = choice.kernel;
     let mut base = ForwardParams {
         query_strides: query.row_strides(),
         key_strides: key.row_strides(),
@@ -83,6 +94,21 @@ pub(crate) fn forward<D: Device>(device: &D, problem: &Problem, views: &Forward)
         if sequence.axes.iter().any(|axis| axis.query_extent == 0) {
             continue;
         }
+        let (first_query, first_key) = (sequence.query_start, sequence.key_start);
+        let base = ForwardParams {
+            query: at_token(query, &base.query_strides, first_query),
+            key: at_token(key, &base.key_strides, first_key),
+            value: at_token(value, &base.value_strides, first_key),
+            out: at_token(out, &base.out_strides, first_query),
+            lse: lse.map_or(0, |lse| at_token(&lse, &base.lse_strides, first_query)),
+            geometry: geometry(problem, &sequence.axes)?,
+            ..base
+        };
+        if let Some(tiling) = choice.tiling {
+            let (plan, blocks) = tiles::plan(problem, &sequence.axes, &tiling)?;
+            launch(device, kernel, [blocks, 1, 1], bytemuck::bytes_of(&base.on_tiles(plan)))?;
+            continue;
+        }
         let work = Work {
             items: Items::Queries,
             axes: &sequence.axes,
@@ -92,17 +118,7 @@ pub(crate) fn forward<D: Device>(device: &D, problem: &Problem, views: &Forward)
             row_bytes: problem.head_dim() * problem.element_type().size_bytes(),
         };
         let (decomposition, blocks) = decompose(kernel, &work)?;
-        let (first_query, first_key) = (sequence.query_start, sequence.key_start);
-        let params = ForwardParams {
-            query: at_token(query, &base.query_strides, first_query),
-            key: at_token(key, &base.key_strides, first_key),
-            value: at_token(value, &base.value_strides, first_key),
-            out: at_token(out, &base.out_strides, first_query),
-            lse: lse.map_or(0, |lse| at_token(&lse, &base.lse_strides, first_query)),
-            geometry: geometry(problem, &sequence.axes)?,
-            decomposition,
-            ..base
-        };
+        let params = ForwardParams { decomposition, ..base };
         launch(device, kernel, [blocks, 1, 1], bytemuck::bytes_of(&params))?;
     }
     Ok(())
@@ -185,14 +201,16 @@ pub(crate) fn launch<D: Device>(
     grid: [u32; 3],
     params: &[u8],
 ) -> Result<(), CudaError> {
-    let function =
-        device.functions().get_or_load(kernel.entry, || device.load(kernel.ptx, kernel.entry, 0))?;
+    let function = device
+        .functions()
+        .get_or_load(kernel.entry, || device.load(kernel.ptx, kernel.entry, kernel.shared_bytes))?;
+    let config =
+        LaunchConfig { shared_bytes: kernel.shared_bytes, ..LaunchConfig::new(grid, kernel.threads) };
     let params = [params];
     // SAFETY: the registry's tests hold every kernel's parameter against the struct that `params` is the bytes of. Its
     // addresses come from views, whose borrows (or the contract of their unsafe constructors) keep the memory alive
     // and unaliased while the call queues work on this device's stream; owned memory is freed in stream order after
     // it. Extents and strides come from the same views, checked against the problem before.
-    let prepared =
-        unsafe { PreparedLaunch::new(&*function, LaunchConfig::new(grid, kernel.threads), &params) };
+    let prepared = unsafe { PreparedLaunch::new(&*function, config, &params) };
     Ok(device.launch(&prepared)?)
 }

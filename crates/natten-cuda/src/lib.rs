@@ -21,6 +21,9 @@ pub mod params;
 pub mod registry;
 mod schedule;
 pub mod select;
+pub mod sm90;
+pub mod tiles;
+pub mod tma;
 
 pub use backend::Cuda;
 pub use buffer::{Bound, CudaTensor, CudaView, CudaViewMut};

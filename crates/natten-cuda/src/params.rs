@@ -135,6 +135,60 @@ pub struct ForwardParams {
 }
 
 #[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct TilePlan {
+    pub tiles: [Divisor; 3],
+    pub heads: Divisor,
+    pub query_log2: [i32; 3],
+    pub key_log2: [i32; 3],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct TileForwardParams {
+    pub query: u64,
+    pub key: u64,
+    pub value: u64,
+    pub additional_key: u64,
+    pub additional_value: u64,
+    pub out: u64,
+    pub lse: u64,
+    pub query_strides: Strides,
+    pub key_strides: Strides,
+    pub value_strides: Strides,
+    pub out_strides: Strides,
+    pub lse_strides: Strides,
+    pub additional_key_strides: ListStrides,
+    pub additional_value_strides: ListStrides,
+    pub geometry: Geometry,
+    pub plan: TilePlan,
+}
+
+impl ForwardParams {
+    /// The same call for a kernel on tiles.
+    pub fn on_tiles(&self, plan: TilePlan) -> TileForwardParams {
+        TileForwardParams {
+            query: self.query,
+            key: self.key,
+            value: self.value,
+            additional_key: self.additional_key,
+            additional_value: self.additional_value,
+            out: self.out,
+            lse: self.lse,
+            query_strides: self.query_strides,
+            key_strides: self.key_strides,
+            value_strides: self.value_strides,
+            out_strides: self.out_strides,
+            lse_strides: self.lse_strides,
+            additional_key_strides: self.additional_key_strides,
+            additional_value_strides: self.additional_value_strides,
+            geometry: self.geometry,
+            plan,
+        }
+    }
+}
+
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
 pub struct BackwardParams {
     pub query: u64,
@@ -258,10 +312,11 @@ mod tests {
             };
         }
         sizes!(Divisor Axis Strides ListStrides Decomposition Geometry RowCount ForwardParams BackwardParams);
-        sizes!(DeltaParams SumParams Branch MergeParams WindowDumpParams);
+        sizes!(TilePlan TileForwardParams DeltaParams SumParams Branch MergeParams WindowDumpParams);
         offsets!(Axis.window Axis.stride Axis.dilation Geometry.heads_per_kv Geometry.scale);
         offsets!(Decomposition.head_tiles Decomposition.heads RowCount.rows);
         offsets!(ForwardParams.lse ForwardParams.lse_strides ForwardParams.geometry ForwardParams.decomposition);
+        offsets!(TilePlan.query_log2 TileForwardParams.geometry TileForwardParams.plan);
         offsets!(BackwardParams.statistics BackwardParams.query_strides BackwardParams.additional_key_strides);
         offsets!(BackwardParams.partial_key_stride BackwardParams.geometry BackwardParams.decomposition);
         offsets!(BackwardParams.rows_per_split DeltaParams.count SumParams.count SumParams.splits);

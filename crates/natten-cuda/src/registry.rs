@@ -45,16 +45,31 @@ pub struct Kernel {
     pub items: usize,
     /// Threads of a block.
     pub threads: u32,
+    /// Queries and keys of a tile, for kernels that work on tiles.
+    pub tile: Option<Tile>,
+    /// Dynamic shared memory of a block.
+    pub shared_bytes: u32,
     /// Oldest architecture.
     pub min_capability: ComputeCapability,
 }
 
+/// How many queries a thread block of a kernel on tiles has, and how many keys it takes at once. Their boxes are
+/// arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tile {
+    /// Queries.
+    pub queries: usize,
+    /// Keys.
+    pub keys: usize,
+}
+
 /// All kernels, preferred ones first among those for the same work.
 pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
-    KERNELS.iter().chain(ROW_KERNELS)
+    KERNELS.iter().chain(SM80_KERNELS).chain(ROW_KERNELS)
 }
 
 const SM50: ComputeCapability = ComputeCapability { major: 5, minor: 0 };
+const SM80: ComputeCapability = ComputeCapability { major: 8, minor: 0 };
 
 macro_rules! walk_kernel {
     ($operation:ident $name:literal $ty:ident $type_name:literal $d:literal $suffix:literal
@@ -78,6 +93,8 @@ macro_rules! walk_kernel {
             lanes: $lanes,
             items: $items,
             threads: 128,
+            tile: None,
+            shared_bytes: 0,
             min_capability: SM50,
         }
     };
@@ -107,6 +124,44 @@ static KERNELS: &[Kernel] = walk_kernels! {
     BackwardKey "backward_key" items 2 unaligned 1;
 };
 
+macro_rules! sm80_kernels {
+    ($($ty:ident $type_name:literal: $(d $d:literal q $q:literal k $k:literal shared $shared:literal,)*;)*) => {
+        &[$($(Kernel {
+            entry: concat!("natten_forward_sm80_", $type_name, "_d", $d, "_q", $q, "_k", $k),
+            ptx: include_str!(concat!("../ptx/natten_forward_sm80_", $type_name, "_d", $d, "_q", $q, "_k", $k, ".ptx")),
+            operation: Operation::Forward,
+            element_type: ElementType::$ty,
+            max_head_dim: $d,
+            needs_alignment: true,
+            lanes: 32,
+            items: $q,
+            threads: 128,
+            tile: Some(Tile { queries: $q, keys: $k }),
+            shared_bytes: $shared,
+            min_capability: SM80,
+        },)*)*]
+    };
+}
+
+static SM80_KERNELS: &[Kernel] = sm80_kernels! {
+    F16 "f16":
+        d 32 q 128 k 64 shared 21240,
+        d 64 q 128 k 64 shared 41720,
+        d 128 q 128 k 64 shared 82680,
+        d 32 q 64 k 64 shared 17144,
+        d 64 q 64 k 64 shared 33528,
+        d 128 q 64 k 64 shared 66296,
+        d 256 q 64 k 32 shared 82276,;
+    Bf16 "bf16":
+        d 32 q 128 k 64 shared 21240,
+        d 64 q 128 k 64 shared 41720,
+        d 128 q 128 k 64 shared 82680,
+        d 32 q 64 k 64 shared 17144,
+        d 64 q 64 k 64 shared 33528,
+        d 128 q 64 k 64 shared 66296,
+        d 256 q 64 k 32 shared 82276,;
+};
+
 macro_rules! row_kernels {
     ($($entry:literal $operation:ident $ty:ident)*) => {
         &[$(Kernel {
@@ -119,6 +174,8 @@ macro_rules! row_kernels {
             lanes: 32,
             items: 1,
             threads: 128,
+            tile: None,
+            shared_bytes: 0,
             min_capability: SM50,
         },)*]
     };
@@ -146,7 +203,7 @@ mod tests {
     fn manifest_says_the_same() {
         let manifest: Vec<serde_json::Value> =
             serde_json::from_str(include_str!("../ptx/manifest.json")).unwrap();
-        assert_eq!(manifest.len(), kernels().count());
+        assert_eq!(manifest.len(), kernels().count() + crate::sm90::KERNELS.len());
         for kernel in kernels() {
             let record = manifest.iter().find(|record| record["entry"] == kernel.entry).expect(kernel.entry);
             let facts = [
@@ -154,10 +211,13 @@ mod tests {
                 ("lanes", kernel.lanes),
                 ("items", kernel.items),
                 ("threads", kernel.threads as usize),
+                ("shared_bytes", kernel.shared_bytes as usize),
             ];
             for (name, value) in facts {
                 assert_eq!(record[name], value, "{} {name}", kernel.entry);
             }
+            let tile = kernel.tile.map_or([0; 2], |tile| [tile.queries, tile.keys]);
+            assert_eq!(record["tile"], serde_json::json!(tile), "{}", kernel.entry);
             assert_eq!(record["aligned"], kernel.needs_alignment, "{}", kernel.entry);
             if kernel.operation != Operation::WindowDump {
                 assert_eq!(record["element_type"], kernel.element_type.name());
@@ -170,6 +230,7 @@ mod tests {
     fn ptx_takes_the_mirrored_parameters() {
         for kernel in kernels() {
             let bytes = match kernel.operation {
+                Operation::Forward if kernel.tile.is_some() => size_of::<params::TileForwardParams>(),
                 Operation::Forward => size_of::<params::ForwardParams>(),
                 Operation::BackwardQuery | Operation::BackwardKey => size_of::<params::BackwardParams>(),
                 Operation::Delta => size_of::<params::DeltaParams>(),

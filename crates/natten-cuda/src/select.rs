@@ -5,6 +5,7 @@ use std::fmt;
 use natten_core::{ElementType, Problem};
 
 use crate::registry::{Kernel, Operation, kernels};
+use crate::tma::MapError;
 
 /// A device's architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +49,27 @@ pub enum RejectionReason {
     },
     /// A base address, a stride or a row length is no multiple of 16 bytes.
     Alignment,
+    /// A thread block cannot have so much shared memory.
+    SharedMemory {
+        /// The kernel's bytes.
+        needed: usize,
+        /// The device's limit.
+        limit: usize,
+    },
+    /// Tiles would compute many more scores than the windows have: CUDA cores are faster.
+    WastedScores {
+        /// Scores computed per score needed, in hundredths.
+        percent: u64,
+        /// Where the other kernels become faster.
+        limit: u64,
+    },
+    /// The caller wants another kernel, or other boxes.
+    NotAskedFor,
+    /// Another kernel on tiles ends earlier.
+    Slower {
+        /// The faster one.
+        than: &'static str,
+    },
     /// The device is too old.
     ComputeCapability {
         /// The oldest that works.
@@ -55,6 +77,23 @@ pub enum RejectionReason {
         /// The device's.
         found: ComputeCapability,
     },
+    /// Runs on one architecture only.
+    OnlyOn {
+        /// That one.
+        only: ComputeCapability,
+        /// The device's.
+        found: ComputeCapability,
+    },
+    /// The scale is zero or negative.
+    Scale,
+    /// There are no keys.
+    NoKeys,
+    /// No box of tokens so far apart can be fetched at once.
+    Dilation,
+    /// The copy engine cannot read a tensor as it lies.
+    TensorMap(MapError),
+    /// Windows so small that most of every tile would be masked.
+    SmallWindow,
 }
 
 impl fmt::Display for RejectionReason {
@@ -69,9 +108,25 @@ impl fmt::Display for RejectionReason {
             RejectionReason::Alignment => {
                 write!(f, "needs bases, strides and rows in multiples of 16 bytes")
             }
+            RejectionReason::SharedMemory { needed, limit } => {
+                write!(f, "needs {needed} bytes of shared memory, a thread block has {limit}")
+            }
+            RejectionReason::WastedScores { percent, limit } => {
+                write!(f, "would compute {percent} % of the scores in the windows, more than {limit} %")
+            }
+            RejectionReason::NotAskedFor => write!(f, "was not asked for"),
+            RejectionReason::Slower { than } => write!(f, "would take longer than {than}"),
             RejectionReason::ComputeCapability { needed, found } => {
                 write!(f, "needs compute capability {needed}, the device has {found}")
             }
+            RejectionReason::OnlyOn { only, found } => {
+                write!(f, "runs on compute capability {only} alone, the device has {found}")
+            }
+            RejectionReason::Scale => write!(f, "needs a positive scale"),
+            RejectionReason::NoKeys => write!(f, "needs at least one key"),
+            RejectionReason::Dilation => write!(f, "cannot fetch boxes of tokens at this dilation"),
+            RejectionReason::TensorMap(reason) => write!(f, "cannot map a tensor: {reason}"),
+            RejectionReason::SmallWindow => write!(f, "would mask most of every tile of so small a window"),
         }
     }
 }
@@ -98,7 +153,8 @@ impl fmt::Display for Rejections {
     }
 }
 
-/// The kernel for one operation of a problem: of those that can, the one whose rows are shortest.
+/// The kernel for one operation of a problem on CUDA cores: of those that can, the one whose rows are shortest. For
+/// forward passes see [`choose`](crate::tiles::choose).
 ///
 /// # Errors
 /// The reason against each kernel of that operation.
@@ -125,7 +181,7 @@ pub fn select_rows(
 ) -> Result<&'static Kernel, Rejections> {
     let mut rejections = Vec::new();
     let mut best: Option<&'static Kernel> = None;
-    for kernel in kernels().filter(|kernel| kernel.operation == operation) {
+    for kernel in kernels().filter(|kernel| kernel.operation == operation && kernel.tile.is_none()) {
         match reason_against(kernel, element_type, head_dim, layout, capability) {
             Some(reason) => rejections.push(Rejection { kernel: kernel.entry, reason }),
             // An aligned kernel comes before an unaligned one of the same size, and wins.
@@ -136,7 +192,7 @@ pub fn select_rows(
     best.ok_or(Rejections(rejections))
 }
 
-fn reason_against(
+pub(crate) fn reason_against(
     kernel: &Kernel,
     element_type: ElementType,
     head_dim: usize,
@@ -181,7 +237,10 @@ mod tests {
     #[test]
     fn every_kernel_gets_its_reason() {
         let Rejections(reasons) = pick(257, true).unwrap_err();
-        assert_eq!(reasons.len(), kernels().filter(|k| k.operation == Operation::Forward).count());
+        assert_eq!(
+            reasons.len(),
+            kernels().filter(|k| k.operation == Operation::Forward && k.tile.is_none()).count()
+        );
         let printed = Rejections(reasons).to_string();
         assert!(
             printed.contains("natten_forward_simt_f16_d256 takes a head_dim up to 256, the tensors have 257")

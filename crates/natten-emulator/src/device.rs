@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use natten_cuda::device::{Device, FunctionCache, PreparedLaunch, Properties, TensorMap, TensorMapSpec};
 use natten_cuda::{ComputeCapability, DeviceError};
 
+use crate::asynchronous::tma::{Swizzle, TensorMapDesc};
 use crate::counters::Counters;
 use crate::launch::launch;
 use crate::memory::Memory;
@@ -160,8 +161,22 @@ impl Device for Emulated {
         Ok(Function { module, entry })
     }
 
-    fn tensor_map(&self, _spec: &TensorMapSpec) -> Result<TensorMap, DeviceError> {
-        Err(DeviceError::MissingFeature { feature: "tensor maps" })
+    fn tensor_map(&self, spec: &TensorMapSpec) -> Result<TensorMap, DeviceError> {
+        let swizzle = match spec.swizzle_bytes {
+            32 => Swizzle::B32,
+            64 => Swizzle::B64,
+            128 => Swizzle::B128,
+            _ => Swizzle::None,
+        };
+        let (address, bytes) = (spec.address, spec.element_bytes);
+        let mut map =
+            TensorMapDesc::new(address, bytes, &spec.extents, &spec.strides_bytes, &spec.box_extents)
+                .with_swizzle(swizzle);
+        map.element_strides.iter_mut().zip(&spec.element_steps).for_each(|(to, from)| *to = *from);
+        map.check().map_err(failed("encoding a tensor map"))?;
+        let encoded = map.to_bytes();
+        let word = |i: usize| u64::from_le_bytes(std::array::from_fn(|byte| encoded[8 * i + byte]));
+        Ok(TensorMap(std::array::from_fn(word)))
     }
 
     /// Runs the kernel to its end before it returns; every address is checked, so a wrong one is a fault.

@@ -22,6 +22,17 @@ pub(crate) const SIMT: Target = Target {
     assemblers: &[("11.8", "sm_50"), ("12.9", "sm_70"), ("13.0", "sm_80"), ("13.0", "sm_90")],
 };
 
+/// Everything in these kernels came with PTX 7.0 (CUDA 11.0). One text serves all later architectures too.
+pub(crate) const SM80: Target = Target {
+    arch: "compute_80",
+    version: "7.0",
+    assemblers: &[("11.8", "sm_80"), ("12.9", "sm_80"), ("13.0", "sm_80"), ("13.0", "sm_90")],
+};
+
+/// `setmaxnreg` and warpgroup products came with PTX 8.0 (CUDA 12.0). The text runs on this one architecture.
+pub(crate) const SM90: Target =
+    Target { arch: "compute_90a", version: "8.0", assemblers: &[("12.9", "sm_90a"), ("13.0", "sm_90a")] };
+
 /// What a kernel is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -60,6 +71,10 @@ pub(crate) struct Entry {
     /// Neighbouring queries (or keys) that share a lane group's loads.
     pub items: u32,
     pub threads: u32,
+    /// Queries and keys of a tile, 0 where there are no tiles.
+    pub tile: [u32; 2],
+    /// Dynamic shared memory.
+    pub shared_bytes: u32,
     pub defines: Vec<String>,
 }
 
@@ -102,6 +117,8 @@ pub(crate) fn entries() -> Vec<Entry> {
                         lanes,
                         items,
                         threads: 128,
+                        tile: [0; 2],
+                        shared_bytes: 0,
                     });
                 }
             }
@@ -116,7 +133,77 @@ pub(crate) fn entries() -> Vec<Entry> {
     }
     let dump = "natten_window_dump".to_owned();
     entries.push(row_entry(dump, Operation::WindowDump, "window_dump.cu", "i32", Vec::new()));
+    entries.extend(TYPES[1..].iter().flat_map(|&ty| SM80_TILES.map(|tile| sm80_entry(ty, tile))));
+    entries.extend(TYPES[1..].iter().flat_map(|&(_, name)| SM90_TILES.map(|tile| sm90_entry(name, tile))));
     entries
+}
+
+/// head_dim, queries and keys of a tile. 128 queries (32 a warp) halve the shared memory traffic per multiplication, 64
+/// give small problems twice the thread blocks. At head_dim 256 only 64 fit the registers.
+const SM80_TILES: [[u32; 3]; 7] =
+    [[32, 128, 64], [64, 128, 64], [128, 128, 64], [32, 64, 64], [64, 64, 64], [128, 64, 64], [256, 64, 32]];
+
+fn sm80_entry((ty, type_name): (&str, &'static str), [head_dim, queries, keys]: [u32; 3]) -> Entry {
+    // Q, three slots for K and V, what describes the keys, the table of masks: forward/sm80.cu asserts the sum.
+    let shared_bytes = 2 * head_dim * (queries + 3 * keys) + 208 + (keys + 5) * keys / 8;
+    Entry {
+        name: format!("natten_forward_sm80_{type_name}_d{head_dim}_q{queries}_k{keys}"),
+        operation: Operation::Forward,
+        source: "forward/sm80.cu",
+        target: SM80,
+        element_type: type_name,
+        head_dim,
+        aligned: true,
+        lanes: 32,
+        items: queries,
+        threads: 128,
+        tile: [queries, keys],
+        shared_bytes,
+        defines: vec![
+            format!("NATTEN_TYPE={ty}"),
+            format!("NATTEN_DIM={head_dim}"),
+            format!("NATTEN_ROWS={queries}"),
+            format!("NATTEN_KEYS={keys}"),
+            format!("NATTEN_SHARED_BYTES={shared_bytes}"),
+        ],
+    }
+}
+
+/// head_dim, consumer warpgroups (64 queries each) and keys of a tile. Longer rows leave no registers for a third
+/// warpgroup, and at 256 no shared memory for more than 64 keys.
+const SM90_TILES: [[u32; 3]; 6] =
+    [[32, 2, 128], [32, 3, 128], [64, 2, 128], [64, 3, 128], [128, 2, 128], [256, 2, 64]];
+
+fn sm90_entry(type_name: &'static str, [head_dim, warpgroups, keys]: [u32; 3]) -> Entry {
+    let ty = if type_name == "f16" { "Half" } else { "Bfloat16" };
+    let queries = 64 * warpgroups;
+    let suffix = if warpgroups == 2 { "" } else { "_q192" };
+    // Q, two stages of K and of V, the result (at head_dim 256 it lies over Q), rows, masks, items, stages' places,
+    // barriers: sm90/config.cuh lays them out, forward/sm90.cu asserts the sum.
+    let results = if head_dim == 256 { 0 } else { queries };
+    let shared_bytes =
+        2 * head_dim * (queries + 4 * keys + results) + 48 * queries + 16 * (keys + 5) + 2 * 96 + 32 + 80;
+    Entry {
+        name: format!("natten_forward_sm90_{type_name}_d{head_dim}{suffix}"),
+        operation: Operation::Forward,
+        source: "forward/sm90.cu",
+        target: SM90,
+        element_type: type_name,
+        head_dim,
+        aligned: true,
+        lanes: 32,
+        items: queries,
+        threads: 128 * (warpgroups + 1),
+        tile: [queries, keys],
+        shared_bytes,
+        defines: vec![
+            format!("NATTEN_TYPE={ty}"),
+            format!("NATTEN_HEAD_DIM={head_dim}"),
+            format!("NATTEN_KEYS={keys}"),
+            format!("NATTEN_WARPGROUPS={warpgroups}"),
+            format!("NATTEN_SHARED_BYTES={shared_bytes}"),
+        ],
+    }
 }
 
 fn row_entry(
@@ -138,6 +225,8 @@ fn row_entry(
         lanes,
         items,
         threads,
+        tile: [0; 2],
+        shared_bytes: 0,
         defines,
     }
 }

@@ -28,8 +28,37 @@ pub(crate) fn main_loop(listing: &str) -> Option<Mix> {
     loops.into_iter().filter(|mix| 5 * arithmetic(mix) >= 4 * most).min_by_key(|mix| mix.total)
 }
 
+/// The loops over tiles of a warpgroup kernel, the one without masks first. Only the usual way through them counts:
+/// code that a branch can jump over (rescaling, masks of additional keys) is rare.
+pub(crate) fn tile_loops(listing: &str) -> Vec<Mix> {
+    let code = parse(listing);
+    let mut spans: Vec<(usize, usize)> = Vec::new();
+    for (at, instruction) in code.instructions.iter().enumerate() {
+        let start = instruction.target.as_ref().and_then(|label| code.labels.get(label));
+        if let Some(&start) = start.filter(|&&start| start <= at && instruction.opcode.starts_with("BRA")) {
+            spans.push((start, at));
+        }
+    }
+    // Waits for barriers that ptxas moved behind the end jump back too: the two real loops are the shortest.
+    spans.sort_by_key(|&(start, end)| end - start);
+    let holds_tile = |&(start, end): &(usize, usize)| {
+        let mix = code.mix(start, end);
+        mix.tensor > 0 && mix.special > 0
+    };
+    let mut loops: Vec<Mix> = spans
+        .iter()
+        .copied()
+        .filter(holds_tile)
+        .take(2)
+        .map(|(start, end)| code.usual_mix(start, end))
+        .collect();
+    loops.sort_by_key(|mix| mix.total);
+    loops
+}
+
 struct Instruction {
     opcode: String,
+    is_conditional: bool,
     target: Option<String>,
 }
 
@@ -42,19 +71,37 @@ struct Code {
 impl Code {
     fn mix(&self, start: usize, end: usize) -> Mix {
         let mut mix = Mix::default();
-        for Instruction { opcode, .. } in &self.instructions[start..=end] {
-            let base = opcode.split('.').next().unwrap_or_default();
-            mix.total += u32::from(base != "NOP");
-            match base {
-                "FFMA" | "FFMA2" => mix.multiply_adds += 1,
-                "MUFU" => mix.special += 1,
-                "LDG" | "LD" | "LDS" | "LDSM" => mix.loads += 1,
-                "SHFL" => mix.shuffles += 1,
-                "HMMA" | "HGMMA" | "UTCHMMA" | "IMMA" => mix.tensor += 1,
-                _ => {}
-            }
+        self.instructions[start..=end].iter().for_each(|instruction| mix.add(&instruction.opcode));
+        mix
+    }
+
+    /// As if every conditional branch forward were taken.
+    fn usual_mix(&self, start: usize, end: usize) -> Mix {
+        let mut mix = Mix::default();
+        let mut at = start;
+        while at <= end {
+            let Instruction { opcode, is_conditional, target } = &self.instructions[at];
+            mix.add(opcode);
+            let target = target.as_ref().and_then(|label| self.labels.get(label).copied());
+            let jumps = *is_conditional && opcode.starts_with("BRA");
+            at = target.filter(|&to| jumps && to > at && to <= end).unwrap_or(at + 1);
         }
         mix
+    }
+}
+
+impl Mix {
+    fn add(&mut self, opcode: &str) {
+        let base = opcode.split('.').next().unwrap_or_default();
+        self.total += u32::from(base != "NOP");
+        match base {
+            "FFMA" | "FFMA2" => self.multiply_adds += 1,
+            "MUFU" => self.special += 1,
+            "LDG" | "LD" | "LDS" | "LDSM" => self.loads += 1,
+            "SHFL" => self.shuffles += 1,
+            "HMMA" | "HGMMA" | "UTCHMMA" | "IMMA" => self.tensor += 1,
+            _ => {}
+        }
     }
 }
 
@@ -72,7 +119,8 @@ fn parse(listing: &str) -> Code {
         };
         let mut words = rest.trim().trim_start_matches('{').split_whitespace();
         let Some(mut opcode) = words.next() else { continue };
-        if opcode.starts_with('@') {
+        let is_conditional = opcode.starts_with('@');
+        if is_conditional {
             let Some(next) = words.next() else { continue };
             opcode = next;
         }
@@ -82,6 +130,7 @@ fn parse(listing: &str) -> Code {
         let target = rest.split_once("`(").and_then(|(_, label)| label.split_once(')'));
         code.instructions.push(Instruction {
             opcode: opcode.trim_end_matches(';').to_owned(),
+            is_conditional,
             target: target.map(|(label, _)| label.to_owned()),
         });
     }

@@ -52,6 +52,11 @@ pub(crate) fn run(root: &Path, entries: &[Entry]) -> Result<(), TaskError> {
             };
             bad += usize::from(assembled.spill_bytes > 0 || !assembled.warnings.is_empty());
             assembled.warnings.iter().for_each(|warning| eprintln!("{}: {warning}", entry.name));
+            if entry.target.arch == "compute_90a" {
+                let listing = wheels::call(Command::new(&nvdisasm).arg("-c").arg(&cubin))?;
+                report_tiles(entry, release, &assembled, &sass::tile_loops(&listing));
+                continue;
+            }
             // The disassembler has dropped what came before sm_75.
             let old = matches!(*arch, "sm_50" | "sm_70");
             let mix = if old {
@@ -91,6 +96,26 @@ fn report(entry: &Entry, release: &str, arch: &str, assembled: &Assembled, mix: 
     );
 }
 
+/// One line for each loop over tiles: issue slots of one of the four schedulers for a tile, against the clocks that its
+/// products and its exponentials take (4096 and 16 a clock).
+fn report_tiles(entry: &Entry, release: &str, assembled: &Assembled, loops: &[Mix]) {
+    let [queries, keys] = entry.tile;
+    let products = 4 * queries * keys * entry.head_dim / 4096;
+    let exponentials = queries * keys / 16;
+    for (kind, mix) in ["full", "masked"].into_iter().zip(loops) {
+        let slots = mix.total * (queries / 64);
+        println!(
+            "{:<34} {release:>5} {:>4} regs {:>3} spilled | {kind:<6} {queries}x{keys}: {:>4} instr a warp, {slots:>5} slots, \
+             products {products} clk, exp {exponentials} clk, time {:.2}",
+            entry.name,
+            assembled.registers,
+            assembled.spill_bytes,
+            mix.total,
+            f64::from(slots.max(products).max(exponentials)) / f64::from(products.max(exponentials))
+        );
+    }
+}
+
 fn assemble(ptxas: &Path, arch: &str, ptx: &Path, cubin: &Path) -> Result<Assembled, TaskError> {
     let text = wheels::call(
         Command::new(ptxas).arg("-v").arg(format!("-arch={arch}")).arg(ptx).arg("-o").arg(cubin),
@@ -101,7 +126,8 @@ fn assemble(ptxas: &Path, arch: &str, ptx: &Path, cubin: &Path) -> Result<Assemb
     };
     let warnings = text
         .lines()
-        .filter(|line| line.contains("warning") && !line.contains("deprecated"))
+        // Serialised warpgroup products and ignored register counts come as mere information, with these numbers.
+        .filter(|line| line.contains("warning") && !line.contains("deprecated") || line.contains("(C75"))
         .map(str::to_owned)
         .collect();
     Ok(Assembled {

@@ -79,6 +79,35 @@ struct ForwardParams {
   Decomposition decomposition;
 };
 
+// How a tensor-core kernel cuts the work: a thread block has one box of queries and walks over boxes of keys. Row r of a
+// box has its coordinates in bit fields of r, axis 2 lowest.
+struct TilePlan {
+  Divisor tiles[3];   // per axis: dilation * boxes of one residue; axis 2 varies fastest over the grid
+  Divisor heads;      // then query heads, then batch
+  int query_log2[3];  // box of queries along each axis, log2
+  int key_log2[3];    // box of keys along each axis, log2
+};
+
+// As ForwardParams, for kernels on tiles. Bases, strides and rows are multiples of 16 bytes.
+struct TileForwardParams {
+  const void* query;
+  const void* key;
+  const void* value;
+  const void* additional_key;    // null without additional keys
+  const void* additional_value;  // null without additional keys
+  void* out;
+  float* lse;  // natural log; null where nobody asked
+  Strides query_strides;
+  Strides key_strides;
+  Strides value_strides;
+  Strides out_strides;
+  Strides lse_strides;
+  ListStrides additional_key_strides;
+  ListStrides additional_value_strides;
+  Geometry geometry;
+  TilePlan plan;
+};
+
 // The passes over queries (grad_query), over keys (grad_key, grad_value), and over additional keys. The last runs the
 // code of the pass over keys on a geometry whose keys are the additional ones, all windows open, and leaves partial sums.
 struct BackwardParams {
@@ -178,6 +207,7 @@ struct WindowDumpParams {
 static_assert(sizeof(Divisor) == 12 && sizeof(Axis) == 48 && sizeof(Strides) == 40 && sizeof(ListStrides) == 24, "");
 static_assert(sizeof(Decomposition) == 80 && sizeof(Geometry) == 176 && sizeof(RowCount) == 56, "");
 static_assert(sizeof(ForwardParams) == 560 && sizeof(BackwardParams) == 728, "");
+static_assert(sizeof(TilePlan) == 72 && sizeof(TileForwardParams) == 552, "");
 static_assert(sizeof(DeltaParams) == 296 && sizeof(SumParams) == 168, "");
 static_assert(sizeof(Branch) == 96 && sizeof(MergeParams) == 1312 && sizeof(WindowDumpParams) == 64, "");
 NATTEN_OFFSET(Axis, window, 16);
@@ -192,6 +222,9 @@ NATTEN_OFFSET(ForwardParams, lse, 48);
 NATTEN_OFFSET(ForwardParams, lse_strides, 216);
 NATTEN_OFFSET(ForwardParams, geometry, 304);
 NATTEN_OFFSET(ForwardParams, decomposition, 480);
+NATTEN_OFFSET(TilePlan, query_log2, 48);
+NATTEN_OFFSET(TileForwardParams, geometry, 304);
+NATTEN_OFFSET(TileForwardParams, plan, 480);
 NATTEN_OFFSET(BackwardParams, statistics, 48);
 NATTEN_OFFSET(BackwardParams, query_strides, 80);
 NATTEN_OFFSET(BackwardParams, additional_key_strides, 400);

@@ -4,5 +4,7 @@ mod case;
 mod mutations;
 mod semantics;
 mod shapes;
+mod sm90;
 mod subject;
 mod suites;
+mod tiles;

@@ -63,8 +63,11 @@ fn extreme_scores(cuda: &Cuda<Emulated>) -> Result<(), String> {
     let case = Case::new([1, 1, 24], Params::new([1, 1, 9]).scale(1.0)).dims(64, 64).heads(1, 1);
     for slope in [12.0, -25.0] {
         let mut operands = Operands::<f32>::draw(&case);
-        for (query, key) in
-            operands.query.as_mut_slice().chunks_mut(64).zip(operands.key.as_mut_slice().chunks_mut(64).enumerate())
+        for (query, key) in operands
+            .query
+            .as_mut_slice()
+            .chunks_mut(64)
+            .zip(operands.key.as_mut_slice().chunks_mut(64).enumerate())
         {
             query.fill(0.0);
             query[5] = slope;
@@ -103,9 +106,26 @@ fn poisoned_token(cuda: &Cuda<Emulated>) -> Result<(), String> {
 #[test]
 fn explore() {
     let Ok(entry) = std::env::var("MUT_ENTRY") else { return };
-    let ops = [("setp.lt.", "setp.le."),("setp.ge.", "setp.gt."),("setp.gt.", "setp.ge."),("setp.eq.", "setp.ne."),("min.s32","max.s32"),("max.s32","min.s32"),
-     ("add.f32","sub.f32"),("sub.f32","add.f32"),("shfl.sync.bfly","shfl.sync.idx"),("shfl.sync.idx","shfl.sync.bfly"),("setp.neu","setp.ne"),("and.pred","or.pred"),("or.pred","and.pred"),
-     ("add.s32","sub.s32"),("sub.s32","add.s32"),("add.s64","sub.s64"),("ld.param.u64","XX"),("selp.f32", "SWAP")];
+    let ops = [
+        ("setp.lt.", "setp.le."),
+        ("setp.ge.", "setp.gt."),
+        ("setp.gt.", "setp.ge."),
+        ("setp.eq.", "setp.ne."),
+        ("min.s32", "max.s32"),
+        ("max.s32", "min.s32"),
+        ("add.f32", "sub.f32"),
+        ("sub.f32", "add.f32"),
+        ("shfl.sync.bfly", "shfl.sync.idx"),
+        ("shfl.sync.idx", "shfl.sync.bfly"),
+        ("setp.neu", "setp.ne"),
+        ("and.pred", "or.pred"),
+        ("or.pred", "and.pred"),
+        ("add.s32", "sub.s32"),
+        ("sub.s32", "add.s32"),
+        ("add.s64", "sub.s64"),
+        ("ld.param.u64", "XX"),
+        ("selp.f32", "SWAP"),
+    ];
     let kernel = kernels().find(|kernel| kernel.entry == entry).unwrap();
     let lines: Vec<&str> = kernel.ptx.lines().collect();
     let (mut total, mut caught) = (0, 0);
@@ -113,11 +133,21 @@ fn explore() {
     for (from, to) in ops {
         let places: Vec<usize> = (0..lines.len()).filter(|&i| lines[i].contains(from)).collect();
         for (nth, &place) in places.iter().enumerate() {
-            if places.len() > 14 && (numbers.draw() + 2.0) / 4.0 > 14.0 / places.len() as f64 { continue; }
+            if places.len() > 14 && (numbers.draw() + 2.0) / 4.0 > 14.0 / places.len() as f64 {
+                continue;
+            }
             let mut edited: Vec<String> = lines.iter().map(|l| l.to_string()).collect();
             edited[place] = match to {
-                "XX" => { let l = lines[place]; let i = l.rfind(']').unwrap(); format!("{}+8{}", &l[..i], &l[i..]).replace("+8+8","+8") }
-                "SWAP" => { let l = lines[place]; let parts: Vec<&str> = l.trim_end_matches(';').split(',').collect(); format!("{},{},{},{};", parts[0], parts[2], parts[1], parts[3]) }
+                "XX" => {
+                    let l = lines[place];
+                    let i = l.rfind(']').unwrap();
+                    format!("{}+8{}", &l[..i], &l[i..]).replace("+8+8", "+8")
+                }
+                "SWAP" => {
+                    let l = lines[place];
+                    let parts: Vec<&str> = l.trim_end_matches(';').split(',').collect();
+                    format!("{},{},{},{};", parts[0], parts[2], parts[1], parts[3])
+                }
                 _ => lines[place].replacen(from, to, 1),
             };
             let device = Emulated::new(8, 0);
@@ -126,7 +156,11 @@ fn explore() {
             let cuda = Cuda::new(device);
             let result = suite(&cuda);
             total += 1;
-            if result.is_err() { caught += 1 } else { println!("SURVIVED {from}->{to} nth {nth}/{} : {}", places.len(), lines[place]); }
+            if result.is_err() {
+                caught += 1
+            } else {
+                println!("SURVIVED {from}->{to} nth {nth}/{} : {}", places.len(), lines[place]);
+            }
         }
     }
     println!("{caught} of {total}");

@@ -23,6 +23,20 @@ static __device__ __forceinline__ float shuffle_from(float value, int lane) {
   return result;
 }
 
+static __device__ __forceinline__ unsigned shuffle_from(unsigned value, int lane) {
+  unsigned result;
+  asm volatile("shfl.sync.idx.b32 %0, %1, %2, 0x1f, 0xffffffff;" : "=r"(result) : "r"(value), "r"(lane));
+  return result;
+}
+
+// One bit per lane: whether its condition holds.
+static __device__ __forceinline__ unsigned ballot(bool condition) {
+  unsigned lanes;
+  asm volatile("{ .reg .pred holds; setp.ne.u32 holds, %1, 0; vote.sync.ballot.b32 %0, holds, 0xffffffff; }"
+               : "=r"(lanes) : "r"((unsigned)condition));
+  return lanes;
+}
+
 // Whether the condition holds in any lane.
 static __device__ __forceinline__ bool any(bool condition) {
   unsigned lanes;

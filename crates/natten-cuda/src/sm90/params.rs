@@ -1,0 +1,80 @@
+//! The Hopper kernel's parameters: `kernels/include/natten/params_sm90.h`, mirrored field by field.
+//!
+//! Field comments are there. The tests hold sizes and offsets against the header's assertions.
+#![allow(missing_docs)]
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::params::{Divisor, Geometry, Strides};
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct MapSteps {
+    pub head_inner: i32,
+    pub head_axis0: i32,
+    pub head_outer: i32,
+    pub batch_outer: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct BoxSplit {
+    pub axis: i32,
+    pub count: i32,
+    pub tokens: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct ForwardParamsSm90 {
+    pub query: [u64; 16],
+    pub key: [u64; 16],
+    pub value: [u64; 16],
+    pub additional_key: [u64; 16],
+    pub additional_value: [u64; 16],
+    pub out: u64,
+    pub lse: u64,
+    pub out_strides: Strides,
+    pub lse_strides: Strides,
+    pub geometry: Geometry,
+    pub tiles: [Divisor; 3],
+    pub heads: Divisor,
+    pub items: i32,
+    pub query_box_log2: [i32; 3],
+    pub query_side: i32,
+    pub key_box_log2: [i32; 3],
+    pub query_split: BoxSplit,
+    pub key_split: BoxSplit,
+    pub query_steps: MapSteps,
+    pub key_steps: MapSteps,
+    pub value_steps: MapSteps,
+    pub additional_key_steps: MapSteps,
+    pub additional_value_steps: MapSteps,
+    /// The header's struct is aligned to 64 bytes, as tensor maps are.
+    pub padding: [i32; 14],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::mem::{offset_of, size_of};
+
+    /// The same numbers that params_sm90.h asserts.
+    #[test]
+    fn layout_is_the_headers() {
+        let header = include_str!("../../../../kernels/include/natten/params_sm90.h");
+        let says = |line: String| assert!(header.contains(&line), "params_sm90.h does not assert {line}");
+        says(format!("sizeof(MapSteps) == {}", size_of::<MapSteps>()));
+        says(format!("sizeof(BoxSplit) == {}", size_of::<BoxSplit>()));
+        says(format!("sizeof(ForwardParamsSm90) == {}", size_of::<ForwardParamsSm90>()));
+        macro_rules! offsets {
+            ($($field:ident)*) => {
+                $(says(format!(
+                    "NATTEN_OFFSET(ForwardParamsSm90, {}, {});",
+                    stringify!($field), offset_of!(ForwardParamsSm90, $field)
+                ));)*
+            };
+        }
+        offsets!(out geometry tiles items query_split query_steps);
+    }
+}

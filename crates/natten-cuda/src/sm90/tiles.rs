@@ -1,0 +1,216 @@
+//! The boxes that the Hopper kernels cut queries and keys into: any with power-of-two sides, the cheapest of them.
+//!
+//! Costs are products over axes of sums along one axis, so each axis is summed up once for every pair of sides and the
+//! combinations are only multiplied.
+
+use natten_core::Problem;
+use natten_core::window::{Axis, Residue};
+
+use super::Kernel;
+use crate::tma::Tile;
+
+/// Queries of one warpgroup, log2.
+const QUERY_LOG2: u32 = 6;
+/// A masked tile against a full one, in tenths of a tile's time more.
+const MASK_COST: f64 = 0.12;
+/// What a work item costs besides its tiles (its queries, the first scores, the last product, the result), in tiles.
+const ITEM_COST: f64 = 1.0;
+
+/// A choice of boxes, in positions of one residue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Boxes {
+    /// Sides of one warpgroup's queries, log2; they add up to 6.
+    pub query_log2: [u32; 3],
+    /// The axis along which the warpgroups' boxes stand side by side.
+    pub side: usize,
+    /// Sides of a key tile, log2.
+    pub key_log2: [u32; 3],
+    /// Key tiles, over all query tiles of one head and batch item.
+    pub key_tiles: u64,
+    /// Those of them that need no mask.
+    pub full_tiles: u64,
+    /// Query tiles.
+    pub query_tiles: u64,
+    /// Scores computed, over all query tiles of one head and batch item.
+    pub issued: u64,
+}
+
+impl Boxes {
+    /// Queries of a whole thread block along an axis.
+    pub fn query_side(&self, axis: usize, warpgroups: usize) -> usize {
+        (if axis == self.side { warpgroups } else { 1 }) << self.query_log2[axis]
+    }
+}
+
+/// Sums along one axis for one pair of sides.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    query_tiles: u64,
+    key_tiles: u64,
+    full: u64,
+}
+
+/// Sums for every side of queries (alone, and times the warpgroups) and of keys.
+struct AxisTable {
+    sums: Vec<[Sums; 8]>,
+}
+
+impl AxisTable {
+    fn new(axis: &Axis, warpgroups: usize) -> Self {
+        let sides = (0..=QUERY_LOG2).flat_map(|log2| [1usize << log2, warpgroups << log2]);
+        AxisTable { sums: sides.map(|side| sum_axis(axis, side)).collect() }
+    }
+
+    fn get(&self, query_log2: u32, beside: bool, key_log2: u32) -> Sums {
+        self.sums[2 * query_log2 as usize + usize::from(beside)][key_log2 as usize]
+    }
+}
+
+fn sum_axis(axis: &Axis, side: usize) -> [Sums; 8] {
+    let mut sums = [Sums::default(); 8];
+    for (residue, times) in axis.residue_kinds() {
+        for start in (0..residue.query_len).step_by(side) {
+            let end = (start + side).min(residue.query_len);
+            add_query_tile(&mut sums, &residue, start..end, times as u64);
+        }
+    }
+    sums
+}
+
+/// Tiles begin at the first key seen.
+fn add_query_tile(sums: &mut [Sums; 8], residue: &Residue, queries: std::ops::Range<usize>, times: u64) {
+    let (seen, common) = (residue.keys_of(queries.clone()), residue.common_keys_of(queries));
+    for (log2, sum) in sums.iter_mut().enumerate() {
+        let tiles = (seen.end - seen.start).div_ceil(1 << log2);
+        let first_full = (common.start - seen.start).div_ceil(1 << log2);
+        let end_full = common.end.saturating_sub(seen.start) >> log2;
+        sum.query_tiles += times;
+        sum.key_tiles += times * tiles as u64;
+        sum.full += times * end_full.saturating_sub(first_full) as u64;
+    }
+}
+
+/// The cheapest kernel and boxes whose tiles the copy engine can fetch at the problem's dilation.
+pub(crate) fn choose(
+    problem: &Problem,
+    axes: &[Axis; 3],
+    kernels: &[&'static Kernel],
+) -> Option<(&'static Kernel, Boxes)> {
+    let mut best: Option<(f64, (u32, u32), &'static Kernel, Boxes)> = None;
+    for &kernel in kernels {
+        let tables = axes.each_ref().map(|axis| AxisTable::new(axis, kernel.warpgroups));
+        let keys_log2 = kernel.keys.ilog2();
+        let key_boxes = fetchable(axes, keys_log2);
+        for query_log2 in fetchable(axes, QUERY_LOG2) {
+            for side in 0..3 {
+                for &key_log2 in &key_boxes {
+                    let boxes = count(problem, &tables, kernel, query_log2, side, key_log2);
+                    let rows = (kernel.warpgroups * 64 * kernel.keys) as f64;
+                    let masked = (boxes.key_tiles - boxes.full_tiles) as f64;
+                    let tiles = boxes.key_tiles as f64 + MASK_COST * masked;
+                    let cost = rows * (tiles + ITEM_COST * boxes.query_tiles as f64);
+                    // Among equals, long runs along the axis that lies densest in memory.
+                    let runs = (key_log2[2], query_log2[2] + u32::from(side == 2));
+                    if best.as_ref().is_none_or(|(c, r, ..)| (cost, *r) < (*c, runs)) {
+                        best = Some((cost, runs, kernel, boxes));
+                    }
+                }
+            }
+        }
+    }
+    best.map(|(_, _, kernel, boxes)| (kernel, boxes))
+}
+
+fn count(
+    problem: &Problem,
+    tables: &[AxisTable; 3],
+    kernel: &Kernel,
+    query_log2: [u32; 3],
+    side: usize,
+    key_log2: [u32; 3],
+) -> Boxes {
+    let mut product = Sums { query_tiles: 1, key_tiles: 1, full: 1 };
+    for (a, table) in tables.iter().enumerate() {
+        let sums = table.get(query_log2[a], a == side, key_log2[a]);
+        product.query_tiles *= sums.query_tiles;
+        product.key_tiles *= sums.key_tiles;
+        product.full *= sums.full;
+    }
+    let (additional, keys) = (problem.additional_keys() as u64, kernel.keys as u64);
+    let key_tiles = product.key_tiles + product.query_tiles * additional.div_ceil(keys);
+    Boxes {
+        query_log2,
+        side,
+        key_log2,
+        key_tiles,
+        full_tiles: product.full + product.query_tiles * (additional / keys),
+        query_tiles: product.query_tiles,
+        issued: key_tiles * keys * 64 * kernel.warpgroups as u64,
+    }
+}
+
+/// All boxes of `2^log2` positions that come in pieces the copy engine can fetch.
+fn fetchable(axes: &[Axis; 3], log2: u32) -> Vec<[u32; 3]> {
+    let dilation = axes.each_ref().map(|axis| axis.dilation);
+    let all = (0..=log2).flat_map(|x| (0..=log2 - x).map(move |y| [x, y, log2 - x - y]));
+    all.filter(|sides| Tile { side: sides.map(|log2| 1 << log2), dilation, head_dim: 64 }.split().is_ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use natten_core::plan::{KeyStart, TileCounts, Tiling};
+    use natten_core::{ElementType, Params, Problem};
+
+    use super::*;
+    use crate::sm90::KERNELS;
+
+    fn problem<const RANK: usize>(tokens: [usize; RANK], head_dim: usize, params: Params<RANK>) -> Problem {
+        let shape: Vec<usize> = [1].into_iter().chain(tokens).chain([1, head_dim]).collect();
+        let dense = |shape: &[usize]| natten_core::Layout::contiguous(shape).unwrap();
+        let inputs = natten_core::Inputs::new(dense(&shape), dense(&shape), dense(&shape));
+        Problem::new(&params.to_dyn(), &inputs, ElementType::Bf16).unwrap()
+    }
+
+    fn best(problem: &Problem) -> (&'static Kernel, Boxes) {
+        let kernels: Vec<_> = KERNELS
+            .iter()
+            .filter(|k| k.element_type == ElementType::Bf16 && k.head_dim == problem.head_dim())
+            .collect();
+        choose(problem, problem.axes(), &kernels).unwrap()
+    }
+
+    #[test]
+    fn counts_are_the_planners() {
+        for params in [Params::new([5, 9, 7]), Params::new([5, 9, 7]).stride([2, 3, 1]).dilation([1, 2, 3])] {
+            let problem = problem([11, 19, 30], 64, params);
+            let (kernel, boxes) = best(&problem);
+            let sides = |log2: [u32; 3]| log2.map(|log2| 1usize << log2);
+            let tiling = Tiling {
+                query_tile: std::array::from_fn(|a| boxes.query_side(a, kernel.warpgroups)),
+                key_tile: sides(boxes.key_log2),
+                key_start: KeyStart::Dynamic,
+            };
+            let counts = TileCounts::of(&problem, &tiling);
+            let found = (boxes.query_tiles, boxes.key_tiles, boxes.full_tiles, boxes.issued);
+            assert_eq!(found, (counts.query_tiles, counts.key_tiles, counts.full_tiles, counts.issued));
+        }
+    }
+
+    #[test]
+    fn block_sparse_windows_have_no_masked_tile() {
+        let video = problem([30, 48, 80], 128, Params::new([18, 24, 24]).stride([16, 8, 8]));
+        let (_, boxes) = best(&video);
+        assert_eq!(boxes.key_tiles, boxes.full_tiles);
+        assert_eq!(boxes.key_tiles / boxes.query_tiles, 81);
+    }
+
+    #[test]
+    fn dilation_leaves_boxes_that_can_be_fetched() {
+        let axis = problem([1000], 64, Params::new([101]).dilation([8]));
+        assert_eq!(best(&axis).1.key_log2, [0, 0, 7]);
+        let plane = problem([200, 200], 64, Params::new([9, 9]).dilation([5, 16]));
+        let (_, boxes) = best(&plane);
+        assert_eq!((boxes.key_log2[2], boxes.query_log2[2]), (0, 0));
+    }
+}

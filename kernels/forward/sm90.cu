@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+// Forward pass on Hopper's tensor cores (sm_90a): the copy engine brings boxes of the caller's own layout, warpgroups
+// multiply them.
+//
+//   producer, one thread:   for each item (batch, head, residue, tile of queries) of this thread block
+//                             Q -> shared; for each key tile, full ones first: K, V -> shared
+//   consumers, 64 queries each:
+//     S = Q K[0]^T; P = weights(S)
+//     for j = 1 ..: issue S = Q K[j]^T; issue O += P V[j-1]
+//                   wait for S; hide what is not seen (partial tiles only); P' = weights(S), while O += P V runs
+//                   wait for O; rescale it if the reference moved; P = P'
+//     O += P V[last]; out = O / sum; lse = ln 2 (reference + log2 sum)
+//
+// Warps: one producer warpgroup (one thread of it works), then two or three consumer warpgroups that take turns at
+// issuing products, so that one's softmax runs under another's products. The grid is persistent: one block a
+// multiprocessor, items dealt in turn.
+// Shared memory: sm90/config.cuh; Q | K x 2 | V x 2 | result | rows | mask words | items | places of tiles | barriers.
+// Barriers: K full, K empty, V full, V empty for each of two stages, Q full, Q empty; full ones count bytes, empty ones
+// the consumers' warps. Named barriers 1 .. 3 pass the turn.
+// Registers: per consumer thread HEAD_DIM / 2 for O, KEYS / 2 for S, KEYS / 4 for P; 232 in all (two consumer
+// warpgroups) or 160 (three); the producer gives up all but 40 or 32.
+#include <natten/sm90/consumer.cuh>
+#include <natten/sm90/producer.cuh>
+
+namespace natten {
+namespace sm90 {
+
+template <class C>
+NATTEN_DEVICE void forward(const ForwardParamsSm90& p) {
+  extern __shared__ __align__(1024) unsigned char shared_memory[];
+  const unsigned shared = arch::shared_address(shared_memory);
+  const int warp = (int)arch::shuffle_from(threadIdx.x / 32, 0);  // tells the compiler that the warp agrees
+
+  if (threadIdx.x == 0) {
+    for (int stage = 0; stage < C::STAGES; ++stage) {
+      arch::barrier_init(shared + C::KEY_FULL + 8 * stage, 1);
+      arch::barrier_init(shared + C::VALUE_FULL + 8 * stage, 1);
+      arch::barrier_init(shared + C::KEY_EMPTY + 8 * stage, 4 * C::WARPGROUPS);
+      arch::barrier_init(shared + C::VALUE_EMPTY + 8 * stage, 4 * C::WARPGROUPS);
+    }
+    arch::barrier_init(shared + C::QUERY_FULL, 1);
+    arch::barrier_init(shared + C::QUERY_EMPTY, 4 * C::WARPGROUPS);
+    arch::fence_barrier_init();
+    arch::fence_async_proxy();
+  }
+  fill_bits<C>(p, shared + C::BITS_AT);
+  __syncthreads();
+
+  if (warp < 4) {
+    arch::lower_registers<C::PRODUCER_REGISTERS>();
+    if (warp == 0 && arch::elect_one()) {
+      Producer<C> producer = {p, shared};
+      producer.run();
+    }
+  } else {
+    arch::raise_registers<C::CONSUMER_REGISTERS>();
+    Consumer<C> consumer = {p, shared, warp / 4 - 1, warp % 4, (int)threadIdx.x % 32};
+    consumer.run();
+  }
+}
+
+}  // namespace sm90
+}  // namespace natten
+
+// The macros come from the compile matrix (crates/xtask).
+typedef natten::sm90::Config<natten::sm90::NATTEN_TYPE, NATTEN_HEAD_DIM, NATTEN_KEYS, NATTEN_WARPGROUPS> KernelConfig;
+static_assert(KernelConfig::SHARED_BYTES == NATTEN_SHARED_BYTES, "what the launch asks for");
+
+extern "C" __global__ void __launch_bounds__(KernelConfig::THREADS, 1)
+    NATTEN_ENTRY(const __grid_constant__ natten::ForwardParamsSm90 p) {
+  natten::sm90::forward<KernelConfig>(p);
+}

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+// Asynchronous copies from global to shared memory, sm_80 and later.
+#pragma once
+
+namespace natten {
+namespace arch {
+
+static __device__ __forceinline__ unsigned shared_address(const void* pointer) {
+  return (unsigned)__cvta_generic_to_shared(pointer);
+}
+
+static __device__ __forceinline__ void copy_16_bytes(unsigned to_shared, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(to_shared), "l"(from) : "memory");
+}
+
+// Zeros instead where `valid` is false; `from` is not read then.
+static __device__ __forceinline__ void copy_16_bytes_or_zero(unsigned to_shared, const void* from, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               :: "r"(to_shared), "l"(from), "r"(valid ? 16 : 0) : "memory");
+}
+
+// Closes a group of copies.
+static __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits until at most PENDING of this thread's groups are under way.
+template <int PENDING>
+static __device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" :: "n"(PENDING) : "memory");
+}
+
+}  // namespace arch
+}  // namespace natten

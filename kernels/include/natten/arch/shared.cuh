@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+// Shared memory by address, and the packing of pairs that the tensor cores read (sm_80).
+#pragma once
+
+namespace natten {
+namespace arch {
+
+static __device__ __forceinline__ unsigned load_shared(unsigned address) {
+  unsigned word;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(address) : "memory");
+  return word;
+}
+
+static __device__ __forceinline__ void load_shared(int (&words)[2], unsigned address) {
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(words[0]), "=r"(words[1]) : "r"(address) : "memory");
+}
+
+static __device__ __forceinline__ void load_shared(int (&words)[4], unsigned address) {
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "r"(address) : "memory");
+}
+
+static __device__ __forceinline__ long long load_shared_long(unsigned address) {
+  long long value;
+  asm volatile("ld.shared.s64 %0, [%1];" : "=l"(value) : "r"(address) : "memory");
+  return value;
+}
+
+static __device__ __forceinline__ void store_shared(unsigned address, unsigned word) {
+  asm volatile("st.shared.u32 [%0], %1;" :: "r"(address), "r"(word) : "memory");
+}
+
+static __device__ __forceinline__ void store_shared(unsigned address, int first, int second) {
+  asm volatile("st.shared.v2.u32 [%0], {%1, %2};" :: "r"(address), "r"(first), "r"(second) : "memory");
+}
+
+static __device__ __forceinline__ void store_shared(unsigned address, int w0, int w1, int w2, int w3) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" :: "r"(address), "r"(w0), "r"(w1), "r"(w2), "r"(w3) : "memory");
+}
+
+static __device__ __forceinline__ void store_shared_long(unsigned address, long long value) {
+  asm volatile("st.shared.s64 [%0], %1;" :: "r"(address), "l"(value) : "memory");
+}
+
+// Two values in one register, the first in the lower half.
+static __device__ __forceinline__ unsigned pack_halves(float first, float second) {
+  unsigned pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
+}
+
+static __device__ __forceinline__ unsigned pack_bfloat16s(float first, float second) {
+  unsigned pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
+}
+
+// A copy of the value that the compiler knows nothing about: what is computed from it stays where it is written, rather
+// than in registers across a whole loop.
+static __device__ __forceinline__ int opaque(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
+// All lanes of the warp see each other's earlier accesses to memory.
+static __device__ __forceinline__ void sync_warp() { asm volatile("bar.warp.sync 0xffffffff;" ::: "memory"); }
+
+}  // namespace arch
+}  // namespace natten

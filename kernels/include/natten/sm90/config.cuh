@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+// What the Hopper forward kernel fixes at compile time, and its map of shared memory.
+#pragma once
+#include "../arch/barrier.cuh"
+#include "../arch/shared.cuh"
+#include "../arch/tma.cuh"
+#include "../arch/wgmma.cuh"
+#include "../params_sm90.h"
+
+namespace natten {
+namespace sm90 {
+
+struct Half {
+  typedef arch::HalfInputs Inputs;
+  NATTEN_DEVICE unsigned pack(float first, float second) { return arch::pack_halves(first, second); }
+};
+
+struct Bfloat16 {
+  typedef arch::Bfloat16Inputs Inputs;
+  NATTEN_DEVICE unsigned pack(float first, float second) { return arch::pack_bfloat16s(first, second); }
+};
+
+// What a warpgroup knows of one of its query rows.
+enum { ROW_WINDOWS = 0, ROW_OUT = 24, ROW_LSE = 32, ROW_BYTES = 48 };
+
+// TYPE, bucket of head_dim, keys of a tile, consumer warpgroups (64 queries each).
+template <class TYPE, int HEAD_DIM_, int KEYS_, int WARPGROUPS_>
+struct Config {
+  typedef TYPE Type;
+  enum {
+    HEAD_DIM = HEAD_DIM_,
+    KEYS = KEYS_,
+    WARPGROUPS = WARPGROUPS_,
+    STAGES = 2,  // of K, and as many of V
+    THREADS = 128 * (WARPGROUPS + 1),
+    PRODUCER_REGISTERS = WARPGROUPS == 2 ? 40 : 32,
+    CONSUMER_REGISTERS = WARPGROUPS == 2 ? 232 : 160,
+
+    // Rows are cut into slabs as wide as the swizzle: [slab][row][SLAB elements].
+    SLAB = HEAD_DIM < 64 ? HEAD_DIM : 64,
+    SLABS = HEAD_DIM / SLAB,
+    SLAB_ROW_BYTES = SLAB * 2,
+    SWIZZLE = SLAB == 64 ? arch::SWIZZLE_128_BYTES : arch::SWIZZLE_64_BYTES,
+    QUERY_SLAB_BYTES = 64 * SLAB_ROW_BYTES,
+    KEY_SLAB_BYTES = KEYS * SLAB_ROW_BYTES,
+    QUERY_BOX_BYTES = 64 * HEAD_DIM * 2,  // of one warpgroup
+    KEY_TILE_BYTES = KEYS * HEAD_DIM * 2,
+
+    // The result goes out through shared memory: in a place of its own, or, where there is none left, over the queries.
+    OUT_IN_QUERY = HEAD_DIM == 256,
+
+    // Shared memory in bytes. Swizzled tiles start at multiples of 1024.
+    QUERY_AT = 0,
+    KEY_AT = QUERY_AT + WARPGROUPS * QUERY_BOX_BYTES,
+    VALUE_AT = KEY_AT + STAGES * KEY_TILE_BYTES,
+    OUT_AT = OUT_IN_QUERY ? QUERY_AT : VALUE_AT + STAGES * KEY_TILE_BYTES,
+    ROWS_AT = OUT_IN_QUERY ? VALUE_AT + STAGES * KEY_TILE_BYTES : OUT_AT + WARPGROUPS * QUERY_BOX_BYTES,
+    BITS_AT = ROWS_AT + WARPGROUPS * 64 * ROW_BYTES,  // per axis and bound 0 .. side: 4 words
+    BITS_BYTES = (KEYS + 5) * 16,                     // worst: all keys along one axis
+    ITEM_AT = BITS_AT + BITS_BYTES,                   // two work items
+    ITEM_BYTES = 96,
+    TILE_AT = ITEM_AT + 2 * ITEM_BYTES,               // first key of each stage's tile
+    BARRIERS_AT = TILE_AT + STAGES * 16,
+    KEY_FULL = BARRIERS_AT,
+    KEY_EMPTY = KEY_FULL + 8 * STAGES,
+    VALUE_FULL = KEY_EMPTY + 8 * STAGES,
+    VALUE_EMPTY = VALUE_FULL + 8 * STAGES,
+    QUERY_FULL = VALUE_EMPTY + 8 * STAGES,
+    QUERY_EMPTY = QUERY_FULL + 8,
+    SHARED_BYTES = QUERY_EMPTY + 8
+  };
+  static_assert(SHARED_BYTES <= 227 * 1024, "shared memory of one thread block");
+  static_assert(PRODUCER_REGISTERS * 128 + CONSUMER_REGISTERS * 128 * WARPGROUPS <= 65536, "registers");
+};
+
+// Place in a ring of stages: which one, and the parity of its phase.
+struct Place {
+  int stage;
+  unsigned parity;
+
+  template <int STAGES>
+  __device__ __forceinline__ void advance() {
+    stage += 1;
+    if (stage == STAGES) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+}  // namespace sm90
+}  // namespace natten

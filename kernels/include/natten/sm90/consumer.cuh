@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+// A consumer warpgroup of the Hopper kernel: 64 queries against every key tile of the item.
+#pragma once
+#include "../arch/math.cuh"
+#include "../arch/memory.cuh"
+#include "../arch/warp.cuh"
+#include "mask.cuh"
+
+namespace natten {
+namespace sm90 {
+
+// The point of reference of the weights moves only when a score exceeds it by this much (in powers of two): weights
+// stay below 2^8, and the result is hardly ever rescaled.
+#define NATTEN_SM90_LAZY 8.0f
+// Below every score, yet finite, so that -inf (a hidden score) minus it is -inf and never NaN.
+#define NATTEN_SM90_LOWEST -3.402823466e38f
+
+template <class C>
+struct Consumer {
+  typedef typename C::Type Type;
+  enum {
+    SCORES = C::KEYS / 2,
+    OUTS = C::HEAD_DIM / 2,
+    STEPS = C::KEYS / 16,            // of 16 keys, in P V
+    CHUNKS = C::HEAD_DIM / 8,        // of 16 bytes, in a row of the result
+    CHUNK_XOR = CHUNKS < 8 ? CHUNKS - 1 : 7
+  };
+  typedef arch::Wgmma<typename Type::Inputs, C::KEYS> ScoreProduct;
+  typedef arch::Wgmma<typename Type::Inputs, C::HEAD_DIM> OutProduct;
+
+  const ForwardParamsSm90& p;
+  unsigned shared;
+  int group;          // this warpgroup
+  int warp;           // of the warpgroup
+  int lane;
+  Place key;          // of the next tile of keys
+  Place value;        // of the next tile of values
+  float scores[SCORES];           // (64 queries, KEYS), then the weights in place
+  float out[OUTS];                // (64 queries, HEAD_DIM)
+  unsigned weights[STEPS][4];     // (64 queries, KEYS) as pairs
+  float reference_log2[2];        // per row: weights are relative to 2^reference
+  float sum[2];                   // this thread's part of each row's sum of weights
+
+  // The row's entry in the table of this warp's 16 rows.
+  __device__ __forceinline__ unsigned row_entry(int row) const {
+    return shared + C::ROWS_AT + (group * 64 + warp * 16 + row) * ROW_BYTES;
+  }
+
+  // Works out the windows and addresses of this warp's rows, one row a lane.
+  __device__ __forceinline__ void describe_rows(unsigned item) {
+    arch::sync_warp();  // all lanes are done with the previous item's rows
+    if (lane < 16) {
+      int head[4];
+      arch::load_shared(head, item);
+      int index = warp * 16 + lane;
+      // In 64 bits: a batch item of a large tensor is far away.
+      long long out_row = head[2] * p.out_strides.batch + head[3] * p.out_strides.head;
+      long long lse_row = head[2] * p.lse_strides.batch + head[3] * p.lse_strides.head;
+      bool exists = true;
+#pragma unroll
+      for (int a = 2; a >= 0; --a) {
+        const Axis& axis = p.geometry.axes[a];
+        const int log2 = p.query_box_log2[a];
+        int place[4];  // base, residue
+        arch::load_shared(place, item + ITEM_AXES + 16 * a);
+        const int box = a == p.query_side ? group << log2 : 0;
+        int position = place[0] + box + (index & ((1 << log2) - 1));
+        index >>= log2;
+        const int queries = query_count(axis, place[1]);
+        exists &= position < queries;
+        position = minimum(position, queries - 1);
+        const Range sees = window(axis, queries, key_count(axis, place[1]), position);
+        arch::store_shared(row_entry(lane) + ROW_WINDOWS + 8 * a, sees.start, sees.end);
+        const long long token = place[1] + (long long)position * (int)axis.dilation.value;
+        out_row += token * p.out_strides.axis[a];
+        lse_row += token * p.lse_strides.axis[a];
+      }
+      arch::store_shared_long(row_entry(lane) + ROW_OUT, exists ? out_row : -1);
+      arch::store_shared_long(row_entry(lane) + ROW_LSE, exists ? lse_row : -1);
+    }
+    arch::sync_warp();
+  }
+
+  // Warpgroups take turns at issuing multiplications, so that one does its softmax while another's run.
+  __device__ __forceinline__ void take_turn() const { arch::named_barrier_sync(1 + group, 256); }
+  __device__ __forceinline__ void pass_turn() const {
+    arch::named_barrier_arrive(group + 1 == C::WARPGROUPS ? 1 : 2 + group, 256);
+  }
+
+  __device__ __forceinline__ void arrive(unsigned barrier) const {
+    if (lane == 0) arch::barrier_arrive(shared + barrier);
+  }
+
+  // scores = Q K^T of the next tile of keys.
+  __device__ __forceinline__ void issue_scores() {
+    const arch::Swizzle swizzle = (arch::Swizzle)C::SWIZZLE;
+    const unsigned eight_rows = 8 * C::SLAB_ROW_BYTES;
+    const unsigned long long a =
+        arch::describe(shared + C::QUERY_AT + group * C::QUERY_BOX_BYTES, swizzle, eight_rows, 0);
+    const unsigned long long b =
+        arch::describe(shared + C::KEY_AT + key.stage * C::KEY_TILE_BYTES, swizzle, eight_rows, 0);
+    arch::wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < C::HEAD_DIM; k += 16) {
+      const int slab = k / C::SLAB;
+      const int within = k % C::SLAB * 2;
+      const unsigned long long a_step = (slab * C::QUERY_SLAB_BYTES + within) >> 4;
+      const unsigned long long b_step = (slab * C::KEY_SLAB_BYTES + within) >> 4;
+      if (k == 0) ScoreProduct::multiply(scores, a, b);
+      else ScoreProduct::multiply_add(scores, a + a_step, b + b_step);
+    }
+    arch::wgmma_commit();
+  }
+
+  // out += P V of the next tile of values.
+  __device__ __forceinline__ void issue_out() {
+    const unsigned long long b =
+        arch::describe(shared + C::VALUE_AT + value.stage * C::KEY_TILE_BYTES, (arch::Swizzle)C::SWIZZLE,
+                       8 * C::SLAB_ROW_BYTES, C::KEY_SLAB_BYTES);
+    arch::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < STEPS; ++step)
+      OutProduct::accumulate(out, weights[step], b + (step * 16 * C::SLAB_ROW_BYTES >> 4));
+    arch::wgmma_commit();
+  }
+
+  __device__ __forceinline__ void mask(const int (&position)[4]) {
+    unsigned seen[2];
+    if (position[3] > 0) {
+      seen[0] = seen[1] = column_mask<C>(position[3]);
+    } else {
+      const unsigned bits = shared + C::BITS_AT;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) seen[half] = row_mask(p, bits, row_entry(lane / 4 + 8 * half), position);
+    }
+    hide(scores, seen);
+  }
+
+  // Moves the reference if some score of the warp is far above it. Returns whether; then factor is what the result must
+  // be multiplied by.
+  __device__ __forceinline__ bool move_reference(float (&factor)[2]) {
+    float top[2] = {scores[0], scores[2]};
+#pragma unroll
+    for (int i = 0; i < SCORES; ++i) top[i / 2 % 2] = fmaxf(top[i / 2 % 2], scores[i]);
+    bool must = false;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      top[half] *= p.geometry.scale_log2;
+      must |= top[half] > reference_log2[half] + NATTEN_SM90_LAZY;
+    }
+    if (!arch::any(must)) return false;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float high = top[half];
+      high = fmaxf(high, arch::shuffle_xor(high, 1));
+      high = fmaxf(high, arch::shuffle_xor(high, 2));
+      high = fmaxf(high, reference_log2[half]);
+      factor[half] = arch::exp2_approx(reference_log2[half] - high);
+      reference_log2[half] = high;
+      sum[half] *= factor[half];
+    }
+    return true;
+  }
+
+  // Turns scores into weights in place.
+  __device__ __forceinline__ void weigh() {
+#pragma unroll
+    for (int i = 0; i < SCORES; ++i) {
+      const int half = i / 2 % 2;
+      scores[i] = arch::exp2_approx(fmaf(scores[i], p.geometry.scale_log2, -reference_log2[half]));
+      sum[half] += scores[i];
+    }
+  }
+
+  __device__ __forceinline__ void pack_weights() {
+#pragma unroll
+    for (int i = 0; i < SCORES; i += 2) weights[i / 8][i / 2 % 4] = Type::pack(scores[i], scores[i + 1]);
+  }
+
+  __device__ __forceinline__ void rescale(const float (&factor)[2]) {
+#pragma unroll
+    for (int i = 0; i < OUTS; ++i) out[i] *= factor[i / 2 % 2];
+  }
+
+  // After the scores of a tile are there: gives its keys back.
+  template <bool MASKED>
+  __device__ __forceinline__ void finish_scores() {
+    int position[4];
+    if (MASKED) arch::load_shared(position, shared + C::TILE_AT + 16 * key.stage);
+    arrive(C::KEY_EMPTY + 8 * key.stage);
+    key.template advance<C::STAGES>();
+    if (MASKED) mask(position);
+  }
+
+  // The scores of one tile while the tile before it is multiplied with its values.
+  template <bool MASKED>
+  __device__ __forceinline__ void step() {
+    arch::barrier_wait(shared + C::KEY_FULL + 8 * key.stage, key.parity);
+    take_turn();
+    issue_scores();
+    arch::barrier_wait(shared + C::VALUE_FULL + 8 * value.stage, value.parity);
+    issue_out();
+    pass_turn();
+    arch::wgmma_wait<1>();
+    arch::settle(scores);
+    finish_scores<MASKED>();
+    float factor[2];
+    const bool moved = move_reference(factor);
+    weigh();
+    arch::wgmma_wait<0>();
+    arch::settle(out);
+    arrive(C::VALUE_EMPTY + 8 * value.stage);
+    value.template advance<C::STAGES>();
+    if (moved) rescale(factor);
+    pack_weights();
+  }
+
+  __device__ __forceinline__ void first_tile(bool masked) {
+    arch::barrier_wait(shared + C::KEY_FULL + 8 * key.stage, key.parity);
+    take_turn();
+    issue_scores();
+    pass_turn();
+    arch::wgmma_wait<0>();
+    arch::settle(scores);
+    if (masked) finish_scores<true>();
+    else finish_scores<false>();
+#pragma unroll
+    for (int i = 0; i < OUTS; ++i) out[i] = 0.0f;
+    reference_log2[0] = reference_log2[1] = NATTEN_SM90_LOWEST;
+    sum[0] = sum[1] = 0.0f;
+    float factor[2];
+    move_reference(factor);
+    weigh();
+    pack_weights();
+  }
+
+  __device__ __forceinline__ void last_values() {
+    arch::barrier_wait(shared + C::VALUE_FULL + 8 * value.stage, value.parity);
+    issue_out();
+    arch::wgmma_wait<0>();
+    arch::settle(out);
+    arrive(C::VALUE_EMPTY + 8 * value.stage);
+    value.template advance<C::STAGES>();
+  }
+
+  // Divides by the sums; writes the log-sum-exp, and the result through shared memory in rows of 16-byte chunks.
+  __device__ __forceinline__ void store() {
+    const int lane = arch::opaque(this->lane);
+    const unsigned rows = shared + C::OUT_AT + group * C::QUERY_BOX_BYTES + warp * 16 * C::HEAD_DIM * 2;
+    // Elsewhere each warp has its rows for itself; these lie over queries that the whole warpgroup has been reading.
+    if (C::OUT_IN_QUERY) arch::named_barrier_sync(8 + group, 128);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float total = sum[half];
+      total += arch::shuffle_xor(total, 1);
+      total += arch::shuffle_xor(total, 2);
+      const float inverse = arch::reciprocal_approx(total);
+      const int row = lane / 4 + 8 * half;
+#pragma unroll
+      for (int chunk = 0; chunk < CHUNKS; ++chunk) {
+        const unsigned pair = Type::pack(out[4 * chunk + 2 * half] * inverse, out[4 * chunk + 2 * half + 1] * inverse);
+        // The exclusive or spreads the eight rows that are written together over all banks.
+        arch::store_shared(rows + (row * CHUNKS + (chunk ^ (row & CHUNK_XOR))) * 16 + lane % 4 * 4, pair);
+      }
+      if (p.lse != nullptr && lane % 4 == 0) {
+        const long long at = arch::load_shared_long(row_entry(row) + ROW_LSE);
+        if (at >= 0) p.lse[at] = (reference_log2[half] + arch::log2_approx(total)) * 0.693147180559945f;
+      }
+    }
+    arch::sync_warp();
+    for (int index = lane; index < 16 * CHUNKS; index += 32) {
+      const int row = index / CHUNKS;
+      const int chunk = index % CHUNKS;
+      const long long at = arch::load_shared_long(row_entry(row) + ROW_OUT);
+      int words[4];
+      arch::load_shared(words, rows + (row * CHUNKS + (chunk ^ (row & CHUNK_XOR))) * 16);
+      if (at >= 0 && chunk * 8 < p.geometry.head_dim_v) {
+        const unsigned bits[4] = {(unsigned)words[0], (unsigned)words[1], (unsigned)words[2], (unsigned)words[3]};
+        arch::store_16_bytes((char*)p.out + (at + chunk * 8) * 2, bits);
+      }
+    }
+    if (C::OUT_IN_QUERY) {
+      arch::fence_async_proxy();  // the copy engine writes the next queries there
+      arch::sync_warp();
+    }
+  }
+
+  __device__ __forceinline__ void run() {
+    key = {0, 0};
+    value = {0, 0};
+    if (group == C::WARPGROUPS - 1) pass_turn();  // the first turn is warpgroup 0's
+    for (unsigned count = 0;; ++count) {
+      const unsigned item = shared + C::ITEM_AT + (count & 1) * C::ITEM_BYTES;
+      arch::barrier_wait(shared + C::QUERY_FULL, count & 1);
+      int word[4];
+      arch::load_shared(word, item);
+      const int full = word[0];
+      const int tiles = word[1];
+      if (tiles == 0) break;
+      describe_rows(item);
+      first_tile(full == 0);
+      int tile = 1;
+      for (; tile < full; ++tile) step<false>();
+      for (; tile < tiles; ++tile) step<true>();
+      if (!C::OUT_IN_QUERY) arrive(C::QUERY_EMPTY);
+      last_values();
+      store();
+      if (C::OUT_IN_QUERY) arrive(C::QUERY_EMPTY);
+    }
+  }
+};
+
+}  // namespace sm90
+}  // namespace natten

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+// The producer: one thread that walks the work items and their key tiles, and keeps the copy engine busy.
+//
+// Consumers need K of the first tile, then K of tile j + 1 before V of tile j, so that is the order of the loads. Tile j
+// of the whole run, counted over all items, uses stage j mod STAGES of both rings.
+#pragma once
+#include "work.cuh"
+
+namespace natten {
+namespace sm90 {
+
+template <class C>
+struct Producer {
+  const ForwardParamsSm90& p;
+  unsigned shared;
+  unsigned item;    // its description
+  unsigned pushed;  // key tiles so far
+
+  static __device__ __forceinline__ unsigned stage(unsigned tile) { return tile % C::STAGES; }
+  static __device__ __forceinline__ unsigned parity(unsigned tile) { return tile / C::STAGES & 1; }
+
+  // Loads one tile, whose slabs have `slab_bytes` each, in `split.count` boxes of every slab.
+  __device__ __forceinline__ void load(unsigned to, int slab_bytes, unsigned barrier, const arch::TensorMap& map,
+                                       const MapSteps& steps, int head, int (&token)[3], const BoxSplit& split) {
+    int batch[4];
+    arch::load_shared(batch, item);
+    const int inner = head * steps.head_inner;
+    const int outer = head * steps.head_outer + batch[2] * steps.batch_outer;
+    token[0] += head * steps.head_axis0;
+    const int box_bytes = slab_bytes / split.count;
+#pragma unroll 1
+    for (int part = 0; part < split.count; ++part) {
+#pragma unroll 1
+      for (int slab = 0; slab < C::SLABS; ++slab)
+        arch::load_box(to + slab * slab_bytes, &map, barrier, slab * C::SLAB + inner, token[2], token[1], token[0], outer);
+      to += box_bytes;
+#pragma unroll
+      for (int a = 0; a < 3; ++a) token[a] += a == split.axis ? split.tokens : 0;
+    }
+  }
+
+  // Loads keys or values of the tile whose place was noted down for this stage.
+  __device__ __forceinline__ void load_tile(unsigned to, unsigned full, unsigned tile, const arch::TensorMap& map,
+                                            const MapSteps& steps, const arch::TensorMap& additional_map,
+                                            const MapSteps& additional_steps) {
+    arch::barrier_arrive_expect(full, C::KEY_TILE_BYTES);
+    int position[4], head[4];
+    arch::load_shared(position, shared + C::TILE_AT + 16 * stage(tile));
+    arch::load_shared(head, item);
+    const int head_kv = divide(head[3], p.geometry.heads_per_kv);
+    const unsigned destination = to + stage(tile) * C::KEY_TILE_BYTES;
+    int token[3] = {position[0], position[1], position[2]};
+    if (position[3] > 0) {
+      load(destination, C::KEY_SLAB_BYTES, full, additional_map, additional_steps, head_kv, token, {0, 1, 0});
+      return;
+    }
+#pragma unroll
+    for (int a = 0; a < 3; ++a) token[a] = token_of(a, position[a]);
+    load(destination, C::KEY_SLAB_BYTES, full, map, steps, head_kv, token, p.key_split);
+  }
+
+  __device__ __forceinline__ int token_of(int a, int position) {
+    int axis[4];
+    arch::load_shared(axis, item + ITEM_AXES + 16 * a);
+    return axis[1] + position * (int)p.geometry.axes[a].dilation.value;
+  }
+
+  __device__ __forceinline__ void push_value(unsigned tile) {
+    arch::barrier_wait(shared + C::VALUE_EMPTY + 8 * stage(tile), parity(tile) ^ 1);
+    load_tile(shared + C::VALUE_AT, shared + C::VALUE_FULL + 8 * stage(tile), tile, p.value, p.value_steps,
+              p.additional_value, p.additional_value_steps);
+  }
+
+  // `additional`: how many additional keys there are from this tile on, 0 for a tile of the window.
+  __device__ __forceinline__ void push(const int (&position)[3], int additional, bool first) {
+    arch::barrier_wait(shared + C::KEY_EMPTY + 8 * stage(pushed), parity(pushed) ^ 1);
+    // Where the tile lies: for the mask (the arrival publishes it), and for its values later.
+    arch::store_shared(shared + C::TILE_AT + 16 * stage(pushed), position[0], position[1], position[2], additional);
+    load_tile(shared + C::KEY_AT, shared + C::KEY_FULL + 8 * stage(pushed), pushed, p.key, p.key_steps,
+              p.additional_key, p.additional_key_steps);
+    if (!first) push_value(pushed - 1);
+    ++pushed;
+  }
+
+  __device__ __forceinline__ void push_queries() {
+    const unsigned full = shared + C::QUERY_FULL;
+    arch::barrier_arrive_expect(full, C::WARPGROUPS * C::QUERY_BOX_BYTES);
+    int head[4];
+    arch::load_shared(head, item);
+#pragma unroll 1
+    for (int w = 0; w < C::WARPGROUPS; ++w) {
+      int token[3];
+#pragma unroll
+      for (int a = 0; a < 3; ++a) {
+        int axis[4];
+        arch::load_shared(axis, item + ITEM_AXES + 16 * a);
+        token[a] = token_of(a, axis[0] + (a == p.query_side ? w << p.query_box_log2[a] : 0));
+      }
+      load(shared + C::QUERY_AT + w * C::QUERY_BOX_BYTES, C::QUERY_SLAB_BYTES, full, p.query, p.query_steps, head[3],
+           token, p.query_split);
+    }
+  }
+
+  // Tiles of a pass along an axis: pass 0 visits the box of full tiles, pass 1 the grid around it.
+  __device__ __forceinline__ int lower(int pass, int a) {
+    int box[2];
+    arch::load_shared(box, item + ITEM_FULL_BOX + 8 * a);
+    return pass == 0 ? box[0] : 0;
+  }
+
+  __device__ __forceinline__ int upper(int pass, int a) {
+    int box[2], axis[4];
+    arch::load_shared(box, item + ITEM_FULL_BOX + 8 * a);
+    arch::load_shared(axis, item + ITEM_AXES + 16 * a);
+    return pass == 0 ? box[1] : axis[3];
+  }
+
+  __device__ __forceinline__ bool in_full_box(int a, int at) { return at >= lower(0, a) && at < upper(0, a); }
+
+  __device__ __forceinline__ void push_tiles() {
+    const unsigned before = pushed;
+#pragma unroll 1
+    for (int pass = 0; pass < 2; ++pass) {
+      int at[3] = {lower(pass, 0), lower(pass, 1), lower(pass, 2)};
+      bool in_window = at[0] < upper(pass, 0) && at[1] < upper(pass, 1) && at[2] < upper(pass, 2);
+      const int whole = p.geometry.additional_keys - p.geometry.additional_keys % C::KEYS;
+      int key = pass == 0 ? 0 : whole;
+#pragma unroll 1
+      for (;;) {
+        int position[3] = {0, 0, key};
+        int left = 0;
+        if (in_window) {
+          // The second pass jumps over a row of the full box at once.
+          if (pass == 1 && in_full_box(0, at[0]) && in_full_box(1, at[1]) && in_full_box(2, at[2])) at[2] = upper(0, 2);
+          if (at[2] >= upper(pass, 2)) {
+            at[2] = lower(pass, 2);
+            if (++at[1] >= upper(pass, 1)) {
+              at[1] = lower(pass, 1);
+              in_window = ++at[0] < upper(pass, 0);
+            }
+            continue;
+          }
+#pragma unroll
+          for (int a = 0; a < 3; ++a) {
+            int axis[4];
+            arch::load_shared(axis, item + ITEM_AXES + 16 * a);
+            position[a] = axis[2] + (at[a] << p.key_box_log2[a]);
+          }
+          ++at[2];
+        } else if (key < (pass == 0 ? whole : p.geometry.additional_keys)) {
+          left = p.geometry.additional_keys - key;
+          key += C::KEYS;
+        } else {
+          break;
+        }
+        push(position, left, pushed == before);
+      }
+    }
+    push_value(pushed - 1);
+  }
+
+  __device__ __forceinline__ void run() {
+    pushed = 0;
+    unsigned count = 0;
+    for (int index = (int)blockIdx.x; index < p.items; index += (int)gridDim.x) {
+      // The description before last is free once the queries after it have been used up.
+      arch::barrier_wait(shared + C::QUERY_EMPTY, (count & 1) ^ 1);
+      item = shared + C::ITEM_AT + (count & 1) * C::ITEM_BYTES;
+      if (!describe_item<C>(p, index, item)) continue;
+      push_queries();
+      push_tiles();
+      ++count;
+    }
+    arch::barrier_wait(shared + C::QUERY_EMPTY, (count & 1) ^ 1);
+    arch::store_shared(shared + C::ITEM_AT + (count & 1) * C::ITEM_BYTES, 0, 0);
+    arch::barrier_arrive(shared + C::QUERY_FULL);
+  }
+};
+
+}  // namespace sm90
+}  // namespace natten

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+// Boxes of queries and the boxes of keys that they visit: what every kernel on tiles shares, whatever its copies.
+//
+// A box has power-of-two sides, any of them, given at run time; row r of it has its coordinates in bit fields of r. The
+// keys that a box of queries sees are a box too (both ends of a window are monotone); it is cut into key tiles from its
+// own first key on. Tiles that every query sees whole need no mask, and they are a box of the grid of tiles.
+#pragma once
+#include "window.cuh"
+
+namespace natten {
+
+// Coordinate along axis a of row r of a box; axis 2 is in the lowest bits.
+NATTEN_DEVICE int coordinate(const int (&log2)[3], int row, int a) {
+  if (a < 2) row >>= log2[2];
+  if (a < 1) row >>= log2[1];
+  return row & ((1 << log2[a]) - 1);
+}
+
+// A box of queries: of one batch item, one head and one residue per axis.
+struct QueryTile {
+  int batch;
+  int head;
+  int residue[3];
+  int base[3];   // position of row 0
+  int count[3];  // queries of the residue
+
+  // False if the residue ends before the box. Along a causal axis the last boxes, which see most keys, come first.
+  __device__ __forceinline__ bool place(const Geometry& geometry, const TilePlan& plan, int tile) {
+    bool any = true;
+#pragma unroll
+    for (int a = 2; a >= 0; --a) {
+      const Axis& axis = geometry.axes[a];
+      const int rest = divide(tile, plan.tiles[a]);
+      int along = tile - rest * (int)plan.tiles[a].value;
+      if (axis.is_causal) along = (int)plan.tiles[a].value - 1 - along;
+      const int box = divide(along, axis.dilation);
+      residue[a] = along - box * (int)axis.dilation.value;
+      base[a] = box << plan.query_log2[a];
+      count[a] = query_count(axis, residue[a]);
+      any &= base[a] < count[a];
+      tile = rest;
+    }
+    batch = divide(tile, plan.heads);
+    head = tile - batch * (int)plan.heads.value;
+    return any;
+  }
+
+  __device__ __forceinline__ bool exists(const TilePlan& plan, int row) const {
+    bool inside = true;
+#pragma unroll
+    for (int a = 0; a < 3; ++a) inside &= base[a] + coordinate(plan.query_log2, row, a) < count[a];
+    return inside;
+  }
+
+  // What the query of `row` (clamped into the residue) sees along axis a.
+  __device__ __forceinline__ Range sees(const Geometry& geometry, const TilePlan& plan, int row, int a) const {
+    const int position = minimum(base[a] + coordinate(plan.query_log2, row, a), count[a] - 1);
+    return window(geometry.axes[a], count[a], key_count(geometry.axes[a], residue[a]), position);
+  }
+
+  // Offset in elements of the tensor row of `row`.
+  __device__ __forceinline__ long long offset(const Geometry& geometry, const TilePlan& plan, const Strides& strides,
+                                              int row) const {
+    long long at = batch * strides.batch + head * strides.head;
+#pragma unroll
+    for (int a = 0; a < 3; ++a) {
+      const long long position = base[a] + coordinate(plan.query_log2, row, a);
+      at += (residue[a] + position * (int)geometry.axes[a].dilation.value) * strides.axis[a];
+    }
+    return at;
+  }
+};
+
+// The key tiles of a query tile: a grid, and inside it the box of tiles without a mask.
+struct KeyGrid {
+  int log2[3];        // sides of a tile
+  int start[3];       // first key seen, a position
+  int count[3];       // keys from start to the last one seen
+  int tiles[3];
+  int full_begin[3];
+  int full_end[3];    // not before full_begin
+
+  // The keys of the window.
+  __device__ __forceinline__ void of_window(const Geometry& geometry, const TilePlan& plan, const QueryTile& tile) {
+#pragma unroll
+    for (int a = 0; a < 3; ++a) {
+      const Range first = tile.sees(geometry, plan, 0, a);
+      const Range last = tile.sees(geometry, plan, ~0, a);
+      log2[a] = plan.key_log2[a];
+      start[a] = first.start;
+      count[a] = maximum(last.end - first.start, 0);
+      cut(a, last.start - first.start, first.end - first.start);
+    }
+  }
+
+  // A list of keys that every query sees: tiles of 2^keys_log2 of them.
+  __device__ __forceinline__ void of_list(int keys, int keys_log2) {
+#pragma unroll
+    for (int a = 0; a < 3; ++a) {
+      log2[a] = a == 2 ? keys_log2 : 0;
+      start[a] = 0;
+      count[a] = a == 2 ? keys : 1;
+      cut(a, 0, count[a]);
+    }
+  }
+
+  // Keys begin .. end, counted from start, are seen by all queries of the tile.
+  __device__ __forceinline__ void cut(int a, int begin, int end) {
+    const int side = 1 << log2[a];
+    tiles[a] = (count[a] + side - 1) >> log2[a];
+    full_begin[a] = (maximum(begin, 0) + side - 1) >> log2[a];
+    full_end[a] = maximum(maximum(end, 0) >> log2[a], full_begin[a]);
+  }
+
+  __device__ __forceinline__ int total() const { return tiles[0] * tiles[1] * tiles[2]; }
+
+  __device__ __forceinline__ int full() const {
+    return (full_end[0] - full_begin[0]) * (full_end[1] - full_begin[1]) * (full_end[2] - full_begin[2]);
+  }
+
+  // From one full tile to the next; true if only axis 2 moved, by one.
+  __device__ __forceinline__ bool next_full(int (&at)[3]) const {
+    if (++at[2] < full_end[2]) return true;
+    at[2] = full_begin[2];
+    if (++at[1] == full_end[1]) {
+      at[1] = full_begin[1];
+      ++at[0];
+    }
+    return false;
+  }
+
+  // From one tile to the next that is not full; true if only axis 2 moved, by one. Before the first: {0, 0, -1}.
+  __device__ __forceinline__ bool next_partial(int (&at)[3]) const {
+    bool near = true;
+    ++at[2];
+    while (true) {
+      if (at[2] == full_begin[2] && inside_full(at, 1) && inside_full(at, 0)) {
+        near &= full_end[2] == full_begin[2];
+        at[2] = full_end[2];
+      }
+      if (at[2] < tiles[2]) return near;
+      near = false;
+      at[2] = 0;
+      if (++at[1] == tiles[1]) {
+        at[1] = 0;
+        ++at[0];
+      }
+    }
+  }
+
+  __device__ __forceinline__ bool inside_full(const int (&at)[3], int a) const {
+    return at[a] >= full_begin[a] && at[a] < full_end[a];
+  }
+};
+
+}  // namespace natten
