@@ -3,14 +3,15 @@
 //! Device events around batches of launches that last a millisecond or more together, after a warm-up; the median of many.
 //! Buffers rotate where they would fit the cache. Outputs of the families are compared with one another on samples.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use natten_core::plan::{KeyStart, TileCounts, rank_tilings};
 use natten_core::{
     Backend, Element, ElementType, Gradients, Inputs, Layout, Output, Problem, Saved, bf16, f16,
 };
 use natten_cuda::driver::Driver;
-use natten_cuda::{ComputeCapability, Cuda, CudaError, CudaView, CudaViewMut};
+use natten_cuda::registry::kernels;
+use natten_cuda::{ComputeCapability, Cuda, CudaError, CudaView, CudaViewMut, sm90};
 use serde_json::{Value, json};
 
 use crate::driver::{Buffer, Checked, Failure, Gpu, Parameter, Timer, copy};
@@ -31,6 +32,8 @@ pub struct Request {
 /// A slow call is timed a few times only.
 const TARGET_MS: f64 = 250.0;
 const RUNS: (usize, usize) = (3, 60);
+/// The device is not kept waiting for the host longer than this.
+const LONGEST_WAIT: Duration = Duration::from_millis(150);
 /// Kernels on CUDA cores are not tried where they would take longer: at this many useful TFLOP/s, in seconds.
 const SLOW: (f64, f64) = (6.0, 1.5);
 
@@ -47,7 +50,7 @@ struct Family {
 /// When the device cannot be used at all.
 pub fn run(gpu: &Gpu, driver: &Driver, request: &Request) -> Checked<Value> {
     let start = Instant::now();
-    let timer = Timer::new()?;
+    let timer = Timer::new(gpu)?;
     let copy_tbs = copy_rate(gpu, &timer)?;
     let matmul = request.matmul_tflops.map_or("not measured".to_owned(), |rate| format!("{rate:.0} TFLOP/s"));
     println!("copy {copy_tbs:.2} TB/s (read and written); bf16 matrix product {matmul}");
@@ -90,7 +93,7 @@ pub fn run(gpu: &Gpu, driver: &Driver, request: &Request) -> Checked<Value> {
     Ok(json!({ "copy_tbs": copy_tbs, "matmul_tflops": request.matmul_tflops, "measurements": lines }))
 }
 
-const HEADER: &str = "problem               hd type pass     kernel                              ms  useful  issued TFLOP/s   share  vs simt";
+const HEADER: &str = "problem               hd type pass     kernel                              ms  useful  issued TFLOP/s   share  vs simt  host ms";
 
 struct Bench<'a> {
     gpu: &'a Gpu,
@@ -162,9 +165,10 @@ impl Bench<'_> {
                     continue;
                 }
                 seen.push(key);
-                let times = self.times(count, &call)?;
+                let (times, host_ms) = self.times(count, &call)?;
                 let difference = self.difference::<E>(&sets[0], bytes, backward, &mut sample)?;
-                let line = self.line(timed, &problem, &launches, backward, &times, count, difference);
+                let mut line = self.line(timed, &problem, &launches, backward, &times, count, difference);
+                line["host_ms"] = json!(host_ms);
                 println!("{}", row(&line));
                 lines.push(line);
             }
@@ -192,28 +196,42 @@ impl Bench<'_> {
         Ok(set)
     }
 
-    /// Milliseconds of one call, many times, sorted.
-    fn times(&self, sets: usize, call: &impl Fn(usize) -> Result<(), CudaError>) -> Checked<Vec<f64>> {
-        let once = self.timer.time(|| call(0))?;
+    /// Milliseconds of one call on the device, many times, sorted; and milliseconds that the host needs to queue one.
+    fn times(&self, sets: usize, call: &impl Fn(usize) -> Result<(), CudaError>) -> Checked<(Vec<f64>, f64)> {
+        let time = |ahead: Duration, count: usize, first: usize| {
+            self.timer.time(self.gpu, ahead, || (first..first + count).try_for_each(call))
+        };
+        self.gpu.synchronize()?;
+        let mut queueing = Vec::new();
+        for i in 0..3 {
+            let start = Instant::now();
+            call(i).map_err(|error| Failure { text: error.to_string() })?;
+            queueing.push(start.elapsed());
+            self.gpu.synchronize()?;
+        }
+        queueing.sort();
+        let host = queueing[1];
+        // A bit more than the host needs for so many calls.
+        let ahead =
+            |calls: usize| (host * calls as u32 * 3 / 2 + Duration::from_micros(30)).min(LONGEST_WAIT);
+        let once = time(ahead(1), 1, 0)?;
         if once > 300.0 {
-            // The call before this one has warmed up enough.
-            let again = self.timer.time(|| call(1))?;
-            return Ok(if again < once { vec![again, once] } else { vec![once, again] });
+            // The calls before have warmed up enough.
+            let again = time(ahead(1), 1, 1)?;
+            return Ok((vec![once.min(again), once.max(again)], host.as_secs_f64() * 1e3));
         }
         let warm_up = ((20.0 / once) as usize).clamp(1, 50);
-        self.timer.time(|| (0..warm_up).try_for_each(call))?;
-        let once = self.timer.time(|| call(0))?;
+        time(Duration::ZERO, warm_up, 0)?;
+        let once = time(ahead(1), 1, 0)?;
         // Batches: the gaps between launches and the events' own cost stay out of short kernels.
-        let batch = if once > 1.0 { 1 } else { (1.5 / once.max(1e-3)).ceil() as usize }.max(1);
-        let batch = if batch > 1 { batch.max(sets) } else { 1 };
+        let batch = if once > 1.0 { 1 } else { ((1.5 / once.max(1e-3)).ceil() as usize).max(sets) };
         let runs = ((TARGET_MS / (once * batch as f64)) as usize).clamp(RUNS.0, RUNS.1);
         let mut times = Vec::new();
         for run in 0..runs {
-            let all = self.timer.time(|| (0..batch).try_for_each(|i| call(run * batch + i)))?;
-            times.push(all / batch as f64);
+            times.push(time(ahead(batch), batch, run * batch)? / batch as f64);
         }
         times.sort_by(f64::total_cmp);
-        Ok(times)
+        Ok((times, host.as_secs_f64() * 1e3))
     }
 
     /// Largest difference of the output (or the query's gradient) to that of the first family, on a sample.
@@ -291,7 +309,7 @@ fn row(line: &Value) -> String {
     let text = |key: &str| line[key].as_str().unwrap_or("?").to_owned();
     let kernel = text("kernel").replace("natten_", "").replace("forward_", "");
     format!(
-        "{:<21} {:>3} {:<4} {:<8} {:<30} {:>9.4} {:>7.1} {:>7.1} {:>15.2} {:>8.1e}",
+        "{:<21} {:>3} {:<4} {:<8} {:<30} {:>9.4} {:>7.1} {:>7.1} {:>15.2} {:>8.1e} {:>8.3}",
         text("problem"),
         line["head_dim"],
         text("type"),
@@ -302,22 +320,22 @@ fn row(line: &Value) -> String {
         number("issued_tflops"),
         number("share_of_matmul"),
         number("difference_to_first"),
+        number("host_ms"),
     )
 }
 
-/// Scores computed over scores needed, from the tile sizes in a kernel's name and the planner's best boxes for them; 1
-/// for kernels that work on exact windows.
+/// Scores computed over scores needed, from a kernel's tile sizes and the planner's best boxes for them; 1 for kernels that
+/// work on exact windows.
 fn issued_over_useful(problem: &Problem, kernel: &str) -> Option<f64> {
-    let size = |letter: char| {
-        let part = kernel.split('_').find_map(|part| part.strip_prefix(letter)?.parse::<usize>().ok());
-        part.filter(|size| size.is_power_of_two() || *size == 192)
-    };
     if kernel.contains("_simt_") {
         return Some(1.0);
     }
-    let (queries, keys) = (size('q')?, size('k')?);
+    let tile =
+        kernels().find(|k| k.entry == kernel).and_then(|k| k.tile).map(|tile| (tile.queries, tile.keys));
+    let hopper = || sm90::KERNELS.iter().find(|k| k.entry == kernel).map(|k| (64 * k.warpgroups, k.keys));
+    let (queries, keys) = tile.or_else(hopper)?;
     // Three boxes of 64 side by side make 192 rows.
-    let queries = if queries == 192 { 64 } else { queries };
+    let queries = if queries.is_power_of_two() { queries } else { 64 };
     let counts: TileCounts = rank_tilings(problem, queries, keys, KeyStart::Dynamic).first()?.1;
     Some(counts.issued_over_useful())
 }
@@ -384,7 +402,7 @@ fn copy_rate(gpu: &Gpu, timer: &Timer) -> Checked<f64> {
     let (to, from) = (gpu.alloc(BYTES)?, gpu.alloc(BYTES)?);
     let mut times = Vec::new();
     for _ in 0..12 {
-        times.push(timer.time(|| copy(&to, &from))?);
+        times.push(timer.time(gpu, Duration::from_micros(50), || copy(&to, &from))?);
     }
     times.sort_by(f64::total_cmp);
     Ok(2.0 * BYTES as f64 / times[times.len() / 2] / 1e9)

@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString, c_void};
 use std::ptr;
 use std::time::{Duration, Instant};
 
+use crate::truth::kernel::{ENTRY, Kernel};
 use natten_cuda::cudarc::driver::sys::{
     self, CUfunction_attribute as FunctionAttribute, CUjit_option as Jit,
 };
@@ -246,23 +247,34 @@ impl Gpu {
 pub struct Timer {
     start: sys::CUevent,
     end: sys::CUevent,
+    spin: Module,
 }
 
 impl Timer {
     /// # Errors
     /// When the driver refuses.
-    pub fn new() -> Checked<Self> {
-        let mut timer = Timer { start: ptr::null_mut(), end: ptr::null_mut() };
-        call!(cuEventCreate(&mut timer.start, 0))?;
-        call!(cuEventCreate(&mut timer.end, 0))?;
-        Ok(timer)
+    pub fn new(gpu: &Gpu) -> Checked<Self> {
+        let (mut start, mut end) = (ptr::null_mut(), ptr::null_mut());
+        call!(cuEventCreate(&mut start, 0))?;
+        call!(cuEventCreate(&mut end, 0))?;
+        Ok(Timer { start, end, spin: gpu.load(&spin_kernel().ptx())? })
     }
 
-    /// Milliseconds that the work queued by `work` takes on the device, and what queuing it gave.
+    /// Milliseconds that the work queued by `work` takes on the device. The device is kept busy for `ahead` before, so
+    /// that what the host needs to queue the work does not count.
     ///
     /// # Errors
     /// Those of the work, too.
-    pub fn time<E: std::fmt::Display>(&self, work: impl FnOnce() -> Result<(), E>) -> Checked<f64> {
+    pub fn time<E: std::fmt::Display>(
+        &self,
+        gpu: &Gpu,
+        ahead: Duration,
+        work: impl FnOnce() -> Result<(), E>,
+    ) -> Checked<f64> {
+        if !ahead.is_zero() {
+            let mut parameters = [0, 0, 0, ahead.as_nanos() as u64, 0].map(Parameter::value);
+            gpu.launch(self.spin.function(ENTRY)?, 1, 32, &mut parameters)?;
+        }
         let mut milliseconds = 0.0;
         call!(cuEventRecord(self.start, ptr::null_mut()))?;
         work().map_err(|error| Failure { text: error.to_string() })?;
@@ -271,6 +283,13 @@ impl Timer {
         call!(cuEventElapsedTime_v2(&mut milliseconds, self.start, self.end))?;
         Ok(f64::from(milliseconds))
     }
+}
+
+/// Waits for `%x` nanoseconds.
+fn spin_kernel() -> Kernel {
+    let body = "mov.u64 %q0, %globaltimer;\nSPIN:\nmov.u64 %q1, %globaltimer;\nsub.u64 %q1, %q1, %q0;\n\
+                setp.lt.u64 %p0, %q1, %x;\n@%p0 bra SPIN;\n";
+    Kernel::new("7.0", "sm_80", 0, 0, body.to_owned())
 }
 
 impl Drop for Timer {
