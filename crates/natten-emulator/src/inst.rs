@@ -431,7 +431,6 @@ pub(crate) enum Mbar {
     /// Waits on a state token (`parity` false) or on a phase parity.
     Wait {
         parity: bool,
-        may_suspend: bool,
     },
     PendingCount,
 }

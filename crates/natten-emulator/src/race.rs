@@ -187,8 +187,11 @@ impl Races {
         kind: AccessKind,
     ) -> Exec {
         let epoch = self.epoch(warp);
+        let mut previous = u64::MAX;
         for lane in 0..32 {
-            if m >> lane & 1 == 1 {
+            // Lanes that share an address, as in a broadcast, need only one look.
+            if m >> lane & 1 == 1 && addresses[lane] != previous {
+                previous = addresses[lane];
                 let offset = (addresses[lane] - u64::from(SHARED_BASE)) as usize;
                 self.access(epoch, warp, false, offset, bytes, kind).map_err(|kind| kind.lane(lane))?;
             }

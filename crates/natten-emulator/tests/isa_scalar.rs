@@ -222,6 +222,24 @@ fn half_precision() {
     ]);
 }
 
+/// What an H100 answered where the manual leaves room: NaN payloads and clamped zeros.
+#[test]
+fn corners_as_the_hardware_has_them() {
+    check(&[
+        ("abs.f32 %fd, %fa;", [0xffc1_2345, 0, 0], NAN),
+        ("neg.f32 %fd, %fa;", [0x7f80_0001, 0, 0], NAN),
+        ("neg.f16x2 %d, %a;", [0xff80_0000, 0, 0], 0x7fff_8000),
+        ("abs.bf16x2 %d, %a;", [0xffc1_2345, 0, 0], 0x7fff_2345),
+        ("neg.bf16x2 %d, %a;", [0x7f80_0001, 0, 0], 0xff80_8001),
+        ("cvt.rn.relu.f16x2.f32 %d, %fa, %fb;", [MIN, M, 0], 0x0000_7fff),
+        ("cvt.rn.relu.bf16x2.f32 %d, %fa, %fb;", [0x7f7f_ffff, 0xff7f_ffff, 0], 0x7f80_0000),
+        ("fma.rn.relu.f16x2 %d, %a, %b, %c;", [0xbf80_8000, 0x3c00_3c00, 0], 0),
+        ("cvt.rna.tf32.f32 %d, %fa;", [0xffc1_2345, 0, 0], 0xffc1_2000),
+        ("cvt.rna.tf32.f32 %d, %fa;", [0x7f7f_ffff, 0, 0], INF),
+        ("cvt.rna.tf32.f32 %d, %fa;", [0x7f80_0001, 0, 0], INF),
+    ]);
+}
+
 /// `shfl` by the manual's pseudo-code.
 fn shuffle(mode: &str, a: &[u32; 32], b: u32, c: u32) -> Vec<u32> {
     (0..32u32)

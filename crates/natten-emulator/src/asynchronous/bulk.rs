@@ -8,9 +8,9 @@ use crate::fault::{Exec, FaultKind, MemorySpace};
 use crate::inst::{AtomOp, Bulk, BulkReduce, Inst, Op, Space, Strength, Ty};
 use crate::machine::atomics::{combine, update_global};
 use crate::machine::cta::Cta;
-use crate::machine::execute::{Flow, space_of, window};
+use crate::machine::execute::{Flow, space_of};
 use crate::machine::warp::Warp;
-use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_BASE};
+use crate::memory::{PARAM_WINDOW, SHARED_BASE};
 use crate::race::{AccessKind, BULK, Races};
 
 /// Bytes that move together: an offset in shared memory, and an address in global memory unless the
@@ -167,7 +167,6 @@ impl Cta<'_> {
             let (index, offset) = self.view.locate(address, 128).ok_or(out)?;
             self.view.allocation(index).storage.read(offset, &mut bytes);
         } else {
-            debug_assert!(window(space) == LOCAL_WINDOW || space == Space::Shared, "all spaces are named");
             return Err(FaultKind::InvalidOperand { what: "address of a tensor map", got: address }.into());
         }
         let map = TensorMapDesc::from_bytes(&bytes);

@@ -151,8 +151,8 @@ impl Cta<'_> {
             return Ok(Flow::Next);
         }
         let addresses = self.shared_addresses(w, i.a, wide, i.imm);
-        if let Mbar::Wait { parity, may_suspend } = kind {
-            return self.mbarrier_wait(w, i, m, &addresses, parity, may_suspend);
+        if let Mbar::Wait { parity } = kind {
+            return self.mbarrier_wait(w, i, m, &addresses, parity);
         }
         let mut tokens = [0u64; 32];
         for lane in (0..32).filter(|l| m >> l & 1 == 1) {
@@ -214,7 +214,6 @@ impl Cta<'_> {
         m: u32,
         addresses: &[u64; 32],
         parity: bool,
-        may_suspend: bool,
     ) -> Exec<Flow> {
         // A wait may fail for no reason; rarely, so that runs stay short.
         let spurious = self.grid.options.completion == crate::Completion::Random && self.rng.below(16) == 0;
@@ -261,7 +260,6 @@ impl Cta<'_> {
             w.polled = None;
             return Ok(Flow::Next);
         }
-        let _ = may_suspend;
         Ok(Flow::Yield)
     }
 

@@ -248,8 +248,8 @@ impl Decoder<'_> {
             Mbar::Arrive { expect, no_complete, .. } if expect || no_complete || o.len() > first + 1 => {
                 b = self.word(o, first + 1)?;
             }
-            Mbar::Wait { parity: true, .. } => c = self.word(o, 2)?,
-            Mbar::Wait { parity: false, .. } => c = self.wide(o, 2)?,
+            Mbar::Wait { parity: true } => c = self.word(o, 2)?,
+            Mbar::Wait { parity: false } => c = self.wide(o, 2)?,
             _ => {}
         }
         if matches!(kind, Mbar::Wait { .. }) && o.len() > 3 {
@@ -274,10 +274,9 @@ impl Decoder<'_> {
             Mbar::ExpectTx
         } else if m.take("complete_tx") {
             Mbar::CompleteTx
-        } else if m.take("test_wait") {
-            Mbar::Wait { parity: m.take("parity"), may_suspend: false }
-        } else if m.take("try_wait") {
-            Mbar::Wait { parity: m.take("parity"), may_suspend: true }
+        } else if m.take("test_wait") || m.take("try_wait") {
+            // Neither blocks here: a failed try lets others run before the loop comes back.
+            Mbar::Wait { parity: m.take("parity") }
         } else {
             return unsupported("mbarrier operation");
         })

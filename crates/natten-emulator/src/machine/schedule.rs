@@ -3,6 +3,7 @@
 use super::cta::Cta;
 use super::execute::Flow;
 use super::warp::{Group, Wait, Warp};
+use crate::asynchronous::Pending;
 use crate::fault::{Exec, Fault, FaultKind, Site, Trap, Wait as Waiting, WaitReason};
 use crate::inst::{NONE, Op};
 use crate::options::Completion;
@@ -54,14 +55,14 @@ impl Cta<'_> {
                 let stop = self.run_warp(warp, slice).map_err(|trap| self.located(warp, *trap))?;
                 progress |= matches!(stop, Stop::SliceOver | Stop::Done);
                 polled |= stop == Stop::Polled;
-                self.complete_some(warps)?;
+                self.complete_some()?;
             }
             if finished == warps.len() {
                 return self.finish();
             }
             if progress || self.events != events {
                 idle = 0;
-            } else if polled && idle < QUIET_ROUNDS || !self.complete_latest(warps)? {
+            } else if polled && idle < QUIET_ROUNDS || !self.complete_latest()? {
                 idle += 1;
                 if idle > IDLE_ROUNDS {
                     return Err(self.deadlock(warps));
@@ -82,7 +83,7 @@ impl Cta<'_> {
     }
 
     /// In random completion, now and then one operation completes between two slices.
-    fn complete_some(&mut self, warps: &[Warp]) -> Result<(), Fault> {
+    fn complete_some(&mut self) -> Result<(), Fault> {
         if self.grid.options.completion != Completion::Random
             || self.pending.is_empty()
             || self.rng.below(3) != 0
@@ -91,26 +92,20 @@ impl Cta<'_> {
         }
         let index = self.rng.below(self.pending.len());
         let pending = self.pending.remove(index);
-        self.complete_at(pending, warps)
+        self.complete_at(pending)
     }
 
     /// Nobody can go on: complete the operation issued last. False if there is none.
-    fn complete_latest(&mut self, warps: &[Warp]) -> Result<bool, Fault> {
+    fn complete_latest(&mut self) -> Result<bool, Fault> {
         match self.pending.pop() {
-            Some(pending) => self.complete_at(pending, warps).map(|()| true),
+            Some(pending) => self.complete_at(pending).map(|()| true),
             None => Ok(false),
         }
     }
 
-    fn complete_at(&mut self, pending: crate::asynchronous::Pending, warps: &[Warp]) -> Result<(), Fault> {
+    fn complete_at(&mut self, pending: Pending) -> Result<(), Fault> {
         let (warp, pc) = (pending.warp, pending.pc);
-        self.complete(pending).map_err(|trap| {
-            let mut fault = self.located_at(warp, pc, *trap);
-            if warps.is_empty() {
-                fault.site = None;
-            }
-            fault
-        })
+        self.complete(pending).map_err(|trap| self.located_at(warp, pc, *trap))
     }
 
     /// Runs a warp until its slice is over or no group of it can go on.

@@ -37,10 +37,12 @@ pub(crate) fn bank_conflicts(mask: u32, addresses: &[u64; 32], bytes: u32) -> u6
         let mut seen = 0u32;
         let mut word_in = [0u64; 32];
         let mut clash = false;
+        let mut previous = u64::MAX;
         for lane in start..start + banks {
-            if mask >> lane & 1 == 0 {
+            if mask >> lane & 1 == 0 || addresses[lane] == previous {
                 continue;
             }
+            previous = addresses[lane];
             let word = addresses[lane] >> shift;
             let bank = word as usize & (banks - 1);
             clash |= seen >> bank & 1 == 1 && word_in[bank] != word;

@@ -126,6 +126,12 @@ fn float_to_float(c: Convert, bits: u64) -> u64 {
         }
         Ty::F16 => u64::from(round::round(value, F16, rnd)),
         Ty::Bf16 => u64::from(round::round(value, BF16, rnd)),
+        // `.rna` works on the bits: a NaN keeps its upper payload, as seen on hardware.
+        Ty::Tf32 if rnd == Rnd::Rna => {
+            let bits = bits as u32;
+            let finite = bits & 0x7f80_0000 != 0x7f80_0000;
+            u64::from(if finite { bits.wrapping_add(0x1000) } else { bits } & 0xffff_e000)
+        }
         // Encoded in the upper 19 bits of a word.
         Ty::Tf32 => u64::from(round::round(value, TF32, rnd)) << 13,
         _ => u64::from(round::round(value, F32, rnd)),
@@ -155,7 +161,9 @@ fn finish_float(c: Convert, bits: u64) -> u64 {
 pub(crate) fn pair(bf16: bool, rnd: Rnd, relu: bool, upper: &Lanes, lower: &Lanes) -> Lanes {
     let one = |x: u32| {
         let value = f32::from_bits(x);
-        let value = if relu && value < 0.0 { 0.0 } else { value };
+        if relu && value.is_sign_negative() && !value.is_nan() {
+            return 0;
+        }
         match (bf16, rnd) {
             (true, Rnd::Rn) => half::f32_to_bf16(value),
             (true, _) => round::round(f64::from(value), BF16, rnd),

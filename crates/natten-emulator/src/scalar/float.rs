@@ -185,8 +185,9 @@ fn fma_nearest(a: &Lanes, b: &Lanes, c: &Lanes) -> Lanes {
 pub(crate) fn unary(op: Float1, mode: FloatMode, a: &Lanes) -> Lanes {
     let a = if mode.ftz { &map(a, flush) } else { a };
     let r = match op {
-        Float1::Neg => map(a, |x| x ^ 0x8000_0000),
-        Float1::Abs => map(a, |x| x & 0x7fff_ffff),
+        // A NaN becomes the canonical one here too, as seen on hardware.
+        Float1::Neg => map(a, |x| bits(f(x ^ 0x8000_0000))),
+        Float1::Abs => map(a, |x| bits(f(x & 0x7fff_ffff))),
         Float1::Rcp if mode.rnd == Rnd::Rn => map(a, |x| bits(1.0 / f(x))),
         Float1::Rcp => map(a, |x| round::round(quotient(1.0, f64::from(f(x))), round::F32, mode.rnd)),
         Float1::Sqrt if mode.rnd == Rnd::Rn => map(a, |x| bits(f(x).sqrt())),

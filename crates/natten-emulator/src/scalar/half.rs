@@ -63,7 +63,8 @@ fn finish(mode: HalfMode, x: u32) -> u32 {
             0
         };
     }
-    if mode.relu && value < 0.0 { 0 } else { flushed }
+    // A negative zero is clamped as well; a NaN is not.
+    if mode.relu && flushed & 0x8000 != 0 && !value.is_nan() { 0 } else { flushed }
 }
 
 fn input(mode: HalfMode, x: u32) -> u32 {
@@ -72,6 +73,7 @@ fn input(mode: HalfMode, x: u32) -> u32 {
 
 pub(crate) fn unary(op: Float1, mode: HalfMode, a: &Lanes) -> Lanes {
     let one = |x: u32| match op {
+        _ if to_f32(mode.bf16, x).is_nan() => 0x7fff,
         Float1::Neg => x ^ 0x8000,
         Float1::Abs => x & 0x7fff,
         Float1::Ex2 => from_f32(mode.bf16, to_f32(mode.bf16, x).exp2()),
