@@ -58,8 +58,10 @@ impl Settings {
     fn reach(&self, rows: &Range<usize>, height: usize) -> Range<usize> {
         let (side, whole) = (self.window / 2 * self.dilation, self.window * self.dilation);
         let start = rows.start.saturating_sub(side).min(height.saturating_sub(whole + self.dilation));
-        let end = (rows.end + side).max(whole + self.dilation).min(height);
-        start / self.dilation * self.dilation..end
+        let start = start / self.dilation * self.dilation;
+        // At least a window's worth, or the band would be too small for the other residues.
+        let end = (rows.end + side).max(start + whole + self.dilation).min(height);
+        start..end
     }
 
     /// Rows of a picture to take at once.

@@ -6,12 +6,16 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::devices::DevicesArgs;
 use crate::error::CliError;
+use crate::plan::PlanArgs;
+use crate::profile::ProfileArgs;
 use crate::verify::VerifyArgs;
+use crate::viz::VizArgs;
 
 /// Neighborhood attention: plan it, time it, check it, look at it.
 #[derive(Parser)]
-#[command(name = "natten", version, about, propagate_version = true, disable_help_subcommand = true)]
+#[command(name = "natten", version, propagate_version = true, disable_help_subcommand = true)]
 pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -19,7 +23,11 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    Plan(PlanArgs),
+    Profile(ProfileArgs),
     Verify(VerifyArgs),
+    Viz(VizArgs),
+    Devices(DevicesArgs),
     /// Print a completion script for a shell.
     ///
     /// For example `natten completions bash > ~/.local/share/bash-completion/completions/natten`.
@@ -49,6 +57,10 @@ impl Cli {
     /// Runs the verb.
     pub fn run(self) -> Result<ExitCode, CliError> {
         match self.verb {
+            Verb::Plan(args) => crate::plan::run(&args),
+            Verb::Profile(args) => crate::profile::run(&args),
+            Verb::Devices(args) => crate::devices::run(&args),
+            Verb::Viz(args) => crate::viz::run(&args),
             Verb::Verify(args) => crate::verify::run(&args),
             Verb::Completions { shell } => completions(shell),
         }

@@ -1,11 +1,18 @@
 //! The backends that the program can run on, behind one function.
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use natten::cpu::{Cpu, Isa};
+#[cfg(feature = "cuda")]
+use natten::cuda::driver::Driver;
+#[cfg(any(feature = "cuda", feature = "emulator"))]
+use natten::cuda::{Cuda, Device};
 use natten::{
     Call, DynParams, Element, ElementType, Gradients, Inputs, Output, Problem, Saved, Tensor, TensorView,
     reference,
 };
+
+#[cfg(feature = "emulator")]
+use natten_emulator::Emulated;
 
 use crate::error::CliError;
 use crate::golden::{Golden, GoldenError};
@@ -17,6 +24,41 @@ pub enum BackendName {
     Cpu,
     /// The f64 oracle: exact, single-threaded and slow.
     Reference,
+    /// A GPU.
+    #[cfg(feature = "cuda")]
+    Cuda,
+    /// GPU kernels, interpreted with every check on: slow.
+    #[cfg(feature = "emulator")]
+    Emulator,
+}
+
+/// Settings that concern one backend or another.
+#[derive(Args, Clone, Debug)]
+pub struct BackendFlags {
+    /// What computes.
+    #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
+    pub backend: BackendName,
+    /// Instructions to use on the CPU: scalar, avx2, avx512, avx512_bf16 or neon [default: the best there are].
+    #[arg(long)]
+    pub isa: Option<Isa>,
+    /// Threads to use on the CPU [default: one for each core].
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub threads: Option<u16>,
+    /// Which GPU to use.
+    #[cfg(feature = "cuda")]
+    #[arg(long, default_value_t = 0, value_name = "ORDINAL")]
+    pub gpu: usize,
+    /// Compute capability to emulate.
+    #[cfg(feature = "emulator")]
+    #[arg(long, default_value = "8.0", value_name = "MAJOR.MINOR", value_parser = capability)]
+    pub capability: (u32, u32),
+}
+
+#[cfg(feature = "emulator")]
+fn capability(text: &str) -> Result<(u32, u32), String> {
+    let parsed =
+        text.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    parsed.ok_or_else(|| "two numbers with a dot between them are needed, as in 8.0".to_owned())
 }
 
 /// A backend ready to run.
@@ -26,24 +68,39 @@ pub enum Runner {
     Cpu(Cpu),
     /// The oracle of `natten-core`.
     Reference,
+    /// A GPU.
+    #[cfg(feature = "cuda")]
+    Cuda(Cuda<Driver>),
+    /// An emulated GPU.
+    #[cfg(feature = "emulator")]
+    Emulator(Cuda<Emulated>),
 }
 
 impl Runner {
-    /// The backend of this name; `isa` and `threads` concern the CPU alone.
-    pub fn new(name: BackendName, isa: Option<Isa>, threads: Option<usize>) -> Result<Self, CliError> {
-        if name == BackendName::Reference {
-            return Ok(Runner::Reference);
+    /// The backend that the flags ask for.
+    pub fn new(flags: &BackendFlags) -> Result<Self, CliError> {
+        match flags.backend {
+            BackendName::Reference => Ok(Runner::Reference),
+            BackendName::Cpu => {
+                let mut cpu = Cpu::new();
+                if let Some(isa) = flags.isa {
+                    cpu = cpu.isa(isa)?;
+                }
+                if let Some(threads) = flags.threads {
+                    cpu = cpu.threads(threads.into())?;
+                }
+                // An instruction set forced by the environment may not exist: say so before the first case.
+                cpu.chosen_isa()?;
+                Ok(Runner::Cpu(cpu))
+            }
+            #[cfg(feature = "cuda")]
+            BackendName::Cuda => Ok(Runner::Cuda(Cuda::new(Driver::new(flags.gpu)?))),
+            #[cfg(feature = "emulator")]
+            BackendName::Emulator => {
+                let (major, minor) = flags.capability;
+                Ok(Runner::Emulator(Cuda::new(Emulated::new(major, minor))))
+            }
         }
-        let mut cpu = Cpu::new();
-        if let Some(isa) = isa {
-            cpu = cpu.isa(isa)?;
-        }
-        if let Some(threads) = threads {
-            cpu = cpu.threads(threads)?;
-        }
-        // An instruction set forced by the environment may not exist: say so before the first case.
-        cpu.chosen_isa()?;
-        Ok(Runner::Cpu(cpu))
     }
 
     /// Its name, with what it chose.
@@ -54,6 +111,10 @@ impl Runner {
                 Err(_) => "cpu".to_owned(),
             },
             Runner::Reference => "reference (f64)".to_owned(),
+            #[cfg(feature = "cuda")]
+            Runner::Cuda(cuda) => format!("cuda ({})", cuda.device().properties().name),
+            #[cfg(feature = "emulator")]
+            Runner::Emulator(cuda) => format!("emulator ({})", cuda.device().properties().name),
         }
     }
 
@@ -72,6 +133,10 @@ impl Runner {
         match self {
             Runner::Cpu(cpu) => on_cpu(cpu, &case),
             Runner::Reference => on_reference(&case),
+            #[cfg(feature = "cuda")]
+            Runner::Cuda(cuda) => on_device(cuda, &case),
+            #[cfg(feature = "emulator")]
+            Runner::Emulator(cuda) => on_device(cuda, &case),
         }
     }
 }
@@ -84,6 +149,9 @@ pub enum RunError {
     Golden(#[from] GoldenError),
     #[error(transparent)]
     Natten(#[from] natten::Error),
+    #[cfg(any(feature = "cuda", feature = "emulator"))]
+    #[error(transparent)]
+    Cuda(#[from] natten::cuda::CudaError),
 }
 
 /// A result by the name it has in golden files.
@@ -131,6 +199,39 @@ fn on_cpu<E: Element>(cpu: &Cpu, case: &Case<E>) -> Result<Vec<Computed>, RunErr
         }
     };
     Ok(named(Output { out, lse: Some(lse) }, gradients))
+}
+
+/// The same calls on tensors that live on a device.
+#[cfg(any(feature = "cuda", feature = "emulator"))]
+fn on_device<E: Element, D: Device>(cuda: &Cuda<D>, case: &Case<E>) -> Result<Vec<Computed>, RunError> {
+    let upload = |tensor: &Tensor<E>| cuda.upload(&tensor.view());
+    let Inputs { query, key, value, additional } = &case.inputs;
+    let (query, key, value) = (upload(query)?, upload(key)?, upload(value)?);
+    let additional = match additional {
+        Some([keys, values]) => Some([upload(keys)?, upload(values)?]),
+        None => None,
+    };
+    let mut call = Call::new(&query, &key, &value)?;
+    if let Some([keys, values]) = &additional {
+        call = call.additional(keys, values)?;
+    }
+    let (out, lse) = call.forward_with_lse(&case.params)?;
+    let gradients = match &case.d_out {
+        None => None,
+        Some((d_out, d_lse)) => {
+            let d_out = upload(d_out)?;
+            let d_lse = d_lse.as_ref().map(|d_lse| cuda.upload(&d_lse.view())).transpose()?;
+            let saved = Saved { out: &out, lse: &lse, d_out: &d_out, d_lse: d_lse.as_ref() };
+            let Gradients { query, key, value, additional } = call.backward(&case.params, &saved)?;
+            let additional = match &additional {
+                Some([keys, values]) => Some([cuda.download(keys)?, cuda.download(values)?]),
+                None => None,
+            };
+            let (query, key) = (cuda.download(&query)?, cuda.download(&key)?);
+            Some(Gradients { query, key, value: cuda.download(&value)?, additional })
+        }
+    };
+    Ok(named(Output { out: cuda.download(&out)?, lse: Some(cuda.download(&lse)?) }, gradients))
 }
 
 fn on_reference<E: Element>(case: &Case<E>) -> Result<Vec<Computed>, RunError> {

@@ -19,6 +19,72 @@ pub enum CliError {
     /// The CPU backend refused its settings.
     #[error(transparent)]
     Cpu(#[from] natten::cpu::CpuError),
+    /// No GPU, or it failed.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Device(#[from] natten::cuda::DeviceError),
+    /// A list has neither one entry nor one for each axis.
+    #[error("--{flag} has {found} entries for {axes} token axes")]
+    AxisCount {
+        /// The flag, without dashes.
+        flag: &'static str,
+        /// Entries given.
+        found: usize,
+        /// Token axes.
+        axes: usize,
+    },
+    /// Counts of the problem would overflow.
+    #[error("the problem has more than 2^56 pairs of a query and a key, which is beyond planning")]
+    TooLarge,
+    /// A tile with no tokens, or far too many.
+    #[error("--{flag} must hold 1 to 65536 tokens")]
+    Tile {
+        /// The flag, without dashes.
+        flag: &'static str,
+    },
+    /// No device's limits are known for the element type.
+    #[error("no limits are known for {element_type} on the devices asked for")]
+    NoLimits {
+        /// The element type.
+        element_type: natten::ElementType,
+    },
+    /// The tensors do not fit the machine.
+    #[error("the problem needs {needed} for its tensors, {available} are available")]
+    Memory {
+        /// What the tensors take, with its unit.
+        needed: String,
+        /// What the system says is free, with its unit.
+        available: String,
+    },
+    /// A query outside the tokens.
+    #[error("axis {axis}: query {query} is outside the token extent {extent}")]
+    QueryOutside {
+        /// The token axis.
+        axis: usize,
+        /// Coordinate asked for.
+        query: usize,
+        /// Tokens along the axis.
+        extent: usize,
+    },
+    /// A picture that nobody could look at.
+    #[error("axis {axis}: a picture shows up to {max} tokens, not {extent}")]
+    PictureExtent {
+        /// The token axis.
+        axis: usize,
+        /// Tokens along the axis.
+        extent: usize,
+        /// Most tokens drawn.
+        max: usize,
+    },
+    /// A picture format that is not written.
+    #[error("cannot tell what to write to {}: its name must end in .svg, .png or .html", path.display())]
+    PictureFormat {
+        /// The file asked for.
+        path: PathBuf,
+    },
+    /// Encoding a picture failed.
+    #[error("cannot encode the picture: {0}")]
+    Encode(#[from] image::ImageError),
     /// Standard output is gone.
     #[error("cannot write to standard output: {0}")]
     Stdout(#[source] io::Error),

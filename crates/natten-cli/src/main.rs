@@ -3,10 +3,17 @@
 
 mod cli;
 mod compute;
+mod device;
+mod devices;
 mod error;
 mod golden;
 mod output;
+mod peak;
+mod plan;
+mod problem_args;
+mod profile;
 mod verify;
+mod viz;
 
 use std::process::ExitCode;
 

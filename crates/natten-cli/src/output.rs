@@ -1,6 +1,7 @@
 //! How results reach people and programs: tables and colours on a terminal, plain text in a pipe, JSON on request.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 
 use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 
@@ -43,6 +44,15 @@ pub fn emit_json(value: &impl serde::Serialize) -> Result<(), CliError> {
     emit(&format!("{line}\n"))
 }
 
+/// Writes a file under a temporary name and renames it, so that an interruption leaves no half of one.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
+    let failed = |source| CliError::Write { path: path.to_owned(), source };
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".part");
+    std::fs::write(&temporary, bytes).map_err(failed)?;
+    std::fs::rename(&temporary, path).map_err(failed)
+}
+
 /// Rows under a header; the first column is text, the others align right.
 pub struct Rows {
     table: Table,
@@ -53,13 +63,9 @@ impl Rows {
     /// A table with these columns.
     pub fn new<S: AsRef<str>>(header: &[S]) -> Self {
         let mut table = Table::new();
-        if is_for_people() {
-            table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-            table.set_content_arrangement(ContentArrangement::Dynamic);
-        } else {
-            table.load_preset(presets::NOTHING);
-            table.set_content_arrangement(ContentArrangement::Disabled);
-        }
+        table.load_preset(if is_for_people() { presets::UTF8_HORIZONTAL_ONLY } else { presets::NOTHING });
+        // A line too long for the terminal reads better than cells broken into columns of letters.
+        table.set_content_arrangement(ContentArrangement::Disabled);
         let colored = has_colors();
         if colored {
             table.enforce_styling();

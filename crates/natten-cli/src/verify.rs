@@ -8,10 +8,9 @@ use std::time::Instant;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use natten::ElementType;
-use natten::cpu::Isa;
 use serde_json::{Map, Value, json};
 
-use crate::compute::{BackendName, Computed, Runner};
+use crate::compute::{BackendFlags, Computed, Runner};
 use crate::error::CliError;
 use crate::golden::{Golden, RESULTS, files_of};
 use crate::output::{self, Rows, Tone, plain};
@@ -29,15 +28,8 @@ pub struct VerifyArgs {
     /// Golden files, or folders that hold some.
     #[arg(required = true, value_name = "FILE_OR_FOLDER")]
     paths: Vec<PathBuf>,
-    /// What computes.
-    #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
-    backend: BackendName,
-    /// Instructions to use on the CPU: scalar, avx2, avx512, avx512_bf16 or neon [default: the best there are].
-    #[arg(long)]
-    isa: Option<Isa>,
-    /// Threads to use on the CPU [default: one for each core].
-    #[arg(long)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    backend: BackendFlags,
     /// Largest error of out and lse [default: by element type, f32 2e-5].
     #[arg(long, value_name = "ERROR", value_parser = tolerance)]
     tolerance: Option<f64>,
@@ -120,7 +112,7 @@ impl Comparison {
 
 /// Runs the verb.
 pub fn run(args: &VerifyArgs) -> Result<ExitCode, CliError> {
-    let runner = Runner::new(args.backend, args.isa, args.threads)?;
+    let runner = Runner::new(&args.backend)?;
     let mut reports = Vec::new();
     let mut files = Vec::new();
     for path in &args.paths {
@@ -166,7 +158,7 @@ fn check(runner: &Runner, file: &Path, args: &VerifyArgs) -> Verdict {
     // A panic would be a bug of the backend: it must not keep the other cases from running.
     let computed = match catch_unwind(AssertUnwindSafe(|| runner.run(&golden))) {
         Ok(Ok(computed)) => computed,
-        Ok(Err(error)) => return Verdict::Failed(error.to_string()),
+        Ok(Err(error)) => return Verdict::Failed(on_one_line(&error.to_string())),
         Err(_) => return Verdict::Failed("the backend panicked".to_owned()),
     };
     Verdict::Compared(Comparison {
@@ -176,6 +168,11 @@ fn check(runner: &Runner, file: &Path, args: &VerifyArgs) -> Verdict {
         errors: compare(&golden, &computed),
         seconds: start.elapsed().as_secs_f64(),
     })
+}
+
+/// A list of reasons, as selection gives, in one cell of a table.
+fn on_one_line(text: &str) -> String {
+    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 /// The error of every result that the file holds. One that the backend did not give counts as NaN.
@@ -318,9 +315,9 @@ impl Summary {
                 tolerances.push(entry);
             }
             for &(name, error) in &comparison.errors {
-                // Written so that NaN fails, and is worse than any number.
-                let fails = !(error <= comparison.tolerance.for_result(name));
+                // NaN is worse than any number.
                 let size = if error.is_nan() { f64::INFINITY } else { error };
+                let fails = size > comparison.tolerance.for_result(name);
                 if worst.as_ref().is_none_or(|(most_fails, most, ..)| (fails, size) > (*most_fails, *most)) {
                     worst = Some((fails, size, name, report.name()));
                 }

@@ -6,15 +6,28 @@
 //! f64 tensors are handed to the reference of `natten-core`: exact, single-threaded and slow.
 #![deny(unsafe_code)]
 
+#[allow(unsafe_code, reason = "all of it, each block with its reason")]
+mod arch;
+mod backward;
+mod blocking;
 mod error;
+mod forward;
 mod isa;
+mod merge;
+mod pack;
+mod parallel;
+mod recast;
+mod schedule;
+mod softmax;
+mod strips;
+mod tasks;
 mod through_f64;
 
 use std::sync::Arc;
 
 use natten_core::{
-    Backend, Element, Gradients, Inputs, Layout, Output, Partials, Problem, Saved, Tensor, TensorView,
-    TensorViewMut,
+    Backend, Element, ElementType, Gradients, Inputs, Layout, Output, Partials, Problem, Saved, Tensor,
+    TensorView, TensorViewMut,
 };
 
 pub use error::CpuError;
@@ -67,6 +80,11 @@ impl Cpu {
     pub fn chosen_isa(&self) -> Result<Isa, CpuError> {
         self.isa.map_or_else(Isa::preferred, Ok)
     }
+
+    /// The pool of its own, if it has one.
+    pub(crate) fn pool(&self) -> Option<&rayon::ThreadPool> {
+        self.pool.as_deref()
+    }
 }
 
 impl Backend for Cpu {
@@ -105,8 +123,19 @@ impl Backend for Cpu {
         inputs: &Inputs<TensorView<'_, E>>,
         output: Output<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
     ) -> Result<(), CpuError> {
-        self.chosen_isa()?;
-        through_f64::forward(problem, inputs, output);
+        let isa = self.chosen_isa()?;
+        match E::TYPE {
+            ElementType::F32 => {
+                forward::of_f32(self, isa, problem, &recast::inputs(inputs), recast::output(output))
+            }
+            ElementType::F16 => {
+                forward::of_f16(self, isa, problem, &recast::inputs(inputs), recast::output(output))
+            }
+            ElementType::Bf16 => {
+                forward::of_bf16(self, isa, problem, &recast::inputs(inputs), recast::output(output))
+            }
+            _ => through_f64::forward(problem, inputs, output),
+        }
         Ok(())
     }
 
@@ -117,8 +146,19 @@ impl Backend for Cpu {
         saved: &Saved<TensorView<'_, E>, TensorView<'_, f32>>,
         gradients: Gradients<TensorViewMut<'_, E>>,
     ) -> Result<(), CpuError> {
-        self.chosen_isa()?;
-        through_f64::backward(problem, inputs, saved, gradients);
+        let isa = self.chosen_isa()?;
+        macro_rules! run {
+            ($of_type:path) => {{
+                let (inputs, saved) = (recast::inputs(inputs), recast::saved(saved));
+                $of_type(self, isa, problem, &inputs, &saved, recast::gradients(gradients))
+            }};
+        }
+        match E::TYPE {
+            ElementType::F32 => run!(backward::of_f32),
+            ElementType::F16 => run!(backward::of_f16),
+            ElementType::Bf16 => run!(backward::of_bf16),
+            _ => through_f64::backward(problem, inputs, saved, gradients),
+        }
         Ok(())
     }
 
@@ -128,7 +168,12 @@ impl Backend for Cpu {
         output: Output<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
     ) -> Result<(), CpuError> {
         self.chosen_isa()?;
-        through_f64::merge(partials, output);
+        match E::TYPE {
+            ElementType::F32 => merge::of_f32(self, &recast::partials(partials), recast::output(output)),
+            ElementType::F16 => merge::of_f16(self, &recast::partials(partials), recast::output(output)),
+            ElementType::Bf16 => merge::of_bf16(self, &recast::partials(partials), recast::output(output)),
+            _ => through_f64::merge(partials, output),
+        }
         Ok(())
     }
 }

@@ -334,7 +334,7 @@ mod tests {
                 [0, value, 2 * value, 12_345_678, top / value * value, top - 1].into_iter().flat_map(near)
             {
                 if n <= top {
-                    let quotient = if d.value == 1 { n } else { (n * u64::from(d.magic) >> 32) >> d.shift };
+                    let quotient = if d.value == 1 { n } else { ((n * u64::from(d.magic)) >> 32) >> d.shift };
                     assert_eq!(quotient, n / value, "{n} / {value}");
                 }
             }

@@ -177,8 +177,8 @@ fn windows_agree() {
 #[test]
 fn many_blocks() {
     let cuda = emulated();
-    cuda.device().set_options(Options { check_races: false, ..Options::default() });
-    let batch = 70_000;
+    cuda.device().set_options(Options { check_races: false, check_initialised: false, ..Options::default() });
+    let batch = 65_600;
     let query = Tensor::<f32>::from_fn(&[batch, 1, 1, 1], |i| (i % 7) as f32).unwrap();
     let params = Params::new([1]).to_dyn();
     let inputs = Inputs::new(query.view(), query.view(), query.view()).map(|view| *view.layout());

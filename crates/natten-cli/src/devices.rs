@@ -1,0 +1,150 @@
+//! `natten devices`: what this machine has, and which kernels can run on it.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use natten::cpu::{Cpu, ISA_VARIABLE, Isa};
+use serde_json::{Value, json};
+
+use crate::error::CliError;
+use crate::output::{self, Rows, Tone, plain};
+use crate::peak;
+
+/// Show what this machine has and which kernels can run, or why they cannot.
+#[derive(Args)]
+pub struct DevicesArgs {
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the verb.
+pub fn run(args: &DevicesArgs) -> Result<ExitCode, CliError> {
+    let chosen = Cpu::new().chosen_isa()?;
+    let threads = peak::threads();
+    let (gpus, no_gpu) = gpus();
+    if args.json {
+        let kernels = Isa::ALL.map(|isa| {
+            json!({
+                "kernel": format!("cpu_{isa}"),
+                "is_available": isa.is_available(),
+                "is_chosen": isa == chosen,
+                "note": note(isa, chosen),
+            })
+        });
+        output::emit_json(&json!({
+            "cpu": {"architecture": std::env::consts::ARCH, "threads": threads, "name": cpu_name(), "kernels": kernels},
+            "gpus": gpus.iter().map(Gpu::to_json).collect::<Vec<_>>(),
+            "no_gpu": no_gpu,
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let name = cpu_name().unwrap_or_else(|| "CPU".to_owned());
+    let mut table = Rows::new(&["kernel", "runs here"]);
+    for isa in Isa::ALL {
+        let tone = if isa == chosen { Tone::Good } else { Tone::Plain };
+        table.push([plain(format!("cpu_{isa}")), (note(isa, chosen), tone)]);
+    }
+    let mut text = format!("{name} ({}, {threads} threads)\n{}", std::env::consts::ARCH, table.render());
+    text += &gpus.iter().map(Gpu::text).collect::<String>();
+    if let Some(reason) = no_gpu {
+        text += &format!("\nno GPU: {reason}\n");
+    }
+    if cfg!(feature = "emulator") {
+        text += "\nGPU kernels can run emulated: natten verify FILE --backend emulator\n";
+    }
+    output::emit(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A GPU and its kernels: name, element type, and whether it runs or what it needs.
+struct Gpu {
+    name: String,
+    capability: String,
+    memory_bytes: u64,
+    kernels: Vec<(String, Option<String>)>,
+}
+
+impl Gpu {
+    fn to_json(&self) -> Value {
+        let kernels = self.kernels.iter().map(
+            |(kernel, reason)| json!({"kernel": kernel, "is_available": reason.is_none(), "note": reason}),
+        );
+        json!({
+            "name": self.name,
+            "compute_capability": self.capability,
+            "memory_bytes": self.memory_bytes,
+            "kernels": kernels.collect::<Vec<_>>(),
+        })
+    }
+
+    fn text(&self) -> String {
+        let memory = output::with_prefix(self.memory_bytes as f64, "B");
+        let mut table = Rows::new(&["kernel", "runs here"]);
+        for (kernel, reason) in &self.kernels {
+            table.push([plain(kernel), plain(reason.clone().unwrap_or_else(|| "can run".to_owned()))]);
+        }
+        format!("\n{} (compute capability {}, {memory})\n{}", self.name, self.capability, table.render())
+    }
+}
+
+/// The GPUs of this machine, and why there are none.
+#[cfg(feature = "cuda")]
+fn gpus() -> (Vec<Gpu>, Option<String>) {
+    use natten::cuda::{Device, driver::Driver, registry::kernels};
+    let mut found = Vec::new();
+    loop {
+        let driver = match Driver::new(found.len()) {
+            Ok(driver) => driver,
+            // Past the last one the driver knows no such device.
+            Err(_) if !found.is_empty() => return (found, None),
+            Err(error) => return (found, Some(error.to_string())),
+        };
+        let properties = driver.properties();
+        let capability = properties.compute_capability;
+        let kernel = |kernel: &natten::cuda::registry::Kernel| {
+            let is_old = capability < kernel.min_capability;
+            let reason = is_old.then(|| format!("no: needs compute capability {}", kernel.min_capability));
+            (kernel.entry.to_owned(), reason)
+        };
+        found.push(Gpu {
+            name: properties.name.clone(),
+            capability: capability.to_string(),
+            memory_bytes: properties.memory_bytes,
+            kernels: kernels().map(kernel).collect(),
+        });
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpus() -> (Vec<Gpu>, Option<String>) {
+    (Vec::new(), Some("this program was built without the feature cuda".to_owned()))
+}
+
+fn note(isa: Isa, chosen: Isa) -> String {
+    let forced = std::env::var(ISA_VARIABLE).is_ok_and(|value| !value.is_empty());
+    match (isa == chosen, isa.is_available()) {
+        (true, _) if forced => format!("chosen by {ISA_VARIABLE}"),
+        (true, _) => "chosen".to_owned(),
+        (false, true) => "can run".to_owned(),
+        (false, false) => format!("no: {}", lacks(isa)),
+    }
+}
+
+/// What a machine must have.
+fn lacks(isa: Isa) -> &'static str {
+    match isa {
+        Isa::Avx2 => "needs x86-64 with AVX2, FMA and F16C",
+        Isa::Avx512 => "needs x86-64 with AVX-512 F, BW, DQ and VL",
+        Isa::Avx512Bf16 => "needs x86-64 with AVX-512 BF16",
+        Isa::Neon => "needs AArch64",
+        _ => "the machine lacks its instructions",
+    }
+}
+
+/// The processor's own name, where the system tells.
+fn cpu_name() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}

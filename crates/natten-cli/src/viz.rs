@@ -1,0 +1,106 @@
+//! `natten viz`: pictures of what a query sees, as SVG, PNG or a page to play with.
+
+mod cells;
+mod page;
+mod raster;
+mod scene;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use natten::{ElementType, Problem};
+use serde_json::json;
+
+use crate::error::CliError;
+use crate::output;
+use crate::plan::{StartName, TileChoice, TileFlags};
+use crate::problem_args::ProblemArgs;
+use cells::View;
+
+/// Most tokens along an axis of a picture.
+const MAX_EXTENT: usize = 256;
+
+/// Draw what a query sees.
+///
+/// A sequence becomes the whole matrix of queries and keys, an image its plane of tokens, video a row of planes. With
+/// --q-tile and --kv-tile, the key tiles that the query's tile visits are shown too: those that need no mask, and what
+/// the others compute in vain.
+///
+/// Example: natten viz -i 16 16 -w 7 -s 4 -o window.svg
+#[derive(Args)]
+pub struct VizArgs {
+    #[command(flatten)]
+    problem: ProblemArgs,
+    /// The query's coordinates [default: the middle].
+    #[arg(long, num_args = 1..=3, value_name = "TOKEN")]
+    query: Vec<usize>,
+    #[command(flatten)]
+    tiles: TileFlags,
+    /// File to write, by its ending: .svg, .png or .html; may be given several times [default: natten.svg].
+    #[arg(short, long, value_name = "FILE")]
+    out: Vec<PathBuf>,
+    /// Write a self-contained page with a slider for every parameter to this file.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Print one JSON object about the picture.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the verb.
+pub fn run(args: &VizArgs) -> Result<ExitCode, CliError> {
+    let problem = args.problem.problem(ElementType::F32)?;
+    let view = view(args, &problem)?;
+    let mut files = args.out.clone();
+    files.extend(args.html.clone());
+    if files.is_empty() {
+        files.push("natten.svg".into());
+    }
+    for file in &files {
+        let bytes = match file.extension().and_then(|extension| extension.to_str()) {
+            Some("svg") => scene::draw(&view).to_svg().into_bytes(),
+            Some("png") => raster::to_png(&scene::draw(&view))?,
+            Some("html") => page::html(&view).into_bytes(),
+            _ => return Err(CliError::PictureFormat { path: file.clone() }),
+        };
+        output::write_file(file, &bytes)?;
+    }
+    let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    if args.json {
+        output::emit_json(&json!({
+            "files": names,
+            "query": view.query[3 - problem.rank()..],
+            "keys": view.keys_seen(),
+            "problem": args.problem.to_json(&problem),
+        }))?;
+    } else {
+        output::emit(&format!("{}\nwrote {}\n", view.caption(), names.join(", ")))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is looked at, checked.
+fn view(args: &VizArgs, problem: &Problem) -> Result<View, CliError> {
+    let rank = problem.rank();
+    let axes = *problem.axes();
+    if let Some(i) = (0..3).find(|&i| axes[i].query_extent > MAX_EXTENT) {
+        let extent = axes[i].query_extent;
+        return Err(CliError::PictureExtent { axis: i + rank - 3, extent, max: MAX_EXTENT });
+    }
+    let mut query = axes.map(|axis| axis.query_extent / 2);
+    match args.query.len() {
+        0 => (),
+        found if found == rank => query[3 - rank..].copy_from_slice(&args.query),
+        found => return Err(CliError::AxisCount { flag: "query", found, axes: rank }),
+    }
+    if let Some(i) = (0..3).find(|&i| query[i] >= axes[i].query_extent) {
+        let (query, extent) = (query[i], axes[i].query_extent);
+        return Err(CliError::QueryOutside { axis: i + rank - 3, query, extent });
+    }
+    // The dynamic start is what our own kernels take.
+    let start = args.tiles.kv_start.unwrap_or(StartName::Dynamic);
+    let flags = TileFlags { kv_start: Some(start), ..args.tiles.clone() };
+    let tiling = TileChoice::new(&flags, rank, (1, 1))?.tiling();
+    Ok(View { rank, axes, query, tiling })
+}

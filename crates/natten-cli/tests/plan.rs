@@ -1,0 +1,107 @@
+//! `natten plan` against the figures published for NATTEN's simulator, and its manners.
+
+mod support;
+
+use serde_json::Value;
+use support::{json_lines, refuse, succeed};
+
+fn plan(line: &str) -> Value {
+    json_lines(&succeed(&format!("plan {line} --json"))).remove(0)
+}
+
+/// Asserts mean and worst key tiles, share of full ones and issued/useful, as published: to the digits printed.
+fn expect(line: &str, mean: f64, worst: u64, full: f64, ratio: f64) {
+    let report = plan(line);
+    let near = |name: &str, expected: f64, half_a_digit: f64| {
+        let found = report[name].as_f64().unwrap();
+        assert!((found - expected).abs() <= half_a_digit, "{line}: {name} is {found}, published {expected}");
+    };
+    near("kv_tiles_mean", mean, 0.0501);
+    near("full_tile_share", full, 0.00501);
+    near("issued_over_useful", ratio, 0.00501);
+    assert_eq!(report["kv_tiles_worst"], worst, "{line}");
+}
+
+const HUNYUAN: &str = "-i 30 48 80 -w 18 24 24 -d 128 -n 24";
+const FLUX: &str = "-i 256 256 -w 80 -d 128 -n 24";
+
+#[test]
+fn published_tile_counts() {
+    let with = |problem: &str, rest: &str| format!("{problem} {rest}");
+    let square = "--q-tile 2 8 8 --kv-tile 2 8 8";
+    expect(&with(HUNYUAN, &format!("{square} --kv-start aligned")), 165.4, 250, 0.17, 2.04);
+    expect(&with(HUNYUAN, &format!("{square} --kv-start dynamic")), 131.0, 160, 0.34, 1.62);
+    expect(&with(HUNYUAN, &format!("-s 16 8 8 {square} --kv-start aligned")), 81.0, 81, 1.0, 1.0);
+    expect(&with(HUNYUAN, &format!("-s 1 8 8 {square} --kv-start aligned")), 84.6, 90, 0.91, 1.04);
+    expect(&with(FLUX, "--q-tile 16 8 --kv-tile 16 8 --kv-start aligned"), 68.1, 77, 0.50, 1.36);
+    expect(&with(FLUX, "--q-tile 16 8 --kv-tile 16 8 --kv-start dynamic"), 61.5, 66, 0.64, 1.23);
+    expect("-i 32768 -w 2048 --q-tile 128 --kv-tile 128 --kv-start aligned", 16.9, 17, 0.89, 1.06);
+    expect("-i 64 64 -w 16 -s 8 --q-tile 8 8 --kv-tile 8 8 --kv-start dynamic", 4.0, 4, 1.0, 1.0);
+    expect("-i 64 64 -w 16 -s 8 --q-tile 8 8 --kv-tile 8 8 --kv-start aligned", 7.6, 9, 0.21, 1.89);
+}
+
+/// The speed-ups that the paper prints: dense key tiles over those of the worst query tile.
+#[test]
+fn published_speedups() {
+    let blackwell = "--q-tile 4 8 8 --kv-tile 2 8 8 --kv-start aligned";
+    let cosmos = "-i 16 44 80 -w 16 24 16 -d 128 -n 32 --q-tile 4 4 8 --kv-tile 4 4 8 --kv-start aligned";
+    let flux = "--q-tile 16 16 --kv-tile 16 8 --kv-start aligned";
+    for (line, published) in [
+        (format!("{HUNYUAN} {blackwell}"), 3.3),
+        (format!("{HUNYUAN} -s 16 8 8 {blackwell}"), 11.1),
+        (format!("{FLUX} {flux}"), 6.1),
+        (format!("{FLUX} -s 16 {flux}"), 10.2),
+        (cosmos.to_owned(), 5.2),
+        (format!("{cosmos} -s 1 8 16"), 9.2),
+    ] {
+        let found = plan(&line)["predicted_speedup_worst"].as_f64().unwrap();
+        assert!((found - published).abs() <= 0.051, "{line}: {found}, published {published}");
+    }
+}
+
+#[test]
+fn the_best_tiles_and_the_work_are_reported() {
+    let report = plan(&format!("{HUNYUAN} -s 16 8 8 --dtype bf16"));
+    assert_eq!(report["q_tile"], serde_json::json!([2, 8, 8]));
+    assert!((report["flop_speedup"].as_f64().unwrap() - 11.111).abs() < 1e-3);
+    let flops = &report["flops"];
+    assert!((flops["dense"].as_f64().unwrap() / 1.6307e14 - 1.0).abs() < 1e-3);
+    assert!((flops["useful"].as_f64().unwrap() / 1.468e13 - 1.0).abs() < 1e-3);
+    assert_eq!(report["predicted"].as_array().unwrap().len(), 6);
+    // A backward is 2.5 forwards.
+    let both = plan(&format!("{HUNYUAN} -s 16 8 8 --backprop"));
+    let ratio = both["flops"]["useful"].as_f64().unwrap() / flops["useful"].as_f64().unwrap();
+    assert!((ratio - 3.5).abs() < 1e-9);
+}
+
+#[test]
+fn suggestions_find_block_sparse_neighbours() {
+    let report = plan(&format!("{HUNYUAN} --suggest --max-configs 3"));
+    let suggestions = report["suggestions"].as_array().unwrap();
+    assert_eq!(suggestions.len(), 3);
+    assert_eq!(suggestions[0]["stride"], serde_json::json!([2, 8, 8]));
+    assert_eq!(suggestions[0]["is_perfect"], true);
+}
+
+#[test]
+fn tables_are_for_people_and_pipes() {
+    let text = succeed(&format!("plan {HUNYUAN} -s 16 8 8 --suggest"));
+    assert!(text.contains("predicted") && text.contains("11.11") && text.contains("perfect"), "{text}");
+    assert!(!text.contains('\u{1b}'));
+    assert!(succeed("plan -i 8 -w 3 -c --add-kv 5 --on h100,a100 --heads-kv 1 -n 2").contains("causal"));
+    assert!(succeed("plan -i 8 8 -w 3 --causal False True --dilation 2 1").contains("open x causal"));
+}
+
+#[test]
+fn bad_problems_are_refused() {
+    assert!(refuse("plan -i 30 48 -w 40").contains("axis 0: kernel_size 40 x dilation 1 exceeds"));
+    assert!(refuse("plan -i 30 48 80 -w 3 3").contains("--window-size has 2 entries for 3 token axes"));
+    assert!(refuse("plan -i 4 4 4 4 -w 1").contains('4'));
+    assert!(refuse("plan -i 16 -w 4 -s 5").contains("stride 5 exceeds kernel_size 4"));
+    assert!(refuse("plan -i 16 -n 4 --heads-kv 3").contains("not a multiple"));
+    assert!(refuse("plan -i 99999999999 99999999999 4").contains("beyond planning"));
+    assert!(refuse("plan -i 16 --q-tile 3000 3000").contains("--q-tile"));
+    assert!(refuse("plan -i 16 --causal maybe").contains("true or false"));
+    assert!(refuse("plan -i 16 --dtype fp64").contains("f64"));
+    assert!(refuse("plan -w 3").contains("--input-size"));
+}

@@ -1,0 +1,195 @@
+//! `natten verify` on golden cases made here, on broken files, and on the repository's own when they are there.
+
+mod support;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use safetensors::tensor::Dtype;
+use serde_json::json;
+use support::{Case, arguments, folder, json_lines, natten, refuse, skip, text};
+
+/// Arguments with some changed.
+fn changed(changes: serde_json::Value) -> serde_json::Value {
+    let mut all = arguments();
+    for (key, value) in changes.as_object().unwrap() {
+        all[key] = value.clone();
+    }
+    all
+}
+
+#[test]
+fn solved_cases_pass_on_every_backend() {
+    let folder = folder("verify_pass");
+    let cases = [
+        ("f32", arguments(), Dtype::F32),
+        ("f64", arguments(), Dtype::F64),
+        ("f16", arguments(), Dtype::F16),
+        ("bf16", arguments(), Dtype::BF16),
+        (
+            "one",
+            changed(json!({"token_shape": [1, 1], "kernel_size": [1, 1], "stride": [1, 1],
+            "dilation": [1, 1], "head_dim": 1, "head_dim_v": null})),
+            Dtype::F32,
+        ),
+        ("zero", changed(json!({"scale": 0.0, "additional": 130})), Dtype::F32),
+        ("negative", changed(json!({"scale": -0.3, "additional": 0})), Dtype::F32),
+        ("empty", changed(json!({"batch": 0})), Dtype::F32),
+    ];
+    for (name, arguments, dtype) in cases {
+        let case = Case::solved(arguments, dtype);
+        std::fs::write(folder.join(name).with_extension("safetensors"), case.bytes()).unwrap();
+    }
+    for backend in ["cpu", "reference"] {
+        let output = natten(&["verify", folder.to_str().unwrap(), "--backend", backend, "--json"]);
+        let lines = json_lines(&text(&output.stdout));
+        assert!(output.status.success(), "{backend}: {lines:#?}");
+        assert_eq!(lines.len(), 9);
+        assert_eq!(lines[8]["summary"]["passed"], 8);
+        let f32_case = lines.iter().find(|line| line["file"].as_str().unwrap().ends_with("/f32.safetensors"));
+        assert!(f32_case.unwrap()["errors"]["d_add_v"].is_number());
+    }
+    let output = natten(&["verify", folder.to_str().unwrap()]);
+    let stdout = text(&output.stdout);
+    assert!(output.status.success() && stdout.contains("8 passed, 0 failed, 0 broken"), "{stdout}");
+    assert!(!stdout.contains('\u{1b}'), "no colours in a pipe");
+}
+
+#[test]
+fn wrong_results_fail() {
+    let folder = folder("verify_fail");
+    let good = Case::solved(arguments(), Dtype::F32);
+    for (name, tensor, value) in [
+        ("a_out", "out", 7.0),
+        ("b_gradient", "d_k", 9.0),
+        ("c_nan", "d_v", f32::NAN),
+        ("d_infinite", "lse", f32::NEG_INFINITY),
+    ] {
+        let mut case = good.clone();
+        case.poke(tensor, 3, value);
+        std::fs::write(folder.join(name).with_extension("safetensors"), case.bytes()).unwrap();
+    }
+    std::fs::write(folder.join("e_good.safetensors"), good.bytes()).unwrap();
+    let output = natten(&["verify", "--json", folder.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    let lines = json_lines(&text(&output.stdout));
+    let statuses: Vec<_> = lines[..5].iter().map(|line| line["status"].as_str().unwrap()).collect();
+    assert_eq!(statuses, ["failed", "failed", "failed", "failed", "passed"]);
+    assert_eq!(lines[2]["errors"]["d_v"], "NaN");
+    // A tolerance wide enough lets all but NaN and infinity through.
+    let wide = ["--tolerance", "1e9", "--gradient-tolerance", "1e9"];
+    let output = natten(&[&["verify", folder.to_str().unwrap()], &wide[..]].concat());
+    let stdout = text(&output.stdout);
+    assert!(stdout.contains("3 passed, 2 failed, 0 broken"), "{stdout}");
+}
+
+#[test]
+fn broken_files_are_named_and_the_others_run() {
+    let folder = folder("verify_broken");
+    let good = Case::solved(arguments(), Dtype::F32);
+    let mut expected = Vec::new();
+    let mut write = |name: &'static str, bytes: Vec<u8>, reason: &'static str| {
+        std::fs::write(folder.join(name).with_extension("safetensors"), bytes).unwrap();
+        expected.push((name, reason));
+    };
+    let without = |name: &str| {
+        let mut case = good.clone();
+        case.tensors.remove(name);
+        case.bytes()
+    };
+    let with_metadata =
+        |text: &str| good.bytes_with(Some(HashMap::from([("problem".to_owned(), text.to_owned())])));
+    let with_arguments = |changes| Case { arguments: changed(changes), ..good.clone() }.bytes();
+    write("empty", Vec::new(), "no safetensors file");
+    write("truncated", good.bytes()[..good.bytes().len() - 9].to_vec(), "no safetensors file");
+    write("header", good.bytes()[..40].to_vec(), "no safetensors file");
+    write("text", b"not a tensor at all, just text".to_vec(), "no safetensors file");
+    write("metadata", good.bytes_with(None), "no key \"problem\"");
+    write("json", with_metadata("{\"token_shape\": [5, 6"), "does not parse");
+    write("field", with_metadata("{\"token_shape\": [5, 6]}"), "missing field `kernel_size`");
+    write("sign", with_metadata(&arguments().to_string().replace("[3,2]", "[-3,2]")), "does not parse");
+    write("no_out", without("out"), "tensor out is missing");
+    write("no_d_out", without("d_out"), "tensor d_out is missing");
+    write("no_add_k", without("add_k"), "tensor add_k is missing");
+    write("shape", with_arguments(json!({"head_dim": 6})), "tensor q has shape [2, 5, 6, 2, 5]");
+    write("rank", with_arguments(json!({"stride": [1]})), "stride has 1 entries for 2 token axes");
+    let mut integers = good.clone();
+    let zeros = natten::Tensor::zeros(&[2, 5, 6, 1, 5]).unwrap();
+    integers.put("k", Dtype::I32, &zeros);
+    write("integers", integers.bytes(), "tensor k holds I32");
+    integers.put("k", Dtype::F16, &zeros);
+    write("mixed", integers.bytes(), "tensor k holds f16, q holds f32");
+    std::fs::write(folder.join("good.safetensors"), good.bytes()).unwrap();
+    let missing = folder.join("missing.safetensors");
+
+    let output = natten(&["verify", "--json", folder.to_str().unwrap(), missing.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(text(&output.stderr), "");
+    let lines = json_lines(&text(&output.stdout));
+    let line = |name: &str| {
+        let end = format!("/{name}.safetensors");
+        lines.iter().find(|line| line["file"].as_str().is_some_and(|file| file.ends_with(&end))).unwrap()
+    };
+    for (name, reason) in &expected {
+        assert_eq!(line(name)["status"], "broken", "{name}");
+        assert!(line(name)["reason"].as_str().unwrap().contains(reason), "{name}: {}", line(name));
+    }
+    assert_eq!(line("good")["status"], "passed");
+    assert!(line("missing")["reason"].as_str().unwrap().contains("cannot read it"));
+    assert_eq!(lines.last().unwrap()["summary"]["broken"], expected.len() + 1);
+}
+
+/// A problem that the operator refuses is no broken file: the file says what it means.
+#[test]
+fn refused_problems_fail_with_the_rule() {
+    let folder = folder("verify_refused");
+    let good = Case::solved(arguments(), Dtype::F32);
+    let case = Case { arguments: changed(json!({"kernel_size": [9, 2]})), ..good };
+    std::fs::write(folder.join("wide.safetensors"), case.bytes()).unwrap();
+    let output = natten(&["verify", folder.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("kernel_size 9 x dilation 1 exceeds the token extent 5"));
+}
+
+/// The GPU kernels on an emulated GPU, and a refusal that names the kernels.
+#[cfg(feature = "emulator")]
+#[test]
+fn an_emulated_gpu_passes() {
+    let folder = folder("verify_emulator");
+    for (name, dtype) in [("f32", Dtype::F32), ("bf16", Dtype::BF16)] {
+        let case = Case::solved(arguments(), dtype);
+        std::fs::write(folder.join(name).with_extension("safetensors"), case.bytes()).unwrap();
+    }
+    let output =
+        natten(&["verify", folder.to_str().unwrap(), "--backend", "emulator", "--capability", "9.0"]);
+    let stdout = text(&output.stdout);
+    assert!(output.status.success() && stdout.contains("2 cases on emulator (emulated sm_90)"), "{stdout}");
+    let case = Case::solved(arguments(), Dtype::F64);
+    let file = folder.join("f64.safetensors");
+    std::fs::write(&file, case.bytes()).unwrap();
+    let output = natten(&["verify", file.to_str().unwrap(), "--backend", "emulator"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("f64"), "{}", text(&output.stdout));
+    assert!(refuse("verify x --backend emulator --capability 8").contains("8.0"));
+}
+
+#[test]
+fn bad_arguments_are_refused() {
+    assert!(refuse("verify").contains("FILE_OR_FOLDER"));
+    assert!(refuse("verify x --backend tpu").contains("tpu"));
+    assert!(refuse("verify x --tolerance -1").contains("-1"));
+    assert!(refuse("verify x --isa mmx").contains("mmx"));
+    assert!(refuse("verify x --frobnicate").contains("--frobnicate"));
+}
+
+/// The golden files of the repository.
+#[test]
+fn repository_cases_pass() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
+    if !golden.is_dir() {
+        skip("the repository has no golden files");
+        return;
+    }
+    let output = natten(&["verify", golden.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", text(&output.stdout));
+}

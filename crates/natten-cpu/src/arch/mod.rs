@@ -1,0 +1,208 @@
+//! What the kernels need of a machine: a [`Simd`] token for each instruction set, and all `unsafe` of the crate.
+//!
+//! A token can only be had on a machine that has its instructions ([`dispatch`]), so code that holds one may use
+//! them: everything above this module is safe code, generic over the token.
+//!
+//! | file | what |
+//! |---|---|
+//! | `scalar`, `avx2`, `avx512`, `neon` | one token each |
+//! | `tiles` | the two register-tiled products, generic over the token |
+//! | `rows` | disjoint writes from several threads into one tensor |
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+pub(crate) mod rows;
+mod scalar;
+pub(crate) mod tiles;
+
+use natten_core::Element;
+
+use crate::isa::Isa;
+
+/// Code to be compiled once for each instruction set.
+pub(crate) trait Kernel {
+    /// What it computes.
+    type Output;
+    /// Runs with the token's instructions. Implementations are `#[inline(always)]`, or they would be compiled
+    /// without those.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// Runs a kernel with the given instructions. An instruction set that this machine lacks falls back to scalar
+/// code; [`Isa::require`] keeps that from happening unnoticed.
+pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => match avx2::Avx2::detect() {
+            Some(token) => token.vectorize(kernel),
+            None => scalar::Scalar.vectorize(kernel),
+        },
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => match avx512::Avx512::<false>::detect() {
+            Some(token) => token.vectorize(kernel),
+            None => scalar::Scalar.vectorize(kernel),
+        },
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 => match avx512::Avx512::<true>::detect() {
+            Some(token) => token.vectorize(kernel),
+            None => scalar::Scalar.vectorize(kernel),
+        },
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => match neon::Neon::detect() {
+            Some(token) => token.vectorize(kernel),
+            None => scalar::Scalar.vectorize(kernel),
+        },
+        _ => scalar::Scalar.vectorize(kernel),
+    }
+}
+
+/// Vectors of one instruction set.
+///
+/// `V` holds [`Simd::LANES`] numbers of different lanes (queries of a group); `W` holds [`Simd::WIDE`] components
+/// of one row. A buffer of `f32` may also hold *words*, pairs of `bf16` in 32 bits, for [`Simd::dot`].
+pub(crate) trait Simd: Copy + Send + Sync + 'static {
+    /// Numbers in a `V`; at most 32.
+    const LANES: usize;
+    /// Numbers in a `W`.
+    const WIDE: usize;
+    /// Whether there are 32 vector registers rather than 16.
+    const MANY_REGISTERS: bool;
+    /// Whether [`Simd::dot`] and [`Simd::dot_wide`] exist.
+    const BF16_DOT: bool = false;
+    /// A vector over lanes.
+    type V: Copy;
+    /// A vector over components.
+    type W: Copy;
+
+    /// Runs a kernel compiled with the token's instructions, as a function of its own: what is called from many
+    /// places would otherwise be compiled into each.
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::V;
+    /// The first [`Simd::LANES`] numbers of a slice, which must have them.
+    fn load(self, from: &[f32]) -> Self::V;
+    /// Into the first [`Simd::LANES`] numbers of a slice, which must have them.
+    fn store(self, to: &mut [f32], x: Self::V);
+    /// `a + b`
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger one; `b` where either is NaN.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller one; `b` where either is NaN.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// To the nearest integer.
+    fn round(self, x: Self::V) -> Self::V;
+    /// `a` in the lanes whose bit is set, `b` in the others.
+    fn select(self, bits: u32, a: Self::V, b: Self::V) -> Self::V;
+    /// `x * 2^n` for an integer-valued `n` from -126 to 127.
+    fn times_power_of_two(self, x: Self::V, n: Self::V) -> Self::V;
+    /// `y`, and 0 where `x < bound`.
+    fn zero_below(self, bound: f32, x: Self::V, y: Self::V) -> Self::V;
+    /// `to[d * LANES + lane] = from[lane * stride + d]` for `d < width`: rows of lanes into vectors over lanes.
+    #[inline(always)]
+    fn transpose(self, from: &[f32], stride: usize, width: usize, to: &mut [f32]) {
+        for lane in 0..Self::LANES {
+            let row = &from[lane * stride..][..width];
+            for (d, &x) in row.iter().enumerate() {
+                to[d * Self::LANES + lane] = x;
+            }
+        }
+    }
+    /// Two products of `bf16` pairs added to each lane of `acc`.
+    #[inline(always)]
+    fn dot(self, acc: Self::V, _a: Self::V, _b: Self::V) -> Self::V {
+        debug_assert!(Self::BF16_DOT);
+        acc
+    }
+    /// Lanes of `a` and `b` rounded to `bf16`, `a` in the low half of each word.
+    #[inline(always)]
+    fn pair(self, a: Self::V, _b: Self::V) -> Self::V {
+        debug_assert!(Self::BF16_DOT);
+        a
+    }
+
+    /// All components `x`.
+    fn splat_wide(self, x: f32) -> Self::W;
+    /// `a * b + c`, rounded once.
+    fn fma_wide(self, a: Self::W, b: Self::W, c: Self::W) -> Self::W;
+    /// Two products of `bf16` pairs added to each component of `acc`.
+    #[inline(always)]
+    fn dot_wide(self, acc: Self::W, _a: Self::W, _b: Self::W) -> Self::W {
+        debug_assert!(Self::BF16_DOT);
+        acc
+    }
+    /// Reads a vector over lanes.
+    ///
+    /// # Safety
+    /// [`Simd::LANES`] numbers must be readable at `from`, which needs no alignment beyond that of `f32`.
+    unsafe fn load_at(self, from: *const f32) -> Self::V;
+    /// Reads a vector over components.
+    ///
+    /// # Safety
+    /// [`Simd::WIDE`] numbers must be readable at `from`.
+    unsafe fn load_wide(self, from: *const f32) -> Self::W;
+    /// Writes a vector over components.
+    ///
+    /// # Safety
+    /// [`Simd::WIDE`] numbers must be writable at `to`.
+    unsafe fn store_wide(self, to: *mut f32, x: Self::W);
+
+    /// Asks for a row to be brought into the cache.
+    #[inline(always)]
+    fn prefetch<E: Element>(self, _row: &[E]) {}
+
+    /// Widens a row; `to` has the same length.
+    #[inline(always)]
+    fn widen<E: Element>(self, from: &[E], to: &mut [f32]) {
+        widen_plain(from, to);
+    }
+    /// Rounds a row to nearest, ties to even; `to` has the same length.
+    #[inline(always)]
+    fn narrow<E: Element>(self, from: &[f32], to: &mut [E]) {
+        narrow_plain(from, to);
+    }
+}
+
+/// Element by element; the compiler makes vectors of it for f32 and bf16.
+#[inline(always)]
+fn widen_plain<E: Element>(from: &[E], to: &mut [f32]) {
+    match E::TYPE {
+        natten_core::ElementType::F32 => to.copy_from_slice(bytemuck::cast_slice(from)),
+        natten_core::ElementType::Bf16 => {
+            let bits: &[u16] = bytemuck::cast_slice(from);
+            to.iter_mut().zip(bits).for_each(|(to, &bits)| *to = f32::from_bits(u32::from(bits) << 16));
+        }
+        _ => to.iter_mut().zip(from).for_each(|(to, from)| *to = from.to_f32()),
+    }
+}
+
+#[inline(always)]
+fn narrow_plain<E: Element>(from: &[f32], to: &mut [E]) {
+    match E::TYPE {
+        natten_core::ElementType::F32 => to.copy_from_slice(bytemuck::cast_slice(from)),
+        natten_core::ElementType::Bf16 => {
+            let bits: &mut [u16] = bytemuck::cast_slice_mut(to);
+            bits.iter_mut().zip(from).for_each(|(to, &from)| *to = bf16_bits(from));
+        }
+        _ => to.iter_mut().zip(from).for_each(|(to, &from)| *to = E::from_f32(from)),
+    }
+}
+
+/// To nearest, ties to even, without a branch. A NaN keeps its sign and stays one.
+#[inline(always)]
+pub(crate) fn bf16_bits(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
+    let quiet = (bits >> 16) as u16 | 0x40;
+    if bits & 0x7fff_ffff > 0x7f80_0000 { quiet } else { rounded }
+}

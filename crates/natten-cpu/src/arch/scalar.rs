@@ -1,0 +1,107 @@
+//! Portable vectors: arrays, which the compiler turns into whatever the target's baseline has.
+
+use super::{Kernel, Simd};
+
+/// Needs nothing. Lanes as many as an SSE register has.
+#[derive(Clone, Copy)]
+pub(crate) struct Scalar;
+
+const N: usize = 4;
+
+/// Lane by lane.
+#[inline(always)]
+fn each(f: impl Fn(usize) -> f32) -> [f32; N] {
+    std::array::from_fn(f)
+}
+
+impl Simd for Scalar {
+    const LANES: usize = N;
+    const WIDE: usize = N;
+    const MANY_REGISTERS: bool = false;
+    type V = [f32; N];
+    type W = [f32; N];
+
+    #[inline(never)]
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
+    #[inline(always)]
+    fn splat(self, x: f32) -> [f32; N] {
+        [x; N]
+    }
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> [f32; N] {
+        each(|i| from[i])
+    }
+    #[inline(always)]
+    fn store(self, to: &mut [f32], x: [f32; N]) {
+        to[..N].copy_from_slice(&x);
+    }
+    #[inline(always)]
+    fn add(self, a: [f32; N], b: [f32; N]) -> [f32; N] {
+        each(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    fn sub(self, a: [f32; N], b: [f32; N]) -> [f32; N] {
+        each(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    fn mul(self, a: [f32; N], b: [f32; N]) -> [f32; N] {
+        each(|i| a[i] * b[i])
+    }
+    /// Rounded twice: a fused one without the instruction is a call into the C library.
+    #[inline(always)]
+    fn fma(self, a: [f32; N], b: [f32; N], c: [f32; N]) -> [f32; N] {
+        each(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    fn max(self, a: [f32; N], b: [f32; N]) -> [f32; N] {
+        each(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn min(self, a: [f32; N], b: [f32; N]) -> [f32; N] {
+        each(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    }
+    /// Adding and taking away 1.5 * 2^23 leaves no room for a fraction; good for numbers below 2^22.
+    #[inline(always)]
+    fn round(self, x: [f32; N]) -> [f32; N] {
+        const MAGIC: f32 = 12_582_912.0;
+        each(|i| (x[i] + MAGIC) - MAGIC)
+    }
+    #[inline(always)]
+    fn select(self, bits: u32, a: [f32; N], b: [f32; N]) -> [f32; N] {
+        each(|i| if bits >> i & 1 == 1 { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn times_power_of_two(self, x: [f32; N], n: [f32; N]) -> [f32; N] {
+        // A NaN casts to 0, and `x` is NaN then.
+        each(|i| x[i] * f32::from_bits(((n[i] as i32 + 127) as u32) << 23))
+    }
+    #[inline(always)]
+    fn zero_below(self, bound: f32, x: [f32; N], y: [f32; N]) -> [f32; N] {
+        each(|i| if x[i] < bound { 0.0 } else { y[i] })
+    }
+    #[inline(always)]
+    fn splat_wide(self, x: f32) -> [f32; N] {
+        [x; N]
+    }
+    #[inline(always)]
+    fn fma_wide(self, a: [f32; N], b: [f32; N], c: [f32; N]) -> [f32; N] {
+        self.fma(a, b, c)
+    }
+    #[inline(always)]
+    unsafe fn load_at(self, from: *const f32) -> [f32; N] {
+        // SAFETY: the caller vouches for N readable numbers; an array of f32 is aligned as f32 is.
+        unsafe { from.cast::<[f32; N]>().read() }
+    }
+    #[inline(always)]
+    unsafe fn load_wide(self, from: *const f32) -> [f32; N] {
+        // SAFETY: as `load_at`.
+        unsafe { from.cast::<[f32; N]>().read() }
+    }
+    #[inline(always)]
+    unsafe fn store_wide(self, to: *mut f32, x: [f32; N]) {
+        // SAFETY: the caller vouches for N writable numbers.
+        unsafe { to.cast::<[f32; N]>().write(x) }
+    }
+}

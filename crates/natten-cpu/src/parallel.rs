@@ -1,0 +1,69 @@
+//! Spreading tasks over threads, with scratch memory that each thread keeps.
+
+use std::cell::RefCell;
+
+use rayon::prelude::*;
+
+use crate::arch::tiles::RowSlot;
+use crate::tasks::Spans;
+
+/// Work below this many floating-point operations is done on the calling thread: waking others costs more.
+const SERIAL_FLOPS: f64 = 4e6;
+
+/// Buffers of a task, kept by the thread between tasks and calls. They grow to what a task of the largest tile
+/// needs and no further.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    /// Lanes of the tile, and a second operand of theirs in a backward.
+    pub lanes: [Vec<f32>; 2],
+    /// Rows of the stream as scores read them.
+    pub stream: [Vec<f32>; 2],
+    /// Rows of the stream as sums read them, in pairs.
+    pub paired: Vec<f32>,
+    /// Numbers of the stream's rows in a backward.
+    pub stream_scalars: [Vec<f32>; 2],
+    /// Numbers of the lanes: running maximum and sum, or log-sum-exp and delta.
+    pub lane_scalars: [Vec<f32>; 2],
+    /// Sums of the lanes.
+    pub sums: [Vec<f32>; 2],
+    /// Strips of a pair of groups.
+    pub strips: [Vec<f32>; 2],
+    /// Strip of a group as words of two.
+    pub words: Vec<f32>,
+    /// Rows on their way to vectors over lanes.
+    pub stage: Vec<f32>,
+    /// Rows of a run.
+    pub list: Vec<RowSlot>,
+    /// Masks along each axis.
+    pub masks: [Vec<u32>; 3],
+    /// What lanes see.
+    pub spans: Spans,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Runs `task` for each number below `count`, on the pool given, else the current one.
+pub(crate) fn for_each_task(
+    pool: Option<&rayon::ThreadPool>,
+    count: usize,
+    flops: f64,
+    task: impl Fn(usize, &mut Scratch) + Sync,
+) {
+    let run = |index: usize| {
+        // A thread that waits inside a task might start another one; it then gets buffers of its own.
+        SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
+            Ok(mut scratch) => task(index, &mut scratch),
+            Err(_) => task(index, &mut Scratch::default()),
+        });
+    };
+    if flops < SERIAL_FLOPS || count < 2 {
+        return (0..count).for_each(run);
+    }
+    let parallel = || (0..count).into_par_iter().with_max_len(1).for_each(run);
+    match pool {
+        Some(pool) => pool.install(parallel),
+        None => parallel(),
+    }
+}

@@ -1,0 +1,233 @@
+//! How a problem is cut into tasks: boxes of lanes (queries in a forward, keys in the second half of a backward)
+//! and the boxes of the stream (the other side) that they see.
+
+use std::ops::Range;
+
+use natten_core::Problem;
+use natten_core::window::{Axis, Residue};
+
+/// A box of positions.
+pub(crate) type Box3 = [Range<usize>; 3];
+
+/// Number of positions in a box.
+pub(crate) fn volume(extents: &Box3) -> usize {
+    extents.iter().map(ExactSizeIterator::len).product()
+}
+
+/// What a pass walks along one axis of one residue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sight {
+    residue: Residue,
+    /// Lanes are keys, and the stream is the queries that see them.
+    inverse: bool,
+}
+
+impl Sight {
+    fn lane_len(&self) -> usize {
+        if self.inverse { self.residue.key_len } else { self.residue.query_len }
+    }
+
+    /// What a lane meets in the stream; may be empty.
+    #[inline]
+    pub(crate) fn of(&self, lane: usize) -> Range<usize> {
+        let range = match self.inverse {
+            true => self.residue.inverse_window(lane),
+            false => self.residue.window(lane),
+        };
+        range.start..range.end.max(range.start)
+    }
+}
+
+/// A task's part of one axis.
+#[derive(Clone, Debug)]
+pub(crate) struct AxisTile {
+    /// What lanes see.
+    pub sight: Sight,
+    /// Positions of the lanes.
+    pub lanes: Range<usize>,
+    /// First token of the residue, for lanes.
+    pub lane_token: usize,
+    /// First token of the residue, for the stream.
+    pub stream_token: usize,
+    /// Tokens from one position to the next.
+    pub dilation: usize,
+}
+
+/// One box of lanes.
+pub(crate) type TileBox = [AxisTile; 3];
+
+/// A box of lanes along the last axis alone, for lanes without windows.
+pub(crate) fn plain_tile(lanes: Range<usize>) -> TileBox {
+    [0..1, 0..1, lanes].map(|lanes| AxisTile {
+        sight: Sight { residue: Axis::UNIT.residue(0), inverse: false },
+        lanes,
+        lane_token: 0,
+        stream_token: 0,
+        dilation: 1,
+    })
+}
+
+/// All boxes of lanes of a problem, found by number so that no list of them is kept.
+pub(crate) struct Tiles {
+    sequences: Vec<Sequence>,
+    count: usize,
+}
+
+struct Sequence {
+    first: usize,
+    axes: [Axis; 3],
+    starts: [[usize; 2]; 3],
+    /// For each axis: tiles in each residue of the longer and the shorter kind.
+    counts: [[usize; 2]; 3],
+}
+
+/// Where tile `index` of an axis with `tiles` tiles a residue (longer residues first) is.
+fn locate(axis: &Axis, inverse: bool, counts: [usize; 2], index: usize) -> (usize, usize) {
+    let extent = if inverse { axis.key_extent } else { axis.query_extent };
+    let longer = extent % axis.dilation;
+    let in_longer = longer * counts[0];
+    if index < in_longer {
+        (index / counts[0], index % counts[0])
+    } else {
+        let rest = index - in_longer;
+        (longer + rest / counts[1], rest % counts[1])
+    }
+}
+
+impl Tiles {
+    /// Cuts the queries (or the keys, if `inverse`) of every residue of every sequence into boxes of at most
+    /// `tile` positions.
+    pub(crate) fn new(problem: &Problem, tile: [usize; 3], inverse: bool) -> Self {
+        let mut count = 0;
+        let mut sequences = Vec::with_capacity(problem.sequences().len());
+        for packed in problem.sequences() {
+            let counts: [[usize; 2]; 3] = std::array::from_fn(|a| {
+                let axis = &packed.axes[a];
+                let extent = if inverse { axis.key_extent } else { axis.query_extent };
+                let short = extent / axis.dilation;
+                [(short + 1).div_ceil(tile[a]), short.div_ceil(tile[a])]
+            });
+            let total: usize = (0..3).map(|a| tiles_along(&packed.axes[a], inverse, counts[a])).product();
+            let starts = [packed.query_start, packed.key_start];
+            let starts = if inverse { [starts[1], starts[0]] } else { starts };
+            let starts = [[0, 0], [0, 0], starts];
+            if total > 0 {
+                sequences.push(Sequence { first: count, axes: packed.axes, starts, counts });
+            }
+            count += total;
+        }
+        Tiles { sequences, count }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Box number `index`.
+    pub(crate) fn get(&self, index: usize, tile: [usize; 3], inverse: bool) -> TileBox {
+        let after = self.sequences.partition_point(|sequence| sequence.first <= index);
+        let sequence = &self.sequences[after - 1];
+        let mut rest = index - sequence.first;
+        let mut along = [(0, 0); 3];
+        for a in (0..3).rev() {
+            let tiles = tiles_along(&sequence.axes[a], inverse, sequence.counts[a]);
+            along[a] = locate(&sequence.axes[a], inverse, sequence.counts[a], rest % tiles);
+            rest /= tiles;
+        }
+        std::array::from_fn(|a| {
+            let (residue, number) = along[a];
+            let sight = Sight { residue: sequence.axes[a].residue(residue), inverse };
+            let start = number * tile[a];
+            AxisTile {
+                sight,
+                lanes: start..(start + tile[a]).min(sight.lane_len()),
+                lane_token: sequence.starts[a][0] + residue,
+                stream_token: sequence.starts[a][1] + residue,
+                dilation: sequence.axes[a].dilation,
+            }
+        })
+    }
+}
+
+fn tiles_along(axis: &Axis, inverse: bool, counts: [usize; 2]) -> usize {
+    let extent = if inverse { axis.key_extent } else { axis.query_extent };
+    let longer = extent % axis.dilation;
+    longer * counts[0] + (axis.dilation - longer) * counts[1]
+}
+
+/// What each lane of a task sees, by axis: the spans of its lanes, which never fall from one lane to the next.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Spans {
+    axes: [Vec<Range<usize>>; 3],
+}
+
+impl Spans {
+    /// Reads them from the windows.
+    pub(crate) fn of_tile(&mut self, tile: &TileBox) {
+        for (spans, axis) in self.axes.iter_mut().zip(tile) {
+            spans.clear();
+            spans.extend(axis.lanes.clone().map(|lane| axis.sight.of(lane)));
+        }
+    }
+
+    /// Every lane sees everything.
+    pub(crate) fn everything(&mut self, tile: &TileBox, stream: &Box3) {
+        for ((spans, axis), range) in self.axes.iter_mut().zip(tile).zip(stream) {
+            spans.clear();
+            spans.resize(axis.lanes.len(), range.clone());
+        }
+    }
+
+    /// What lane `lane` of the tile sees along an axis.
+    #[inline(always)]
+    pub(crate) fn at(&self, axis: usize, lane: usize) -> Range<usize> {
+        self.axes[axis][lane].clone()
+    }
+
+    /// What some of `count` lanes from `lane` on sees along an axis. Lanes past the tile see nothing.
+    #[inline(always)]
+    pub(crate) fn union(&self, axis: usize, lane: usize, count: usize) -> Range<usize> {
+        let spans = &self.axes[axis];
+        let last = (lane + count).min(spans.len()) - 1;
+        spans[lane].start..spans[last].end
+    }
+
+    /// What the whole tile sees.
+    pub(crate) fn all(&self) -> Box3 {
+        std::array::from_fn(|a| self.union(a, 0, self.axes[a].len()))
+    }
+}
+
+/// Where two ranges overlap; empty where they do not.
+#[inline(always)]
+pub(crate) fn intersect(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
+    let start = a.start.max(b.start);
+    start..a.end.min(b.end).max(start)
+}
+
+/// Cuts a box into boxes of at most `most` positions, and at most `most_last` along the last axis, as equal as
+/// may be. Cuts of the last axis are even numbers of positions, so that pairs stay together; so is `most_last`.
+pub(crate) fn cut(whole: &Box3, most: usize, most_last: usize) -> impl Iterator<Item = Box3> + use<> {
+    let len = [whole[0].len(), whole[1].len(), whole[2].len()];
+    let even = |len: usize, most: usize| {
+        let most = most.clamp(1, len.max(1));
+        len.max(1).div_ceil(len.max(1).div_ceil(most))
+    };
+    let z = even(len[2], (most & !1).min(most_last)).next_multiple_of(2);
+    let y = even(len[1], most / z);
+    let x = even(len[0], most / (z * y));
+    let whole = whole.clone();
+    let steps = move |range: Range<usize>, step: usize| {
+        let end = range.end;
+        range.step_by(step).map(move |start| start..(start + step).min(end))
+    };
+    let (rx, ry, rz) = (whole[0].clone(), whole[1].clone(), whole[2].clone());
+    steps(rx, x).flat_map(move |x| {
+        let rz = rz.clone();
+        steps(ry.clone(), y).flat_map(move |y| {
+            let x = x.clone();
+            steps(rz.clone(), z).map(move |z| [x.clone(), y.clone(), z])
+        })
+    })
+}
