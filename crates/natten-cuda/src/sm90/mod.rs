@@ -159,6 +159,11 @@ pub fn prepare(
     Ok(Ok(launches))
 }
 
+/// The kernel and tiles that [`prepare`] takes, if any.
+pub fn boxes(problem: &Problem, axes: &[Axis; 3], entry: Option<&str>) -> Option<(&'static Kernel, Boxes)> {
+    choose(problem, axes, &candidates(problem, axes, entry).ok()?)
+}
+
 /// Whether the family pays for this problem: windows of a few tokens leave most of every tile masked.
 pub fn pays(problem: &Problem, prepared: &[Prepared]) -> bool {
     let issued: f64 = prepared.iter().map(|launch| launch.issued as f64).sum();

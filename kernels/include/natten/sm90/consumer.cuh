@@ -70,7 +70,8 @@ struct Consumer {
         exists &= position < queries;
         position = minimum(position, queries - 1);
         const Range sees = window(axis, queries, key_count(axis, place[1]), position);
-        arch::store_shared(row_entry(lane) + ROW_WINDOWS + 8 * a, sees.start, sees.end);
+        arch::store_shared(row_entry(lane) + ROW_WINDOWS + 8 * a, sees.start * BITS_ENTRY_BYTES,
+                           sees.end * BITS_ENTRY_BYTES);
         const long long token = place[1] + (long long)position * (int)axis.dilation.value;
         out_row += token * p.out_strides.axis[a];
         lse_row += token * p.lse_strides.axis[a];
@@ -124,16 +125,16 @@ struct Consumer {
     arch::wgmma_commit();
   }
 
-  __device__ __forceinline__ void mask(const int (&position)[4]) {
-    unsigned seen[2];
+  // Which scores of the next tile of keys are seen. Its keys are there, its scores need not be.
+  __device__ __forceinline__ void find_seen(unsigned (&seen)[2]) {
+    int position[4];
+    arch::load_shared(position, shared + C::TILE_AT + 16 * key.stage);
     if (position[3] > 0) {
-      seen[0] = seen[1] = column_mask<C>(position[3]);
+      seen[0] = seen[1] = column_mask(position[3]);
     } else {
-      const unsigned bits = shared + C::BITS_AT;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) seen[half] = row_mask(p, bits, row_entry(lane / 4 + 8 * half), position);
+      const unsigned windows[2] = {row_entry(lane / 4) + ROW_WINDOWS, row_entry(lane / 4 + 8) + ROW_WINDOWS};
+      row_masks(p, shared + C::BITS_AT, windows, position, seen);
     }
-    hide(scores, seen);
   }
 
   // Moves the reference if some score of the warp is far above it. Returns whether; then factor is what the result must
@@ -182,14 +183,10 @@ struct Consumer {
     for (int i = 0; i < OUTS; ++i) out[i] *= factor[i / 2 % 2];
   }
 
-  // After the scores of a tile are there: gives its keys back.
-  template <bool MASKED>
-  __device__ __forceinline__ void finish_scores() {
-    int position[4];
-    if (MASKED) arch::load_shared(position, shared + C::TILE_AT + 16 * key.stage);
+  // Once the scores of a tile are there, its keys may go.
+  __device__ __forceinline__ void release_keys() {
     arrive(C::KEY_EMPTY + 8 * key.stage);
     key.template advance<C::STAGES>();
-    if (MASKED) mask(position);
   }
 
   // The scores of one tile while the tile before it is multiplied with its values.
@@ -201,9 +198,12 @@ struct Consumer {
     arch::barrier_wait(shared + C::VALUE_FULL + 8 * value.stage, value.parity);
     issue_out();
     pass_turn();
+    unsigned seen[2];
+    if (MASKED) find_seen(seen);
     arch::wgmma_wait<1>();
     arch::settle(scores);
-    finish_scores<MASKED>();
+    release_keys();
+    if (MASKED) hide(scores, seen);
     float factor[2];
     const bool moved = move_reference(factor);
     weigh();
@@ -220,10 +220,12 @@ struct Consumer {
     take_turn();
     issue_scores();
     pass_turn();
+    unsigned seen[2] = {0xffffffffu, 0xffffffffu};
+    if (masked) find_seen(seen);
     arch::wgmma_wait<0>();
     arch::settle(scores);
-    if (masked) finish_scores<true>();
-    else finish_scores<false>();
+    release_keys();
+    if (masked) hide(scores, seen);
 #pragma unroll
     for (int i = 0; i < OUTS; ++i) out[i] = 0.0f;
     reference_log2[0] = reference_log2[1] = NATTEN_SM90_LOWEST;

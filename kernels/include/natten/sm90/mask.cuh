@@ -39,31 +39,40 @@ NATTEN_DEVICE void fill_bits(const ForwardParamsSm90& p, unsigned bits) {
   }
 }
 
-// Which of a thread's columns the row described at `row` sees, in the key tile at `position`.
-NATTEN_DEVICE unsigned row_mask(const ForwardParamsSm90& p, unsigned bits, unsigned row, const int (&position)[4]) {
-  unsigned mask = 0xffffffffu;
-  const unsigned lane_bits = bits + threadIdx.x % 4 * 4;
+// Rows note their windows in table entries, ready to be addresses.
+enum { BITS_ENTRY_BYTES = 16 };
+
+// Which of a thread's columns of the key tile at `position` are seen, by the two rows whose windows are at `windows`.
+NATTEN_DEVICE void row_masks(const ForwardParamsSm90& p, unsigned bits, const unsigned (&windows)[2],
+                             const int (&position)[4], unsigned (&mask)[2]) {
+  mask[0] = mask[1] = 0xffffffffu;
+  // Each lane reads its own word of an entry: it shifts by that much what it clamps, and what it clamps to.
+  const int word = (int)threadIdx.x % 4 * 4;
 #pragma unroll
   for (int a = 0; a < 3; ++a) {
-    int window[2];
-    arch::load_shared(window, row + ROW_WINDOWS + 8 * a);
-    const int side = 1 << p.key_box_log2[a];
-    const unsigned words = lane_bits + axis_entry(p, a) * 16;
-    const int from = clamp(window[0] - position[a], 0, side);
-    const int to = clamp(window[1] - position[a], 0, side);
-    mask &= arch::load_shared(words + from * 16) & ~arch::load_shared(words + to * 16);
+    const unsigned words = bits + axis_entry(p, a) * BITS_ENTRY_BYTES;
+    const int shift = word - position[a] * BITS_ENTRY_BYTES;
+    const int last = word + (BITS_ENTRY_BYTES << p.key_box_log2[a]);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      int window[2];
+      arch::load_shared(window, windows[half] + 8 * a);
+      const unsigned from = arch::load_shared(words + clamp(window[0] + shift, word, last));
+      const unsigned to = arch::load_shared(words + clamp(window[1] + shift, word, last));
+      mask[half] &= from & ~to;
+    }
   }
-  return mask;
 }
 
-// The first `count` columns.
-template <class C>
+// Which of a thread's columns are among the first `count`: of even columns and of odd ones the lowest, a bit for every
+// eight columns of the tile.
 NATTEN_DEVICE unsigned column_mask(int count) {
   unsigned mask = 0;
 #pragma unroll
-  for (int bit = 0; bit < C::KEYS / 4; ++bit) {
-    const int column = bit / 2 * 8 + (int)threadIdx.x % 4 * 2 + bit % 2;
-    mask |= (column < count ? 1u : 0u) << bit;
+  for (int odd = 0; odd < 2; ++odd) {
+    const int bits = clamp((count - (int)threadIdx.x % 4 * 2 - odd + 7) >> 3, 0, 16);
+    const unsigned lowest = bits == 16 ? 0xffffffffu : (1u << 2 * bits) - 1;
+    mask |= lowest & 0x55555555u << odd;
   }
   return mask;
 }

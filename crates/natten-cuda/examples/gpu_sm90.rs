@@ -1,0 +1,236 @@
+//! First run of the Hopper kernels on a real GPU: every kernel against the f64 reference, then times by CUDA events.
+//!
+//! `cargo run --release -p natten-cuda --example gpu_sm90 [all|check|time] [device]` prints one line for each kernel and
+//! problem, and fails if a result is wrong. Nothing here chooses kernels: each is asked for by name.
+
+use std::process::ExitCode;
+
+use cudarc::driver::sys::CUevent_flags;
+use natten_core::{
+    Backend, Element, ElementType, Inputs, Layout, Output, Params, Problem, Tensor, bf16, f16, reference,
+};
+use natten_cuda::driver::Driver;
+use natten_cuda::sm90::{KERNELS, Kernel, boxes};
+use natten_cuda::tiles::Request;
+use natten_cuda::{Cuda, CudaError, CudaTensor, Device, cudarc};
+
+type Gpu = Cuda<Driver>;
+
+fn main() -> ExitCode {
+    let mode = std::env::args().nth(1).unwrap_or_else(|| "all".to_owned());
+    let ordinal = std::env::args().nth(2).and_then(|text| text.parse().ok()).unwrap_or(0);
+    let driver = match Driver::new(ordinal) {
+        Ok(driver) => driver,
+        Err(error) => {
+            eprintln!("no usable device: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    println!("{:?}", driver.properties());
+    let wrong = if mode == "time" { 0 } else { check(&driver) };
+    if mode != "check" {
+        times(&driver);
+    }
+    if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[derive(Clone, Copy)]
+struct Spec {
+    name: &'static str,
+    batch: usize,
+    tokens: [usize; 3],
+    heads: [usize; 2],
+    dims: [usize; 2],
+    additional: usize,
+    params: Params<3>,
+}
+
+impl Spec {
+    fn new(name: &'static str, tokens: [usize; 3], params: Params<3>) -> Self {
+        Spec { name, batch: 1, tokens, heads: [2, 2], dims: [64, 64], additional: 0, params }
+    }
+
+    fn shapes(&self) -> [Vec<usize>; 3] {
+        let ([x, y, z], [heads, heads_kv], [dim, dim_v]) = (self.tokens, self.heads, self.dims);
+        [[heads, dim], [heads_kv, dim], [heads_kv, dim_v]].map(|[h, d]| vec![self.batch, x, y, z, h, d])
+    }
+}
+
+/// Numbers around 0: a small linear congruence is random enough, and the same everywhere.
+fn fill<E: Element>(shape: &[usize], seed: u32) -> Tensor<E> {
+    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
+    let next = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        E::from_f64(f64::from(state >> 8) / f64::from(1u32 << 23) - 1.0)
+    };
+    Tensor::from_fn(shape, next).expect("the specs' shapes are small enough")
+}
+
+fn asked(driver: &Driver, kernel: &Kernel) -> Gpu {
+    Cuda::new(driver.clone()).with_request(Request { entry: Some(kernel.entry), ..Request::default() })
+}
+
+/// Checks every kernel on shapes that need masks, several tiles, several items a thread block, and every flag.
+fn check(driver: &Driver) -> usize {
+    let wide = Params::new([1, 12, 20]);
+    let specs = [
+        Spec::new("1 token", [1, 1, 1], Params::new([1, 1, 1])),
+        Spec::new("1-D", [1, 1, 100], Params::new([1, 1, 31])),
+        Spec::new("1-D causal", [1, 1, 700], Params::new([1, 1, 300]).is_causal([false, false, true])),
+        Spec::new("1-D dense", [1, 1, 512], Params::new([1, 1, 512])),
+        Spec::new("1-D dilation 3", [1, 1, 1000], Params::new([1, 1, 200]).dilation([1, 1, 3])),
+        Spec::new("1-D dilation 8", [1, 1, 1100], Params::new([1, 1, 130]).dilation([1, 1, 8])),
+        Spec::new("2-D", [1, 30, 40], wide),
+        Spec::new("2-D stride 8", [1, 32, 48], Params::new([1, 16, 16]).stride([1, 8, 8])),
+        Spec::new("2-D dilation 2,3", [1, 40, 41], Params::new([1, 9, 11]).dilation([1, 2, 3])),
+        Spec::new("3-D", [6, 13, 21], Params::new([3, 7, 9])),
+        Spec::new("3-D stride 8", [16, 8, 16], Params::new([8, 8, 8]).stride([8, 8, 8])),
+        Spec { heads: [6, 2], additional: 130, ..Spec::new("GQA, 130 additional", [1, 14, 20], wide) },
+        Spec { batch: 3, heads: [3, 3], ..Spec::new("batch 3, 3-D", [5, 9, 14], Params::new([3, 5, 7])) },
+    ];
+    let (mut wrong, mut lines) = (0, 0);
+    for kernel in KERNELS {
+        let gpu = asked(driver, kernel);
+        let whole = kernel.head_dim;
+        for dims in [[whole, whole], [whole - 24, whole - 16]] {
+            for spec in &specs {
+                let spec = Spec { dims, ..*spec };
+                let errors = match kernel.element_type {
+                    ElementType::F16 => check_type::<f16>(&gpu, &spec),
+                    _ => check_type::<bf16>(&gpu, &spec),
+                };
+                let (line, ok) = match errors {
+                    Ok((out, lse)) => {
+                        let line = format!("out {out:.2} of the allowed error, lse off by {lse:.1e}");
+                        (line, out <= 1.0 && lse <= 1e-4)
+                    }
+                    Err(error) => (error.to_string(), false),
+                };
+                (wrong, lines) = (wrong + usize::from(!ok), lines + 1);
+                let mark = if ok { "ok   " } else { "WRONG" };
+                println!("{mark} {:<34} {dims:>3?} {:<20} {line}", kernel.entry, spec.name);
+            }
+        }
+    }
+    println!("{wrong} of {lines} are wrong");
+    wrong
+}
+
+/// The largest error of the result against what roundings of weights and result may do, and of the log-sum-exp.
+fn check_type<E: Element>(gpu: &Gpu, spec: &Spec) -> Result<(f64, f64), CudaError> {
+    let [q, k, v] = spec.shapes();
+    let (query, key, value) = (fill::<E>(&q, 1), fill::<E>(&k, 2), fill::<E>(&v, 3));
+    let mut host = Inputs::new(query.view(), key.view(), value.view());
+    let list = |dim| fill::<E>(&[spec.batch, spec.additional, spec.heads[1], dim], 4);
+    let extra = (spec.additional > 0).then(|| spec.dims.map(list));
+    if let Some([keys, values]) = &extra {
+        host = host.with_additional(keys.view(), values.view());
+    }
+    let layouts = host.map(|view| *view.layout());
+    let problem = Problem::new(&spec.params.to_dyn(), &layouts, E::TYPE).expect("the specs are valid");
+    let device = Inputs {
+        query: gpu.upload(&host.query)?,
+        key: gpu.upload(&host.key)?,
+        value: gpu.upload(&host.value)?,
+        additional: match &host.additional {
+            Some([keys, values]) => Some([gpu.upload(keys)?, gpu.upload(values)?]),
+            None => None,
+        },
+    };
+    let mut out: CudaTensor<E, Driver> = gpu.allocate(&problem.out_shape())?;
+    let mut lse: CudaTensor<f32, Driver> = gpu.allocate(&problem.lse_shape())?;
+    let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
+    gpu.forward(&problem, &device.map(CudaTensor::view), output)?;
+    let (out, lse) = (gpu.download(&out)?, gpu.download(&lse)?);
+
+    let exact = reference::forward(&problem, &host);
+    let roundoff = if E::TYPE == ElementType::Bf16 { 2f64.powi(-8) } else { 2f64.powi(-11) };
+    let allowed = |x: f64| roundoff * (x.abs() + 1.0) + 1e-5;
+    let worst = |worst: f64, error: f64| if error.is_nan() { f64::INFINITY } else { worst.max(error) };
+    let pairs = out.as_slice().iter().zip(exact.out.as_slice());
+    let out_error =
+        pairs.map(|(found, &exact)| (found.to_f64() - exact).abs() / allowed(exact)).fold(0.0, worst);
+    let pairs = lse.as_slice().iter().zip(exact.lse.as_slice());
+    let lse_error = pairs.map(|(found, &exact)| (f64::from(*found) - exact).abs()).fold(0.0, worst);
+    Ok((out_error, lse_error))
+}
+
+/// The problems that others publish, with NATTEN's milliseconds on an H100: the kernel, and with its permutations.
+fn times(driver: &Driver) {
+    let many =
+        |name, tokens, params| Spec { heads: [24, 24], dims: [128, 128], ..Spec::new(name, tokens, params) };
+    let one =
+        |name, params| Spec { heads: [1, 1], dims: [128, 128], ..Spec::new(name, [1, 1, 32_768], params) };
+    let (flux, hunyuan, cosmos) = ([1, 256, 256], [30, 48, 80], [16, 44, 80]);
+    let (plane, image, video) =
+        (Params::new([1, 80, 80]), Params::new([1, 16, 16]), Params::new([18, 24, 24]));
+    let dense = Params::new([1, 1, 16_384]);
+    let problems = [
+        (one("1-D w2048", Params::new([1, 1, 2048])), "0.0948"),
+        (one("1-D w2048 s2048", Params::new([1, 1, 2048]).stride([1, 1, 2048])), "0.0593"),
+        (many("2-D 64x64 w16", [1, 64, 64], image), "-"),
+        (many("2-D 64x64 w16 s8", [1, 64, 64], image.stride([1, 8, 8])), "-"),
+        (many("dense 16k", [1, 1, 16_384], dense), "-"),
+        (many("causal 16k", [1, 1, 16_384], dense.is_causal([false, false, true])), "-"),
+        (many("FLUX w80", flux, plane), "16.20 (18.60)"),
+        (many("FLUX w80 s16", flux, plane.stride([1, 16, 16])), "7.91 (10.60)"),
+        (many("Cosmos w16,24,16", cosmos, Params::new([16, 24, 16])), "-"),
+        (many("Hunyuan", hunyuan, video), "79.0 (84.4)"),
+        (many("Hunyuan s16,8,8", hunyuan, video.stride([16, 8, 8])), "23.4 (29.1)"),
+    ];
+    println!("{:<34} {:<17} {:>9} {:>7} {:>7}  NATTEN's ms", "entry", "problem", "ms", "TFLOP/s", "useful");
+    for (problem, published) in problems {
+        let small = problem.tokens.iter().product::<usize>() < 20_000;
+        for kernel in KERNELS.iter().filter(|kernel| kernel.element_type == ElementType::Bf16) {
+            // Other lengths of rows on the small problems only: uploads take longer than kernels.
+            if kernel.head_dim != 128 && !small {
+                continue;
+            }
+            let spec = Spec { dims: [kernel.head_dim; 2], ..problem };
+            let published = if kernel.head_dim == 128 { published } else { "-" };
+            match time(driver, kernel, &spec) {
+                Ok([ms, issued, useful]) => println!(
+                    "{:<34} {:<17} {ms:>9.4} {:>7.1} {:>7.1}  {published}",
+                    kernel.entry,
+                    spec.name,
+                    issued / ms / 1e9,
+                    useful / ms / 1e9
+                ),
+                Err(error) => println!("{:<34} {:<17} {error}", kernel.entry, spec.name),
+            }
+        }
+    }
+}
+
+/// Median milliseconds, and the floating-point operations that tiles do and that windows need.
+fn time(driver: &Driver, kernel: &Kernel, spec: &Spec) -> Result<[f64; 3], CudaError> {
+    let gpu = asked(driver, kernel);
+    let shapes = spec.shapes();
+    let [query, key, value] = [0, 1, 2].map(|i| fill::<bf16>(&shapes[i], i as u32));
+    let inputs =
+        Inputs::new(gpu.upload(&query.view())?, gpu.upload(&key.view())?, gpu.upload(&value.view())?);
+    let layouts: Inputs<Layout> =
+        Inputs::new(*query.view().layout(), *key.view().layout(), *value.view().layout());
+    let problem =
+        Problem::new(&spec.params.to_dyn(), &layouts, ElementType::Bf16).expect("the specs are valid");
+    let mut out: CudaTensor<bf16, Driver> = gpu.allocate(&problem.out_shape())?;
+    let views = inputs.map(CudaTensor::view);
+    let stream = gpu.device().stream();
+    let event = || stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).expect("events work here");
+    let mut samples = Vec::new();
+    // The first run compiles, the second warms up.
+    for round in 0..12 {
+        let start = event();
+        gpu.forward(&problem, &views, Output { out: out.view_mut(), lse: None })?;
+        let end = event();
+        let ms = f64::from(start.elapsed_ms(&end).expect("events were recorded"));
+        if round >= 2 {
+            samples.push(ms);
+        }
+    }
+    samples.sort_by(f64::total_cmp);
+    let issued =
+        boxes(&problem, problem.axes(), Some(kernel.entry)).map_or(0.0, |(_, boxes)| boxes.issued as f64);
+    let issued = issued * (problem.batch() * problem.heads()) as f64 * 4.0 * kernel.head_dim as f64;
+    Ok([samples[samples.len() / 2], issued, problem.useful_flops()])
+}
