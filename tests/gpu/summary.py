@@ -104,7 +104,7 @@ def main():
     if truth:
         print(f"truth: {truth['recorded']} cases recorded, {truth['failed']} failed, {truth['not_as_documented']} not as documented")
     for run in suite or []:
-        print(f"suite as {run['capability']}: {run['passed']} passed, {run['failed']} failed, {run['unsupported']} unsupported of {run['checks']}")
+        print(f"suite as {run['capability']}: {run['passed']} passed, {run['failed']} failed, {run['unsupported']} unsupported, {run['not_run']} not run, of {run['checks']}")
 
 
 if __name__ == "__main__":

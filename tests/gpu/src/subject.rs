@@ -4,6 +4,7 @@
 use natten_core::{
     Backend, Element, Gradients, Inputs, Output, Partials, Problem, Saved, TensorView, TensorViewMut,
 };
+use natten_cuda::tiles::Request;
 use natten_cuda::{Cuda, CudaError, CudaView, CudaViewMut, Device};
 use natten_tests::Subject;
 use natten_tests::subject::OutputViews;
@@ -30,6 +31,12 @@ impl<D: Device> OnDevice<D> {
     /// With a name for messages.
     pub fn new(name: &str, device: D) -> Self {
         OnDevice { name: name.to_owned(), cuda: Cuda::new(device) }
+    }
+
+    /// The same device, asked for one kernel.
+    pub fn asking_for(&self, entry: &'static str) -> Self {
+        let request = Request { entry: Some(entry), tiling: None };
+        OnDevice { name: format!("{} {entry}", self.name), cuda: self.cuda.clone().with_request(request) }
     }
 
     fn copy<E: Element>(&self, content: &[E], offset: usize) -> Copied<'_, D> {

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use natten_core::{Element, ElementType, Output, Partials, Saved, Tensor, bf16, f16, reference};
-use natten_cuda::{ComputeCapability, Device};
+use natten_cuda::registry::{Operation, kernels};
+use natten_cuda::{ComputeCapability, Device, sm90};
 use natten_tests::compare::largest;
 use natten_tests::suites::list;
 use natten_tests::suites::oracle::{Arrangements, Expected};
@@ -98,8 +99,9 @@ fn run_as<D: Device>(device: &D, capability: ComputeCapability, request: &Reques
     }
     let kernels: Vec<&str> = watched.take_launches().into_keys().collect();
     let is_dead = dead.into_inner();
+    let not_run = checks.len() - passed - failed - unsupported;
     println!(
-        "as {capability}: {passed} passed, {failed} failed, {unsupported} unsupported, of {}; {} kernels ran; {:.0} s{}",
+        "as {capability}: {passed} passed, {failed} failed, {unsupported} unsupported, {not_run} not run, of {}; {} kernels ran; {:.0} s{}",
         checks.len(),
         kernels.len(),
         start.elapsed().as_secs_f64(),
@@ -107,7 +109,7 @@ fn run_as<D: Device>(device: &D, capability: ComputeCapability, request: &Reques
     );
     json!({
         "capability": capability.to_string(), "checks": checks.len(), "passed": passed, "failed": failed,
-        "unsupported": unsupported, "faulted": is_dead, "kernels": kernels, "failures": failures,
+        "unsupported": unsupported, "not_run": not_run, "faulted": is_dead, "kernels": kernels, "failures": failures,
     })
 }
 
@@ -153,6 +155,7 @@ fn checks<D: Device>(folder: &Path) -> Vec<Check<D>> {
     for (count, seed) in [(2, 1), (3, 2), (12, 3)] {
         checks.push(Check { name: format!("merge {count}"), run: Box::new(move |s| merge(s, count, seed)) });
     }
+    checks.extend(every_kernel_on_tiles());
     checks.extend(golden_files(folder).into_iter().map(golden_check));
     checks
 }
@@ -211,6 +214,38 @@ fn arranged() -> [Spec; 4] {
         Spec::na(&[14, 11], &[7, 5]).heads(4, 2).dims(64, 64).batch(2),
         Spec::na(&[5, 9, 10], &[3, 5, 5]).heads(2, 2).dims(128, 128).stride(&[1, 2, 2]),
     ]
+}
+
+/// Each forward kernel on tiles by its name, since selection would leave some to larger problems.
+fn every_kernel_on_tiles<D: Device>() -> Vec<Check<D>> {
+    let tiled = kernels().filter(|k| k.operation == Operation::Forward && k.tile.is_some());
+    let tiled = tiled.map(|k| (k.entry, k.element_type, k.max_head_dim));
+    let hopper = sm90::KERNELS.iter().map(|k| (k.entry, k.element_type, k.head_dim));
+    let mut checks = Vec::new();
+    for (entry, ty, dim) in tiled.chain(hopper) {
+        let specs = [
+            Spec::na(&[150], &[71]).dims(dim, dim).heads(2, 1),
+            Spec::na(&[18, 29], &[7, 10]).dims(dim, dim).stride(&[2, 3]).causal(&[false, true]).additional(5),
+            Spec::na(&[6, 13, 17], &[3, 5, 9])
+                .dims(dim - 8, dim - 8)
+                .dilation(&[1, 2, 1])
+                .heads(2, 2)
+                .batch(2),
+        ];
+        for (i, spec) in specs.into_iter().enumerate() {
+            let case = spec.draw(300 + i as u64);
+            let run: Body<D> = Box::new(move |subject| {
+                let (subject, at) = (subject.asking_for(entry), Arrangements::all(Arrangement::Contiguous));
+                match ty {
+                    ElementType::F16 => Expected::<f16>::of(&case).check_forward(&subject, at),
+                    ElementType::Bf16 => Expected::<bf16>::of(&case).check_forward(&subject, at),
+                    _ => Expected::<f32>::of(&case).check_forward(&subject, at),
+                }
+            });
+            checks.push(Check { name: format!("by name {entry} {i}"), run });
+        }
+    }
+    checks
 }
 
 /// Random partial results, merged: a few roundings of f32 against the reference.
