@@ -79,10 +79,10 @@ sanitize() {
 }
 memcheck() { sanitize memcheck 11; }
 racecheck() { sanitize racecheck 17; }
-rates() { python3 tests/gpu/peers.py rates "$logs/rates.json" && cp "$logs/rates.json" "$OUT/.rates.json"; }
+rates() { python3 tests/gpu/peers.py rates "$logs/rates.json"; }
 bench() {
   local matmul=""
-  [ -f "$OUT/.rates.json" ] && matmul=matmul=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["matmul_bf16_tflops"])' "$OUT/.rates.json")
+  [ -f "$logs/rates.json" ] && matmul=matmul=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["matmul_bf16_tflops"])' "$logs/rates.json")
   # shellcheck disable=SC2086
   "$kit" bench "$OUT" $matmul filter="${FILTER:-}" seconds="$(soft)"
 }
