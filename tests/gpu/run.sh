@@ -1,0 +1,133 @@
+#!/usr/bin/env bash
+# Everything that is worth doing with our kernels on a real GPU, in stages; writes one report and its raw numbers.
+#
+#   bash tests/gpu/run.sh [--emulator] [STAGE...]
+#
+# stages: device load truth suite memcheck racecheck rates bench peers   (default: all of them, in this order)
+#         profile (hardware counters by ncu; by name only)
+# OUT     folder of the results (default target/gpu-report); a file of an earlier run stays unless its stage runs again
+# KIT     folder of the binary (default target/gpu-kit; tests/gpu/build.sh makes it)
+# BUDGET  seconds in all (default 3000): each stage gets at most its own limit and what is left
+# FILTER  only problems whose name contains one of these, separated by commas (bench and peers)
+#
+# --emulator: the suite on the emulator instead, a sample of it; needs no GPU.
+# Exit code: 0 if every stage did, 1 if one failed, 2 if there is no GPU.
+set -uo pipefail
+cd "$(dirname "$0")/../.." || exit 1
+OUT=${OUT:-target/gpu-report}
+KIT=${KIT:-target/gpu-kit}
+BUDGET=${BUDGET:-3000}
+kit=$KIT/natten-gpu-kit
+[ -x "$kit" ] || kit=target/release/natten-gpu-kit
+[ -x "$kit" ] || { echo "no $KIT/natten-gpu-kit: run tests/gpu/build.sh first"; exit 1; }
+mkdir -p "$OUT"
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+started=$SECONDS
+failed=0
+summary=()
+export PYTHONUNBUFFERED=1
+
+# stage NAME LIMIT COMMAND...: runs it bounded, keeps its output, notes how it went.
+stage() {
+  local name=$1 limit=$2 left=$((BUDGET - (SECONDS - started)))
+  shift 2
+  [ $left -lt "$limit" ] && limit=$left
+  if [ "$limit" -lt 5 ]; then
+    summary+=("$(printf '%-10s NOT RUN (no time left)' "$name")")
+    failed=1
+    return
+  fi
+  echo "== $name (at most $limit s)"
+  local start=$SECONDS status
+  LIMIT=$limit timeout --kill-after=10 "$limit" "$@" > "$logs/$name.log" 2>&1
+  status=$?
+  local outcome
+  case $status in
+    0) outcome="ok" ;;
+    124 | 137) outcome="TIMED OUT" ;;
+    *) outcome="FAILED (exit code $status)" ;;
+  esac
+  [ $status -eq 0 ] || failed=1
+  summary+=("$(printf '%-10s %-24s %4d s' "$name" "$outcome" $((SECONDS - start)))")
+  { echo; echo "== $name: $outcome, $((SECONDS - start)) s"; tail -n 150 "$logs/$name.log"; } >> "$report"
+  tail -n 12 "$logs/$name.log"
+}
+
+# What a stage runs. LIMIT is its own; programs that can, stop by themselves a little before.
+soft() { echo $((LIMIT > 60 ? LIMIT - 20 : LIMIT * 3 / 4)); }
+device() {
+  nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.max.sm,power.limit,temperature.gpu --format=csv \
+    || echo "nvidia-smi did not answer"
+  "$kit" device
+}
+# The driver's cache of compiled kernels would hide how long compiling takes.
+load() { CUDA_CACHE_DISABLE=1 "$kit" load "$OUT" crates/natten-cuda/ptx; }
+truth() { "$kit" truth "$OUT"; }
+suite() { "$kit" suite "$OUT" tests/golden seconds="$(soft)"; }
+emulated() { "$kit" suite "$OUT" tests/golden emulator=1 every=20 seconds="$(soft)"; }
+# A sample only: the tools slow kernels down tenfold and more. The architectures one by one, newest first.
+sanitize() {
+  command -v compute-sanitizer > /dev/null || { echo "no compute-sanitizer here"; return 3; }
+  local tool=$1 every=$2 status=0
+  for part in "filter=tiles every=$every" "filter=arranged every=$every" "filter=attention every=$((every * 2))"; do
+    # shellcheck disable=SC2086
+    compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 9 --print-limit 20 \
+      "$kit" suite "$logs" tests/golden $part threads=1 seconds=$((LIMIT / 4)) || status=$?
+  done
+  return $status
+}
+memcheck() { sanitize memcheck 11; }
+racecheck() { sanitize racecheck 17; }
+rates() { python3 tests/gpu/peers.py rates "$logs/rates.json"; }
+bench() {
+  local matmul=""
+  [ -f "$logs/rates.json" ] && matmul=matmul=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["matmul_bf16_tflops"])' "$logs/rates.json")
+  # shellcheck disable=SC2086
+  "$kit" bench "$OUT" $matmul filter="${FILTER:-}" seconds="$(soft)"
+}
+peers() { python3 tests/gpu/peers.py peers "$OUT/peers.json" --filter "${FILTER:-}" --seconds "$(soft)"; }
+# Hardware counters of the first kernels of a problem. Not among the default stages.
+profile() {
+  command -v ncu > /dev/null || { echo "no ncu here"; return 3; }
+  ncu --clock-control none --kernel-name regex:natten_ --launch-count 8 --kill yes --section SpeedOfLight --section Occupancy \
+    --section LaunchStats --section WarpStateStats --section MemoryWorkloadAnalysis --section ComputeWorkloadAnalysis \
+    "$kit" bench "$logs" filter="${FILTER:-2d-w16-s1}" seconds="$(soft)"
+}
+export -f profile device load truth suite emulated soft sanitize memcheck racecheck rates bench peers
+export kit OUT logs
+
+report=$OUT/report.txt
+{ date -u '+%Y-%m-%d %H:%M UTC'; cat "$KIT/commit" 2> /dev/null; uname -srm; } > "$report"
+stages=()
+emulate=0
+for word in "$@"; do
+  case $word in
+    --emulator) emulate=1 ;;
+    device | load | truth | suite | memcheck | racecheck | rates | bench | peers | profile) stages+=("$word") ;;
+    *) echo "unknown stage: $word"; sed -n '2,14p' "$0"; exit 1 ;;
+  esac
+done
+if [ $emulate -eq 1 ]; then
+  stage emulated 600 bash -c emulated
+else
+  if ! "$kit" device > /dev/null; then
+    exit 2
+  fi
+  [ ${#stages[@]} -gt 0 ] || stages=(device load truth suite memcheck racecheck rates bench peers)
+  declare -A limits=([device]=30 [load]=120 [truth]=150 [suite]=240 [memcheck]=100 [racecheck]=100 [rates]=60 [bench]=560 [peers]=560 [profile]=120)
+  for name in "${stages[@]}"; do
+    stage "$name" "${limits[$name]}" bash -c "$name"
+  done
+fi
+
+{
+  echo
+  [ $emulate -eq 1 ] || python3 tests/gpu/summary.py "$OUT" 2>&1 || echo "(no tables: tests/gpu/summary.py did not run)"
+  echo
+  echo "stage      outcome                  time"
+  printf '%s\n' "${summary[@]}"
+} | tee -a "$report"
+tar czf "$OUT/logs.tar.gz" -C "$logs" .
+rm -f "$OUT/truth.lines"
+exit $failed

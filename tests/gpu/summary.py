@@ -1,0 +1,111 @@
+"""The tables at the end of the report, from the raw numbers in a folder: our kernels beside their peers, what masks cost,
+what failed.
+
+    python3 summary.py FOLDER
+"""
+import json
+import pathlib
+import sys
+
+
+def read(folder, name):
+    path = folder / name
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def number(value, form):
+    return "-" if value is None else format(value, form)
+
+
+def beside_peers(bench, peers):
+    """One line a problem and head_dim: the fastest of our families, the others, and the peers."""
+    lines = [m for m in bench["measurements"] if m.get("median_ms") and m["pass"] == "forward"]
+    theirs = {}
+    for m in (peers or {}).get("measurements", []):
+        if m.get("median_ms"):
+            theirs.setdefault((m["problem"], m["head_dim"], m["type"]), {})[m["peer"]] = m["median_ms"]
+    groups = {}
+    for m in lines:
+        groups.setdefault((m["problem"], m["head_dim"], m["type"]), []).append(m)
+    print("forward, ms; 'x cudnn': how much faster than dense attention of cuDNN")
+    print(f"{'problem':<22} {'hd':>3} {'type':<4} {'ours':>9} {'useful':>7} {'issued':>7} {'share':>6} {'flex':>9} {'cudnn':>9} {'x cudnn':>8}  family")
+    for (problem, head_dim, kind), group in groups.items():
+        best = min(group, key=lambda m: m["median_ms"])
+        peer = theirs.get((problem, head_dim, kind), {})
+        flex = min((peer[p] for p in peer if p.startswith("flex")), default=None)
+        dense = peer.get("dense-cudnn")
+        families = ", ".join(f"{family(m)} {m['median_ms']:.3f}" for m in sorted(group, key=lambda m: m["median_ms"]))
+        print(
+            f"{problem:<22} {head_dim:>3} {kind:<4} {best['median_ms']:>9.4f} {best['useful_tflops']:>7.1f} "
+            f"{number(best['issued_tflops'], '.1f'):>7} {number(best['share_of_matmul'], '.2f'):>6} {number(flex, '.4f'):>9} "
+            f"{number(dense, '.4f'):>9} {number(dense and dense / best['median_ms'], '.2f'):>8}  {families}"
+        )
+
+
+def family(m):
+    parts = m["kernel"].split("_")
+    return next((p for p in parts if p == "simt" or p.startswith("sm")), m["kernel"])
+
+
+def masks(bench):
+    """Time per issued FLOP with masks over without: the same window, stride 1 against a stride that makes every tile full."""
+    pairs = [
+        ("1d-w2048-s1", "1d-w2048-s2048"), ("2d-w16-s1", "2d-w16-s16"), ("2d-w16-s8", "2d-w16-s16"),
+        ("flux-w80-s1", "flux-w80-s16"), ("hunyuan-w18-s1", "hunyuan-w18-s16"),
+        ("cosmos-w16-32-48", "cosmos-w16-32-48-s16"), ("cosmos-w16-24-16", "cosmos-w16-24-16-s16"),
+    ]
+    found = {}
+    for m in bench["measurements"]:
+        if m.get("issued_tflops") and m["pass"] == "forward":
+            found[m["problem"], m["head_dim"], m["type"], family(m)] = m
+    print("\ncost of masks: time per issued FLOP at stride 1 over that of a stride that leaves only full tiles (1 is free)")
+    for masked, full in pairs:
+        for key, m in found.items():
+            other = found.get((full, *key[1:]))
+            if key[0] == masked and other and key[3] != "simt":
+                ratio = other["issued_tflops"] / m["issued_tflops"]
+                print(f"{masked:<22} {key[1]:>3} {key[2]:<4} {key[3]:<6} {ratio:.2f}   (issued over useful {m['issued_over_useful']:.2f})")
+
+
+def backward(bench):
+    lines = [m for m in bench["measurements"] if m.get("median_ms") and m["pass"] == "backward"]
+    if lines:
+        print("\nbackward, ms")
+    for m in lines:
+        print(f"{m['problem']:<22} {m['head_dim']:>3} {m['type']:<4} {m['median_ms']:>9.4f} {m['useful_tflops']:>7.1f} TFLOP/s  {family(m)}")
+
+
+def differences(bench):
+    """Families that do not agree: their outputs were sampled on the same data."""
+    limit = {"f32": 1e-4, "f16": 1e-2, "bf16": 5e-2}
+    for m in bench["measurements"]:
+        error = m.get("difference_to_first")
+        if error is not None and not error <= limit[m["type"]]:
+            print(f"DISAGREES: {m['problem']} hd {m['head_dim']} {m['type']}: {m['kernel']} differs by {error:.2e}")
+
+
+def main():
+    folder = pathlib.Path(sys.argv[1])
+    load, truth, suite, bench, peers = (read(folder, f"{n}.json") for n in ("load", "truth", "suite", "bench", "peers"))
+    if bench:
+        beside_peers(bench, peers)
+        masks(bench)
+        backward(bench)
+        differences(bench)
+        for m in bench["measurements"]:
+            if m.get("error"):
+                print(f"ERROR: {m['problem']} hd {m['head_dim']}: {m['error'].splitlines()[0][:160]}")
+        print(f"\ncopy {bench['copy_tbs']:.2f} TB/s, bf16 matrix product {number(bench['matmul_tflops'], '.0f')} TFLOP/s")
+    if load:
+        print(f"\nload: {load['loaded']} texts loaded, {load['refused']} refused, {load['skipped']} for other architectures, {load['spilling']} use local memory")
+    if truth:
+        print(f"truth: {truth['recorded']} cases recorded, {truth['failed']} failed, {truth['not_as_documented']} not as documented")
+    for run in suite or []:
+        print(f"suite as {run['capability']}: {run['passed']} passed, {run['failed']} failed, {run['unsupported']} unsupported, {run['not_run']} not run, of {run['checks']}")
+
+
+if __name__ == "__main__":
+    main()
