@@ -113,7 +113,8 @@ const KEPT: usize = 256;
 /// The cheapest kernel and boxes whose tiles the copy engine can fetch at the problem's dilation.
 pub(crate) fn choose(problem: &Problem, axes: &[Axis; 3], kernels: &[&'static Kernel]) -> Choice {
     let additional_keys = problem.additional_keys();
-    let key = Key { axes: *axes, additional_keys, kernels: kernels.iter().map(|kernel| kernel.entry).collect() };
+    let key =
+        Key { axes: *axes, additional_keys, kernels: kernels.iter().map(|kernel| kernel.entry).collect() };
     // A panic elsewhere leaves the map whole.
     let lock = || CHOICES.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(choice) = lock().get(&key) {
@@ -166,7 +167,8 @@ fn search(problem: &Problem, axes: &[Axis; 3], kernels: &[&'static Kernel]) -> C
 fn sensible(boxes: Vec<[u32; 3]>, longest: &[usize; 3]) -> Vec<[u32; 3]> {
     const MOST_PIECES: usize = 4096;
     let keep = |boxes: Vec<[u32; 3]>, fits: fn(u32, usize) -> bool| {
-        let all_fit = |log2: &&[u32; 3]| log2.iter().zip(longest).all(|(&log2, &longest)| fits(log2, longest));
+        let all_fit =
+            |log2: &&[u32; 3]| log2.iter().zip(longest).all(|(&log2, &longest)| fits(log2, longest));
         let some: Vec<_> = boxes.iter().filter(all_fit).copied().collect();
         if some.is_empty() { boxes } else { some }
     };

@@ -74,7 +74,8 @@ fn run(entry: &'static str) -> (usize, Vec<String>) {
     let lines: Vec<&str> = kernel.ptx.lines().collect();
     let (mut caught, mut survivors) = (0, Vec::new());
     for mutation in MUTATIONS {
-        let places = (0..lines.len()).filter(|&at| lines[at].contains(mutation.line) && lines[at].contains(mutation.from));
+        let places = (0..lines.len())
+            .filter(|&at| lines[at].contains(mutation.line) && lines[at].contains(mutation.from));
         let places: Vec<usize> = places.collect();
         // Long runs of the same instruction: the ends and the middle stand for all.
         let picked: Vec<usize> = if places.len() > 14 {
@@ -87,7 +88,12 @@ fn run(entry: &'static str) -> (usize, Vec<String>) {
             edited[places[nth]] = change(lines[places[nth]], mutation);
             match suite(entry, &edited.join("\n")) {
                 Err(_) => caught += 1,
-                Ok(()) => survivors.push(format!("{} ({nth} of {}): {}", mutation.what, places.len(), lines[places[nth]])),
+                Ok(()) => survivors.push(format!(
+                    "{} ({nth} of {}): {}",
+                    mutation.what,
+                    places.len(),
+                    lines[places[nth]]
+                )),
             }
         }
     }
@@ -100,7 +106,8 @@ fn change(line: &str, mutation: &Mutation) -> String {
         let (head, tail) = line.split_once("], ").expect("a parity");
         let (parity, rest) = tail.split_once(';').expect("an end");
         let head = head.replacen("{ .reg .pred over;", "{ .reg .pred over; .reg .b32 other;", 1);
-        let head = head.replacen("mbarrier.try_wait", &format!("xor.b32 other, {parity}, 1; mbarrier.try_wait"), 1);
+        let head =
+            head.replacen("mbarrier.try_wait", &format!("xor.b32 other, {parity}, 1; mbarrier.try_wait"), 1);
         return format!("{head}], other;{rest}");
     }
     if mutation.to == "_MORE;" {

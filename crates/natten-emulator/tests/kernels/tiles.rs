@@ -42,13 +42,10 @@ pub fn close<E: Element>(
     };
     let value = magnitude(&inputs.value);
     let list = inputs.additional.as_ref().map(|[_, values]| magnitude(values));
-    let mut positive = inputs.clone();
+    let mut positive = *inputs;
     positive.value = value.view();
-    positive.additional = inputs
-        .additional
-        .as_ref()
-        .zip(list.as_ref())
-        .map(|([keys, _], values)| [keys.clone(), values.view()]);
+    positive.additional =
+        inputs.additional.as_ref().zip(list.as_ref()).map(|([keys, _], values)| [*keys, values.view()]);
     let bound = reference::forward(problem, &positive).out;
 
     let unit = if E::TYPE.name() == "bf16" { 2f64.powi(-8) } else { 2f64.powi(-11) };
@@ -62,7 +59,8 @@ pub fn close<E: Element>(
     for (i, (&found, &expected)) in lse.as_slice().iter().zip(expected.lse.as_slice()).enumerate() {
         let found = f64::from(found);
         let equal = found == expected || found.is_nan() && expected.is_nan();
-        if !equal && !((found - expected).abs() <= 2e-5 * expected.abs().max(1.0)) {
+        let is_close = (found - expected).abs() <= 2e-5 * expected.abs().max(1.0);
+        if !equal && !is_close {
             return Err(format!("lse[{i}] = {found}, expected {expected}"));
         }
     }
