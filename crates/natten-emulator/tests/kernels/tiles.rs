@@ -10,7 +10,7 @@ use natten_cuda::registry::{Kernel, kernels};
 use natten_cuda::tiles::Request;
 use natten_emulator::{Counters, Emulated};
 
-use crate::case::{Case, Numbers, OnDevice, Operands, emulated, forward};
+use crate::case::{Case, Numbers, OnDevice, Operands, forward};
 
 fn on_tiles() -> impl Iterator<Item = &'static Kernel> {
     kernels().filter(|kernel| kernel.tile.is_some())
@@ -22,7 +22,7 @@ fn kernel(entry: &str) -> &'static Kernel {
 
 /// A backend that runs one forward kernel, on the boxes of its choice unless some are given.
 fn only(kernel: &Kernel, tiling: Option<Tiling>) -> Cuda<Emulated> {
-    emulated().with_request(Request { entry: Some(kernel.entry), tiling })
+    Cuda::new(Emulated::new(8, 0)).with_request(Request { entry: Some(kernel.entry), tiling })
 }
 
 /// Weights are rounded to the element type before they meet the values, and the result once more: so each error stays
