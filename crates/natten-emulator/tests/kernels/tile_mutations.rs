@@ -59,7 +59,7 @@ const MUTATIONS: &[Mutation] = &[
     edit("sum not inverted", "rcp.approx", 0, "rcp", "sqrt"),
     edit("borders not zeroed", "0, 16, %p", 0, "0, 16", "16, 16"),
     edit("columns beyond head_dim read", "16, 0, %p", 0, "16, 0", "16, 16"),
-    edit("the sign of the scale lost", "xor.b32", 3, "xor.b32", "or.b32"),
+    edit("the sign of the scale lost", "xor.b32", 6, "xor.b32", "or.b32"),
     edit("window ends not removed", "not.b64", 0, "not.b64", "mov.b64"),
     edit("window starts not removed", "not.b64", 2, "not.b64", "mov.b64"),
 ];
@@ -104,8 +104,8 @@ fn suite(ptx: Option<String>) -> Result<(), String> {
     let mut all = Case::new([5, 6, 13], flags.scale(-2.0)).dims(32, 24).heads(2, 1);
     all.additional = 70;
     run(&cuda, &all, false)?;
-    let long = Case::new([1, 1, 420], Params::new([1, 1, 330]).scale(3.0)).dims(24, 32).heads(1, 1);
-    run(&cuda, &long, false)?;
+    let long = Case::new([1, 1, 420], Params::new([1, 1, 330]).scale(3.0)).dims(24, 32).heads(3, 3);
+    run(&cuda, &long, true)?;
     run(&cuda, &Case::new([1, 11, 21], Params::new([1, 5, 9])).dims(24, 24).heads(3, 3), true)
 }
 
@@ -113,9 +113,10 @@ fn suite(ptx: Option<String>) -> Result<(), String> {
 fn run(cuda: &Cuda<Emulated>, case: &Case, poison: bool) -> Result<(), String> {
     let mut operands = Operands::<f16>::draw(case);
     if poison {
-        let (heads, dim) = (case.heads, case.head_dim);
-        for tensor in [&mut operands.query, &mut operands.key, &mut operands.value] {
-            let rows = tensor.as_mut_slice().chunks_mut(dim).enumerate();
+        let (heads, dim, dim_v) = (case.heads, case.head_dim, case.head_dim_v);
+        let tensors = [(&mut operands.query, dim), (&mut operands.key, dim), (&mut operands.value, dim_v)];
+        for (tensor, length) in tensors {
+            let rows = tensor.as_mut_slice().chunks_mut(length).enumerate();
             rows.filter(|(row, _)| row % heads != 1).for_each(|(_, values)| values.fill(f16::NAN));
         }
     }

@@ -9,8 +9,10 @@ use natten_cuda::Cuda;
 use natten_cuda::registry::{Kernel, kernels};
 use natten_cuda::tiles::Request;
 use natten_emulator::{Counters, Emulated};
+use natten_tests::Subject;
 
-use crate::case::{Case, Numbers, OnDevice, Operands, emulated, forward};
+use crate::case::{Case, Numbers, OnDevice, Operands, forward};
+use crate::subject::OnEmulator;
 
 fn on_tiles() -> impl Iterator<Item = &'static Kernel> {
     kernels().filter(|kernel| kernel.tile.is_some())
@@ -22,7 +24,7 @@ fn kernel(entry: &str) -> &'static Kernel {
 
 /// A backend that runs one forward kernel, on the boxes of its choice unless some are given.
 fn only(kernel: &Kernel, tiling: Option<Tiling>) -> Cuda<Emulated> {
-    emulated().with_request(Request { entry: Some(kernel.entry), tiling })
+    Cuda::new(Emulated::new(8, 0)).with_request(Request { entry: Some(kernel.entry), tiling })
 }
 
 /// Weights are rounded to the element type before they meet the values, and the result once more: so each error stays
@@ -247,6 +249,28 @@ fn poisoned<E: Element>(kernel: &Kernel, case: &Case) {
     let (out, lse) = forward(&cuda, &problem, &OnDevice::upload(&cuda, &operands)).expect("a launch");
     close(&problem, &operands.inputs(), &out, &lse)
         .unwrap_or_else(|error| panic!("{}: {error}", kernel.entry));
+}
+
+/// The problems that NATTEN's own arrays are of, in f16, against the reference that those arrays hold to account.
+#[test]
+fn golden() {
+    let mut count = 0;
+    for path in &natten_tests::golden::files() {
+        let golden = natten_tests::golden::read(path);
+        let problem = golden.case.spec.problem(f16::TYPE);
+        let longest = problem.head_dim().max(problem.head_dim_v());
+        if !problem.head_dim().is_multiple_of(8) || !problem.head_dim_v().is_multiple_of(8) {
+            continue;
+        }
+        let fits = |kernel: &&Kernel| kernel.element_type == f16::TYPE && kernel.max_head_dim >= longest;
+        let kernel = on_tiles().filter(fits).min_by_key(|kernel| kernel.max_head_dim).expect("up to 256");
+        let inputs = golden.case.rounded::<f16>();
+        let (out, lse) = OnEmulator(only(kernel, None)).attend(&problem, &inputs);
+        close(&problem, &inputs.map(Tensor::view), &out, &lse)
+            .unwrap_or_else(|error| panic!("{} on {}: {error}", golden.file, kernel.entry));
+        count += 1;
+    }
+    assert!(count >= 20, "only {count} files have rows of whole chunks");
 }
 
 /// Plain attention: lengths that differ, causal, no keys, packed sequences.
