@@ -41,11 +41,15 @@ struct Forward {
   typedef typename Table::Word Word;
 
   // What the loops need of the keys at hand and ptxas cannot keep in registers.
-  struct Segment {
+  struct __align__(16) Segment {
     long long row_step[2][2];   // bytes of K, V from a thread's row to its row STRIDE and 2 STRIDE further
-    long long tile_step[2][3];  // bytes of K, V to the next tile along each axis
+    long long near_step[2];     // bytes of K, V to the next tile along axis 2
+    long long far_step[2][2];   // and along axes 0, 1
+    Lookup lookup;
     KeyGrid grid;
     QueryTile tile;
+    int is_additional;          // the keys at hand are the additional ones
+    int rounds;                 // lists of keys begun so far
   };
   enum {
     SLOTS = QueryLayout::BYTES,
@@ -56,12 +60,12 @@ struct Forward {
 
   const TileForwardParams& p;
   char* shared;
-  int thread;
-  int lane;
-  int warp;
-  float scale_log2;
 
-  unsigned query_at;                                  // shared address of this lane's matrix row of Q, chunk lane / 16
+  // Shared addresses, or offsets in a slot, of what this lane or thread touches.
+  unsigned query_at;  // matrix row of Q, chunk lane / 16
+  unsigned key_at;    // matrix row of K, chunk lane / 8 % 2
+  unsigned value_at;  // matrix row of V, chunk lane / 16
+  unsigned copy_at;   // first row that this thread copies, its chunk
   unsigned query[HOLDS_QUERY ? M : 1][HOLDS_QUERY ? D / 16 : 1][4];
   float out[M][D / 8][4];                             // (WARP_ROWS, D)
   float reference_log2[M][2];
@@ -72,6 +76,11 @@ struct Forward {
   int at[3];            // that tile
   Word row_bits;        // what this lane's row of the warp sees of the tile at hand
 
+  // Only what the loops use in every tile lives in registers; the rest starts from the thread's number.
+  __device__ __forceinline__ unsigned thread() const { return arch::thread_index(); }
+  __device__ __forceinline__ unsigned lane() const { return thread() % 32; }
+  __device__ __forceinline__ int warp_row() const { return thread() / 32 * WARP_ROWS; }
+
   __device__ __forceinline__ Segment& segment() { return *(Segment*)(shared + SEGMENT); }
   __device__ __forceinline__ const QueryTile& query_tile() { return segment().tile; }
   __device__ __forceinline__ Word* table() { return (Word*)(shared + TABLE); }
@@ -79,52 +88,62 @@ struct Forward {
   __device__ __forceinline__ void run() {
     QueryTile tile;
     if (!tile.place(p.geometry, p.plan, (int)blockIdx.x)) return;
-    if (thread == 0) segment().tile = tile;
+    if (thread() == 0) {
+      segment().tile = tile;
+      segment().rounds = 0;
+    }
     copy_query(tile);
+    copy_at = KeyCopier::offset(thread());
     clear();
-#pragma unroll 1
-    for (int list = 0; list < (p.geometry.additional_keys > 0 ? 2 : 1); ++list) {
-      KeyGrid grid;
-      __syncthreads();
-      set_segment(list == 1, grid);
-      const int total = grid.total();
-      const int unmasked = maximum(grid.full() - 1, 0);
-      if (grid.full() > 0) {
-#pragma unroll
-        for (int a = 0; a < 3; ++a) at[a] = grid.full_begin[a];
-      } else {
-        at[0] = at[1] = at[2] = 0;
-      }
-      move(at[0], at[1], at[2]);
-      const unsigned rows = total > 0 ? inside_rows() : 0;
+    __syncthreads();
+    do {
+      set_segment(segment().rounds == 1);
+      start_at_first();
+      const unsigned rows = segment().grid.total() > 0 ? inside_rows() : 0;
       copy_tile<true>(0, slots[0], rows);
       copy_tile<true>(1, slots[1], rows);
-      if (list == 0) receive_query();
-
+      if (!segment().is_additional) receive_query();
 #pragma unroll 1
-      for (int left = unmasked; left > 0; --left) step<false>(true);
+      for (int left = unmasked(); left > 0; --left) step<false>(true);
 
+      int left = segment().grid.total() - unmasked();
       RowMask<KEYS> mask;
-      if (total > unmasked) {
-        set_mask(mask, list == 1);
-        row_bits = mask.of_tile(table(), segment().grid.log2, at);
-        if (grid.full() > 0) {
-          move(-at[0], -at[1], -1 - at[2]);
-          at[0] = at[1] = 0;
-          at[2] = -1;
-        }
-      }
+      if (left > 0) start_partial(mask);
 #pragma unroll 1
-      for (int left = total - unmasked; left > 0; --left) {
-        step<true>(left > 1, &mask);
-      }
+      for (; left > 0; --left) step<true>(left > 1, &mask);
       arch::wait_for_copies<0>();
-    }
+      __syncthreads();
+    } while (segment().rounds <= (p.geometry.additional_keys > 0));
     store();
+  }
+
+  // Tiles for the loop without masks. The last full tile is left to the other loop, so that here every tile but the
+  // present one is followed by a full one.
+  __device__ __forceinline__ int unmasked() { return maximum(segment().grid.full() - 1, 0); }
+
+  __device__ __forceinline__ void start_at_first() {
+    const KeyGrid& grid = segment().grid;
+    const bool any_full = grid.full() > 0;
+#pragma unroll
+    for (int a = 0; a < 3; ++a) at[a] = any_full ? grid.full_begin[a] : 0;
+    move(at[0], at[1], at[2]);
+  }
+
+  // From the last full tile (or the very first tile, where none is full) on with masks.
+  __device__ __forceinline__ void start_partial(RowMask<KEYS>& mask) {
+    const KeyGrid& grid = segment().grid;
+    set_mask(mask);
+    row_bits = mask.of_tile(table(), segment().lookup, grid.count, at);
+    if (grid.full() > 0) {
+      move(-at[0], -at[1], -1 - at[2]);
+      at[0] = at[1] = 0;
+      at[2] = -1;
+    }
   }
 
   // Starts copying the rows of the query box, zeros where there are none.
   __device__ __forceinline__ void copy_query(const QueryTile& tile) {
+    const unsigned thread = this->thread();
     const unsigned to = arch::shared_address(shared) + QueryCopier::offset(thread);
     const int chunk = QueryCopier::chunk(thread);
 #pragma unroll 1
@@ -139,22 +158,18 @@ struct Forward {
   }
 
   // Waits for Q. The kernel wants a positive scale, so that the greatest score before scaling is the greatest after: the
-  // sign moves to Q, and so does a scale of 0.
+  // sign moves to Q.
   __device__ __forceinline__ void receive_query() {
     arch::wait_for_copies<2>();
-    scale_log2 = p.geometry.scale_log2;
-    if (scale_log2 <= 0.0f) {
-      const unsigned keep = scale_log2 < 0.0f ? ~0u : 0u;
-      const unsigned flip = scale_log2 < 0.0f ? 0x80008000u : 0u;
-      scale_log2 = scale_log2 < 0.0f ? -scale_log2 : 1.0f;
+    if (p.geometry.scale_log2 < 0.0f) {
       __syncthreads();
-      for (int i = thread; i < QueryLayout::BYTES / 4; i += THREADS) {
-        unsigned& word = ((unsigned*)shared)[i];
-        word = (word & keep) ^ flip;
-      }
+      for (int i = thread(); i < QueryLayout::BYTES / 4; i += THREADS) ((unsigned*)shared)[i] ^= 0x80008000u;
     }
     __syncthreads();
-    query_at = arch::shared_address(shared) + QueryLayout::offset(warp * WARP_ROWS + lane % 16, lane / 16);
+    const unsigned lane = this->lane();
+    query_at = arch::shared_address(shared) + QueryLayout::offset(warp_row() + lane % 16, lane / 16);
+    key_at = KeyLayout::offset(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+    value_at = KeyLayout::offset(lane % 16, lane / 16);
     if (HOLDS_QUERY) {
 #pragma unroll
       for (int m = 0; m < M; ++m) {
@@ -187,11 +202,13 @@ struct Forward {
   }
 
   // Describes the keys of the windows, or the additional ones, to the loops.
-  __device__ __forceinline__ void set_segment(bool additional, KeyGrid& grid) {
+  __device__ __forceinline__ void set_segment(bool additional) {
+    KeyGrid grid;
     const QueryTile tile = query_tile();
     if (additional) grid.of_list(p.geometry.additional_keys, KEYS == 64 ? 6 : 5);
     else grid.of_window(p.geometry, p.plan, tile);
     const int head_kv = divide(tile.head, p.geometry.heads_per_kv);
+    const unsigned thread = this->thread();
     const int row = KeyCopier::row(thread);
     Segment& s = segment();
 #pragma unroll
@@ -211,7 +228,7 @@ struct Forward {
         start += step * (grid.start[a] + coordinate(grid.log2, row, a)) + (additional ? 0 : residue * strides.axis[a]);
         near += step * coordinate(grid.log2, KeyCopier::STRIDE % KEYS, a);
         far += step * coordinate(grid.log2, 2 * KeyCopier::STRIDE % KEYS, a);
-        if (thread == 0) s.tile_step[side][a] = (step << grid.log2[a]) * 2;
+        if (thread == 0) (a == 2 ? s.near_step[side] : s.far_step[side][a % 2]) = (step << grid.log2[a]) * 2;
       }
       next[side] = (const char*)base + (start + KeyCopier::chunk(thread) * 8) * 2;
       if (thread == 0) {
@@ -219,17 +236,26 @@ struct Forward {
         s.row_step[side][1] = far * 2;
       }
     }
-    if (thread == 0) s.grid = grid;
-    Table::build(table(), grid.log2, warp, WARPS, lane);
+    if (thread == 0) {
+      s.grid = grid;
+      s.is_additional = additional;
+#pragma unroll
+      for (int a = 0; a < 3; ++a) {
+        s.lookup.entry[a] = Table::first_entry(grid.log2, a);
+        s.lookup.log2[a] = grid.log2[a];
+      }
+    }
+    Table::build(table(), grid.log2, thread / 32, WARPS, thread % 32);
     __syncthreads();
+    if (thread == 0) ++s.rounds;  // read next after the barrier behind all tiles
   }
 
   // Moves `next` by so many tiles.
   __device__ __forceinline__ void move(int x, int y, int z) {
 #pragma unroll
     for (int side = 0; side < 2; ++side) {
-      const long long* step = segment().tile_step[side];
-      next[side] += x * step[0] + y * step[1] + z * step[2];
+      const long long* far = segment().far_step[side];
+      next[side] += x * far[0] + y * far[1] + z * segment().near_step[side];
     }
   }
 
@@ -240,7 +266,7 @@ struct Forward {
     const bool near = MASKED ? grid.next_partial(at) : grid.next_full(at);
     if (__builtin_expect(near, 1)) {
 #pragma unroll
-      for (int side = 0; side < 2; ++side) next[side] += segment().tile_step[side][2];
+      for (int side = 0; side < 2; ++side) next[side] += segment().near_step[side];
     } else {
       move(at[0] - x, at[1] - y, at[2] - z);
     }
@@ -248,32 +274,38 @@ struct Forward {
 
   // One bit per pass of this thread's copies: whether the row of tile `at` is among the keys seen.
   __device__ __forceinline__ unsigned inside_rows() {
-    const Word bits = RowMask<KEYS>::inside(table(), segment().grid, at);
-    return (unsigned)(bits >> Table::bit_of(KeyCopier::row(thread)));
+    const Word bits = RowMask<KEYS>::inside(table(), segment().lookup, segment().grid.count, at);
+    return (unsigned)(bits >> Table::bit_of(KeyCopier::row(thread())));
   }
 
   // Starts copying K (side 0) or V (side 1) of the next tile and closes the group.
   template <bool BORDER>
   __device__ __forceinline__ void copy_tile(int side, unsigned slot, unsigned inside) {
-    const unsigned to = slot + KeyCopier::offset(thread);
+    const unsigned to = slot + copy_at;
     const int row_length = side == 0 ? p.geometry.head_dim : p.geometry.head_dim_v;
-    const int chunks_left = row_length / 8 - KeyCopier::chunk(thread);
+    const int chunks_left = row_length / 8 - KeyCopier::chunk(thread());
+    // All addresses first: a load from shared memory between two copies makes ptxas guard each of them.
+    const char* from[KeyCopier::PASSES];
     const long long* step = segment().row_step[side];
 #pragma unroll
     for (int pass = 0; pass < KeyCopier::PASSES; ++pass) {
-      const char* from = next[side] + (pass & 1 ? step[0] : 0) + (pass & 2 ? step[1] : 0);
-      KeyCopier::copy(to, from, pass, chunks_left, !BORDER || (inside >> pass * (KeyCopier::STRIDE / 4) & 1));
+      from[pass] = pass == 0 ? next[side] : from[pass & 1 ? pass - 1 : 0] + step[pass & 1 ? 0 : 1];
+    }
+#pragma unroll
+    for (int pass = 0; pass < KeyCopier::PASSES; ++pass) {
+      KeyCopier::copy(to, from[pass], pass, chunks_left, !BORDER || (inside >> pass * (KeyCopier::STRIDE / 4) & 1));
     }
     arch::commit_copies();
   }
 
-  __device__ __forceinline__ void set_mask(RowMask<KEYS>& mask, bool additional) {
+  __device__ __forceinline__ void set_mask(RowMask<KEYS>& mask) {
+    const bool additional = segment().is_additional;
 #pragma unroll
     for (int a = 0; a < 3; ++a) {
       const KeyGrid& grid = segment().grid;
-      const Range seen = query_tile().sees(p.geometry, p.plan, warp * WARP_ROWS + lane % WARP_ROWS, a);
-      mask.start[a] = additional ? 0 : seen.start - grid.start[a];
-      mask.end[a] = additional ? grid.count[a] : seen.end - grid.start[a];
+      const Range seen = query_tile().sees(p.geometry, p.plan, warp_row() + thread() % WARP_ROWS, a);
+      mask.set(a, additional ? 0 : seen.start - grid.start[a],
+               additional ? 0 : grid.start[a] + grid.count[a] - seen.end);
     }
   }
 
@@ -294,6 +326,7 @@ struct Forward {
     float score[M][N][4];  // (WARP_ROWS, KEYS)
     multiply_query_key(score);
     if (MASKED) {
+      const unsigned lane = this->lane();
 #pragma unroll
       for (int m = 0; m < M; ++m) {
 #pragma unroll
@@ -316,7 +349,7 @@ struct Forward {
     __syncthreads();
     if (!MASKED || more) {
       copy_tile<MASKED>(1, slots[0], inside);
-      if (MASKED) row_bits = mask->of_tile(table(), segment().grid.log2, at);
+      if (MASKED) row_bits = mask->of_tile(table(), segment().lookup, segment().grid.count, at);
     } else {
       arch::commit_copies();
     }
@@ -337,7 +370,7 @@ struct Forward {
         for (int e = 0; e < 4; ++e) score[m][n][e] = 0.0f;
       }
     }
-    const unsigned key_at = slots[0] + KeyLayout::offset(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+    const unsigned key = slots[0] + key_at;
 #pragma unroll
     for (int k = 0; k < D / 16; ++k) {
       unsigned a[M][4];
@@ -353,7 +386,7 @@ struct Forward {
 #pragma unroll
       for (int n = 0; n < N; n += 2) {
         unsigned b[4];
-        arch::load_matrices(b, KeyLayout::step(key_at, k) + n * 8 * KeyLayout::PITCH);
+        arch::load_matrices(b, KeyLayout::step(key, k) + n * 8 * KeyLayout::PITCH);
 #pragma unroll
         for (int m = 0; m < M; ++m) {
           Mma<T>::add(score[m][n], a[m], b[0], b[1]);
@@ -363,8 +396,12 @@ struct Forward {
     }
   }
 
+  // The size of the scale; not 0, so that -inf times it is -inf. Scores times the smallest number are as good as 0.
+  __device__ __forceinline__ float scale() const { return fmaxf(fabsf(p.geometry.scale_log2), 1.17549435e-38f); }
+
   // Scores to weights, 0 for -inf; adds them to the sums.
   __device__ __forceinline__ void soften(float (&score)[M][N][4]) {
+    const float scale_log2 = scale();
     float most[M][2];
     bool must = false;
 #pragma unroll
@@ -408,7 +445,7 @@ struct Forward {
       for (int half = 0; half < 2; ++half) {
         float top = most[m][half];
         top = fmaxf(top, arch::shuffle_xor(top, 1));
-        top = fmaxf(top, arch::shuffle_xor(top, 2)) * scale_log2;
+        top = fmaxf(top, arch::shuffle_xor(top, 2)) * scale();
         const float old = reference_log2[m][half];
         const bool moves = top > old + NATTEN_LAZY_MAXIMUM;
         const float factor = moves ? arch::exp2_approx(old - top) : 1.0f;
@@ -425,7 +462,7 @@ struct Forward {
 
   // O += P V; the C fragment of S is the A fragment of P.
   __device__ __forceinline__ void multiply_weight_value(const float (&weight)[M][N][4]) {
-    const unsigned value_at = slots[1] + KeyLayout::offset(lane % 16, lane / 16);
+    const unsigned value = slots[1] + value_at;
 #pragma unroll
     for (int k = 0; k < KEYS / 16; ++k) {
       unsigned a[M][4];
@@ -440,7 +477,7 @@ struct Forward {
 #pragma unroll
       for (int d = 0; d < D / 16; ++d) {
         unsigned b[4];
-        arch::load_matrices_transposed(b, KeyLayout::step(value_at, d) + k * 16 * KeyLayout::PITCH);
+        arch::load_matrices_transposed(b, KeyLayout::step(value, d) + k * 16 * KeyLayout::PITCH);
 #pragma unroll
         for (int m = 0; m < M; ++m) {
           Mma<T>::add(out[m][2 * d], a[m], b[0], b[1]);
@@ -453,6 +490,7 @@ struct Forward {
   // Writes out and lse. Rows go through the warp's own part of Q's memory, so that whole chunks leave.
   __device__ __forceinline__ void store() {
     const QueryTile tile = query_tile();
+    const unsigned lane = this->lane();
 #pragma unroll
     for (int m = 0; m < M; ++m) {
 #pragma unroll
@@ -462,7 +500,7 @@ struct Forward {
         total += arch::shuffle_xor(total, 2);
         // No key at all: sum 0, out 0, lse -inf. A NaN sum stays one.
         const float inverse = total == 0.0f ? 0.0f : arch::reciprocal_approx(total);
-        const int row = warp * WARP_ROWS + m * 16 + half * 8 + lane / 4;
+        const int row = warp_row() + m * 16 + half * 8 + lane / 4;
         const unsigned to = QueryLayout::offset(row, 0);
 #pragma unroll
         for (int d = 0; d < D / 8; ++d) {
@@ -480,7 +518,7 @@ struct Forward {
     const int chunk = lane % QueryLayout::CHUNKS;
 #pragma unroll 1
     for (int in_warp = lane / QueryLayout::CHUNKS; in_warp < WARP_ROWS; in_warp += 32 / QueryLayout::CHUNKS) {
-      const int row = warp * WARP_ROWS + in_warp;
+      const int row = warp_row() + in_warp;
       if (!tile.exists(p.plan, row)) continue;
       char* to = (char*)p.out + (tile.offset(p.geometry, p.plan, p.out_strides, row) + chunk * 8) * 2;
 #pragma unroll
@@ -501,6 +539,6 @@ extern "C" __global__ void __launch_bounds__(128, 2) NATTEN_ENTRY(const __grid_c
   extern __shared__ __align__(1024) char shared[];
   typedef natten::Forward<natten::NATTEN_TYPE, NATTEN_DIM, NATTEN_ROWS, NATTEN_KEYS> Forward;
   static_assert(Forward::BYTES == NATTEN_SHARED_BYTES, "the compile matrix says how much");
-  Forward forward = {p, shared, (int)threadIdx.x, (int)threadIdx.x % 32, (int)threadIdx.x / 32};
+  Forward forward = {p, shared};
   forward.run();
 }

@@ -4,6 +4,7 @@
 //! ([`Residue::keys_of`]), so its key tiles form a grid, and every count is a product over axes of sums along
 //! one axis. A plan of a million tokens takes microseconds.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::problem::Problem;
@@ -178,9 +179,20 @@ impl TileCounts {
     /// Counts a problem's tiles, for one batch item and one head. Additional keys come as further key tiles of
     /// their own.
     pub fn of(problem: &Problem, tiling: &Tiling) -> Self {
+        Self::with(problem, tiling, |_, axis, query_tile, key_tile| {
+            AxisCounts::of(axis, query_tile, key_tile, tiling.key_start)
+        })
+    }
+
+    /// [`TileCounts::of`] with the counts along one axis from elsewhere.
+    fn with(
+        problem: &Problem,
+        tiling: &Tiling,
+        mut along: impl FnMut(usize, &Axis, usize, usize) -> AxisCounts,
+    ) -> Self {
         problem.sequences().fold(TileCounts::default(), |total, sequence| {
             let axes = std::array::from_fn(|i| {
-                AxisCounts::of(&sequence.axes[i], tiling.query_tile[i], tiling.key_tile[i], tiling.key_start)
+                along(i, &sequence.axes[i], tiling.query_tile[i], tiling.key_tile[i])
             });
             let extents = sequence.axes.map(|a| (a.query_extent as u64, a.key_extent as u64));
             total.plus(&Self::combine(
@@ -304,12 +316,24 @@ pub fn rank_tilings(
     key_start: KeyStart,
 ) -> Vec<(Tiling, TileCounts)> {
     let key_boxes = tile_boxes(key_tokens, problem.axes());
+    // Hundreds of tilings share a few dozen pairs of sides along each axis.
+    let mut known = HashMap::new();
+    let mut count = |tiling: &Tiling| {
+        if problem.is_packed() {
+            return TileCounts::of(problem, tiling);
+        }
+        TileCounts::with(problem, tiling, |i, axis, query_tile, key_tile| {
+            *known
+                .entry((i, query_tile, key_tile))
+                .or_insert_with(|| AxisCounts::of(axis, query_tile, key_tile, key_start))
+        })
+    };
     let mut ranked: Vec<(Tiling, TileCounts)> = tile_boxes(query_tokens, problem.axes())
         .into_iter()
         .flat_map(|query_tile| {
             key_boxes.iter().map(move |&key_tile| Tiling { query_tile, key_tile, key_start })
         })
-        .map(|tiling| (tiling, TileCounts::of(problem, &tiling)))
+        .map(|tiling| (tiling, count(&tiling)))
         .collect();
     let order = |(tiling, counts): &(Tiling, TileCounts)| {
         (counts.issued, u64::MAX - counts.full_tiles, usize::MAX - tiling.query_tile[2] - tiling.key_tile[2])

@@ -56,6 +56,13 @@ pub enum RejectionReason {
         /// The device's limit.
         limit: usize,
     },
+    /// More queries share a window than the kernel's masks can count.
+    Stride {
+        /// The most that works.
+        max: usize,
+        /// The problem's largest.
+        found: usize,
+    },
     /// Tiles would compute many more scores than the windows have: CUDA cores are faster.
     WastedScores {
         /// Scores computed per score needed, in hundredths.
@@ -110,6 +117,9 @@ impl fmt::Display for RejectionReason {
             }
             RejectionReason::SharedMemory { needed, limit } => {
                 write!(f, "needs {needed} bytes of shared memory, a thread block has {limit}")
+            }
+            RejectionReason::Stride { max, found } => {
+                write!(f, "takes a stride up to {max}, the problem has {found}")
             }
             RejectionReason::WastedScores { percent, limit } => {
                 write!(f, "would compute {percent} % of the scores in the windows, more than {limit} %")

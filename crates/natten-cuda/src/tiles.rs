@@ -36,8 +36,13 @@ pub struct Request {
 }
 
 /// Scores computed per score in the windows up to which tensor cores win, in percent, head_dim counted as padded. An
-/// estimate: a walking kernel gets some 6 TFLOP/s out of an A100, a kernel on tiles some 150.
-const WASTE_LIMIT_PERCENT: u64 = 1600;
+/// estimate from instruction counts at head_dim 64: a walking kernel needs 3.4 clocks of a multiprocessor for a score, a
+/// kernel on tiles some 0.25, twice what its multiplications take.
+const WASTE_LIMIT_PERCENT: u64 = 1300;
+
+/// Kernels keep, in 16 bits, how far a query's window starts after that of the tile's first query, which is less than the
+/// tile's side plus the stride; and likewise for the ends.
+const MAX_STRIDE: usize = 1 << 15;
 
 /// The kernel for the forward pass of a problem.
 ///
@@ -70,6 +75,11 @@ pub fn choose(
         let (needed, limit) = (kernel.shared_bytes as usize, properties.shared_bytes_per_block);
         if needed > limit {
             rejections.push(reject(RejectionReason::SharedMemory { needed, limit }));
+            continue;
+        }
+        let found = problem.axes().iter().map(|axis| axis.stride).max().unwrap_or(1);
+        if found > MAX_STRIDE {
+            rejections.push(reject(RejectionReason::Stride { max: MAX_STRIDE, found }));
             continue;
         }
         let Some((tiling, counts)) = best_tiling(problem, kernel, request.tiling) else {
@@ -170,4 +180,115 @@ pub(crate) fn plan(
     }
     let blocks = to_i32("the number of thread blocks", usize::try_from(total).unwrap_or(usize::MAX))?;
     Ok((plan, blocks as u32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::select::ComputeCapability;
+    use natten_core::{ElementType, Inputs, Layout, Params};
+
+    fn device(multiprocessors: u32, shared_kib: usize) -> Properties {
+        Properties {
+            name: "a device".to_owned(),
+            compute_capability: ComputeCapability { major: 8, minor: 0 },
+            multiprocessors,
+            shared_bytes_per_block: shared_kib << 10,
+            memory_bytes: 1 << 34,
+        }
+    }
+
+    fn problem<const RANK: usize>(
+        tokens: [usize; RANK],
+        heads: usize,
+        head_dim: usize,
+        params: Params<RANK>,
+        element_type: ElementType,
+    ) -> Problem {
+        let shape: Vec<usize> = [1].into_iter().chain(tokens).chain([heads, head_dim]).collect();
+        let layout = Layout::contiguous(&shape).unwrap();
+        Problem::new(&params.to_dyn(), &Inputs::new(layout, layout, layout), element_type).unwrap()
+    }
+
+    fn chosen(problem: &Problem, properties: &Properties) -> Choice {
+        choose(problem, LayoutSummary { is_aligned: true }, properties, &Request::default()).unwrap()
+    }
+
+    fn reason(choice: &Choice, entry: &str) -> String {
+        choice.rejections.0.iter().find(|r| r.kernel == entry).expect(entry).reason.to_string()
+    }
+
+    #[test]
+    fn large_windows_run_on_large_tiles() {
+        let video = problem([30, 48, 80], 24, 128, Params::new([18, 24, 24]), ElementType::Bf16);
+        let choice = chosen(&video, &device(108, 163));
+        assert_eq!(choice.kernel.entry, "natten_forward_sm80_bf16_d128_q128_k64");
+        let tiling = choice.tiling.unwrap();
+        assert_eq!(
+            (tiling.query_tile.iter().product(), tiling.key_tile.iter().product()),
+            (128usize, 64usize)
+        );
+        assert!(choice.counts.unwrap().issued_over_useful() < 1.6);
+        let other = "natten_forward_sm80_bf16_d128_q64_k64";
+        assert_eq!(reason(&choice, other), format!("would take longer than {}", choice.kernel.entry));
+    }
+
+    #[test]
+    fn few_tiles_are_made_smaller() {
+        let image = problem([64, 64], 4, 64, Params::new([16, 16]).stride([8, 8]), ElementType::F16);
+        assert_eq!(chosen(&image, &device(108, 163)).kernel.entry, "natten_forward_sm80_f16_d64_q64_k64");
+    }
+
+    #[test]
+    fn tiny_windows_walk() {
+        let small = problem([64, 96], 2, 64, Params::new([3, 3]), ElementType::Bf16);
+        let choice = chosen(&small, &device(108, 163));
+        assert_eq!(choice.kernel.entry, "natten_forward_simt_bf16_d64");
+        assert!(
+            reason(&choice, "natten_forward_sm80_bf16_d64_q64_k64")
+                .contains("% of the scores in the windows")
+        );
+    }
+
+    #[test]
+    fn what_tiles_cannot_do() {
+        let params = Params::new([200]);
+        let single = problem([400], 1, 64, params, ElementType::F32);
+        assert_eq!(chosen(&single, &device(108, 163)).kernel.entry, "natten_forward_simt_f32_d64");
+        let half = problem([400], 1, 128, params, ElementType::F16);
+        let small = chosen(&half, &device(108, 64));
+        assert!(reason(&small, "natten_forward_sm80_f16_d128_q64_k64").starts_with("needs 66328 bytes"));
+        let unaligned = LayoutSummary { is_aligned: false };
+        let choice = choose(&half, unaligned, &device(108, 163), &Request::default()).unwrap();
+        assert!(choice.tiling.is_none() && choice.kernel.entry.ends_with("_unaligned"));
+        let wide = problem([70_000], 1, 64, Params::new([50_000]).stride([40_000]), ElementType::F16);
+        let choice = chosen(&wide, &device(108, 163));
+        assert!(reason(&choice, "natten_forward_sm80_f16_d64_q128_k64").contains("stride up to 32768"));
+    }
+
+    #[test]
+    fn requests_are_met_or_refused() {
+        let half = problem([40, 40], 1, 64, Params::new([3, 3]), ElementType::F16);
+        let layout = LayoutSummary { is_aligned: true };
+        let entry = Some("natten_forward_sm80_f16_d64_q64_k64");
+        let tiling = Tiling { query_tile: [1, 4, 16], key_tile: [1, 2, 32], key_start: KeyStart::Dynamic };
+        let request = Request { entry, tiling: Some(tiling) };
+        let choice = choose(&half, layout, &device(1, 163), &request).unwrap();
+        assert_eq!((Some(choice.kernel.entry), choice.tiling), (entry, Some(tiling)));
+        let wrong = Tiling { key_tile: [1, 3, 21], ..tiling };
+        let Rejections(reasons) =
+            choose(&half, layout, &device(1, 163), &Request { entry, tiling: Some(wrong) }).unwrap_err();
+        assert!(reasons.iter().all(|r| r.reason == RejectionReason::NotAskedFor));
+    }
+
+    /// Choosing must not cost what it saves.
+    #[test]
+    fn choosing_is_quick() {
+        let large = problem([64, 256, 384], 2, 64, Params::new([9, 9, 9]), ElementType::Bf16);
+        let start = std::time::Instant::now();
+        for _ in 0..10 {
+            chosen(&large, &device(132, 227));
+        }
+        assert!(start.elapsed().as_millis() < 500, "{:?} for ten", start.elapsed());
+    }
 }

@@ -36,7 +36,7 @@ pub(crate) enum TaskError {
     Wheel { what: &'static str, path: PathBuf },
     #[error("{count} committed files differ from a fresh compile; run `cargo xtask kernels`")]
     Stale { count: usize },
-    #[error("{count} files spill registers or do not assemble")]
+    #[error("{count} files spill registers, take too many instructions or do not assemble")]
     Score { count: usize },
     #[error("manifest: {0}")]
     Manifest(#[from] serde_json::Error),

@@ -145,7 +145,7 @@ const SM80_TILES: [[u32; 3]; 7] =
 
 fn sm80_entry((ty, type_name): (&str, &'static str), [head_dim, queries, keys]: [u32; 3]) -> Entry {
     // Q, three slots for K and V, what describes the keys, the table of masks: forward/sm80.cu asserts the sum.
-    let shared_bytes = 2 * head_dim * (queries + 3 * keys) + 208 + (keys + 5) * keys / 8;
+    let shared_bytes = 2 * head_dim * (queries + 3 * keys) + 240 + (keys + 5) * keys / 8;
     Entry {
         name: format!("natten_forward_sm80_{type_name}_d{head_dim}_q{queries}_k{keys}"),
         operation: Operation::Forward,

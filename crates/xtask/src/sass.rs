@@ -30,7 +30,7 @@ pub(crate) fn main_loop(listing: &str) -> Option<Mix> {
 
 /// The loops over tiles of a warpgroup kernel, the one without masks first. Only the usual way through them counts:
 /// code that a branch can jump over (rescaling, masks of additional keys) is rare.
-pub(crate) fn tile_loops(listing: &str) -> Vec<Mix> {
+pub(crate) fn warpgroup_loops(listing: &str) -> Vec<Mix> {
     let code = parse(listing);
     let mut spans: Vec<(usize, usize)> = Vec::new();
     for (at, instruction) in code.instructions.iter().enumerate() {
@@ -56,10 +56,47 @@ pub(crate) fn tile_loops(listing: &str) -> Vec<Mix> {
     loops
 }
 
+/// A loop over tiles: all its code, and the common way through it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TileLoop {
+    pub mix: Mix,
+    /// Instructions on the shortest way through the loop that leaves out no tensor instruction and no asynchronous copy:
+    /// without the rare blocks that move the softmax's reference or go to the next row of tiles.
+    pub trip: u32,
+}
+
+/// The innermost loops with tensor instructions, in the order of the code.
+pub(crate) fn tile_loops(listing: &str) -> Vec<TileLoop> {
+    let code = parse(listing);
+    let mut loops: Vec<(usize, usize)> = Vec::new();
+    for (end, instruction) in code.instructions.iter().enumerate() {
+        let start = instruction.target.as_ref().and_then(|label| code.labels.get(label).copied());
+        if let Some(start) = start.filter(|&start| start <= end && instruction.opcode.starts_with("BRA"))
+            && code.mix(start, end).tensor > 0
+        {
+            loops.push((start, end));
+        }
+    }
+    let holds_another = |&(start, end): &(usize, usize)| {
+        loops.iter().any(|&(s, e)| (s, e) != (start, end) && s >= start && e <= end)
+    };
+    let mut innermost: Vec<_> = loops.iter().copied().filter(|range| !holds_another(range)).collect();
+    innermost.sort_unstable();
+    let tile_loop = |(start, end)| TileLoop { mix: code.mix(start, end), trip: code.trip(start, end) };
+    innermost.into_iter().map(tile_loop).collect()
+}
+
 struct Instruction {
     opcode: String,
-    is_conditional: bool,
     target: Option<String>,
+    /// Executed, or branching, under a condition.
+    conditional: bool,
+}
+
+impl Instruction {
+    fn is_essential(&self) -> bool {
+        ["HMMA", "HGMMA", "UTCHMMA", "LDGSTS"].iter().any(|opcode| self.opcode.starts_with(opcode))
+    }
 }
 
 #[derive(Default)]
@@ -80,13 +117,43 @@ impl Code {
         let mut mix = Mix::default();
         let mut at = start;
         while at <= end {
-            let Instruction { opcode, is_conditional, target } = &self.instructions[at];
+            let Instruction { opcode, conditional, target } = &self.instructions[at];
             mix.add(opcode);
             let target = target.as_ref().and_then(|label| self.labels.get(label).copied());
-            let jumps = *is_conditional && opcode.starts_with("BRA");
+            let jumps = *conditional && opcode.starts_with("BRA");
             at = target.filter(|&to| jumps && to > at && to <= end).unwrap_or(at + 1);
         }
         mix
+    }
+
+    /// See [`TileLoop::trip`].
+    fn trip(&self, start: usize, end: usize) -> u32 {
+        let mut shortest = vec![u32::MAX; end - start + 2];
+        shortest[0] = 0;
+        for at in start..=end {
+            let so_far = shortest[at - start];
+            if so_far == u32::MAX {
+                continue;
+            }
+            let instruction = &self.instructions[at];
+            let cost = so_far + u32::from(instruction.opcode != "NOP");
+            let reach = |to: usize, shortest: &mut Vec<u32>| {
+                shortest[to - start] = shortest[to - start].min(cost);
+            };
+            let target = instruction.target.as_ref().and_then(|label| self.labels.get(label).copied());
+            if let Some(to) =
+                target.filter(|&to| instruction.opcode.starts_with("BRA") && to > at && to <= end)
+            {
+                if !self.instructions[at + 1..to].iter().any(Instruction::is_essential) {
+                    reach(to, &mut shortest);
+                }
+                if !instruction.conditional {
+                    continue;
+                }
+            }
+            reach(at + 1, &mut shortest);
+        }
+        shortest[end - start + 1]
     }
 }
 
@@ -119,19 +186,21 @@ fn parse(listing: &str) -> Code {
         };
         let mut words = rest.trim().trim_start_matches('{').split_whitespace();
         let Some(mut opcode) = words.next() else { continue };
-        let is_conditional = opcode.starts_with('@');
-        if is_conditional {
+        let guarded = opcode.starts_with('@');
+        if guarded {
             let Some(next) = words.next() else { continue };
             opcode = next;
         }
+        // A branch may have its condition as an operand too: `BRA.DIV ~URZ, ..`, `BRA P0, ..`.
+        let conditional = guarded || words.next().is_some_and(|operand| !operand.starts_with('`'));
         if !opcode.starts_with(|c: char| c.is_ascii_uppercase()) {
             continue;
         }
         let target = rest.split_once("`(").and_then(|(_, label)| label.split_once(')'));
         code.instructions.push(Instruction {
             opcode: opcode.trim_end_matches(';').to_owned(),
-            is_conditional,
             target: target.map(|(label, _)| label.to_owned()),
+            conditional,
         });
     }
     code

@@ -15,7 +15,7 @@ struct Assembled {
     warnings: Vec<String>,
 }
 
-/// Prints a table; fails if anything spills or does not assemble.
+/// Prints a table; fails if anything spills, does not assemble, or takes too many instructions a score.
 pub(crate) fn run(root: &Path, entries: &[Entry]) -> Result<(), TaskError> {
     let nvdisasm = wheels::nvdisasm(root)?;
     let scratch = root.join(".kernels-env/scratch");
@@ -54,20 +54,56 @@ pub(crate) fn run(root: &Path, entries: &[Entry]) -> Result<(), TaskError> {
             assembled.warnings.iter().for_each(|warning| eprintln!("{}: {warning}", entry.name));
             if entry.target.arch == "compute_90a" {
                 let listing = wheels::call(Command::new(&nvdisasm).arg("-c").arg(&cubin))?;
-                report_tiles(entry, release, &assembled, &sass::tile_loops(&listing));
+                report_warpgroups(entry, release, &assembled, &sass::warpgroup_loops(&listing));
                 continue;
             }
             // The disassembler has dropped what came before sm_75.
             let old = matches!(*arch, "sm_50" | "sm_70");
-            let mix = if old {
-                None
+            let listing = if old {
+                String::new()
             } else {
-                sass::main_loop(&wheels::call(Command::new(&nvdisasm).arg("-c").arg(&cubin))?)
+                wheels::call(Command::new(&nvdisasm).arg("-c").arg(&cubin))?
             };
-            report(entry, release, arch, &assembled, mix);
+            if entry.tile == [0; 2] {
+                report(entry, release, arch, &assembled, sass::main_loop(&listing));
+            } else if !report_tiles(entry, release, arch, &assembled, &listing) {
+                bad += 1;
+            }
         }
     }
     if bad > 0 { Err(TaskError::Score { count: bad }) } else { Ok(()) }
+}
+
+/// Most instructions per score that a kernel on tiles may spend in its loop without masks, rare blocks included, where
+/// tiles are large.
+const LIMIT_PER_SCORE: f64 = 12.0;
+
+/// Judges the two loops of a kernel on tiles; false if the first is beyond the limit.
+fn report_tiles(entry: &Entry, release: &str, arch: &str, assembled: &Assembled, listing: &str) -> bool {
+    let [queries, keys] = entry.tile;
+    let scores = f64::from(queries * keys) / f64::from(entry.threads);
+    let loops = sass::tile_loops(listing);
+    let [full, partial] = loops[..] else {
+        eprintln!("{}: {} loops over tiles instead of two", entry.name, loops.len());
+        return false;
+    };
+    let per_score =
+        |instructions: u32| (f64::from(instructions) - f64::from(full.mix.tensor) - scores) / scores;
+    println!(
+        "{:<46} {release:>5} {arch:>6} {:>4} {:>5} {:>5} | full tile: {:>4} MMA, {:>4} instr ({:>5.2} a score), common way {:>4} ({:>5.2}) | partial: {:>4} ({:.2} x)",
+        entry.name,
+        assembled.registers,
+        assembled.spill_bytes,
+        entry.shared_bytes,
+        full.mix.tensor,
+        full.mix.total,
+        per_score(full.mix.total),
+        full.trip,
+        per_score(full.trip),
+        partial.trip,
+        f64::from(partial.trip) / f64::from(full.trip),
+    );
+    queries < 128 || entry.head_dim < 64 || per_score(full.mix.total) <= LIMIT_PER_SCORE
 }
 
 fn report(entry: &Entry, release: &str, arch: &str, assembled: &Assembled, mix: Option<Mix>) {
@@ -98,7 +134,7 @@ fn report(entry: &Entry, release: &str, arch: &str, assembled: &Assembled, mix: 
 
 /// One line for each loop over tiles: issue slots of one of the four schedulers for a tile, against the clocks that its
 /// products and its exponentials take (4096 and 16 a clock).
-fn report_tiles(entry: &Entry, release: &str, assembled: &Assembled, loops: &[Mix]) {
+fn report_warpgroups(entry: &Entry, release: &str, assembled: &Assembled, loops: &[Mix]) {
     let [queries, keys] = entry.tile;
     let products = 4 * queries * keys * entry.head_dim / 4096;
     let exponentials = queries * keys / 16;

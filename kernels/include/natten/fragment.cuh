@@ -53,9 +53,9 @@ struct Copier {
   enum { STRIDE = THREADS / Layout::CHUNKS, PASSES = ROWS / STRIDE };
   static_assert(PASSES * STRIDE == ROWS, "whole passes");
 
-  NATTEN_DEVICE int row(int thread) { return thread / Layout::CHUNKS; }
-  NATTEN_DEVICE int chunk(int thread) { return thread % Layout::CHUNKS; }
-  NATTEN_DEVICE unsigned offset(int thread) { return Layout::offset(row(thread), chunk(thread)); }
+  NATTEN_DEVICE int row(unsigned thread) { return thread / (unsigned)Layout::CHUNKS; }
+  NATTEN_DEVICE int chunk(unsigned thread) { return thread % (unsigned)Layout::CHUNKS; }
+  NATTEN_DEVICE unsigned offset(unsigned thread) { return Layout::offset(row(thread), chunk(thread)); }
 
   // One row: `from` is this thread's chunk of it, `chunks_left` how many chunks the row has from there on, and `to` the
   // thread's offset() plus the slot.

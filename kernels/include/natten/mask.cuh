@@ -62,33 +62,48 @@ struct Thresholds {
   }
 };
 
+// Where the table has its entries below[0], and how large a tile is: what reading it takes.
+struct Lookup {
+  int entry[3];
+  int log2[3];
+};
+
 // One row's view of a grid of key tiles.
 template <int KEYS>
 struct RowMask {
   typedef typename Thresholds<KEYS>::Word Word;
 
-  int start[3];  // of the row's window, from the grid's start
-  int end[3];
+  // Per axis, both from 0 to 2^15: how far the row's window starts after the grid's first key, in the low half, and how
+  // far it ends before the grid's last, in the high half. Neither exceeds the query tile's side plus the stride.
+  unsigned margins[3];
+
+  __device__ __forceinline__ void set(int a, int after_start, int before_end) {
+    margins[a] = after_start | before_end << 16;
+  }
 
   // What the row sees of the tile at `at`.
-  __device__ __forceinline__ Word of_tile(const Word* table, const int (&log2)[3], const int (&at)[3]) const {
+  __device__ __forceinline__ Word of_tile(const Word* table, const Lookup& lookup, const int (&count)[3],
+                                          const int (&at)[3]) const {
     Word bits = ~(Word)0;
 #pragma unroll
     for (int a = 0; a < 3; ++a) {
-      const int origin = at[a] << log2[a];
-      const Word* below = table + Thresholds<KEYS>::first_entry(log2, a);
-      bits &= below[clamp(end[a] - origin, 0, 1 << log2[a])] & ~below[clamp(start[a] - origin, 0, 1 << log2[a])];
+      const int side = 1 << lookup.log2[a];
+      const int origin = at[a] << lookup.log2[a];
+      const Word* below = table + lookup.entry[a];
+      const int start = (int)(margins[a] & 0xffff) - origin;
+      const int end = count[a] - origin - (int)(margins[a] >> 16);
+      bits &= below[clamp(end, 0, side)] & ~below[clamp(start, 0, side)];
     }
     return bits;
   }
 
   // The keys of a tile that some query of the query tile may see: those before the grid's end.
-  NATTEN_DEVICE Word inside(const Word* table, const KeyGrid& grid, const int (&at)[3]) {
+  NATTEN_DEVICE Word inside(const Word* table, const Lookup& lookup, const int (&count)[3], const int (&at)[3]) {
     Word bits = ~(Word)0;
 #pragma unroll
     for (int a = 0; a < 3; ++a) {
-      const int left = grid.count[a] - (at[a] << grid.log2[a]);
-      bits &= table[Thresholds<KEYS>::first_entry(grid.log2, a) + clamp(left, 0, 1 << grid.log2[a])];
+      const int left = count[a] - (at[a] << lookup.log2[a]);
+      bits &= table[lookup.entry[a] + minimum(left, 1 << lookup.log2[a])];
     }
     return bits;
   }

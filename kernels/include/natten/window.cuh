@@ -29,6 +29,8 @@ NATTEN_DEVICE int round_down(int n, const Divisor& to) { return divide(n, to) * 
 NATTEN_DEVICE int query_count(const Axis& axis, int residue) { return axis.query_quotient + (residue < axis.query_remainder); }
 NATTEN_DEVICE int key_count(const Axis& axis, int residue) { return axis.key_quotient + (residue < axis.key_remainder); }
 
+// Halves are shifts, which ptxas recomputes where it would keep a division in a register. All numbers are positive.
+
 // The keys, among `keys` of its residue, that the query at `position` of `queries` sees.
 NATTEN_DEVICE Range window(const Axis& axis, int queries, int keys, int position) {
   const int stride = (int)axis.stride.value;
@@ -37,8 +39,8 @@ NATTEN_DEVICE Range window(const Axis& axis, int queries, int keys, int position
     const int leader = minimum(block + stride - 1, queries - 1);
     return {maximum(leader - axis.window + 1, 0), minimum(position + 1, keys)};
   }
-  const int leader = minimum(block + stride / 2, queries - 1);
-  const int start = minimum(maximum(leader - axis.window / 2, 0), keys - axis.window);
+  const int leader = minimum(block + (stride >> 1), queries - 1);
+  const int start = minimum(maximum(leader - (axis.window >> 1), 0), keys - axis.window);
   return {start, start + axis.window};
 }
 

@@ -3,6 +3,9 @@
 //! Costs are products over axes of sums along one axis, so each axis is summed up once for every pair of sides and the
 //! combinations are only multiplied.
 
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
 use natten_core::Problem;
 use natten_core::window::{Axis, Residue};
 
@@ -50,19 +53,20 @@ struct Sums {
     full: u64,
 }
 
-/// Sums for every side of queries (alone, and times the warpgroups) and of keys.
-struct AxisTable {
-    sums: Vec<[Sums; 8]>,
+/// Sums for the sides of queries that were asked for, each worked out once.
+struct AxisTable<'a> {
+    axis: &'a Axis,
+    by_side: HashMap<usize, [Sums; 8]>,
 }
 
-impl AxisTable {
-    fn new(axis: &Axis, warpgroups: usize) -> Self {
-        let sides = (0..=QUERY_LOG2).flat_map(|log2| [1usize << log2, warpgroups << log2]);
-        AxisTable { sums: sides.map(|side| sum_axis(axis, side)).collect() }
+impl<'a> AxisTable<'a> {
+    fn new(axis: &'a Axis) -> Self {
+        AxisTable { axis, by_side: HashMap::new() }
     }
 
-    fn get(&self, query_log2: u32, beside: bool, key_log2: u32) -> Sums {
-        self.sums[2 * query_log2 as usize + usize::from(beside)][key_log2 as usize]
+    fn get(&mut self, query_side: usize, key_log2: u32) -> Sums {
+        let AxisTable { axis, by_side } = self;
+        by_side.entry(query_side).or_insert_with(|| sum_axis(axis, query_side))[key_log2 as usize]
     }
 }
 
@@ -90,21 +94,57 @@ fn add_query_tile(sums: &mut [Sums; 8], residue: &Residue, queries: std::ops::Ra
     }
 }
 
+/// What a choice depends on.
+#[derive(PartialEq, Eq, Hash)]
+struct Key {
+    axes: [Axis; 3],
+    additional_keys: usize,
+    kernels: Vec<&'static str>,
+}
+
+type Choice = Option<(&'static Kernel, Boxes)>;
+
+/// Choices made so far: a model calls with the same few problems again and again, and a choice may take a millisecond.
+static CHOICES: LazyLock<Mutex<HashMap<Key, Choice>>> = LazyLock::new(Mutex::default);
+
+/// Choices kept; past it all are forgotten.
+const KEPT: usize = 256;
+
 /// The cheapest kernel and boxes whose tiles the copy engine can fetch at the problem's dilation.
-pub(crate) fn choose(
-    problem: &Problem,
-    axes: &[Axis; 3],
-    kernels: &[&'static Kernel],
-) -> Option<(&'static Kernel, Boxes)> {
+pub(crate) fn choose(problem: &Problem, axes: &[Axis; 3], kernels: &[&'static Kernel]) -> Choice {
+    let additional_keys = problem.additional_keys();
+    let key = Key { axes: *axes, additional_keys, kernels: kernels.iter().map(|kernel| kernel.entry).collect() };
+    // A panic elsewhere leaves the map whole.
+    let lock = || CHOICES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(choice) = lock().get(&key) {
+        return *choice;
+    }
+    let choice = search(problem, axes, kernels);
+    let mut choices = lock();
+    if choices.len() >= KEPT {
+        choices.clear();
+    }
+    choices.insert(key, choice);
+    choice
+}
+
+fn search(problem: &Problem, axes: &[Axis; 3], kernels: &[&'static Kernel]) -> Choice {
+    let longest_query = axes.each_ref().map(|axis| axis.query_extent.div_ceil(axis.dilation));
+    let longest_key = axes.each_ref().map(|axis| axis.key_extent.div_ceil(axis.dilation));
+    let query_boxes = sensible(fetchable(axes, QUERY_LOG2), &longest_query);
     let mut best: Option<(f64, (u32, u32), &'static Kernel, Boxes)> = None;
+    let mut tables = axes.each_ref().map(AxisTable::new);
     for &kernel in kernels {
-        let tables = axes.each_ref().map(|axis| AxisTable::new(axis, kernel.warpgroups));
-        let keys_log2 = kernel.keys.ilog2();
-        let key_boxes = fetchable(axes, keys_log2);
-        for query_log2 in fetchable(axes, QUERY_LOG2) {
-            for side in 0..3 {
+        let key_boxes = sensible(fetchable(axes, kernel.keys.ilog2()), &longest_key);
+        for &query_log2 in &query_boxes {
+            let open = |&side: &usize| longest_query[side] > 1 << query_log2[side];
+            let mut sides: Vec<usize> = (0..3).filter(open).collect();
+            if sides.is_empty() {
+                sides.push(2);
+            }
+            for side in sides {
                 for &key_log2 in &key_boxes {
-                    let boxes = count(problem, &tables, kernel, query_log2, side, key_log2);
+                    let boxes = count(problem, &mut tables, kernel, query_log2, side, key_log2);
                     let rows = (kernel.warpgroups * 64 * kernel.keys) as f64;
                     let masked = (boxes.key_tiles - boxes.full_tiles) as f64;
                     let tiles = boxes.key_tiles as f64 + MASK_COST * masked;
@@ -121,17 +161,31 @@ pub(crate) fn choose(
     best.map(|(_, _, kernel, boxes)| (kernel, boxes))
 }
 
+/// The boxes no side of which reaches past its axis by a factor of two; of those, the ones that do not cut an axis into more
+/// pieces than are quickly counted. Either condition is waived where it leaves nothing.
+fn sensible(boxes: Vec<[u32; 3]>, longest: &[usize; 3]) -> Vec<[u32; 3]> {
+    const MOST_PIECES: usize = 4096;
+    let keep = |boxes: Vec<[u32; 3]>, fits: fn(u32, usize) -> bool| {
+        let all_fit = |log2: &&[u32; 3]| log2.iter().zip(longest).all(|(&log2, &longest)| fits(log2, longest));
+        let some: Vec<_> = boxes.iter().filter(all_fit).copied().collect();
+        if some.is_empty() { boxes } else { some }
+    };
+    let short = keep(boxes, |log2, longest| 1 << log2 < 2 * longest.max(1));
+    keep(short, |log2, longest| longest >> log2 <= MOST_PIECES)
+}
+
 fn count(
     problem: &Problem,
-    tables: &[AxisTable; 3],
+    tables: &mut [AxisTable<'_>; 3],
     kernel: &Kernel,
     query_log2: [u32; 3],
     side: usize,
     key_log2: [u32; 3],
 ) -> Boxes {
     let mut product = Sums { query_tiles: 1, key_tiles: 1, full: 1 };
-    for (a, table) in tables.iter().enumerate() {
-        let sums = table.get(query_log2[a], a == side, key_log2[a]);
+    for (a, table) in tables.iter_mut().enumerate() {
+        let beside = if a == side { kernel.warpgroups } else { 1 };
+        let sums = table.get(beside << query_log2[a], key_log2[a]);
         product.query_tiles *= sums.query_tiles;
         product.key_tiles *= sums.key_tiles;
         product.full *= sums.full;
@@ -203,6 +257,20 @@ mod tests {
         let (_, boxes) = best(&video);
         assert_eq!(boxes.key_tiles, boxes.full_tiles);
         assert_eq!(boxes.key_tiles / boxes.query_tiles, 81);
+    }
+
+    /// Choosing must not take longer than the kernel: a long axis alone leaves one box, and no side of length 1.
+    #[test]
+    fn long_axes_leave_few_boxes() {
+        let boxes = |axes: &[Axis; 3]| {
+            sensible(fetchable(axes, QUERY_LOG2), &axes.each_ref().map(|axis| axis.query_extent))
+        };
+        let line = problem([1 << 22], 128, Params::new([2048]));
+        assert_eq!(boxes(line.axes()), [[0, 0, 6]]);
+        let strip = problem([4, 1 << 16], 128, Params::new([2, 99]));
+        assert!(boxes(strip.axes()).iter().all(|log2| log2[0] == 0 && log2[1] <= 2 && log2[2] >= 4));
+        let single = problem([1], 128, Params::new([1]));
+        assert_eq!(best(&single).1.query_tiles, 1);
     }
 
     #[test]

@@ -9,4 +9,5 @@ mod sm90;
 mod sm90_mutations;
 mod subject;
 mod suites;
+mod tile_mutations;
 mod tiles;

@@ -15,35 +15,31 @@ struct Mutation {
     line: &'static str,
     from: &'static str,
     to: &'static str,
-    /// Places where the edit changes nothing that anyone could see, and why not.
-    harmless: &'static [(usize, &'static str)],
 }
 
 const fn edit(what: &'static str, line: &'static str, from: &'static str, to: &'static str) -> Mutation {
-    Mutation { what, line, from, to, harmless: &[] }
+    Mutation { what, line, from, to }
 }
 
+/// Left out is what the emulator does not model: the fences that publish fresh barriers to the copy engine, those that
+/// order registers before products (where others follow), and warps whose lanes run apart.
 const MUTATIONS: &[Mutation] = &[
     edit("a wait that never waits", "mbarrier.try_wait", "1, 0, over", "1, 1, over"),
     edit("a wait for the other phase", "mbarrier.try_wait", "mbarrier.try_wait", "{FLIP}mbarrier.try_wait"),
     edit("an arrival less", "mbarrier.arrive.shared", "mbarrier.arrive", "//"),
     edit("bytes announced wrong", "mbarrier.arrive.expect_tx", "], %r", "], 64;//"),
     edit("one arrival more expected", "mbarrier.init", ";", "_MORE;"),
-    edit("barriers not published", "fence.mbarrier_init", "fence", "//"),
-    edit("a proxy fence less", "fence.proxy.async", "fence", "//"),
-    edit("a fence before products less", "wgmma.fence", "wgmma.fence", "//"),
     edit("products never committed", "wgmma.commit_group", "wgmma", "//"),
     edit("a wait for one group less", "wgmma.wait_group.sync.aligned 0", "aligned 0", "aligned 1"),
     edit("a wait for no group", "wgmma.wait_group.sync.aligned 1", "aligned 1", "aligned 2"),
     edit("turns not taken", "barrier.cta.sync.aligned", "barrier", "//"),
     edit("turns not passed", "barrier.cta.arrive.aligned", "barrier", "//"),
-    edit("warps not synchronised", "bar.warp.sync", "bar", "//"),
     edit("the block not synchronised", "barrier.sync \t0;", "barrier", "//"),
     edit("values not transposed", "wgmma.mma_async", ", 1, 1, 1, 1;", ", 1, 1, 1, 0;"),
     edit("scores added up over tiles", "wgmma.mma_async", ", 0, 1, 1, 0, 0;", ", 1, 1, 1, 0, 0;"),
     edit("a box at the wrong place", "cp.async.bulk.tensor", "], [%r", "+128], [%r"),
     edit("a wrong swizzle", "4611686", "4611686", "9223372"),
-    edit("a hidden score kept", "0fFF800000", "0fFF800000", "0f00000000"),
+    edit("a hidden score kept", "0fFF800000", "0fFF800000", "0f447A0000"),
     edit("the reference never moved", "0f41000000", "0f41000000", "0f7F000000"),
     edit("an exchange between the wrong lanes", "shfl.sync.bfly", ", 1, 31", ", 4, 31"),
     edit("an exchange between the wrong lanes", "shfl.sync.bfly", ", 2, 31", ", 8, 31"),
@@ -61,7 +57,8 @@ fn suite(entry: &'static str, ptx: &str) -> Result<(), String> {
     grid.additional = 125;
     let row = Case::new([1, 1, 640], Params::new([1, 1, 540]).scale(2.0)).heads(1, 1);
     for case in [small, grid, row] {
-        for (seed, completion) in [(0, Completion::Latest), (1, Completion::Random)] {
+        let random = (1..4).map(|seed| (seed, Completion::Random));
+        for (seed, completion) in [(0, Completion::Latest)].into_iter().chain(random) {
             let device = Emulated::new(9, 0);
             device.set_options(Options { seed, completion, ..Options::default() });
             device.replace(entry, ptx.to_owned());
@@ -86,9 +83,6 @@ fn run(entry: &'static str) -> (usize, Vec<String>) {
             (0..places.len()).collect()
         };
         for nth in picked {
-            if mutation.harmless.iter().any(|&(place, _)| place == nth) {
-                continue;
-            }
             let mut edited: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
             edited[places[nth]] = change(lines[places[nth]], mutation);
             match suite(entry, &edited.join("\n")) {
@@ -117,11 +111,11 @@ fn change(line: &str, mutation: &Mutation) -> String {
 }
 
 #[test]
-fn explore() {
-    let Ok(entry) = std::env::var("MUT_ENTRY") else { return };
-    let entry = KERNELS.iter().find(|kernel| kernel.entry == entry).unwrap().entry;
-    suite(entry, KERNELS.iter().find(|k| k.entry == entry).unwrap().ptx).unwrap();
-    let (caught, survivors) = run(entry);
-    println!("{caught} caught, {} survive", survivors.len());
-    survivors.iter().for_each(|s| println!("SURVIVED {s}"));
+fn broken_kernels_are_noticed() {
+    let kernel = "natten_forward_sm90_f16_d128";
+    let shipped = KERNELS.iter().find(|k| k.entry == kernel).expect("a shipped kernel");
+    suite(shipped.entry, shipped.ptx).expect("the kernel as it ships");
+    let (caught, survivors) = run(shipped.entry);
+    println!("{caught} noticed, {} not: {survivors:#?}", survivors.len());
+    assert!(caught >= 60 && survivors.len() * 20 <= caught, "{caught} noticed, not: {survivors:#?}");
 }

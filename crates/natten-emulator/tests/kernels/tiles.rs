@@ -27,7 +27,7 @@ fn only(kernel: &Kernel, tiling: Option<Tiling>) -> Cuda<Emulated> {
 
 /// Weights are rounded to the element type before they meet the values, and the result once more: so each error stays
 /// within one rounding of the sum of |weight * value|, and one of the result. f32 adds its own floor.
-fn close<E: Element>(
+pub fn close<E: Element>(
     problem: &Problem,
     inputs: &Inputs<natten_core::TensorView<'_, E>>,
     out: &Tensor<E>,

@@ -5,6 +5,13 @@
 namespace natten {
 namespace arch {
 
+// threadIdx.x, read anew: what depends on it is computed where it is needed instead of being kept in registers.
+static __device__ __forceinline__ unsigned thread_index() {
+  unsigned thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
+
 static __device__ __forceinline__ float shuffle_xor(float value, int lanes) {
   float result;
   asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 0x1f, 0xffffffff;" : "=f"(result) : "f"(value), "r"(lanes));
