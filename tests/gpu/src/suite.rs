@@ -36,6 +36,8 @@ pub struct Request {
 /// One check: its name and what it does on a subject.
 struct Check<D: Device> {
     name: String,
+    /// The problem, for the report of a failure.
+    what: String,
     run: Body<D>,
 }
 
@@ -84,7 +86,7 @@ fn run_as<D: Device>(device: &D, capability: ComputeCapability, request: &Reques
                             dead.store(true, Ordering::Relaxed);
                         }
                         let mut failures = failures.lock().unwrap_or_else(|e| e.into_inner());
-                        failures.push(json!({ "check": check.name, "message": message }));
+                        failures.push(json!({ "check": check.name, "what": check.what, "message": message }));
                     }
                 }
             });
@@ -94,8 +96,9 @@ fn run_as<D: Device>(device: &D, capability: ComputeCapability, request: &Reques
     let [passed, failed, unsupported] = counts.map(|count| count.into_inner());
     for failure in failures.iter().take(12) {
         let message = failure["message"].as_str().unwrap_or_default();
-        let short: String = message.chars().take(400).collect();
-        println!("FAILED as {capability}: {}: {short}", failure["check"].as_str().unwrap_or_default());
+        let short: String = message.chars().take(300).collect();
+        let text = |key: &str| failure[key].as_str().unwrap_or_default().to_owned();
+        println!("FAILED as {capability}: {}: {short}\n  {}", text("check"), text("what"));
     }
     let kernels: Vec<&str> = watched.take_launches().into_keys().collect();
     let is_dead = dead.into_inner();
@@ -144,6 +147,7 @@ fn checks<D: Device>(folder: &Path) -> Vec<Check<D>> {
             let (case, name) = (spec.draw(70 + i as u64), format!("arranged {i} {arrangement:?}"));
             checks.push(Check {
                 name,
+                what: format!("{spec:?}"),
                 run: Box::new(move |subject| {
                     let expected = Expected::<bf16>::of(&case);
                     expected.check_forward(subject, Arrangements::all(arrangement));
@@ -153,7 +157,11 @@ fn checks<D: Device>(folder: &Path) -> Vec<Check<D>> {
         }
     }
     for (count, seed) in [(2, 1), (3, 2), (12, 3)] {
-        checks.push(Check { name: format!("merge {count}"), run: Box::new(move |s| merge(s, count, seed)) });
+        checks.push(Check {
+            name: format!("merge {count}"),
+            what: String::new(),
+            run: Box::new(move |s| merge(s, count, seed)),
+        });
     }
     checks.extend(every_kernel_on_tiles());
     checks.extend(golden_files(folder).into_iter().map(golden_check));
@@ -164,6 +172,7 @@ fn against_reference<E: Element, D: Device>(suite: &str, i: usize, spec: &Spec, 
     let case = spec.draw(seed);
     Check {
         name: format!("{suite} {i} {}", E::TYPE),
+        what: format!("{spec:?}"),
         run: Box::new(move |subject| {
             let expected = Expected::<E>::of(&case);
             expected.check_forward(subject, Arrangements::all(Arrangement::Contiguous));
@@ -234,6 +243,7 @@ fn every_kernel_on_tiles<D: Device>() -> Vec<Check<D>> {
         ];
         for (i, spec) in specs.into_iter().enumerate() {
             let case = spec.draw(300 + i as u64);
+            let what = format!("{spec:?}");
             let run: Body<D> = Box::new(move |subject| {
                 let (subject, at) = (subject.asking_for(entry), Arrangements::all(Arrangement::Contiguous));
                 match ty {
@@ -242,7 +252,7 @@ fn every_kernel_on_tiles<D: Device>() -> Vec<Check<D>> {
                     _ => Expected::<f32>::of(&case).check_forward(&subject, at),
                 }
             });
-            checks.push(Check { name: format!("by name {entry} {i}"), run });
+            checks.push(Check { name: format!("by name {entry} {i}"), what, run });
         }
     }
     checks
@@ -302,5 +312,5 @@ fn golden_check<D: Device>(path: PathBuf) -> Check<D> {
             assert_close("additional gradient", found, wanted, 1e-4 * largest(wanted).max(1.0));
         }
     };
-    Check { name, run: Box::new(run) }
+    Check { name, what: String::new(), run: Box::new(run) }
 }
