@@ -2,8 +2,8 @@
 
 use natten::cuda::Cuda;
 use natten::{
-    AttentionParams, Call, Error, Params, Role, Saved, Tensor, attention, merge_attentions, na1d_backward,
-    na2d, na2d_into, na2d_with_lse, na3d,
+    AttentionParams, Call, Error, Params, Role, Saved, Tensor, attention, merge_attentions,
+    merge_attentions_into, na1d_backward, na2d, na2d_into, na2d_with_lse, na3d,
 };
 use natten_emulator::Emulated;
 use natten_tests::{Rng, assert_close};
@@ -84,6 +84,12 @@ fn gradients_and_merging_on_the_device() {
     let host_other = gpu.download(&other).expect("ran");
     let (expected, _) = merge_attentions(&[&out, &host_other], &[&lse, &lse]).expect("valid");
     assert_close("device against host", &gpu.download(&merged).expect("ran"), &expected, BOUND);
+    let mut into = Tensor::from_fn(out.shape(), |_| f32::NAN).expect("small");
+    let mut into_lse = Tensor::from_fn(lse.shape(), |_| f32::NAN).expect("small");
+    merge_attentions_into(&[&out, &host_other], &[&lse, &lse], &mut into, &mut into_lse).expect("valid");
+    assert_eq!(into, expected);
+    let wrong = merge_attentions_into(&[&out, &host_other], &[&lse, &lse], &mut into_lse.clone(), &mut into);
+    assert_eq!(wrong.expect_err("the wrong way round").to_string(), "out has 3 axes, expected 4");
 }
 
 #[test]

@@ -30,7 +30,7 @@ mod merge;
 mod operand;
 
 pub use call::{Call, Mask, OutAndLse, Packed};
-pub use merge::{merge_attentions, merge_attentions_backward};
+pub use merge::{merge_attentions, merge_attentions_backward, merge_attentions_into};
 pub use natten_core::{
     AttentionParams, AxisParams, Backend, DynParams, Element, ElementType, Error, Gradients, Inputs,
     KernelSize, KernelSizePolicy, Layout, Output, Params, Partials, PerAxis, Problem, ProblemError, Role,
