@@ -172,7 +172,7 @@ struct Producer {
       ++count;
     }
     arch::barrier_wait(shared + C::QUERY_EMPTY, (count & 1) ^ 1);
-    arch::store_shared(shared + C::ITEM_AT + (count & 1) * C::ITEM_BYTES, 0, 0);
+    arch::store_shared(shared + C::ITEM_AT + (count & 1) * C::ITEM_BYTES, 0, 0, 0, 0);
     arch::barrier_arrive(shared + C::QUERY_FULL);
   }
 };
