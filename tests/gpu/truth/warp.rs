@@ -55,7 +55,8 @@ const COLLECTIVES: [(&str, &str); 16] = [
 
 /// Special registers of a warp, and movement of matrix rows.
 const PLACES: [(&str, &str, &str, &str); 6] = [
-    ("7.0", "sm_80", "laneid", "mov.u32 %d0, %laneid; mov.u32 %d1, %warpid;"),
+    // Not %warpid: it names a slot of the multiprocessor, and may change.
+    ("7.0", "sm_80", "lane", "mov.u32 %d0, %laneid;"),
     ("7.0", "sm_80", "lanemask", "mov.u32 %d0, %lanemask_lt; mov.u32 %d1, %lanemask_ge;"),
     ("7.8", "sm_80", "movmatrix", "movmatrix.sync.aligned.m8n8.trans.b16 %d0, %a0;"),
     ("8.0", "sm_90", "elect", "elect.sync %d0|%p0, 0xffffffff; selp.b32 %d1, 1, 0, %p0;"),

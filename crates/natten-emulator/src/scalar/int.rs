@@ -55,14 +55,14 @@ macro_rules! width {
                 Int2::MinS => map2(a, b, |x, y| (x as $s).min(y as $s) as $u),
                 Int2::MaxU => map2(a, b, |x, y| x.max(y)),
                 Int2::MaxS => map2(a, b, |x, y| (x as $s).max(y as $s) as $u),
-                // Division by zero is unspecified; the hardware gives all ones, and the dividend as rest.
+                // Division by zero is unspecified; an H100 gives all ones, for quotient and remainder (seen in 32 bits).
                 Int2::DivU => map2(a, b, |x, y| x.checked_div(y).unwrap_or(!0)),
                 Int2::DivS => {
                     map2(a, b, |x, y| if y == 0 { !0 } else { (x as $s).wrapping_div(y as $s) as $u })
                 }
-                Int2::RemU => map2(a, b, |x, y| if y == 0 { x } else { x % y }),
+                Int2::RemU => map2(a, b, |x, y| x.checked_rem(y).unwrap_or(!0)),
                 Int2::RemS => {
-                    map2(a, b, |x, y| if y == 0 { x } else { (x as $s).wrapping_rem(y as $s) as $u })
+                    map2(a, b, |x, y| if y == 0 { !0 } else { (x as $s).wrapping_rem(y as $s) as $u })
                 }
             }
         }
