@@ -444,7 +444,7 @@ impl<const OF_QUERIES: bool> Take<'_, OF_QUERIES> {
             let mut add = |weights: &[f32], rows: &[f32], which: usize| {
                 let width = widths[which];
                 let sums = &mut sums[which][group * S::LANES * width..][..S::LANES * width];
-                let operands = SumOperands { weights, stream: rows, width };
+                let operands = SumOperands { weights, stream: rows, width, has_non_finite: false };
                 meeting.weighted_sums::<S, false>(simd, g, piece, &operands, sums);
             };
             add(products, &stream[0], 0);

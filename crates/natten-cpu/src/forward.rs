@@ -141,8 +141,8 @@ struct TileState<'a, const DOT: bool> {
     /// Components of a value, rounded up to whole vectors.
     width: usize,
     scale: f32,
-    /// Whether the packed values are in pairs.
-    paired: bool,
+    /// Whether the packed pairs of values hold a NaN or an infinity.
+    has_non_finite: bool,
 }
 
 impl<'a, const DOT: bool> TileState<'a, DOT> {
@@ -169,7 +169,7 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
         reserve(&mut scratch.lane_scalars[1], vectors * S::LANES).fill(0.0);
         reserve(&mut scratch.sums[0], vectors * S::LANES * width).fill(0.0);
         let scale = call.problem.scale() as f32;
-        TileState { groups, heads, head_dim, words, width, scale, paired: DOT }
+        TileState { groups, heads, head_dim, words, width, scale, has_non_finite: false }
     }
 
     /// Packs the keys and values of a box.
@@ -184,12 +184,10 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
     ) {
         if DOT {
             pack_words(simd, keys, tokens, stream, &mut scratch.stream[0]);
-            // A masked weight is 0, but 0 times NaN is not: such a box goes the exact way.
-            self.paired = pack_row_pairs(simd, values, tokens, stream, self.width, &mut scratch.paired);
+            self.has_non_finite =
+                !pack_row_pairs(simd, values, tokens, stream, self.width, &mut scratch.paired);
         } else {
             pack_rows(simd, keys, tokens, stream, self.head_dim, &mut scratch.stream[0]);
-        }
-        if !self.paired {
             pack_rows(simd, values, tokens, stream, self.width, &mut scratch.stream[1]);
         }
     }
@@ -259,13 +257,14 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
         rescale(simd, factor, sums, self.width);
         let piece_sum = exponentiate(simd, strip, &shape, safe);
         simd.store(sum, simd.fma(simd.load(sum), factor, piece_sum));
-        if self.paired {
+        let (width, has_non_finite) = (self.width, self.has_non_finite);
+        if DOT {
             let words = reserve(&mut scratch.words, strip_len / 2);
             pair_words(simd, strip, &shape, words);
-            let operands = SumOperands { weights: words, stream: &scratch.paired, width: self.width };
+            let operands = SumOperands { weights: words, stream: &scratch.paired, width, has_non_finite };
             meeting.weighted_sums::<S, true>(simd, g, piece, &operands, sums);
         } else {
-            let operands = SumOperands { weights: strip, stream: &scratch.stream[1], width: self.width };
+            let operands = SumOperands { weights: strip, stream: &scratch.stream[1], width, has_non_finite };
             meeting.weighted_sums::<S, false>(simd, g, piece, &operands, sums);
         }
     }

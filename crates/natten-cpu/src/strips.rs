@@ -228,6 +228,7 @@ impl<'a> Meeting<'a> {
                             queries: queries.len(),
                             width: operands.width,
                             sums_start: (lane + queries.start) * operands.width,
+                            has_non_finite: operands.has_non_finite,
                         };
                         weighted_sum::<S, PAIRS>(simd, &job, sums);
                     });
@@ -276,6 +277,8 @@ pub(crate) struct SumOperands<'a> {
     pub stream: &'a [f32],
     /// Words of one of its rows.
     pub width: usize,
+    /// Whether some number of the box is NaN or infinite; matters for pairs only.
+    pub has_non_finite: bool,
 }
 
 /// Cuts what up to four neighbours see into runs that a part of them sees in common. Windows never fall.

@@ -163,6 +163,17 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         }
     }
     #[inline(always)]
+    fn keep_weighted(self, rows: __m512, weights: f32) -> __m512 {
+        let word = weights.to_bits();
+        let low = if word & 0x7fff == 0 { 0 } else { 0xffff };
+        let high = if word & 0x7fff_0000 == 0 { 0 } else { 0xffff_0000u32 };
+        // SAFETY: token.
+        unsafe {
+            let kept = _mm512_set1_epi32((low | high).cast_signed());
+            _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(rows), kept))
+        }
+    }
+    #[inline(always)]
     unsafe fn load_at(self, from: *const f32) -> __m256 {
         // SAFETY: token; the caller vouches for eight readable numbers.
         unsafe { _mm256_loadu_ps(from) }

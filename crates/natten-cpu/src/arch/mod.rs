@@ -141,6 +141,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         debug_assert!(Self::BF16_DOT);
         acc
     }
+    /// The `bf16` pairs of `rows`, those halves set to 0 whose weight in the word `weights` is 0.
+    #[inline(always)]
+    fn keep_weighted(self, rows: Self::W, _weights: f32) -> Self::W {
+        debug_assert!(Self::BF16_DOT);
+        rows
+    }
     /// Reads a vector over lanes.
     ///
     /// # Safety

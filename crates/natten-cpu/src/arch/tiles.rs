@@ -158,6 +158,9 @@ pub(crate) struct WeightedSum<'a> {
     pub width: usize,
     /// Index of the first query's sum.
     pub sums_start: usize,
+    /// With `PAIRS`: whether some row is not finite. A word at the edge of a window pairs a row that is seen with one
+    /// that is not; the latter weighs 0, and 0 times NaN is not 0.
+    pub has_non_finite: bool,
 }
 
 impl WeightedSum<'_> {
@@ -269,6 +272,14 @@ unsafe fn columns<S: Simd, const PAIRS: bool, const COLUMNS: usize, const QUERIE
                 for q in 0..QUERIES {
                     // SAFETY: the caller vouches for every weight of the box.
                     let p = simd.splat_wide(unsafe { *weight.add(q) });
+                    if PAIRS && job.has_non_finite {
+                        // SAFETY: as above.
+                        let word = unsafe { *weight.add(q) };
+                        for c in 0..COLUMNS {
+                            acc[q][c] = simd.dot_wide(acc[q][c], simd.keep_weighted(v[c], word), p);
+                        }
+                        continue;
+                    }
                     for c in 0..COLUMNS {
                         acc[q][c] = match PAIRS {
                             true => simd.dot_wide(acc[q][c], v[c], p),
