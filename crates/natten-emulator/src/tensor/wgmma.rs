@@ -51,25 +51,26 @@ struct Descriptor {
     leading: u32,
     stride: u32,
     swizzle: Swizzle,
+    /// Base offset: which row of addresses, of 128 bytes, has the pattern's row 0. For matrices that start inside a period.
+    base: u32,
 }
 
 impl Descriptor {
-    fn decode(bits: u64) -> Result<Self, FaultKind> {
+    fn decode(bits: u64) -> Self {
         let field = |at: u32| ((bits >> at) as u32 & 0x3fff) << 4;
-        if bits >> 49 & 7 != 0 {
-            // A base offset re-aligns matrices that start inside a swizzle pattern; none does here.
-            return Err(FaultKind::InvalidOperand {
-                what: "base offset of a matrix descriptor",
-                got: bits >> 49 & 7,
-            });
-        }
         let swizzle = match bits >> 62 {
             0 => Swizzle::None,
             1 => Swizzle::B128,
             2 => Swizzle::B64,
             _ => Swizzle::B32,
         };
-        Ok(Self { start: field(0), leading: field(16), stride: field(32), swizzle })
+        let base = (bits >> 49) as u32 & 7;
+        Self { start: field(0), leading: field(16), stride: field(32), swizzle, base }
+    }
+
+    /// Where the 16-byte chunk lies whose place is [`Self::chunk_offset`].
+    fn chunk_address(&self, k_major: bool, line: u32, chunk: u32) -> u32 {
+        self.swizzle.apply_from(self.start + self.chunk_offset(k_major, line, chunk), self.base)
     }
 
     /// Unswizzled offset of the 16-byte chunk `chunk` along the contiguous axis, at index `line` of
@@ -124,7 +125,7 @@ impl Cta<'_> {
         let (a, b) = (if shape.a_in_registers { 0 } else { descriptor(i.a) }, descriptor(i.b));
         self.agree(w, group, a, b)?;
         let scale_d = w.regs.pred(i.c) & 1 == 1;
-        let (descriptor_a, descriptor_b) = (Descriptor::decode(a)?, Descriptor::decode(b)?);
+        let (descriptor_a, descriptor_b) = (Descriptor::decode(a), Descriptor::decode(b));
         w.wgmma.issued += 1;
         let issued =
             Issued { clock: w.wgmma.issued, pc: w.pc, descriptor_a, descriptor_b, scale_d, computed: false };
@@ -159,9 +160,7 @@ impl Cta<'_> {
         let actor = (Races::queue(w.id, WGMMA), issued.clock);
         let mut check = |descriptor: &Descriptor, k_major: bool, first: u32, count: u32| -> Exec {
             for (line, chunk) in chunks(shape.ty, k_major, first, count) {
-                let address = descriptor
-                    .swizzle
-                    .apply(descriptor.start + descriptor.chunk_offset(k_major, line, chunk));
+                let address = descriptor.chunk_address(k_major, line, chunk);
                 let offset = self.shared.offset(address.into(), 16, 16)?;
                 self.shared.check_init(offset, 16)?;
                 if let Some(races) = &mut self.races {
@@ -252,7 +251,7 @@ impl Cta<'_> {
         let mut values = vec![0f32; count as usize * k];
         let bytes_each = if ty == MmaType::Tf32 { 4 } else { 2 };
         for (line, chunk) in chunks(ty, k_major, first, count) {
-            let address = d.swizzle.apply(d.start + d.chunk_offset(k_major, line, chunk));
+            let address = d.chunk_address(k_major, line, chunk);
             let data = self.shared.slice((address - SHARED_BASE) as usize, 16);
             for (e, bytes) in data.chunks_exact(bytes_each).enumerate() {
                 let mut bits = [0; 4];
