@@ -33,6 +33,7 @@ usage: natten-gpu-kit COMMAND [ARGUMENT...]
   bench OUT [OPTION=VALUE...]
                              times problems.json (OUT/bench.json); options: filter=TEXT,TEXT seconds=N matmul=TFLOPS
   truth OUT                  records what the hardware does (OUT/truth.bin, OUT/truth.json)
+  truth-merge OLD NEW INTO   one record of two: NEW's outputs, OLD's where NEW has none (no GPU needed)
   truth-ptx FOLDER           writes the truth kernels' PTX, for an assembler (no GPU needed)
 
 Exit codes: 0 done, 1 something failed, 2 no GPU or wrong arguments.";
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         "load" => places.len() >= 2,
         "suite" | "truth-child" => places.len() == 2,
         "bench" | "truth" | "truth-ptx" => places.len() == 1,
+        "truth-merge" => places.len() == 3,
         _ => false,
     };
     if !known {
@@ -59,6 +61,10 @@ fn main() -> ExitCode {
     }
     if command == "truth-ptx" {
         return finish(write_truth_ptx(&places[0]).map(|()| true));
+    }
+    if command == "truth-merge" {
+        let merged = record::merge(&places[0], &places[1]);
+        return finish(merged.and_then(|file| std::fs::write(&places[2], file)).map(|()| true));
     }
     if command == "suite" && options.get("emulator").is_some() {
         return finish(suite_on(&Emulated::new(9, 0), "emulated", &places, &options));
