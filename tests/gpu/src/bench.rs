@@ -30,12 +30,14 @@ pub struct Request {
 }
 
 /// A slow call is timed a few times only.
-const TARGET_MS: f64 = 250.0;
-const RUNS: (usize, usize) = (3, 60);
+const TARGET_MS: f64 = 120.0;
+const RUNS: (usize, usize) = (3, 40);
 /// The device is not kept waiting for the host longer than this.
 const LONGEST_WAIT: Duration = Duration::from_millis(150);
 /// Kernels on CUDA cores are not tried where they would take longer: at this many useful TFLOP/s, in seconds.
-const SLOW: (f64, f64) = (6.0, 1.5);
+const SLOW: (f64, f64) = (6.0, 0.4);
+/// A call longer than this, in milliseconds, is timed once after its warm-up.
+const LONG_MS: f64 = 300.0;
 
 /// One family: the device posing for a capability.
 struct Family {
@@ -75,7 +77,8 @@ pub fn run(gpu: &Gpu, driver: &Driver, request: &Request) -> Checked<Value> {
             continue;
         }
         for (i, &head_dim) in timed.head_dims.iter().enumerate() {
-            for &ty in timed.types.iter().take(if i == 0 { usize::MAX } else { 1 }) {
+            let types = if i == 0 || timed.every_type { timed.types.len() } else { 1 };
+            for &ty in &timed.types[..types] {
                 let done = match ty {
                     ElementType::F32 => bench.measure::<f32>(&timed, head_dim, &mut lines),
                     ElementType::F16 => bench.measure::<f16>(&timed, head_dim, &mut lines),
@@ -93,7 +96,7 @@ pub fn run(gpu: &Gpu, driver: &Driver, request: &Request) -> Checked<Value> {
     Ok(json!({ "copy_tbs": copy_tbs, "matmul_tflops": request.matmul_tflops, "measurements": lines }))
 }
 
-const HEADER: &str = "problem               hd type pass     kernel                              ms  useful  issued TFLOP/s   share  vs simt  host ms";
+const HEADER: &str = "problem               hd type pass     kernel                              ms  useful  issued TFLOP/s   share  vs simt  host ms  plan ms";
 
 struct Bench<'a> {
     gpu: &'a Gpu,
@@ -118,7 +121,8 @@ impl Bench<'_> {
         }
         let problem = timed.problem(head_dim, E::TYPE).map_err(|text| Failure { text })?;
         let bytes = timed.elements(head_dim) * size_of::<E>();
-        let tensors = if timed.backward { 8 } else { 4 };
+        let has_backward = timed.backward.contains(&head_dim);
+        let tensors = if has_backward { 8 } else { 4 };
         // Three times the cache, so that a set has left it when its turn comes again.
         let count = (3 * self.gpu.l2_bytes).div_ceil(tensors * bytes).clamp(1, 24);
         let sets = (0..count)
@@ -133,17 +137,36 @@ impl Bench<'_> {
         // The oldest first: its kernels on CUDA cores are the yardstick of the others' results.
         for family in self.families.iter().rev() {
             for backward in [false, true] {
-                if backward && !timed.backward {
+                if backward && !has_backward {
                     continue;
                 }
                 let call = |i: usize| match backward {
                     false => forward::<E>(&family.cuda, &problem, &sets[i % count], layout, lse_layout),
                     true => backward_pass::<E>(&family.cuda, &problem, &sets[i % count], layout, lse_layout),
                 };
+                let mut note = |key: &str, text: &str| {
+                    let pass = if backward { "backward" } else { "forward" };
+                    let capability = family.capability.to_string();
+                    lines.push(json!({ "problem": timed.name, "head_dim": head_dim, "type": E::TYPE.name(), "pass": pass, "capability": capability, key: text }));
+                };
+                let (launches, plan_ms) = match family.planned(&call) {
+                    Ok(planned) => planned,
+                    Err(error) => {
+                        let text = error.to_string();
+                        println!("{:<21} {head_dim:>3} {:<4}  {}", timed.name, E::TYPE, first_line(&text));
+                        note("error", &text);
+                        continue;
+                    }
+                };
+                let key = format!("{backward} {:?}", launches.keys().collect::<Vec<_>>());
                 let work = problem.useful_flops() * if backward { 2.5 } else { 1.0 };
-                let is_old = family.capability.major < 8;
-                if is_old && work / (SLOW.0 * 1e12) > SLOW.1 {
-                    lines.push(json!({ "problem": timed.name, "head_dim": head_dim, "type": E::TYPE.name(), "skipped": "too slow on CUDA cores" }));
+                if seen.contains(&key) {
+                    note("same_as", main_kernel(&launches));
+                    continue;
+                }
+                seen.push(key);
+                if main_kernel(&launches).contains("_simt_") && work / (SLOW.0 * 1e12) > SLOW.1 {
+                    note("skipped", "too slow on CUDA cores");
                     continue;
                 }
                 if backward {
@@ -151,24 +174,10 @@ impl Bench<'_> {
                     let forward = |i| forward::<E>(&family.cuda, &problem, &sets[i], layout, lse_layout);
                     (0..count).try_for_each(forward).map_err(|e| Failure { text: e.to_string() })?;
                 }
-                family.device.take_launches();
-                if let Err(error) = call(0) {
-                    let text = error.to_string();
-                    lines.push(json!({ "problem": timed.name, "head_dim": head_dim, "capability": family.capability.to_string(), "error": text }));
-                    println!("{:<21} {head_dim:>3} {:<4}  {}", timed.name, E::TYPE, first_line(&text));
-                    continue;
-                }
-                self.gpu.synchronize()?;
-                let launches = family.device.take_launches();
-                let key = format!("{backward} {:?}", launches.keys().collect::<Vec<_>>());
-                if seen.contains(&key) {
-                    continue;
-                }
-                seen.push(key);
                 let (times, host_ms) = self.times(count, &call)?;
                 let difference = self.difference::<E>(&sets[0], bytes, backward, &mut sample)?;
                 let mut line = self.line(timed, &problem, &launches, backward, &times, count, difference);
-                line["host_ms"] = json!(host_ms);
+                (line["host_ms"], line["plan_ms"]) = (json!(host_ms), json!(plan_ms));
                 println!("{}", row(&line));
                 lines.push(line);
             }
@@ -203,22 +212,25 @@ impl Bench<'_> {
         };
         self.gpu.synchronize()?;
         let mut queueing = Vec::new();
-        for i in 0..3 {
-            let start = Instant::now();
+        let start = Instant::now();
+        for i in 0..5 {
+            let before = Instant::now();
             call(i).map_err(|error| Failure { text: error.to_string() })?;
-            queueing.push(start.elapsed());
+            queueing.push(before.elapsed());
             self.gpu.synchronize()?;
+            if start.elapsed().as_secs_f64() * 1e3 > LONG_MS {
+                break;
+            }
         }
         queueing.sort();
-        let host = queueing[1];
+        let host = queueing[queueing.len() / 2];
         // A bit more than the host needs for so many calls.
         let ahead =
             |calls: usize| (host * calls as u32 * 3 / 2 + Duration::from_micros(30)).min(LONGEST_WAIT);
         let once = time(ahead(1), 1, 0)?;
-        if once > 300.0 {
-            // The calls before have warmed up enough.
-            let again = time(ahead(1), 1, 1)?;
-            return Ok((vec![once.min(again), once.max(again)], host.as_secs_f64() * 1e3));
+        if once > LONG_MS {
+            // The call before has warmed up enough.
+            return Ok((vec![once], host.as_secs_f64() * 1e3));
         }
         let warm_up = ((20.0 / once) as usize).clamp(1, 50);
         time(Duration::ZERO, warm_up, 0)?;
@@ -280,12 +292,7 @@ impl Bench<'_> {
         let factor = if backward { 2.5 } else { 1.0 };
         let median = times[(times.len() - 1) / 2];
         let useful = problem.useful_flops() * factor;
-        let main = launches
-            .keys()
-            .find(|name| name.contains("forward"))
-            .or(launches.keys().next())
-            .copied()
-            .unwrap_or("?");
+        let main = main_kernel(launches);
         let issued = issued_over_useful(problem, main).map(|ratio| useful * ratio);
         let rate = |flops: f64| flops / median / 1e9;
         let shapes: Vec<Value> = launches
@@ -304,12 +311,37 @@ impl Bench<'_> {
     }
 }
 
+impl Family {
+    /// What a call would launch, and the median of the milliseconds that the host needs to plan it.
+    fn planned(&self, call: &impl Fn(usize) -> Result<(), CudaError>) -> Result<(Launches, f64), CudaError> {
+        self.device.take_launches();
+        self.device.pretend(true);
+        // The first call compiles.
+        let mut outcome = call(0);
+        let mut times = Vec::new();
+        for i in 0..7 {
+            let start = Instant::now();
+            outcome = outcome.and_then(|()| call(i));
+            times.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+        self.device.pretend(false);
+        times.sort_by(f64::total_cmp);
+        outcome.map(|()| (self.device.take_launches(), times[times.len() / 2]))
+    }
+}
+
+/// The kernel that gives a call its name.
+fn main_kernel(launches: &Launches) -> &'static str {
+    let named = |part: &str| launches.keys().find(|name| name.contains(part)).copied();
+    named("forward").or_else(|| named("backward")).or_else(|| launches.keys().next().copied()).unwrap_or("?")
+}
+
 fn row(line: &Value) -> String {
     let number = |key: &str| line[key].as_f64().unwrap_or(f64::NAN);
     let text = |key: &str| line[key].as_str().unwrap_or("?").to_owned();
     let kernel = text("kernel").replace("natten_", "").replace("forward_", "");
     format!(
-        "{:<21} {:>3} {:<4} {:<8} {:<30} {:>9.4} {:>7.1} {:>7.1} {:>15.2} {:>8.1e} {:>8.3}",
+        "{:<21} {:>3} {:<4} {:<8} {:<30} {:>9.4} {:>7.1} {:>7.1} {:>15.2} {:>8.1e} {:>8.4} {:>8.4}",
         text("problem"),
         line["head_dim"],
         text("type"),
@@ -321,6 +353,7 @@ fn row(line: &Value) -> String {
         number("share_of_matmul"),
         number("difference_to_first"),
         number("host_ms"),
+        number("plan_ms"),
     )
 }
 
