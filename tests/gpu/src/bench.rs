@@ -6,17 +6,15 @@
 use std::time::{Duration, Instant};
 
 use natten_core::plan::{KeyStart, TileCounts, rank_tilings};
-use natten_core::{
-    Backend, Element, ElementType, Gradients, Inputs, Layout, Output, Problem, Saved, bf16, f16,
-};
+use natten_core::{Element, ElementType, Layout, Problem, bf16, f16};
 use natten_cuda::driver::Driver;
 use natten_cuda::registry::kernels;
-use natten_cuda::{ComputeCapability, Cuda, CudaError, CudaView, CudaViewMut, sm90};
+use natten_cuda::{ComputeCapability, Cuda, CudaError, sm90};
 use serde_json::{Value, json};
 
-use crate::driver::{Buffer, Checked, Failure, Gpu, Parameter, Timer, copy};
+use crate::calls::{Operands, Set, backward_pass, fill_kernel, forward};
+use crate::driver::{Checked, Failure, Gpu, Timer, copy};
 use crate::problems::{Timed, problems};
-use crate::truth::kernel::{ENTRY, Kernel};
 use crate::watched::{Launches, Watched};
 
 /// What to time.
@@ -107,12 +105,6 @@ struct Bench<'a> {
     fill: crate::driver::Module,
 }
 
-/// Operands of one call: query, key, value, output, its gradient and theirs; log-sum-exp.
-struct Set {
-    tensors: Vec<Buffer>,
-    lse: Buffer,
-}
-
 impl Bench<'_> {
     fn measure<E: Element>(&self, timed: &Timed, head_dim: usize, lines: &mut Vec<Value>) -> Checked<()> {
         if self.start.elapsed().as_secs() >= self.request.seconds {
@@ -125,9 +117,9 @@ impl Bench<'_> {
         let tensors = if has_backward { 8 } else { 4 };
         // Three times the cache, so that a set has left it when its turn comes again.
         let count = (3 * self.gpu.l2_bytes).div_ceil(tensors * bytes).clamp(1, 24);
-        let sets = (0..count)
-            .map(|i| self.set(bytes, tensors, timed.elements(1), E::TYPE, i))
-            .collect::<Checked<Vec<_>>>()?;
+        let operands = Operands { bytes, tensors, rows: timed.elements(1), element_type: E::TYPE };
+        let sets =
+            (0..count).map(|i| operands.filled(self.gpu, &self.fill, i)).collect::<Checked<Vec<_>>>()?;
         let layout =
             Layout::contiguous(&timed.shape(head_dim)).map_err(|e| Failure { text: e.to_string() })?;
         let shape = timed.shape(head_dim);
@@ -183,26 +175,6 @@ impl Bench<'_> {
             }
         }
         Ok(())
-    }
-
-    fn set(&self, bytes: usize, tensors: usize, rows: usize, ty: ElementType, index: usize) -> Checked<Set> {
-        let mut set = Set { tensors: Vec::new(), lse: self.gpu.alloc(4 * rows)? };
-        for tensor in 0..tensors {
-            let words = bytes.div_ceil(1024) * 256;
-            let buffer = self.gpu.alloc(4 * words)?;
-            let seed = (index * 16 + tensor + 1) as u64;
-            let kind = match ty {
-                ElementType::F32 => 0,
-                ElementType::F16 => 1,
-                _ => 2,
-            };
-            let mut parameters =
-                [buffer.address, buffer.address, buffer.address, seed, kind].map(Parameter::value);
-            self.gpu.launch(self.fill.function(ENTRY)?, (words / 256) as u32, 256, &mut parameters)?;
-            set.tensors.push(buffer);
-        }
-        self.gpu.synchronize()?;
-        Ok(set)
     }
 
     /// Milliseconds of one call on the device, many times, sorted; and milliseconds that the host needs to queue one.
@@ -373,62 +345,6 @@ fn issued_over_useful(problem: &Problem, kernel: &str) -> Option<f64> {
     Some(counts.issued_over_useful())
 }
 
-fn view<'a, E: Element>(cuda: &Cuda<Watched<Driver>>, buffer: &'a Buffer, layout: Layout) -> CudaView<'a, E> {
-    // SAFETY: the buffer is as long as the layout says and outlives the view; the launches of one call are ordered on one
-    // stream, and nothing else runs.
-    unsafe { cuda.view_of_raw(buffer.address, layout) }
-}
-
-fn view_mut<'a, E: Element>(
-    cuda: &Cuda<Watched<Driver>>,
-    buffer: &'a Buffer,
-    layout: Layout,
-) -> CudaViewMut<'a, E> {
-    // SAFETY: as above, and the layout is contiguous.
-    unsafe { cuda.view_mut_of_raw(buffer.address, layout) }
-}
-
-fn inputs<'a, E: Element>(
-    cuda: &Cuda<Watched<Driver>>,
-    set: &'a Set,
-    layout: Layout,
-) -> Inputs<CudaView<'a, E>> {
-    let tensor = |i: usize| view(cuda, &set.tensors[i], layout);
-    Inputs::new(tensor(0), tensor(1), tensor(2))
-}
-
-fn forward<E: Element>(
-    cuda: &Cuda<Watched<Driver>>,
-    problem: &Problem,
-    set: &Set,
-    layout: Layout,
-    lse_layout: Layout,
-) -> Result<(), CudaError> {
-    let output = Output {
-        out: view_mut(cuda, &set.tensors[3], layout),
-        lse: Some(view_mut(cuda, &set.lse, lse_layout)),
-    };
-    cuda.forward::<E>(problem, &inputs(cuda, set, layout), output)
-}
-
-fn backward_pass<E: Element>(
-    cuda: &Cuda<Watched<Driver>>,
-    problem: &Problem,
-    set: &Set,
-    layout: Layout,
-    lse_layout: Layout,
-) -> Result<(), CudaError> {
-    let saved = Saved {
-        out: view(cuda, &set.tensors[3], layout),
-        lse: view(cuda, &set.lse, lse_layout),
-        d_out: view(cuda, &set.tensors[4], layout),
-        d_lse: None,
-    };
-    let gradient = |i: usize| view_mut(cuda, &set.tensors[i], layout);
-    let gradients = Gradients { query: gradient(5), key: gradient(6), value: gradient(7), additional: None };
-    cuda.backward::<E>(problem, &inputs(cuda, set, layout), &saved, gradients)
-}
-
 /// Bytes read and written a second by a copy of a gigabyte, in terabytes.
 fn copy_rate(gpu: &Gpu, timer: &Timer) -> Checked<f64> {
     const BYTES: usize = 1 << 30;
@@ -443,22 +359,4 @@ fn copy_rate(gpu: &Gpu, timer: &Timer) -> Checked<f64> {
 
 fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
-}
-
-/// Fills memory with random values between -1.7 and 1.7: `%x` is the seed, `%y` the type (0 f32, 1 f16, 2 bf16). Zeros
-/// would run faster than real data.
-fn fill_kernel() -> Kernel {
-    let mut body =
-        String::from("cvt.u32.u64 %r0, %x;\nmul.lo.u32 %r0, %r0, 0x9e3779b9;\nxor.b32 %r1, %item, %r0;\n");
-    for (shift, factor) in [(16, "0x85ebca6b"), (13, "0xc2b2ae35"), (16, "0x27d4eb2f")] {
-        body +=
-            &format!("shr.u32 %r2, %r1, {shift};\nxor.b32 %r1, %r1, %r2;\nmul.lo.u32 %r1, %r1, {factor};\n");
-    }
-    // Two 16-bit signed numbers, scaled.
-    body += "shl.b32 %r2, %r1, 16;\nshr.s32 %r2, %r2, 16;\nshr.s32 %r3, %r1, 16;\n\
-             cvt.rn.f32.s32 %r2, %r2;\ncvt.rn.f32.s32 %r3, %r3;\n\
-             mul.f32 %r2, %r2, 0f38599999;\nmul.f32 %r3, %r3, 0f38599999;\n\
-             cvt.u32.u64 %r4, %y;\nsetp.eq.u32 %p0, %r4, 0;\nsetp.eq.u32 %p1, %r4, 1;\n\
-             cvt.rn.bf16x2.f32 %d0, %r3, %r2;\n@%p1 cvt.rn.f16x2.f32 %d0, %r3, %r2;\n@%p0 mov.b32 %d0, %r2;\n";
-    Kernel::new("7.0", "sm_80", 0, 1, body).threads(256)
 }
