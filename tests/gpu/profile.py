@@ -51,7 +51,10 @@ def number(text):
 
 def known_extras():
     """The counters of EXTRA that this ncu knows: it refuses a whole command for one that it does not."""
-    listed = subprocess.run(["ncu", "--query-metrics", "--chips", "gh100"], capture_output=True, text=True, timeout=30)
+    try:
+        listed = subprocess.run(["ncu", "--query-metrics", "--chips", "gh100"], capture_output=True, text=True, timeout=20)
+    except subprocess.TimeoutExpired:
+        return []
     names = set(re.findall(r"^\s*(\w+)", listed.stdout, re.MULTILINE))
     return [n for n in EXTRA if n in names]
 
@@ -83,7 +86,7 @@ def shares(row, pattern, count):
     for name, text in row.items():
         match = pattern.match(name or "")
         value = number(text)
-        if match and value is not None:
+        if match and value is not None and not match[1].endswith("not_issued"):
             found[match[1]] = max(value, found.get(match[1], 0.0))
     return sorted(found.items(), key=lambda item: -item[1])[:count]
 
