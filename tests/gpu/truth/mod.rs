@@ -12,6 +12,7 @@ pub mod inputs;
 pub mod kernel;
 pub mod matrix;
 pub mod scalar;
+pub mod sums;
 pub mod tma;
 pub mod warp;
 pub mod wgmma;
@@ -266,6 +267,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(matrix::cases());
     cases.extend(copies::cases());
     cases.extend(barrier::cases());
+    cases.extend(sums::cases());
     cases.extend(wgmma::cases());
     cases.extend(wgmma_reads::cases());
     cases.extend(tma::cases());
