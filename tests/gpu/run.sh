@@ -52,7 +52,7 @@ stage() {
   esac
   [ $status -eq 0 ] || failed=1
   summary+=("$(printf '%-10s %-24s %4d s' "$name" "$outcome" $((SECONDS - start)))")
-  { echo; echo "== $name: $outcome, $((SECONDS - start)) s"; tail -n 150 "$logs/$name.log"; } >> "$report"
+  { echo; echo "== $name: $outcome, $((SECONDS - start)) s"; tail -n 300 "$logs/$name.log"; } >> "$report"
   tail -n 12 "$logs/$name.log"
 }
 
