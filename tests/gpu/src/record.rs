@@ -15,7 +15,7 @@ use crate::maps;
 use crate::truth::{self, Arg, Case, Records, inputs, kernel, scalar};
 
 /// A child that wrote no new case for so long hangs.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(20);
 const CHILDREN: usize = 60;
 /// Exit code of a child whose context a kernel broke, after it has written that kernel's line.
 const BROKEN: i32 = 3;
