@@ -10,8 +10,8 @@ PyTorch alone without --ours; --json prints an object a line, as `cargo bench --
 
 The operator is the same, so the window is a mask: SDPA gets it as a tensor for each block of queries, made beforehand
 in the form that is fastest for it; FlexAttention gets a block mask, compiled. Tensors are heads first and contiguous,
-as both like best. Names are the bench set's (benches/src/problems.rs); L1 is left out unless asked for, since its
-dense scores take minutes and its mask of all pairs 10 GB.
+as both like best. Names are the bench set's (benches/src/problems.rs); L0 and L1 are left out unless asked for, since their
+dense scores take minutes and L1's mask of all pairs 10 GB.
 """
 
 import argparse
@@ -161,7 +161,7 @@ def side_by_side(name, rows, args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=[name for name in PROBLEMS if name != "L1"])
+    parser.add_argument("names", nargs="*", default=[name for name in PROBLEMS if name[0] == "C"])
     parser.add_argument("--elements", default="f32,bf16")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seconds", type=float, default=3.0, help="for each peer, problem and element type")

@@ -111,7 +111,7 @@ pub fn problems() -> Vec<Bench<'static>> {
 }
 
 /// Operands of a problem.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Operands<E> {
     /// Query, key and value.
     pub tensors: [Tensor<E>; 3],
