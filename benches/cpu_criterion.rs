@@ -1,49 +1,58 @@
-//! The same problems under criterion, for its statistics and its comparison with the run before.
+//! The same problems under criterion, for its statistics and its comparison with the run before:
+//! `cargo bench -p natten-benches --bench cpu_criterion -- C3/f32/avx512/one/forward`.
+//!
+//! An "element" of criterion's throughput is a floating-point operation, so its `Gelem/s` are useful GFLOP/s. The
+//! share of the machine's peak is printed by `cpu_table`, and once here before all else.
 
-use std::hint::black_box;
+use std::cell::LazyCell;
+use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use natten_benches::problems;
-use natten_core::{Backend, Element, Gradients, Output, Saved, Tensor, bf16, f16};
+use natten_benches::options::one_and_all_threads;
+use natten_benches::peak::{Arithmetic, measure};
+use natten_benches::{Bench, Results, backward, forward, problems};
+use natten_core::{Element, bf16, f16};
 use natten_cpu::{Cpu, Isa};
 
 fn all(criterion: &mut Criterion) {
-    for isa in Isa::available() {
-        for threads in [1, 0] {
-            let Ok(cpu) = Cpu::new().isa(isa).and_then(|cpu| cpu.threads(threads)) else { continue };
-            let threads = if threads == 0 { "all" } else { "one" };
-            one_element::<f32>(criterion, &cpu, isa, threads);
-            one_element::<f16>(criterion, &cpu, isa, threads);
-            one_element::<bf16>(criterion, &cpu, isa, threads);
+    for threads in one_and_all_threads() {
+        for arithmetic in [Arithmetic::Fma, Arithmetic::Bf16Dot] {
+            if let Some(peak) = measure(arithmetic, threads, 0.1) {
+                println!("{arithmetic:?}, {threads} threads: at most {peak:.1} GFLOP/s");
+            }
         }
+    }
+    for bench in problems() {
+        one_element::<f32>(criterion, &bench);
+        one_element::<f16>(criterion, &bench);
+        one_element::<bf16>(criterion, &bench);
     }
 }
 
-fn one_element<E: Element>(criterion: &mut Criterion, cpu: &Cpu, isa: Isa, threads: &str) {
-    for bench in problems() {
-        let operands = bench.operands::<E>();
-        let (problem, inputs) = (&operands.problem, operands.inputs());
-        let mut out = Tensor::<E>::zeros(&problem.out_shape()).expect("a small shape");
-        let mut lse = Tensor::<f32>::zeros(&problem.lse_shape()).expect("a small shape");
-        let mut group = criterion.benchmark_group(format!("{}/{}/{isa}/{threads}", bench.name, E::TYPE));
-        group.sample_size(10).throughput(Throughput::Elements(problem.useful_flops() as u64));
-        group.bench_function(BenchmarkId::from_parameter("forward"), |b| {
-            b.iter(|| {
-                let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
-                cpu.forward(black_box(problem), &inputs, output).expect("the problem is valid");
+/// Operands are made when the first benchmark that the command line chose asks for them.
+fn one_element<E: Element>(criterion: &mut Criterion, bench: &Bench<'_>) {
+    let operands = LazyCell::new(|| bench.operands::<E>());
+    let d_out = LazyCell::new(|| bench.d_out::<E>());
+    for isa in Isa::available() {
+        for (threads, name) in one_and_all_threads().into_iter().zip(["one", "all"]) {
+            let Ok(cpu) = Cpu::new().isa(isa).and_then(|cpu| cpu.threads(threads)) else { continue };
+            let mut group = criterion.benchmark_group(format!("{}/{}/{isa}/{name}", bench.name, E::TYPE));
+            group.sample_size(10).warm_up_time(Duration::from_millis(200));
+            group.measurement_time(Duration::from_secs(1));
+            let flops = bench.useful_flops();
+            group.throughput(Throughput::Elements(flops as u64));
+            group.bench_function(BenchmarkId::from_parameter("forward"), |b| {
+                let mut results = Results::new(&operands);
+                b.iter(|| forward(&cpu, &operands, &mut results));
             });
-        });
-        let mut grads = [0, 1, 2].map(|i| operands.tensors[i].clone());
-        let saved =
-            Saved { out: out.view(), lse: lse.view(), d_out: operands.tensors[3].view(), d_lse: None };
-        group.bench_function(BenchmarkId::from_parameter("backward"), |b| {
-            b.iter(|| {
-                let [query, key, value] = grads.each_mut().map(Tensor::view_mut);
-                let gradients = Gradients { query, key, value, additional: None };
-                cpu.backward(black_box(problem), &inputs, &saved, gradients).expect("the problem is valid");
+            group.throughput(Throughput::Elements((2.5 * flops) as u64));
+            group.bench_function(BenchmarkId::from_parameter("backward"), |b| {
+                let mut results = Results::new(&operands);
+                forward(&cpu, &operands, &mut results);
+                b.iter(|| backward(&cpu, &operands, &d_out, &mut results));
             });
-        });
-        group.finish();
+            group.finish();
+        }
     }
 }
 

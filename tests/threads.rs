@@ -1,19 +1,27 @@
 //! Results of the CPU do not depend on the number of threads, bit for bit; nor on where the pool comes from.
 
 use natten::cpu::{Cpu, Isa};
-use natten::{Element, Saved, Tensor, bf16, f16};
+use natten::{Element, ElementType, Saved, Tensor, bf16, f16};
 use natten_tests::compare::same_bits;
 use natten_tests::{Spec, Subject};
 
+/// Work from which on a call is certainly spread over threads: smaller ones run on the caller's, and show nothing.
+const SPREAD_FLOPS: f64 = 1e7;
+
 fn specs() -> Vec<Spec> {
-    vec![
-        Spec::na(&[130], &[9]).heads(2, 1).dims(16, 16).batch(2),
-        Spec::na(&[20, 21], &[5, 7]).heads(4, 2).dims(40, 24).causal(&[true, false]),
-        Spec::na(&[5, 9, 10], &[3, 3, 5]).dilation(&[1, 2, 2]).heads(3, 1).dims(8, 8).additional(3),
-        Spec::na(&[24], &[1]).dims(64, 64),
-        Spec::attention(33, 70, true).heads(2, 2).dims(32, 8),
-        Spec::packed(&[9, 0, 30, 1], &[20, 4, 3, 40], false).heads(4, 1),
-    ]
+    let large = vec![
+        Spec::na(&[1300], &[9]).heads(8, 4).dims(16, 16).batch(2),
+        Spec::na(&[40, 44], &[7, 9]).heads(4, 2).dims(40, 24).causal(&[true, false]),
+        Spec::na(&[9, 18, 20], &[3, 3, 5]).dilation(&[1, 2, 2]).heads(6, 2).dims(8, 8).additional(3),
+        Spec::na(&[50, 51], &[6, 6]).stride(&[2, 3]).heads(2, 1).dims(32, 32).additional(70),
+        Spec::attention(300, 340, true).heads(4, 2).dims(32, 8),
+        Spec::packed(&[90, 0, 200, 1], &[110, 4, 150, 40], false).heads(8, 2).dims(16, 16),
+    ];
+    for spec in &large {
+        assert!(spec.problem(ElementType::F32).useful_flops() > SPREAD_FLOPS, "too small: {spec:?}");
+    }
+    let on_the_callers_thread = Spec::na(&[24], &[1]).dims(64, 64);
+    [large, vec![on_the_callers_thread]].concat()
 }
 
 fn run<E: Element>(cpu: &Cpu, spec: &Spec, seed: u64) -> (Vec<Tensor<E>>, Tensor<f32>) {

@@ -4,13 +4,13 @@ use natten_core::{AxisParams, DynParams, Element, Inputs, KernelSizePolicy, Layo
 
 /// One problem of the set.
 #[derive(Clone, Copy, Debug)]
-pub struct Bench {
+pub struct Bench<'a> {
     /// Short name.
     pub name: &'static str,
     /// What it is.
     pub what: &'static str,
     /// Token extents, one to three.
-    pub tokens: &'static [usize],
+    pub tokens: &'a [usize],
     /// Heads.
     pub heads: usize,
     /// Components of a head.
@@ -21,10 +21,13 @@ pub struct Bench {
     pub dilation: usize,
     /// Factor on the scores.
     pub scale: Option<f32>,
+    /// Share of the f32 peak that a forward in f32 should reach.
+    pub target: Option<f64>,
 }
 
-/// C1 to C5 for the CPU, L0 and L1 after LTX-2.5's video decoder.
-pub fn problems() -> Vec<Bench> {
+/// C1 to C5 for the CPU, L0 and L1 after LTX-2.5's video decoder, and two calls so small that what surrounds the
+/// arithmetic shows: T0 runs on the calling thread alone, T1 is about the smallest that the pool gets.
+pub fn problems() -> Vec<Bench<'static>> {
     let base = Bench {
         name: "C1",
         what: "2-D 56x56, 4 heads of 32, window 7x7",
@@ -34,6 +37,7 @@ pub fn problems() -> Vec<Bench> {
         kernel_size: &[7, 7],
         dilation: 1,
         scale: None,
+        target: Some(0.35),
     };
     vec![
         base,
@@ -45,6 +49,7 @@ pub fn problems() -> Vec<Bench> {
             heads: 8,
             head_dim: 64,
             kernel_size: &[13, 13],
+            target: Some(0.60),
             ..base
         },
         Bench {
@@ -53,6 +58,7 @@ pub fn problems() -> Vec<Bench> {
             tokens: &[16, 32, 32],
             head_dim: 64,
             kernel_size: &[7, 11, 11],
+            target: Some(0.60),
             ..base
         },
         Bench {
@@ -61,6 +67,7 @@ pub fn problems() -> Vec<Bench> {
             tokens: &[8192],
             head_dim: 64,
             kernel_size: &[257],
+            target: Some(0.60),
             ..base
         },
         Bench {
@@ -83,32 +90,63 @@ pub fn problems() -> Vec<Bench> {
             scale: Some(1.0),
             ..base
         },
+        Bench {
+            name: "T0",
+            what: "1-D 64, 1 head of 32, window 7",
+            tokens: &[64],
+            heads: 1,
+            kernel_size: &[7],
+            target: None,
+            ..base
+        },
+        Bench {
+            name: "T1",
+            what: "2-D 24x24, 2 heads of 32, window 7x7",
+            tokens: &[24, 24],
+            heads: 2,
+            target: None,
+            ..base
+        },
     ]
 }
 
-/// Operands of a problem, and a gradient of the output.
-#[derive(Debug)]
+/// Operands of a problem.
+#[derive(Clone, Debug)]
 pub struct Operands<E> {
-    /// Query, key, value and the output's gradient.
-    pub tensors: [Tensor<E>; 4],
+    /// Query, key and value.
+    pub tensors: [Tensor<E>; 3],
     /// The problem they make.
     pub problem: Problem,
 }
 
-impl Bench {
+impl Bench<'_> {
+    /// Floating-point operations of a forward on the visible pairs: every query sees a whole window.
+    pub fn useful_flops(&self) -> f64 {
+        let product = |extents: &[usize]| extents.iter().product::<usize>() as f64;
+        4.0 * product(self.tokens) * product(self.kernel_size) * (self.heads * self.head_dim) as f64
+    }
+
     /// Random operands.
     ///
     /// # Panics
     /// If the bench set is wrong.
     pub fn operands<E: Element>(&self) -> Operands<E> {
-        let mut shape = vec![1];
-        shape.extend(self.tokens);
-        shape.extend([self.heads, self.head_dim]);
-        let tensors = [1, 2, 3, 4].map(|seed| random(&shape, seed));
+        let shape = self.shape();
+        let tensors = [1, 2, 3].map(|seed| random(&shape, seed));
         let layout = Layout::contiguous(&shape).expect("a small shape");
         let inputs = Inputs::new(layout, layout, layout);
         let problem = Problem::new(&self.params(), &inputs, E::TYPE).expect("a valid problem");
         Operands { tensors, problem }
+    }
+
+    /// A random gradient of the output.
+    pub fn d_out<E: Element>(&self) -> Tensor<E> {
+        random(&self.shape(), 4)
+    }
+
+    fn shape(&self) -> Vec<usize> {
+        let heads = [self.heads, self.head_dim];
+        [1].iter().chain(self.tokens).chain(&heads).copied().collect()
     }
 
     fn params(&self) -> DynParams {

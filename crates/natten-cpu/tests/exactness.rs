@@ -135,10 +135,10 @@ fn strided_views_agree_to_the_bit() {
             moved
         };
         let [q, k] = [heads_first(&operands.query), heads_first(&operands.key)];
-        let back = |tensor: &Tensor<f32>| -> TensorView<'static, f32> {
-            let data: &'static [f32] = tensor.as_slice().to_vec().leak();
-            TensorView::strided(data, 0, &[2, 6, 11, 3, 10], &[1980, 110, 10, 660, 1]).unwrap()
-        };
+        fn back(tensor: &Tensor<f32>) -> TensorView<'_, f32> {
+            let strides = [1980, 110, 10, 660, 1];
+            TensorView::strided(tensor.as_slice(), 0, &[2, 6, 11, 3, 10], &strides).unwrap()
+        }
         // The values lie backwards along the second axis.
         let mut reversed = vec![0f32; operands.value.as_slice().len()];
         for (i, chunk) in operands.value.as_slice().chunks(330).enumerate() {
