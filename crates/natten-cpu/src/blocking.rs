@@ -1,19 +1,36 @@
-//! Choosing the blocks of a problem: the group of lanes in a vector, the tile of groups in a task, the box of the
-//! stream that is packed at once. docs/performance.md has the arithmetic behind it.
+//! Choosing the blocks of a problem: the group of lanes in a vector, the tile of groups in a task, the axis that a task
+//! walks along and its step, the box of the stream that is packed at once. docs/performance.md has the arithmetic
+//! behind it.
 //!
 //! Nothing here depends on the number of threads, so results do not either.
 
 use natten_core::Problem;
 use natten_core::plan::{KeyStart, TileCounts, Tiling, tile_boxes};
+use natten_core::window::Axis;
 
-/// Bytes of the stream that are packed at once: well inside a second-level cache of 1 MiB, beside the lanes.
-const STREAM_BYTES: usize = 384 << 10;
+/// Bytes of the stream that are packed at once where a task does not walk: leaves room in a second-level cache of
+/// 1 MiB for lanes, sums and the next box.
+const STREAM_BYTES: usize = 256 << 10;
+
+/// Bytes of the stream that a walking task keeps.
+const RING_BYTES: usize = 512 << 10;
 
 /// Scores of a group of lanes that are held at once, in vectors: what lets a strip stay in a first-level cache.
 pub(crate) const STRIP_SLOTS: usize = 512;
 
-/// Lanes of a task, over all its heads. Large tiles share the keys around them; small ones are more tasks.
-const LANES_IN_TASK: usize = 256;
+/// Lanes of a task that does not walk, over all its heads. Large tiles share the keys around them.
+const LANES_IN_TILE: usize = 512;
+
+/// What the lanes of a task are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pass {
+    /// Queries, for the output.
+    Forward,
+    /// Queries, for their gradients.
+    Queries,
+    /// Keys, for theirs; a task has all heads that read them.
+    Keys,
+}
 
 /// The blocks of a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,19 +39,138 @@ pub(crate) struct Blocking {
     pub group: [usize; 3],
     /// Lanes of a task along each axis, multiples of the group's.
     pub tile: [usize; 3],
+    /// Lanes of a chunk, whose sums are held at once: the tile's, but for the axis that the task walks along.
+    pub step: [usize; 3],
     /// Heads of a task that share keys and values.
     pub heads: usize,
-    /// Positions of the stream packed at once.
+    /// Positions of the stream packed at once, where the task does not walk.
     pub stream: usize,
 }
 
 impl Blocking {
     /// For vectors of `lanes` lanes and rows of `row_bytes` of the stream (all operands packed together).
-    pub(crate) fn choose(problem: &Problem, lanes: usize, row_bytes: usize) -> Self {
+    pub(crate) fn choose(problem: &Problem, pass: Pass, lanes: usize, row_bytes: usize) -> Self {
         let group = choose_group(problem, lanes);
-        let heads = problem.heads_per_kv().min(4);
-        let tile = choose_tile(problem, group, LANES_IN_TASK / heads);
-        Blocking { group, tile, heads, stream: (STREAM_BYTES / row_bytes).max(16) }
+        let heads = match pass {
+            Pass::Forward | Pass::Queries => problem.heads_per_kv().min(4),
+            Pass::Keys => problem.heads_per_kv(),
+        };
+        let costs = Costs::new(problem, heads, row_bytes);
+        // A backward has two operands and two sums for each lane. Its heads come one after the other.
+        let lanes = if pass == Pass::Forward { LANES_IN_TILE / heads } else { LANES_IN_TILE / 2 };
+        let tile = choose_tile(problem, group, lanes);
+        let still = Blocking { group, tile, step: tile, heads, stream: (STREAM_BYTES / row_bytes).max(16) };
+        let cost = |blocking: &Blocking| costs.of(blocking);
+        if pass == Pass::Keys && heads > 1 {
+            // The stream is another head's queries at every chunk: nothing to keep.
+            return still;
+        }
+        let walks = walks(problem, &still, RING_BYTES / row_bytes);
+        let costs = walks.chain([still]).map(|blocking| (cost(&blocking), blocking));
+        costs.min_by(|(a, _), (b, _)| a.total_cmp(b)).map_or(still, |(_, blocking)| blocking)
+    }
+
+    /// The axis that a task walks along, if it does.
+    pub(crate) fn walk(&self) -> Option<usize> {
+        (0..3).find(|&a| self.step[a] < self.tile[a])
+    }
+}
+
+/// Positions of one residue of an axis, at most.
+fn extent(axis: &Axis) -> usize {
+    axis.query_extent.max(axis.key_extent).div_ceil(axis.dilation)
+}
+
+/// What `lanes` neighbours see along an axis, at most.
+fn seen(axis: &Axis, lanes: usize) -> usize {
+    ((lanes.max(1) - 1).next_multiple_of(axis.stride) + axis.kernel_size).min(extent(axis))
+}
+
+/// An axis in parts of equal length, multiples of the group: whole, or near one of a few lengths, so that there are few
+/// to weigh at any extent.
+fn parts(extent: usize, group: usize) -> impl Iterator<Item = usize> {
+    let part = move |near: usize| extent.div_ceil(extent.div_ceil(near).max(1)).next_multiple_of(group);
+    let mut last = 0;
+    [usize::MAX, 64, 48, 32, 24, 16, 12, 8].into_iter().map(part).filter(move |&part| {
+        let differs = part != last;
+        last = part;
+        differs
+    })
+}
+
+/// The ways to walk that keep at most `room` positions of the stream.
+fn walks(problem: &Problem, still: &Blocking, room: usize) -> impl Iterator<Item = Blocking> {
+    let (axes, still) = (*problem.axes(), *still);
+    // Not the last axis: rows along it are one line.
+    (0..2).filter(move |&w| extent(&axes[w]) > still.group[w]).flat_map(move |w| {
+        let others = parts(extent(&axes[1 - w]), still.group[1 - w]);
+        let tiles = others
+            .flat_map(move |other| parts(extent(&axes[2]), still.group[2]).map(move |last| (other, last)));
+        tiles.flat_map(move |(other, last)| {
+            let mut step = [0, 0, last];
+            step[1 - w] = other;
+            let steps = [1, 2, 4].into_iter().filter_map(move |groups| {
+                let mut step = step;
+                step[w] = groups * still.group[w];
+                let kept: usize = (0..3).map(|a| seen(&axes[a], step[a])).product();
+                (kept <= room).then_some(step)
+            });
+            steps.flat_map(move |step| {
+                let lengths = [1, 2, 3, 4, 8].into_iter();
+                let lengths = lengths.map(move |n| extent(&axes[w]).div_ceil(n).next_multiple_of(step[w]));
+                lengths.filter(move |&length| length > step[w]).map(move |length| {
+                    let mut tile = step;
+                    tile[w] = length;
+                    Blocking { tile, step, ..still }
+                })
+            })
+        })
+    })
+}
+
+/// What blocks cost beside the products themselves, in cycles for each query.
+struct Costs<'a> {
+    problem: &'a Problem,
+    heads: usize,
+    /// Packing a position of the stream.
+    row: f64,
+    /// The products.
+    products: f64,
+}
+
+/// Cycles for each chunk and box: lists, spans, the calls.
+const CHUNK_CYCLES: f64 = 1500.0;
+
+impl<'a> Costs<'a> {
+    fn new(problem: &'a Problem, heads: usize, row_bytes: usize) -> Self {
+        let window: usize = problem.axes().iter().map(|axis| seen(axis, 1)).product();
+        let components = (problem.head_dim() + problem.head_dim_v()) as f64;
+        // Six cycles for each cache line packed, and products at about half the peak of 16 multiply-adds.
+        Costs {
+            problem,
+            heads,
+            row: row_bytes as f64 / 64.0 * 6.0,
+            products: window as f64 * components / 8.0,
+        }
+    }
+
+    fn of(&self, blocking: &Blocking) -> f64 {
+        let axes = self.problem.axes();
+        let lanes = |sides: &[usize; 3]| {
+            (0..3).map(|a| sides[a].min(extent(&axes[a]))).product::<usize>() as f64 * self.heads as f64
+        };
+        let stream: f64 = (0..3).map(|a| seen(&axes[a], blocking.tile[a]) as f64).product();
+        let tasks: usize =
+            (0..3).map(|a| extent(&axes[a]).div_ceil(blocking.tile[a]) * axes[a].dilation).product();
+        let tasks = (tasks * self.problem.batch() * self.problem.heads_kv()) as f64;
+        let boxes = match blocking.walk() {
+            Some(_) => 1.0,
+            None => (stream / blocking.stream as f64).ceil(),
+        };
+        let packing = stream * self.row / lanes(&blocking.tile);
+        let chunks = boxes * CHUNK_CYCLES / lanes(&blocking.step);
+        // The last tasks of a call leave threads idle.
+        packing + chunks + (self.products + packing + chunks) / (4.0 * tasks)
     }
 }
 
@@ -50,7 +186,9 @@ fn choose_group(problem: &Problem, lanes: usize) -> [usize; 3] {
         let tiling = Tiling { query_tile: *group, key_tile: [1; 3], key_start: KeyStart::Dynamic };
         let counts = TileCounts::of(problem, &tiling);
         let sharing = [1.7, 1.25, 1.0][group[2].min(4).ilog2() as usize];
-        let issued = (counts.issued as f64 * 1.2 * problem.head_dim() as f64)
+        // A group without a neighbour along the last axis has no one to share broadcasts with.
+        let alone = if extent(&problem.axes()[2]) <= group[2] { 1.25 } else { 1.0 };
+        let issued = (counts.issued as f64 * 1.2 * alone * problem.head_dim() as f64)
             + counts.scores as f64 * sharing * problem.head_dim_v() as f64;
         issued as u64
     };
@@ -60,7 +198,7 @@ fn choose_group(problem: &Problem, lanes: usize) -> [usize; 3] {
 /// Doubles the axis along which it costs least halo until the task is large enough.
 fn choose_tile(problem: &Problem, group: [usize; 3], lanes: usize) -> [usize; 3] {
     let axes = problem.axes();
-    let extent = |a: usize| axes[a].query_extent.max(axes[a].key_extent).div_ceil(axes[a].dilation);
+    let extent = |a: usize| extent(&axes[a]);
     let tasks = |tile: &[usize; 3]| {
         let along = |a: usize| extent(a).div_ceil(tile[a]) * axes[a].dilation;
         problem.batch() * problem.heads_kv() * (0..3).map(along).product::<usize>()
@@ -105,10 +243,11 @@ mod tests {
         for (shape, window) in
             [([1, 64, 64, 8, 64], [13, 13]), ([1, 56, 56, 4, 32], [7, 7]), ([1, 3, 5, 1, 8], [1, 5])]
         {
-            let blocking = Blocking::choose(&problem(&shape, window), 8, 512);
+            let blocking = Blocking::choose(&problem(&shape, window), Pass::Forward, 8, 512);
             assert_eq!(blocking.group.iter().product::<usize>(), 8);
             for a in 0..3 {
                 assert_eq!(blocking.tile[a] % blocking.group[a], 0);
+                assert_eq!(blocking.step[a] % blocking.group[a], 0);
             }
         }
     }

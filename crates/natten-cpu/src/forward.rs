@@ -1,29 +1,37 @@
-//! The forward: each task computes one tile of queries for a few heads.
+//! The forward: each task computes one tile of queries for a few heads, walking along an axis in chunks.
 //!
 //! ```text
-//! pack the tile's queries as vectors over lanes
-//! for each box of keys that the tile sees, then for each box of additional keys:
-//!     pack its keys and values
-//!     for each head, for each pair of groups, for each piece of the box that the pair sees:
-//!         scores     = scale * queries . keys                            arch/tiles.rs
-//!         scores     = -inf where a lane does not see the key            softmax.rs
-//!         max', sum' = online softmax; sums *= exp(max - max')
-//!         sums      += exp(scores - max') x values                       arch/tiles.rs
-//! out = sums / sum, lse = max + ln sum
+//! for each chunk of the tile:
+//!     pack its queries as vectors over lanes
+//!     for each box of keys that the chunk sees, then for each box of additional keys:
+//!         pack those keys and values that are not there from the chunk before          packed.rs
+//!         for each head, for each pair of groups, for each piece of the box that the pair sees:
+//!             scores     = scale * queries . keys, -inf where a lane does not see the key  arch/scores.rs
+//!             max', sum' = online softmax; sums *= 2^(max - max')                          softmax.rs
+//!             sums      += 2^(scores - max') x values                                      arch/sums.rs
+//!     out = sums / sum, lse = max + ln sum
 //! ```
+//!
+//! While the products of a box run, the rows of the next one are fetched into the cache (upcoming.rs).
 
 use natten_core::{Element, ElementType, Inputs, Output, Problem, TensorView, TensorViewMut, bf16, f16};
 
 use crate::Cpu;
 use crate::arch::rows::SharedRows;
 use crate::arch::{Kernel, Simd, dispatch};
+use crate::blocking::Pass;
+use crate::buffer::Buffer;
+use crate::groups::{Groups, pairs};
 use crate::isa::Isa;
-use crate::pack::{Groups, Rows, Tokens, pack_lanes, pack_row_pairs, pack_rows, pack_words, reserve};
+use crate::pack::{Rows, Tokens, pack_lanes};
+use crate::packed::{Form, Packed};
 use crate::parallel::{Scratch, for_each_task};
 use crate::schedule::{Place, Schedule, lane_tokens, plain_tokens, stream_tokens};
-use crate::softmax::{StripShape, exp, exponentiate, finite_max, mask_and_max};
-use crate::strips::{Meeting, ScoreOperands, SumOperands, pairs};
-use crate::tasks::{Box3, Spans, cut};
+use crate::sighting::Sighting;
+use crate::softmax::{LN_2, LOG2_E, exp2_below, exponentiate, exponentiate_pairs, finite_max};
+use crate::strips::{Meeting, ScoreOperands, SumOperands};
+use crate::tasks::{Box3, TileBox, cut};
+use crate::upcoming::Upcoming;
 
 /// All that the tasks of a call share.
 struct Call<'a, E> {
@@ -67,7 +75,7 @@ fn forward<E: Element>(
 ) {
     let call = Call {
         problem,
-        schedule: Schedule::new(isa, problem, false),
+        schedule: Schedule::new(isa, problem, Pass::Forward),
         query: Rows::of_rows(&inputs.query),
         key: Rows::of_rows(&inputs.key),
         value: Rows::of_rows(&inputs.value),
@@ -106,28 +114,44 @@ fn forward_tile<S: Simd, E: Element, const DOT: bool>(
     index: usize,
     scratch: &mut Scratch,
 ) {
-    let place = call.schedule.place(index);
-    let groups =
-        Groups::new(call.schedule.blocking.group, place.tile.each_ref().map(|axis| axis.lanes.len()));
-    let mut state = TileState::<DOT>::begin::<S, E>(simd, call, &place, &groups, scratch);
-    let mut spans = std::mem::take(&mut scratch.spans);
-    spans.of_tile(&place.tile);
-    let tokens = stream_tokens(&place.tile, place.batch, place.head_kv);
-    for stream in cut(&spans.all(), call.schedule.blocking.stream, 512) {
-        state.pack_stream(simd, [&call.key, &call.value], &tokens, &stream, scratch);
-        state.attend(simd, &spans, &stream, scratch);
-    }
-    if let Some([keys, values]) = &call.additional {
-        let all = [0..1, 0..1, 0..call.problem.additional_keys()];
-        let tokens = plain_tokens(place.batch, place.head_kv);
-        spans.everything(&place.tile, &all);
-        for stream in cut(&all, call.schedule.blocking.stream, 512) {
-            state.pack_stream(simd, [keys, values], &tokens, &stream, scratch);
-            state.attend(simd, &spans, &stream, scratch);
+    let schedule = &call.schedule;
+    let place = schedule.place(index);
+    let upcoming = Upcoming {
+        schedule,
+        rows: &[&call.key, &call.value],
+        lanes: &[&call.query],
+        written: &[&call.out],
+        index,
+    };
+    schedule.begin(&place, scratch);
+    let mut chunks = place.chunks(&schedule.blocking).peekable();
+    while let Some(tile) = chunks.next() {
+        schedule.look(&tile, scratch);
+        let groups = Groups::new(schedule.blocking.group, tile.each_ref().map(|axis| axis.lanes.len()));
+        let state = TileState::<DOT>::begin::<S, E>(simd, call, (&place, &tile), &groups, scratch);
+        let tokens = stream_tokens(&tile, place.batch, place.head_kv);
+        let mut boxes = schedule.boxes(&scratch.spans.all()).peekable();
+        while let Some(stream) = boxes.next() {
+            let missing = scratch.stream.advance(&stream);
+            state.pack(simd, [&call.key, &call.value], &tokens, &missing, &mut scratch.stream);
+            upcoming.announce(&place, &tile, (boxes.peek(), chunks.peek()), scratch);
+            scratch.sighting.clear();
+            state.attend(simd, false, scratch);
         }
+        if let Some([keys, values]) = &call.additional {
+            let all = [0..1, 0..1, 0..call.problem.additional_keys()];
+            let tokens = plain_tokens(place.batch, place.head_kv);
+            scratch.spans.everything(&tile, &all);
+            for stream in cut(&all, schedule.blocking.stream, 512) {
+                let missing = scratch.additional.advance(&stream);
+                state.pack(simd, [keys, values], &tokens, &missing, &mut scratch.additional);
+                scratch.sighting.clear();
+                state.attend(simd, true, scratch);
+            }
+            scratch.spans.of_tile(&tile);
+        }
+        state.finish(simd, call, &place, &tile, scratch);
     }
-    scratch.spans = spans;
-    state.finish(simd, call, &place, scratch);
 }
 
 /// A tile on its way through the stream. Lanes, sums and running maxima are in the scratch buffers, all groups of
@@ -140,18 +164,17 @@ struct TileState<'a, const DOT: bool> {
     words: usize,
     /// Components of a value, rounded up to whole vectors.
     width: usize,
+    /// Factor on scores, `log2 e` included.
     scale: f32,
-    /// Whether the packed pairs of values hold a NaN or an infinity.
-    has_non_finite: bool,
 }
 
 impl<'a, const DOT: bool> TileState<'a, DOT> {
-    /// Packs the queries and clears sums, maxima and denominators.
+    /// Packs the queries and clears maxima and denominators.
     #[inline(always)]
     fn begin<S: Simd, E: Element>(
         simd: S,
         call: &Call<'_, E>,
-        place: &Place,
+        (place, tile): (&Place, &TileBox),
         groups: &'a Groups,
         scratch: &mut Scratch,
     ) -> Self {
@@ -159,65 +182,75 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
         let words = if DOT { head_dim.div_ceil(2) } else { head_dim };
         let width = call.problem.head_dim_v().next_multiple_of(S::WIDE);
         let (heads, vectors) = (place.heads.len(), place.heads.len() * groups.len());
-        let of_head = groups.len() * words * S::LANES;
-        let lanes = reserve(&mut scratch.lanes[0], heads * of_head);
+        let of_head = groups.pair_count() * words * 2 * S::LANES;
+        let lanes = scratch.lanes[0].reserve(heads * of_head);
         for (head, lanes) in place.heads.clone().zip(lanes.chunks_exact_mut(of_head)) {
-            let tokens = lane_tokens(&place.tile, place.batch, head);
+            let tokens = lane_tokens(tile, place.batch, head);
             pack_lanes::<S, E, DOT>(simd, &call.query, &tokens, groups, &mut scratch.stage, lanes);
         }
-        reserve(&mut scratch.lane_scalars[0], vectors * S::LANES).fill(f32::NEG_INFINITY);
-        reserve(&mut scratch.lane_scalars[1], vectors * S::LANES).fill(0.0);
-        reserve(&mut scratch.sums[0], vectors * S::LANES * width).fill(0.0);
-        let scale = call.problem.scale() as f32;
-        TileState { groups, heads, head_dim, words, width, scale, has_non_finite: false }
+        scratch.lane_scalars[0].reserve(vectors * S::LANES).fill(f32::NEG_INFINITY);
+        scratch.lane_scalars[1].reserve(vectors * S::LANES).fill(0.0);
+        scratch.sums[0].reserve(vectors * S::LANES * width);
+        let scale = call.problem.scale() as f32 * LOG2_E;
+        TileState { groups, heads, head_dim, words, width, scale }
     }
 
-    /// Packs the keys and values of a box.
+    /// Packs the keys and values that are missing.
     #[inline(always)]
-    fn pack_stream<S: Simd, E: Element>(
-        &mut self,
+    fn pack<S: Simd, E: Element>(
+        &self,
         simd: S,
         [keys, values]: [&Rows<'_, E>; 2],
         tokens: &Tokens,
-        stream: &Box3,
-        scratch: &mut Scratch,
+        missing: &Box3,
+        packed: &mut Packed,
     ) {
-        if DOT {
-            pack_words(simd, keys, tokens, stream, &mut scratch.stream[0]);
-            self.has_non_finite =
-                !pack_row_pairs(simd, values, tokens, stream, self.width, &mut scratch.paired);
-        } else {
-            pack_rows(simd, keys, tokens, stream, self.head_dim, &mut scratch.stream[0]);
-            pack_rows(simd, values, tokens, stream, self.width, &mut scratch.stream[1]);
-        }
+        let forms = match DOT {
+            true => [Form::Words(self.words), Form::Pairs(self.width)],
+            false => [Form::Single(self.head_dim), Form::Single(self.width)],
+        };
+        packed.pack(simd, 0, forms[0], (keys, tokens), missing);
+        packed.pack(simd, 1, forms[1], (values, tokens), missing);
     }
 
-    /// Takes the packed box into every group's softmax.
+    /// Takes the packed box, of additional keys or others, into every group's softmax.
     #[inline(always)]
-    fn attend<S: Simd>(&self, simd: S, spans: &Spans, stream: &Box3, scratch: &mut Scratch) {
-        simd.vectorize(Attend { state: self, spans, stream, scratch });
+    fn attend<S: Simd>(&self, simd: S, additional: bool, scratch: &mut Scratch) {
+        simd.vectorize(Attend { state: self, additional, scratch });
     }
 
     /// As [`TileState::attend`].
     #[inline(always)]
-    fn attend_here<S: Simd>(&self, simd: S, spans: &Spans, stream: &Box3, scratch: &mut Scratch) {
-        let of_head = self.groups.len() * self.words * S::LANES;
+    fn attend_here<S: Simd>(&self, simd: S, additional: bool, scratch: &mut Scratch) {
+        let Scratch { lanes, strips, sighting, ahead, spans, .. } = scratch;
+        let (lanes, spans) = (lanes[0].get(), &*spans);
+        let stream = if additional { &scratch.additional } else { &scratch.stream };
+        let mut part = Accumulate {
+            stream,
+            strip: &mut strips[0],
+            words: &mut scratch.words,
+            maxima: [0.0; 64],
+            lane_scalars: &mut scratch.lane_scalars,
+            sums: &mut scratch.sums[0],
+        };
+        let of_head = self.groups.pair_count() * self.words * 2 * S::LANES;
         for head in 0..self.heads {
             for pair in pairs(self.groups) {
                 let Some(meeting) = Meeting::new(spans, self.groups, pair, stream) else { continue };
                 for piece in meeting.pieces() {
-                    let strip = Meeting::strip_len::<S>(&piece);
+                    sighting.look(&meeting, &piece, if DOT { 2 } else { 1 });
                     let operands = ScoreOperands {
-                        lanes: &scratch.lanes[0][head * of_head..],
+                        lanes: &lanes[head * of_head..],
                         words: self.words,
-                        stream: &scratch.stream[0],
+                        stream: stream.operands[0].get(),
                         pitch: self.words,
                         scale: self.scale,
                     };
-                    let strips = reserve(&mut scratch.strips[0], 2 * strip);
-                    meeting.scores::<S, DOT>(simd, &operands, &piece, &mut scratch.list, strips);
+                    part.maxima = [f32::NEG_INFINITY; 64];
+                    let results = (part.strip.reserve(sighting.strip_len::<S>()), &mut part.maxima[..]);
+                    meeting.scores::<S, DOT, true>(simd, &operands, sighting, ahead, results);
                     for g in 0..pair.count {
-                        self.accumulate(simd, &meeting, head, g, &piece, scratch);
+                        self.accumulate(simd, (&meeting, sighting), head, g, &mut part);
                     }
                 }
             }
@@ -229,65 +262,80 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
     fn accumulate<S: Simd>(
         &self,
         simd: S,
-        meeting: &Meeting<'_>,
+        (meeting, sighting): (&Meeting<'_>, &Sighting),
         head: usize,
         g: usize,
-        piece: &Box3,
-        scratch: &mut Scratch,
+        part: &mut Accumulate<'_>,
     ) {
-        let shape = meeting.shape(g, piece);
+        let shape = sighting.shape(g);
         if shape.columns == 0 {
             return;
         }
-        let strip_len = Meeting::strip_len::<S>(piece);
-        let strip = &mut scratch.strips[0][g * strip_len..][..strip_len];
-        let masks = meeting.masks(g, piece, &mut scratch.masks);
+        let width = self.width;
         let vector = head * self.groups.len() + meeting.pair.first + g;
-        let [maxima, denominators] = &mut scratch.lane_scalars;
-        let (max, sum) = (
-            &mut maxima[vector * S::LANES..][..S::LANES],
-            &mut denominators[vector * S::LANES..][..S::LANES],
-        );
-        let sums = &mut scratch.sums[0][vector * S::LANES * self.width..][..S::LANES * self.width];
+        let lanes = vector * S::LANES..(vector + 1) * S::LANES;
+        let sums = &mut part.sums.get_mut()[lanes.start * width..lanes.end * width];
+        let [maxima, denominators] = part.lane_scalars;
+        let (max, sum) = (&mut maxima.get_mut()[lanes.clone()], &mut denominators.get_mut()[lanes]);
+        // Where nothing was added, not even NaN, sums start here.
+        let fresh = max.iter().all(|&max| max == f32::NEG_INFINITY) && sum.iter().all(|&sum| sum == 0.0);
         let old = simd.load(max);
-        let new = simd.max(mask_and_max(simd, strip, &shape, &masks), old);
+        let new = simd.max(simd.load(&part.maxima[g * S::LANES..]), old);
         simd.store(max, new);
         let safe = finite_max(simd, new);
-        let factor = exp(simd, simd.sub(old, safe));
-        rescale(simd, factor, sums, self.width);
-        let piece_sum = exponentiate(simd, strip, &shape, safe);
-        simd.store(sum, simd.fma(simd.load(sum), factor, piece_sum));
-        let (width, has_non_finite) = (self.width, self.has_non_finite);
-        if DOT {
-            let words = reserve(&mut scratch.words, strip_len / 2);
-            pair_words(simd, strip, &shape, words);
-            let operands = SumOperands { weights: words, stream: &scratch.paired, width, has_non_finite };
-            meeting.weighted_sums::<S, true>(simd, g, piece, &operands, sums);
-        } else {
-            let operands = SumOperands { weights: strip, stream: &scratch.stream[1], width, has_non_finite };
-            meeting.weighted_sums::<S, false>(simd, g, piece, &operands, sums);
+        let factor = exp2_below(simd, simd.sub(old, safe));
+        if !fresh {
+            rescale(simd, factor, sums, width);
         }
+        let strip_len = sighting.strip_len::<S>();
+        let strip = &mut part.strip.get_mut()[..strip_len];
+        let words = part.words.reserve(if DOT { strip_len / 2 } else { 0 });
+        let piece_sum = match DOT {
+            true => exponentiate_pairs(simd, strip, (g, &shape), safe, words),
+            false => exponentiate(simd, strip, (g, &shape), safe),
+        };
+        simd.store(sum, simd.fma(simd.load(sum), factor, piece_sum));
+        let operands = SumOperands {
+            weights: if DOT { words } else { strip },
+            stream: part.stream.operands[1].get(),
+            width,
+            fresh,
+            has_non_finite: part.stream.has_non_finite,
+        };
+        meeting.weighted_sums::<S, DOT>(simd, (g, sighting), &operands, sums);
     }
 
     /// Divides by the denominators and writes the tile.
     #[inline(always)]
-    fn finish<S: Simd, E: Element>(&self, simd: S, call: &Call<'_, E>, place: &Place, scratch: &mut Scratch) {
-        let row = reserve(&mut scratch.stage, self.width);
+    fn finish<S: Simd, E: Element>(
+        &self,
+        simd: S,
+        call: &Call<'_, E>,
+        place: &Place,
+        tile: &TileBox,
+        scratch: &mut Scratch,
+    ) {
         let head_dim_v = call.problem.head_dim_v();
+        let row = scratch.stage.reserve(head_dim_v);
+        let [maxima, denominators] = scratch.lane_scalars.each_ref().map(Buffer::get);
+        let all_sums = scratch.sums[0].get();
         for (h, head) in place.heads.clone().enumerate() {
-            let tokens = lane_tokens(&place.tile, place.batch, head);
+            let tokens = lane_tokens(tile, place.batch, head);
             for group in 0..self.groups.len() {
-                for (lane, position) in self.groups.lanes_of(group) {
-                    let index = (h * self.groups.len() + group) * S::LANES + lane;
-                    let (max, sum) = (scratch.lane_scalars[0][index], scratch.lane_scalars[1][index]);
-                    let token = tokens.at(position);
-                    // A query without keys has no denominator: out is 0 and lse minus infinity.
-                    let factor = if sum == 0.0 { 0.0 } else { sum.recip() };
-                    let sums = &scratch.sums[0][index * self.width..][..self.width];
-                    row.iter_mut().zip(sums).for_each(|(to, from)| *to = from * factor);
-                    call.out.fill(place.batch, token, head, |out| simd.narrow(&row[..head_dim_v], out));
-                    if let Some(lse) = &call.lse {
-                        lse.fill(place.batch, token, head, |lse| lse[0] = max + sum.ln());
+                for (lane, [x, y], z) in self.groups.rows_of(group) {
+                    let first = (h * self.groups.len() + group) * S::LANES + lane;
+                    for (index, z) in (first..).zip(z) {
+                        let (max, sum) = (maxima[index], denominators[index]);
+                        let token = tokens.at([x, y, z]);
+                        let (factor, sums) = (sum.recip(), &all_sums[index * self.width..][..head_dim_v]);
+                        call.out.fill(place.batch, token, head, |out| match sum == 0.0 {
+                            // A query without keys: nothing was ever added to its sums.
+                            true => out.fill(E::from_f32(0.0)),
+                            false => simd.narrow_times(sums, factor, row, out),
+                        });
+                        if let Some(lse) = &call.lse {
+                            lse.fill(place.batch, token, head, |lse| lse[0] = max * LN_2 + sum.ln());
+                        }
                     }
                 }
             }
@@ -295,11 +343,21 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
     }
 }
 
+/// What the softmax of a pair reads and writes.
+struct Accumulate<'a> {
+    stream: &'a Packed,
+    strip: &'a mut Buffer,
+    words: &'a mut Buffer,
+    /// Largest scores of the piece, a vector for each group.
+    maxima: [f32; 64],
+    lane_scalars: &'a mut [Buffer; 2],
+    sums: &'a mut Buffer,
+}
+
 /// The part that does not depend on the element type, as a function of its own.
 struct Attend<'a, 's, const DOT: bool> {
     state: &'a TileState<'s, DOT>,
-    spans: &'a Spans,
-    stream: &'a Box3,
+    additional: bool,
     scratch: &'a mut Scratch,
 }
 
@@ -307,7 +365,7 @@ impl<const DOT: bool> Kernel for Attend<'_, '_, DOT> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        self.state.attend_here(simd, self.spans, self.stream, self.scratch);
+        self.state.attend_here(simd, self.additional, self.scratch);
     }
 }
 
@@ -321,28 +379,5 @@ fn rescale<S: Simd>(simd: S, factor: S::V, sums: &mut [f32], width: usize) {
     }
     for (row, &factor) in sums.chunks_exact_mut(width).zip(&factors[..S::LANES]) {
         row.iter_mut().for_each(|x| *x *= factor);
-    }
-}
-
-/// Weights of a strip as words of two neighbours. A neighbour outside the group's columns weighs 0.
-#[inline(always)]
-fn pair_words<S: Simd>(simd: S, strip: &mut [f32], shape: &StripShape, words: &mut [f32]) {
-    let (first, end) = (shape.first / 2 * 2, (shape.first + shape.columns).next_multiple_of(2));
-    let zero = simd.splat(0.0);
-    for row in 0..shape.x * shape.y {
-        let strip = &mut strip[row * shape.pitch * S::LANES..][..shape.pitch * S::LANES];
-        if first < shape.first {
-            simd.store(&mut strip[first * S::LANES..], zero);
-        }
-        if shape.first + shape.columns < end {
-            simd.store(&mut strip[(end - 1) * S::LANES..], zero);
-        }
-        let words = &mut words[row * shape.pitch / 2 * S::LANES..];
-        let from = strip[first * S::LANES..end * S::LANES].chunks_exact(2 * S::LANES);
-        let to = words[first / 2 * S::LANES..].chunks_exact_mut(S::LANES);
-        for (from, to) in from.zip(to) {
-            let (even, odd) = from.split_at(S::LANES);
-            simd.store(to, simd.pair(simd.load(even), simd.load(odd)));
-        }
     }
 }

@@ -10,18 +10,23 @@
 mod arch;
 mod backward;
 mod blocking;
+mod buffer;
 mod error;
 mod forward;
+mod groups;
 mod isa;
 mod merge;
 mod pack;
+mod packed;
 mod parallel;
 mod recast;
 mod schedule;
+mod sighting;
 mod softmax;
 mod strips;
 mod tasks;
 mod through_f64;
+mod upcoming;
 
 use std::sync::Arc;
 

@@ -50,7 +50,7 @@ fn merge<E: Element>(
     let numbers = lines * tokens[2] * heads * width * outs.len();
     for_each_task(cpu.pool(), lines, 4.0 * numbers as f64, |line, scratch| {
         let (batch, x, y) = (line / (tokens[0] * tokens[1]), line / tokens[1] % tokens[0], line % tokens[1]);
-        let row = crate::pack::reserve(&mut scratch.stage, width);
+        let row = scratch.stage.reserve(width);
         let mut weights = vec![0f64; outs.len()];
         for z in 0..tokens[2] {
             for head in 0..heads {

@@ -4,7 +4,10 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use crate::arch::tiles::RowSlot;
+use crate::arch::prefetch::Ahead;
+use crate::buffer::Buffer;
+use crate::packed::Packed;
+use crate::sighting::Sighting;
 use crate::tasks::Spans;
 
 /// Work below this many floating-point operations is done on the calling thread: waking others costs more.
@@ -15,27 +18,25 @@ const SERIAL_FLOPS: f64 = 4e6;
 #[derive(Default)]
 pub(crate) struct Scratch {
     /// Lanes of the tile, and a second operand of theirs in a backward.
-    pub lanes: [Vec<f32>; 2],
-    /// Rows of the stream as scores read them.
-    pub stream: [Vec<f32>; 2],
-    /// Rows of the stream as sums read them, in pairs.
-    pub paired: Vec<f32>,
-    /// Numbers of the stream's rows in a backward.
-    pub stream_scalars: [Vec<f32>; 2],
+    pub lanes: [Buffer; 2],
+    /// Rows of the stream.
+    pub stream: Packed,
+    /// Rows of additional keys and values.
+    pub additional: Packed,
     /// Numbers of the lanes: running maximum and sum, or log-sum-exp and delta.
-    pub lane_scalars: [Vec<f32>; 2],
+    pub lane_scalars: [Buffer; 2],
     /// Sums of the lanes.
-    pub sums: [Vec<f32>; 2],
+    pub sums: [Buffer; 2],
     /// Strips of a pair of groups.
-    pub strips: [Vec<f32>; 2],
+    pub strips: [Buffer; 2],
     /// Strip of a group as words of two.
-    pub words: Vec<f32>,
+    pub words: Buffer,
     /// Rows on their way to vectors over lanes.
-    pub stage: Vec<f32>,
-    /// Rows of a run.
-    pub list: Vec<RowSlot>,
-    /// Masks along each axis.
-    pub masks: [Vec<u32>; 3],
+    pub stage: Buffer,
+    /// What a pair sees.
+    pub sighting: Sighting,
+    /// What will be read next.
+    pub ahead: Ahead,
     /// What lanes see.
     pub spans: Spans,
 }

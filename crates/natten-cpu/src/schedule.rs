@@ -5,10 +5,11 @@ use std::ops::Range;
 use natten_core::Problem;
 
 use crate::arch::{Kernel, Simd, dispatch};
-use crate::blocking::Blocking;
+use crate::blocking::{Blocking, Pass};
 use crate::isa::Isa;
 use crate::pack::Tokens;
-use crate::tasks::{TileBox, Tiles};
+use crate::parallel::Scratch;
+use crate::tasks::{Box3, Boxes, TileBox, Tiles, cut};
 
 /// The tasks of a pass.
 pub(crate) struct Schedule<'a> {
@@ -16,7 +17,6 @@ pub(crate) struct Schedule<'a> {
     /// The blocks that tasks work in.
     pub blocking: Blocking,
     tiles: Tiles,
-    /// Lanes are keys, and a task has all heads that read them.
     inverse: bool,
 }
 
@@ -33,15 +33,13 @@ pub(crate) struct Place {
 }
 
 impl<'a> Schedule<'a> {
-    /// Cuts queries, or keys if `inverse`.
-    pub(crate) fn new(isa: Isa, problem: &'a Problem, inverse: bool) -> Self {
+    /// Cuts the lanes of a pass.
+    pub(crate) fn new(isa: Isa, problem: &'a Problem, pass: Pass) -> Self {
         let vectors = dispatch(isa, VectorShape);
         let row = |width: usize| 4 * width.next_multiple_of(vectors.wide);
         let row_bytes = row(problem.head_dim()) + row(problem.head_dim_v());
-        let mut blocking = Blocking::choose(problem, vectors.lanes, row_bytes);
-        if inverse {
-            blocking.heads = problem.heads_per_kv();
-        }
+        let blocking = Blocking::choose(problem, pass, vectors.lanes, row_bytes);
+        let inverse = pass == Pass::Keys;
         Schedule { problem, tiles: Tiles::new(problem, blocking.tile, inverse), blocking, inverse }
     }
 
@@ -52,6 +50,35 @@ impl<'a> Schedule<'a> {
 
     fn chunks(&self) -> usize {
         self.problem.heads_per_kv().div_ceil(self.blocking.heads)
+    }
+
+    /// Forgets what another task has packed, and looks at what this one will see.
+    pub(crate) fn begin(&self, place: &Place, scratch: &mut Scratch) {
+        scratch.spans.of_tile(&place.tile);
+        let mut room = [0; 2];
+        if let Some(w) = self.blocking.walk() {
+            let whole = scratch.spans.all();
+            let most = place.chunks(&self.blocking).map(|tile| tile[w].seen().len()).max();
+            room = [whole[0].len(), whole[1].len()];
+            room[w] = most.unwrap_or(0);
+        }
+        scratch.stream.begin(room);
+        scratch.additional.begin([0; 2]);
+    }
+
+    /// Looks at what a chunk sees.
+    pub(crate) fn look(&self, tile: &TileBox, scratch: &mut Scratch) {
+        if let Some(w) = self.blocking.walk() {
+            scratch.spans.of_axis(w, &tile[w]);
+        }
+    }
+
+    /// The boxes of the stream in which a chunk that sees `all` takes it.
+    pub(crate) fn boxes(&self, all: &Box3) -> Boxes {
+        match self.blocking.walk() {
+            Some(_) => cut(all, usize::MAX, usize::MAX),
+            None => cut(all, self.blocking.stream, 512),
+        }
     }
 
     /// Task number `index`. Heads vary fastest: neighbouring heads of a token share pages of memory.
@@ -68,6 +95,19 @@ impl<'a> Schedule<'a> {
             head_kv,
             heads: head_kv * per_kv + first..head_kv * per_kv + last,
         }
+    }
+}
+
+impl Place {
+    /// The parts of the tile, in the order of the walk.
+    pub(crate) fn chunks(&self, blocking: &Blocking) -> impl Iterator<Item = TileBox> + use<> {
+        let (tile, step, w) = (self.tile.clone(), blocking.step, blocking.walk().unwrap_or(0));
+        let end = tile[w].lanes.end;
+        tile[w].lanes.clone().step_by(step[w]).map(move |start| {
+            let mut chunk = tile.clone();
+            chunk[w].lanes = start..(start + step[w]).min(end);
+            chunk
+        })
     }
 }
 

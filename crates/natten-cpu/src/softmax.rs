@@ -1,107 +1,62 @@
-//! The exponential, and the online softmax of a strip of scores.
+//! The exponential, and the online softmax of a strip of scores. Scores come in units of `log2 e`, so that powers are
+//! of 2.
 
 use crate::arch::Simd;
+use crate::strips::StripShape;
 
-/// Below this, `e^x` is taken for 0: the smallest exponent whose result is a normal number.
-const LOWEST: f32 = -87.336_54;
-/// Above this, `e^x` is taken for its value here. Softmax never gets there; a backward fed with another call's
+/// `log2 e`, the factor on scores.
+pub(crate) const LOG2_E: f32 = std::f32::consts::LOG2_E;
+/// Natural logarithm of 2: back from scores to a log-sum-exp.
+pub(crate) const LN_2: f32 = std::f32::consts::LN_2;
+
+/// Below this `2^x` is taken for 0.
+const LOWEST: f32 = -200.0;
+/// Above this `2^x` is taken for its value here. Softmax never gets there; a backward fed with another call's
 /// log-sum-exp may.
-const HIGHEST: f32 = 88.376_26;
+const HIGHEST: f32 = 127.0;
 
-/// `e^x` to within 2 units in the last place from -87.3 to 88.3; 0 below (minus infinity included), a constant
+/// `2^x` to within 2 units in the last place from -126 to 127; 0 far below (minus infinity included), a constant
 /// above. NaN stays NaN.
+#[inline(always)]
+pub(crate) fn exp2<S: Simd>(simd: S, x: S::V) -> S::V {
+    exp2_below(simd, simd.min(simd.splat(HIGHEST), x))
+}
+
+/// [`exp2`] of what is known not to exceed 127.
 ///
-/// `x = n ln 2 + r` with `|r| <= ln 2 / 2`, and a polynomial of degree 7 in `r`. `ln 2` is split in two so that
-/// `n ln 2` is exact enough: the upper part has 9 bits to spare for `n`.
+/// `x = n + r` with `|r| <= 1/2`, both exact, and a polynomial of degree 6 for `2^r`: the one whose largest relative
+/// error is least among those that are 1 at 0.
 #[inline(always)]
-pub(crate) fn exp<S: Simd>(simd: S, x: S::V) -> S::V {
-    exp_below(simd, simd.min(simd.splat(HIGHEST), x))
-}
-
-/// [`exp`] of what is known not to exceed 88.3.
-#[inline(always)]
-pub(crate) fn exp_below<S: Simd>(simd: S, x: S::V) -> S::V {
+pub(crate) fn exp2_below<S: Simd>(simd: S, x: S::V) -> S::V {
     let c = |value: f32| simd.splat(value);
-    // Far below the range `n` and `r` are meaningless, and so is all that follows, until the last line.
-    let n = simd.round(simd.mul(x, c(std::f32::consts::LOG2_E)));
-    let r = simd.fma(n, c(-0.693_359_4), x);
-    let r = simd.fma(n, c(2.121_944_4e-4), r);
-    let p = simd.fma(c(1.987_569_1e-4), r, c(1.398_199_9e-3));
-    let p = simd.fma(p, r, c(8.333_452e-3));
-    let p = simd.fma(p, r, c(4.166_579_6e-2));
-    let p = simd.fma(p, r, c(1.666_666_5e-1));
-    let p = simd.fma(p, r, c(0.5));
-    let p = simd.add(simd.fma(p, simd.mul(r, r), r), c(1.0));
-    simd.zero_below(LOWEST, x, simd.times_power_of_two(p, n))
+    let x = simd.max(c(LOWEST), x);
+    let n = simd.round(x);
+    let r = simd.sub(x, n);
+    let p = simd.fma(c(1.559_468e-4), r, c(1.340_664_4e-3));
+    let p = simd.fma(p, r, c(9.617_693e-3));
+    let p = simd.fma(p, r, c(5.550_310_6e-2));
+    let p = simd.fma(p, r, c(2.402_265_2e-1));
+    let p = simd.fma(p, r, c(6.931_472e-1));
+    let p = simd.fma(p, r, c(1.0));
+    simd.times_power_of_two(p, n)
 }
 
-/// The rows of a strip: `[x][y]` rows of `pitch` slots, of which `columns` from `first` on belong to the group.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct StripShape {
-    /// Rows along the first axis.
-    pub x: usize,
-    /// Rows along the second axis.
-    pub y: usize,
-    /// Slots of a row.
-    pub pitch: usize,
-    /// First slot of the group.
-    pub first: usize,
-    /// Slots of the group.
-    pub columns: usize,
-}
-
-/// Which lanes see which coordinate of a strip, one bit a lane; `None` where all see all.
-pub(crate) struct LaneMasks<'a> {
-    /// Along each axis.
-    pub axes: Option<[&'a [u32]; 3]>,
-}
-
-/// Replaces what a lane does not see by minus infinity, whatever it was, and returns each lane's largest score.
-/// NaN is passed over here; it reaches the sum.
+/// Replaces the scores of group `g` of a strip by `2^(score - max)` and returns each lane's sum.
 #[inline(always)]
-pub(crate) fn mask_and_max<S: Simd>(
+pub(crate) fn exponentiate<S: Simd>(
     simd: S,
     strip: &mut [f32],
-    shape: &StripShape,
-    masks: &LaneMasks<'_>,
+    (g, shape): (usize, &StripShape),
+    max: S::V,
 ) -> S::V {
-    let lowest = simd.splat(f32::NEG_INFINITY);
-    let mut max = lowest;
-    for x in 0..shape.x {
-        for y in 0..shape.y {
-            let start = ((x * shape.y + y) * shape.pitch + shape.first) * S::LANES;
-            let row = &mut strip[start..start + shape.columns * S::LANES];
-            let mut row_max = lowest;
-            match &masks.axes {
-                None => {
-                    for slot in row.chunks_exact(S::LANES) {
-                        row_max = simd.max(simd.load(slot), row_max);
-                    }
-                }
-                Some(axes) => {
-                    let bits = axes[0][x] & axes[1][y];
-                    for (slot, &column) in row.chunks_exact_mut(S::LANES).zip(axes[2]) {
-                        let score = simd.select(bits & column, simd.load(slot), lowest);
-                        simd.store(slot, score);
-                        row_max = simd.max(score, row_max);
-                    }
-                }
-            }
-            max = simd.max(row_max, max);
-        }
-    }
-    max
-}
-
-/// Replaces scores by `exp(score - max)` and returns each lane's sum.
-#[inline(always)]
-pub(crate) fn exponentiate<S: Simd>(simd: S, strip: &mut [f32], shape: &StripShape, max: S::V) -> S::V {
     let mut sum = simd.splat(0.0);
     for row in 0..shape.x * shape.y {
-        let start = (row * shape.pitch + shape.first) * S::LANES;
+        let start = (row * shape.pitch + shape.first) * 2 * S::LANES;
+        let slots = &mut strip[start..start + shape.columns * 2 * S::LANES];
         let mut row_sum = simd.splat(0.0);
-        for slot in strip[start..start + shape.columns * S::LANES].chunks_exact_mut(S::LANES) {
-            let p = exp_below(simd, simd.sub(simd.load(slot), max));
+        for slot in slots.chunks_exact_mut(2 * S::LANES) {
+            let slot = &mut slot[g * S::LANES..][..S::LANES];
+            let p = exp2_below(simd, simd.sub(simd.load(slot), max));
             simd.store(slot, p);
             row_sum = simd.add(row_sum, p);
         }
@@ -110,16 +65,42 @@ pub(crate) fn exponentiate<S: Simd>(simd: S, strip: &mut [f32], shape: &StripSha
     sum
 }
 
-/// The largest scores, with 0 where a lane has seen no key yet: minus infinity minus itself would be NaN.
+/// [`exponentiate`] into words of two neighbours, rounded to bf16. A neighbour outside the group's columns weighs 0.
+#[inline(always)]
+pub(crate) fn exponentiate_pairs<S: Simd>(
+    simd: S,
+    strip: &[f32],
+    (g, shape): (usize, &StripShape),
+    max: S::V,
+    words: &mut [f32],
+) -> S::V {
+    let end = shape.first + shape.columns;
+    let zero = simd.splat(0.0);
+    let mut sums = [zero; 2];
+    for row in 0..shape.x * shape.y {
+        let strip = &strip[row * shape.pitch * 2 * S::LANES..][..shape.pitch * 2 * S::LANES];
+        let words = &mut words[row * shape.pitch * S::LANES..][..shape.pitch * S::LANES];
+        for word in shape.first / 2..end.div_ceil(2) {
+            let slots = &strip[word * 4 * S::LANES..][..4 * S::LANES];
+            let (mut even, mut odd) = (zero, zero);
+            if 2 * word >= shape.first {
+                even = exp2_below(simd, simd.sub(simd.load(&slots[g * S::LANES..]), max));
+            }
+            if 2 * word + 1 < end {
+                odd = exp2_below(simd, simd.sub(simd.load(&slots[(2 + g) * S::LANES..]), max));
+            }
+            simd.store(&mut words[(word * 2 + g) * S::LANES..], simd.pair(even, odd));
+            sums = [simd.add(sums[0], even), simd.add(sums[1], odd)];
+        }
+    }
+    simd.add(sums[0], sums[1])
+}
+
+/// The largest scores, or the lowest finite number where a lane has seen no key yet: minus infinity minus itself would
+/// be NaN.
 #[inline(always)]
 pub(crate) fn finite_max<S: Simd>(simd: S, max: S::V) -> S::V {
-    let mut lanes = [0.0; 32];
-    simd.store(&mut lanes, max);
-    let mut seen = 0u32;
-    for (lane, &max) in lanes.iter().take(S::LANES).enumerate() {
-        seen |= u32::from(max != f32::NEG_INFINITY) << lane;
-    }
-    simd.select(seen, max, simd.splat(0.0))
+    simd.max(max, simd.splat(f32::MIN))
 }
 
 #[cfg(test)]
@@ -128,7 +109,7 @@ mod tests {
     use crate::arch::{Kernel, dispatch};
     use crate::isa::Isa;
 
-    /// The exponential of each number, in place.
+    /// Two to the power of each number, in place.
     struct Exps<'a>(&'a mut [f32]);
 
     impl Kernel for Exps<'_> {
@@ -136,14 +117,14 @@ mod tests {
         #[inline(always)]
         fn run<S: Simd>(self, simd: S) {
             for chunk in self.0.chunks_exact_mut(S::LANES) {
-                simd.store(chunk, exp(simd, simd.load(chunk)));
+                simd.store(chunk, exp2(simd, simd.load(chunk)));
             }
         }
     }
 
     /// Error in units in the last place of the exact result.
     fn error_ulp(x: f32, found: f32) -> f64 {
-        let exact = f64::from(x).exp();
+        let exact = f64::from(x).exp2();
         let ulp = (exact.log2().floor() - 23.0).exp2();
         (f64::from(found) - exact).abs() / ulp
     }
@@ -154,7 +135,7 @@ mod tests {
         let step = if cfg!(miri) { 1 << 22 } else { 64 };
         for isa in Isa::available() {
             let mut worst = 0f64;
-            for (lowest, highest, sign) in [(1e-9f32, 87.3f32, -1.0f32), (1e-9, 88.3, 1.0)] {
+            for (lowest, highest, sign) in [(1e-9f32, 126.0f32, -1.0f32), (1e-9, 127.0, 1.0)] {
                 let numbers: Vec<f32> = (lowest.to_bits()..highest.to_bits())
                     .step_by(step)
                     .map(|bits| sign * f32::from_bits(bits))
@@ -174,7 +155,7 @@ mod tests {
     #[test]
     fn the_exponential_of_the_extremes() {
         for isa in Isa::available() {
-            let mut x = [f32::NEG_INFINITY, -1e30, -88.0, f32::MIN, 0.0, f32::NAN, 1.0, -0.0];
+            let mut x = [f32::NEG_INFINITY, -1e30, -151.0, f32::MIN, 0.0, f32::NAN, 1.0, -0.0];
             dispatch(isa, Exps(&mut x));
             assert_eq!(x[..5], [0.0, 0.0, 0.0, 0.0, 1.0], "{isa}");
             assert!(x[5].is_nan() && x[7] == 1.0, "{isa}");

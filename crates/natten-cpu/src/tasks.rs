@@ -53,6 +53,14 @@ pub(crate) struct AxisTile {
     pub dilation: usize,
 }
 
+impl AxisTile {
+    /// What some of its lanes sees.
+    #[inline(always)]
+    pub(crate) fn seen(&self) -> Range<usize> {
+        self.sight.of(self.lanes.start).start..self.sight.of(self.lanes.end - 1).end
+    }
+}
+
 /// One box of lanes.
 pub(crate) type TileBox = [AxisTile; 3];
 
@@ -171,6 +179,13 @@ impl Spans {
         }
     }
 
+    /// Reads those of one axis.
+    pub(crate) fn of_axis(&mut self, a: usize, axis: &AxisTile) {
+        let spans = &mut self.axes[a];
+        spans.clear();
+        spans.extend(axis.lanes.clone().map(|lane| axis.sight.of(lane)));
+    }
+
     /// Every lane sees everything.
     pub(crate) fn everything(&mut self, tile: &TileBox, stream: &Box3) {
         for ((spans, axis), range) in self.axes.iter_mut().zip(tile).zip(stream) {
@@ -199,17 +214,21 @@ impl Spans {
     }
 }
 
-/// Where two ranges overlap; empty where they do not.
+/// The part of a range that lies within another; where there is none, the end of `within` that is closer.
 #[inline(always)]
-pub(crate) fn intersect(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
-    let start = a.start.max(b.start);
-    start..a.end.min(b.end).max(start)
+pub(crate) fn intersect(range: &Range<usize>, within: &Range<usize>) -> Range<usize> {
+    let start = range.start.clamp(within.start, within.end);
+    start..range.end.clamp(start, within.end)
 }
 
 /// Cuts a box into boxes of at most `most` positions, and at most `most_last` along the last axis, as equal as
 /// may be. Cuts of the last axis are even numbers of positions, so that pairs stay together; so is `most_last`.
-pub(crate) fn cut(whole: &Box3, most: usize, most_last: usize) -> impl Iterator<Item = Box3> + use<> {
+#[inline(always)]
+pub(crate) fn cut(whole: &Box3, most: usize, most_last: usize) -> Boxes {
     let len = [whole[0].len(), whole[1].len(), whole[2].len()];
+    if len[0] * len[1] * len[2] <= most && len[2] <= most_last {
+        return Boxes::new(whole, len);
+    }
     let even = |len: usize, most: usize| {
         let most = most.clamp(1, len.max(1));
         len.max(1).div_ceil(len.max(1).div_ceil(most))
@@ -217,17 +236,43 @@ pub(crate) fn cut(whole: &Box3, most: usize, most_last: usize) -> impl Iterator<
     let z = even(len[2], (most & !1).min(most_last)).next_multiple_of(2);
     let y = even(len[1], most / z);
     let x = even(len[0], most / (z * y));
-    let whole = whole.clone();
-    let steps = move |range: Range<usize>, step: usize| {
-        let end = range.end;
-        range.step_by(step).map(move |start| start..(start + step).min(end))
-    };
-    let (rx, ry, rz) = (whole[0].clone(), whole[1].clone(), whole[2].clone());
-    steps(rx, x).flat_map(move |x| {
-        let rz = rz.clone();
-        steps(ry.clone(), y).flat_map(move |y| {
-            let x = x.clone();
-            steps(rz.clone(), z).map(move |z| [x.clone(), y.clone(), z])
-        })
-    })
+    Boxes::new(whole, [x, y, z])
+}
+
+/// The boxes of [`cut`], last axis fastest.
+#[derive(Clone, Debug)]
+pub(crate) struct Boxes {
+    whole: Box3,
+    steps: [usize; 3],
+    /// Where the next box starts; `None` after the last.
+    next: Option<[usize; 3]>,
+}
+
+impl Boxes {
+    #[inline(always)]
+    fn new(whole: &Box3, steps: [usize; 3]) -> Self {
+        let next = (!whole.iter().any(Range::is_empty)).then(|| whole.each_ref().map(|range| range.start));
+        Boxes { whole: whole.clone(), steps, next }
+    }
+}
+
+impl Iterator for Boxes {
+    type Item = Box3;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Box3> {
+        let start = self.next?;
+        let end: [usize; 3] = std::array::from_fn(|a| (start[a] + self.steps[a]).min(self.whole[a].end));
+        let mut next = start;
+        self.next = None;
+        for a in (0..3).rev() {
+            if end[a] < self.whole[a].end {
+                next[a] = end[a];
+                self.next = Some(next);
+                break;
+            }
+            next[a] = self.whole[a].start;
+        }
+        Some(std::array::from_fn(|a| start[a]..end[a]))
+    }
 }

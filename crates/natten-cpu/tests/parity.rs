@@ -135,6 +135,8 @@ fn windows_larger_than_a_strip() {
     let cases = [
         Case::new(&[1100], &[1030]),
         Case { is_causal: vec![true], ..Case::new(&[1100], &[700]) },
+        // Boxes of the stream that end inside what a group of lanes sees.
+        Case::new(&[1200], &[67]),
         Case::new(&[40, 30], &[30, 25]),
         Case { heads: [8, 1], ..Case::new(&[30, 30], &[9, 9]) },
     ];

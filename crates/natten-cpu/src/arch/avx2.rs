@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use natten_core::{Element, ElementType};
 
+use super::double::double_of_two;
 use super::{Kernel, Simd, narrow_plain, widen_plain};
 use crate::isa::Isa;
 
@@ -75,7 +76,7 @@ pub(super) fn transpose_8x8(r: [__m256; 8]) -> [__m256; 8] {
 
 /// [`Simd::transpose`] for eight lanes.
 #[inline(always)]
-pub(super) fn transpose_rows(from: &[f32], stride: usize, width: usize, to: &mut [f32]) {
+pub(super) fn transpose_rows(from: &[f32], stride: usize, width: usize, (to, pitch): (&mut [f32], usize)) {
     let whole = width / 8 * 8;
     for d in (0..whole).step_by(8) {
         let mut rows = [load_8(&from[d..]); 8];
@@ -83,12 +84,12 @@ pub(super) fn transpose_rows(from: &[f32], stride: usize, width: usize, to: &mut
             *row = load_8(&from[lane * stride + d..]);
         }
         for (column, x) in transpose_8x8(rows).into_iter().enumerate() {
-            store_8(&mut to[(d + column) * 8..], x);
+            store_8(&mut to[(d + column) * pitch..], x);
         }
     }
     for lane in 0..8 {
         for d in whole..width {
-            to[d * 8 + lane] = from[lane * stride + d];
+            to[d * pitch + lane] = from[lane * stride + d];
         }
     }
 }
@@ -107,13 +108,11 @@ pub(super) fn store_8(to: &mut [f32], x: __m256) {
     unsafe { _mm256_storeu_ps(to.as_mut_ptr(), x) }
 }
 
-/// [`Simd::prefetch`], a line of 64 bytes at a time.
+/// [`Simd::prefetch`]
 #[inline(always)]
-pub(super) fn prefetch<E: Element>(row: &[E]) {
-    for line in row.chunks(64 / size_of::<E>()) {
-        // SAFETY: a prefetch has no effect that a program can see.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
-    }
+pub(super) fn prefetch(address: usize) {
+    // SAFETY: a prefetch has no effect that a program can see, whatever the address.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::without_provenance(address)) };
 }
 
 /// [`Simd::widen`]: f16 through F16C, the rest as the compiler likes.
@@ -157,6 +156,7 @@ impl Simd for Avx2 {
     const MANY_REGISTERS: bool = false;
     type V = __m256;
     type W = __m256;
+    double_of_two!();
 
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "avx2,fma,f16c")]
@@ -222,19 +222,15 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn times_power_of_two(self, x: __m256, n: __m256) -> __m256 {
-        // SAFETY: token.
+        // SAFETY: token. A NaN converts to the lowest integer, but `x` is NaN then and stays so: not-less-than holds.
         unsafe {
             let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-            _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
+            let normal = _mm256_cmp_ps::<_CMP_NLT_UQ>(n, _mm256_set1_ps(-126.0));
+            _mm256_and_ps(normal, _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))))
         }
     }
     #[inline(always)]
-    fn zero_below(self, bound: f32, x: __m256, y: __m256) -> __m256 {
-        // SAFETY: token. Not-less-than holds for NaN, which must come through.
-        unsafe { _mm256_and_ps(y, _mm256_cmp_ps::<_CMP_NLT_UQ>(x, _mm256_set1_ps(bound))) }
-    }
-    #[inline(always)]
-    fn transpose(self, from: &[f32], stride: usize, width: usize, to: &mut [f32]) {
+    fn transpose(self, from: &[f32], stride: usize, width: usize, to: (&mut [f32], usize)) {
         transpose_rows(from, stride, width, to);
     }
     #[inline(always)]
@@ -261,8 +257,8 @@ impl Simd for Avx2 {
         unsafe { _mm256_storeu_ps(to, x) }
     }
     #[inline(always)]
-    fn prefetch<E: Element>(self, row: &[E]) {
-        prefetch(row);
+    fn prefetch(self, address: usize) {
+        prefetch(address);
     }
     #[inline(always)]
     fn widen<E: Element>(self, from: &[E], to: &mut [f32]) {

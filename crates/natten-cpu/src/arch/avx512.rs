@@ -31,6 +31,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     const BF16_DOT: bool = BF16;
     type V = __m256;
     type W = __m512;
+    type D = __m512;
+    const D_REGISTERS: usize = 1;
 
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
@@ -105,15 +107,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe { _mm256_scalef_ps(x, n) }
     }
     #[inline(always)]
-    fn zero_below(self, bound: f32, x: __m256, y: __m256) -> __m256 {
-        // SAFETY: token. Not-less-than holds for NaN, which must come through.
-        unsafe {
-            let keep = _mm256_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm256_set1_ps(bound));
-            _mm256_maskz_mov_ps(keep, y)
-        }
-    }
-    #[inline(always)]
-    fn transpose(self, from: &[f32], stride: usize, width: usize, to: &mut [f32]) {
+    fn transpose(self, from: &[f32], stride: usize, width: usize, to: (&mut [f32], usize)) {
         transpose_rows(from, stride, width, to);
     }
     #[inline(always)]
@@ -189,8 +183,50 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe { _mm512_storeu_ps(to, x) }
     }
     #[inline(always)]
-    fn prefetch<E: Element>(self, row: &[E]) {
-        prefetch(row);
+    fn splat_double(self, x: f32) -> __m512 {
+        self.splat_wide(x)
+    }
+    #[inline(always)]
+    fn load_double(self, from: &[f32]) -> __m512 {
+        // SAFETY: sixteen numbers are there.
+        unsafe { self.load_wide(from[..16].as_ptr()) }
+    }
+    #[inline(always)]
+    unsafe fn load_double_at(self, from: *const f32) -> __m512 {
+        // SAFETY: passed on.
+        unsafe { self.load_wide(from) }
+    }
+    #[inline(always)]
+    fn store_double(self, to: &mut [f32], x: __m512) {
+        // SAFETY: sixteen numbers are there.
+        unsafe { self.store_wide(to[..16].as_mut_ptr(), x) }
+    }
+    #[inline(always)]
+    fn fma_double(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        self.fma_wide(a, b, c)
+    }
+    #[inline(always)]
+    fn dot_double(self, acc: __m512, a: __m512, b: __m512) -> __m512 {
+        self.dot_wide(acc, a, b)
+    }
+    #[inline(always)]
+    fn mul_double(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: token.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn max_double(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: token.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn select_double(self, bits: u32, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: token.
+        unsafe { _mm512_mask_blend_ps(bits as __mmask16, b, a) }
+    }
+    #[inline(always)]
+    fn prefetch(self, address: usize) {
+        prefetch(address);
     }
     #[inline(always)]
     fn widen<E: Element>(self, from: &[E], to: &mut [f32]) {

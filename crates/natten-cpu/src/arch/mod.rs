@@ -6,18 +6,22 @@
 //! | file | what |
 //! |---|---|
 //! | `scalar`, `avx2`, `avx512`, `neon` | one token each |
-//! | `tiles` | the two register-tiled products, generic over the token |
+//! | `scores`, `sums` | the two register-tiled products, generic over the token |
+//! | `prefetch` | rows to fetch while the products run |
 //! | `rows` | disjoint writes from several threads into one tensor |
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod double;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+pub(crate) mod prefetch;
 pub(crate) mod rows;
 mod scalar;
-pub(crate) mod tiles;
+pub(crate) mod scores;
+pub(crate) mod sums;
 
 use natten_core::Element;
 
@@ -65,7 +69,7 @@ pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
 /// `V` holds [`Simd::LANES`] numbers of different lanes (queries of a group); `W` holds [`Simd::WIDE`] components
 /// of one row. A buffer of `f32` may also hold *words*, pairs of `bf16` in 32 bits, for [`Simd::dot`].
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
-    /// Numbers in a `V`; at most 32.
+    /// Numbers in a `V`; at most 16.
     const LANES: usize;
     /// Numbers in a `W`.
     const WIDE: usize;
@@ -77,6 +81,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     type V: Copy;
     /// A vector over components.
     type W: Copy;
+    /// A vector over twice [`Simd::LANES`] lanes.
+    type D: Copy;
+    /// Registers of a `D`.
+    const D_REGISTERS: usize;
 
     /// Runs a kernel compiled with the token's instructions, as a function of its own: what is called from many
     /// places would otherwise be compiled into each.
@@ -104,17 +112,15 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn round(self, x: Self::V) -> Self::V;
     /// `a` in the lanes whose bit is set, `b` in the others.
     fn select(self, bits: u32, a: Self::V, b: Self::V) -> Self::V;
-    /// `x * 2^n` for an integer-valued `n` from -126 to 127.
+    /// `x * 2^n` for an integer-valued `n` from -200 to 127, `x` about 1. Below the normal numbers it may be 0.
     fn times_power_of_two(self, x: Self::V, n: Self::V) -> Self::V;
-    /// `y`, and 0 where `x < bound`.
-    fn zero_below(self, bound: f32, x: Self::V, y: Self::V) -> Self::V;
-    /// `to[d * LANES + lane] = from[lane * stride + d]` for `d < width`: rows of lanes into vectors over lanes.
+    /// `to[d * pitch + lane] = from[lane * stride + d]` for `d < width`: rows of lanes into vectors over lanes.
     #[inline(always)]
-    fn transpose(self, from: &[f32], stride: usize, width: usize, to: &mut [f32]) {
+    fn transpose(self, from: &[f32], stride: usize, width: usize, (to, pitch): (&mut [f32], usize)) {
         for lane in 0..Self::LANES {
             let row = &from[lane * stride..][..width];
             for (d, &x) in row.iter().enumerate() {
-                to[d * Self::LANES + lane] = x;
+                to[d * pitch + lane] = x;
             }
         }
     }
@@ -163,9 +169,31 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// [`Simd::WIDE`] numbers must be writable at `to`.
     unsafe fn store_wide(self, to: *mut f32, x: Self::W);
 
-    /// Asks for a row to be brought into the cache.
+    /// [`Simd::splat`] of twice the lanes.
+    fn splat_double(self, x: f32) -> Self::D;
+    /// [`Simd::load`] of twice the lanes.
+    fn load_double(self, from: &[f32]) -> Self::D;
+    /// [`Simd::load_at`] of twice the lanes.
+    ///
+    /// # Safety
+    /// Twice [`Simd::LANES`] numbers must be readable at `from`.
+    unsafe fn load_double_at(self, from: *const f32) -> Self::D;
+    /// [`Simd::store`] of twice the lanes.
+    fn store_double(self, to: &mut [f32], x: Self::D);
+    /// [`Simd::fma`] of twice the lanes.
+    fn fma_double(self, a: Self::D, b: Self::D, c: Self::D) -> Self::D;
+    /// [`Simd::dot`] of twice the lanes.
+    fn dot_double(self, acc: Self::D, a: Self::D, b: Self::D) -> Self::D;
+    /// `a * b` for twice the lanes.
+    fn mul_double(self, a: Self::D, b: Self::D) -> Self::D;
+    /// [`Simd::max`] of twice the lanes.
+    fn max_double(self, a: Self::D, b: Self::D) -> Self::D;
+    /// [`Simd::select`] of twice the lanes.
+    fn select_double(self, bits: u32, a: Self::D, b: Self::D) -> Self::D;
+
+    /// Asks for the cache line of an address, which need not be one, to be brought into the second-level cache.
     #[inline(always)]
-    fn prefetch<E: Element>(self, _row: &[E]) {}
+    fn prefetch(self, _address: usize) {}
 
     /// Widens a row; `to` has the same length.
     #[inline(always)]
@@ -177,13 +205,24 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn narrow<E: Element>(self, from: &[f32], to: &mut [E]) {
         narrow_plain(from, to);
     }
+    /// [`Simd::narrow`] of `from * factor`, by way of `row` where it must be rounded.
+    #[inline(always)]
+    fn narrow_times<E: Element>(self, from: &[f32], factor: f32, row: &mut [f32], to: &mut [E]) {
+        if E::TYPE == natten_core::ElementType::F32 {
+            let to: &mut [f32] = bytemuck::cast_slice_mut(to);
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = from * factor);
+        } else {
+            row.iter_mut().zip(from).for_each(|(to, from)| *to = from * factor);
+            self.narrow(row, to);
+        }
+    }
 }
 
 /// Element by element; the compiler makes vectors of it for f32 and bf16.
 #[inline(always)]
 fn widen_plain<E: Element>(from: &[E], to: &mut [f32]) {
     match E::TYPE {
-        natten_core::ElementType::F32 => to.copy_from_slice(bytemuck::cast_slice(from)),
+        natten_core::ElementType::F32 => copy(bytemuck::cast_slice(from), to),
         natten_core::ElementType::Bf16 => {
             let bits: &[u16] = bytemuck::cast_slice(from);
             to.iter_mut().zip(bits).for_each(|(to, &bits)| *to = f32::from_bits(u32::from(bits) << 16));
@@ -192,10 +231,19 @@ fn widen_plain<E: Element>(from: &[E], to: &mut [f32]) {
     }
 }
 
+/// A row is short: sixteen numbers at a time beat a call of the C library.
+#[inline(always)]
+fn copy(from: &[f32], to: &mut [f32]) {
+    let (from, from_rest) = from.as_chunks::<16>();
+    let (to, to_rest) = to.as_chunks_mut::<16>();
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+    to_rest.iter_mut().zip(from_rest).for_each(|(to, from)| *to = *from);
+}
+
 #[inline(always)]
 fn narrow_plain<E: Element>(from: &[f32], to: &mut [E]) {
     match E::TYPE {
-        natten_core::ElementType::F32 => to.copy_from_slice(bytemuck::cast_slice(from)),
+        natten_core::ElementType::F32 => copy(from, bytemuck::cast_slice_mut(to)),
         natten_core::ElementType::Bf16 => {
             let bits: &mut [u16] = bytemuck::cast_slice_mut(to);
             bits.iter_mut().zip(from).for_each(|(to, &from)| *to = bf16_bits(from));

@@ -2,6 +2,7 @@
 
 use std::arch::aarch64::*;
 
+use super::double::double_of_two;
 use super::{Kernel, Simd};
 use crate::isa::Isa;
 
@@ -30,6 +31,7 @@ impl Simd for Neon {
     const MANY_REGISTERS: bool = true;
     type V = float32x4_t;
     type W = float32x4_t;
+    double_of_two!();
 
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "neon")]
@@ -98,16 +100,12 @@ impl Simd for Neon {
     }
     #[inline(always)]
     fn times_power_of_two(self, x: float32x4_t, n: float32x4_t) -> float32x4_t {
-        // SAFETY: token.
+        // SAFETY: token. A comparison with NaN is false, and `x` is NaN then and stays so.
         unsafe {
             let exponent = vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127));
-            vmulq_f32(x, vreinterpretq_f32_s32(vshlq_n_s32::<23>(exponent)))
+            let power = vreinterpretq_f32_s32(vshlq_n_s32::<23>(exponent));
+            vbslq_f32(vcltq_f32(n, vdupq_n_f32(-126.0)), vdupq_n_f32(0.0), vmulq_f32(x, power))
         }
-    }
-    #[inline(always)]
-    fn zero_below(self, bound: f32, x: float32x4_t, y: float32x4_t) -> float32x4_t {
-        // SAFETY: token. A comparison with NaN is false and keeps `y`.
-        unsafe { vbslq_f32(vcltq_f32(x, vdupq_n_f32(bound)), vdupq_n_f32(0.0), y) }
     }
     #[inline(always)]
     fn splat_wide(self, x: f32) -> float32x4_t {

@@ -56,6 +56,13 @@ impl<'a, E: Element> SharedRows<'a, E> {
         }
     }
 
+    /// Address of a row, and its bytes: to be fetched before it is written.
+    #[inline(always)]
+    pub(crate) fn place(&self, batch: usize, token: [usize; 3], head: usize) -> (usize, usize) {
+        let start = self.layout.row(batch, token, head);
+        (self.start.addr() + start * size_of::<E>(), self.width * size_of::<E>())
+    }
+
     /// Fills one row through `fill`. Each row may be filled once, by one thread.
     #[inline(always)]
     pub(crate) fn fill(&self, batch: usize, token: [usize; 3], head: usize, fill: impl FnOnce(&mut [E])) {

@@ -1,5 +1,6 @@
 //! Portable vectors: arrays, which the compiler turns into whatever the target's baseline has.
 
+use super::double::double_of_two;
 use super::{Kernel, Simd};
 
 /// Needs nothing. Lanes as many as an SSE register has.
@@ -20,6 +21,7 @@ impl Simd for Scalar {
     const MANY_REGISTERS: bool = false;
     type V = [f32; N];
     type W = [f32; N];
+    double_of_two!();
 
     #[inline(never)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
@@ -75,11 +77,8 @@ impl Simd for Scalar {
     #[inline(always)]
     fn times_power_of_two(self, x: [f32; N], n: [f32; N]) -> [f32; N] {
         // A NaN casts to 0, and `x` is NaN then.
-        each(|i| x[i] * f32::from_bits((n[i] as i32).wrapping_add(127).cast_unsigned() << 23))
-    }
-    #[inline(always)]
-    fn zero_below(self, bound: f32, x: [f32; N], y: [f32; N]) -> [f32; N] {
-        each(|i| if x[i] < bound { 0.0 } else { y[i] })
+        let power = |n: f32| f32::from_bits((n as i32).wrapping_add(127).cast_unsigned() << 23);
+        each(|i| if n[i] < -126.0 { 0.0 } else { x[i] * power(n[i]) })
     }
     #[inline(always)]
     fn splat_wide(self, x: f32) -> [f32; N] {

@@ -1,0 +1,244 @@
+//! Weighted sums: weights of lanes times rows of values, generic over the instruction set. Accumulators
+//! `LANES x COLUMNS` stay in registers over all the rows that up to four neighbouring lanes see:
+//!
+//! ```text
+//! for line, for run in runs, for row of the run:
+//!     v[c] = row[c][..]                          one load for each vector of components
+//!     for each lane of the run: acc[lane][c] += v[c] * broadcast(weight[lane])
+//! ```
+//!
+//! A run is what a part of the lanes sees in common, so exactly the visible pairs are multiplied. With `PAIRS` a number
+//! is a word of two neighbouring rows in `bf16` and the product is a dot product of two.
+
+use std::ops::Range;
+
+use super::{Kernel, Simd};
+
+/// Rows of a line that some of up to four neighbouring lanes see in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    /// First row, from the piece's first column.
+    pub first: usize,
+    /// Rows.
+    pub len: usize,
+    /// The lanes.
+    pub lanes: Range<usize>,
+}
+
+/// Operands of [`weighted_sum`].
+pub(crate) struct WeightedSum<'a> {
+    /// Vectors over the lanes of two groups, one for each row; those of consecutive rows follow each other.
+    pub weights: &'a [f32],
+    /// Index of the first lane's weight for the first column of the first line.
+    pub weights_start: usize,
+    /// Steps from one line to the next along both axes.
+    pub weights_strides: [usize; 2],
+    /// Where the rows are; consecutive ones are `width` apart.
+    pub stream: &'a [f32],
+    /// Index of the first column in a line.
+    pub column: usize,
+    /// Lines of the stream, `lines_pitch` from one to the next along the first axis.
+    pub lines: &'a [u32],
+    /// See `lines`.
+    pub lines_pitch: usize,
+    /// Numbers of a line.
+    pub line_len: usize,
+    /// The lines to sum, along both axes.
+    pub x: Range<usize>,
+    /// See `x`.
+    pub y: Range<usize>,
+    /// The rows to sum of each line.
+    pub runs: &'a [Run],
+    /// Neighbouring lanes: 1, 2 or 4.
+    pub queries: usize,
+    /// Words of a row, a multiple of [`Simd::WIDE`]; also the distance of the sums.
+    pub width: usize,
+    /// Index of the first lane's sum.
+    pub sums_start: usize,
+    /// Whether sums start at 0 rather than where they are.
+    pub fresh: bool,
+    /// With `PAIRS`: whether some row is not finite. A word at the edge of a window pairs a row that is seen with one
+    /// that is not; the latter weighs 0, and 0 times NaN is not 0.
+    pub has_non_finite: bool,
+}
+
+/// How weights and rows are multiplied.
+mod product {
+    /// As f32.
+    pub(super) const SINGLE: u8 = 0;
+    /// As words of two.
+    pub(super) const PAIRS: u8 = 1;
+    /// As words of two, rows without weight left out whatever they are.
+    pub(super) const CHECKED_PAIRS: u8 = 2;
+}
+
+/// `sums[lane] += sum over rows of weight[row][lane] * row`
+#[inline(always)]
+pub(crate) fn weighted_sum<S: Simd, const PAIRS: bool>(simd: S, job: &WeightedSum<'_>, sums: &mut [f32]) {
+    simd.vectorize(SumKernel::<'_, '_, PAIRS>(job, sums));
+}
+
+struct SumKernel<'a, 'j, const PAIRS: bool>(&'a WeightedSum<'j>, &'a mut [f32]);
+
+impl<const PAIRS: bool> Kernel for SumKernel<'_, '_, PAIRS> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let SumKernel(job, sums) = self;
+        assert!(job.width.is_multiple_of(S::WIDE) && [1, 2, 4].contains(&job.queries));
+        assert!(job.sums_start + job.queries * job.width <= sums.len());
+        assert!(job.runs.iter().all(|run| run.lanes.end <= job.queries));
+        match (PAIRS, job.has_non_finite) {
+            (false, _) => by_columns::<S, { product::SINGLE }>(simd, job, sums),
+            (true, false) => by_columns::<S, { product::PAIRS }>(simd, job, sums),
+            (true, true) => by_columns::<S, { product::CHECKED_PAIRS }>(simd, job, sums),
+        }
+    }
+}
+
+/// As many columns at once as registers allow: 16 accumulators of 32 registers, 8 of 16.
+#[inline(always)]
+fn by_columns<S: Simd, const PRODUCT: u8>(simd: S, job: &WeightedSum<'_>, sums: &mut [f32]) {
+    let most = if S::MANY_REGISTERS || job.queries <= 2 { 4 } else { 2 };
+    let mut column = 0;
+    while column < job.width {
+        let vectors = ((job.width - column) / S::WIDE).min(most);
+        let vectors = if vectors == 3 { 2 } else { vectors };
+        match (job.queries, vectors) {
+            (1, 1) => sum::<S, PRODUCT, 1, 1>(simd, job, column, sums),
+            (1, 2) => sum::<S, PRODUCT, 1, 2>(simd, job, column, sums),
+            (1, _) => sum::<S, PRODUCT, 1, 4>(simd, job, column, sums),
+            (2, 1) => sum::<S, PRODUCT, 2, 1>(simd, job, column, sums),
+            (2, 2) => sum::<S, PRODUCT, 2, 2>(simd, job, column, sums),
+            (2, _) => sum::<S, PRODUCT, 2, 4>(simd, job, column, sums),
+            (_, 1) => sum::<S, PRODUCT, 4, 1>(simd, job, column, sums),
+            (_, 2) => sum::<S, PRODUCT, 4, 2>(simd, job, column, sums),
+            (_, _) => sum::<S, PRODUCT, 4, 4>(simd, job, column, sums),
+        }
+        column += vectors * S::WIDE;
+    }
+}
+
+/// All lines into `QUERIES x COLUMNS` accumulators.
+#[inline(always)]
+fn sum<S: Simd, const PRODUCT: u8, const QUERIES: usize, const COLUMNS: usize>(
+    simd: S,
+    job: &WeightedSum<'_>,
+    column: usize,
+    sums: &mut [f32],
+) {
+    let sums = &mut sums[job.sums_start + column..];
+    assert!((QUERIES - 1) * job.width + COLUMNS * S::WIDE <= sums.len());
+    let sums = sums.as_mut_ptr();
+    let mut acc = [[simd.splat_wide(0.0); COLUMNS]; QUERIES];
+    if !job.fresh {
+        for (q, acc) in acc.iter_mut().enumerate() {
+            for (c, acc) in acc.iter_mut().enumerate() {
+                // SAFETY: the sums of all lanes and columns were just checked.
+                *acc = unsafe { simd.load_wide(sums.add(q * job.width + c * S::WIDE)) };
+            }
+        }
+    }
+    let end = job.runs.last().map_or(0, |run| run.first + run.len);
+    for x in job.x.clone() {
+        for y in job.y.clone() {
+            let start = job.lines[x * job.lines_pitch + y] as usize * job.line_len + job.column;
+            assert!(start + end * job.width <= job.stream.len());
+            let (x, y) = (x - job.x.start, y - job.y.start);
+            let weights = job.weights_start + x * job.weights_strides[0] + y * job.weights_strides[1];
+            assert!(weights + end * 2 * S::LANES <= job.weights.len() + 2 * S::LANES - QUERIES);
+            let line = SumLine {
+                simd,
+                row: job.stream.as_ptr().wrapping_add(start + column),
+                weight: job.weights.as_ptr().wrapping_add(weights),
+                width: job.width,
+            };
+            for run in job.runs {
+                // SAFETY: runs ascend, so rows and weights up to `end` cover them; both were just checked. Columns
+                // are inside `width`.
+                unsafe { line.add::<PRODUCT, QUERIES, COLUMNS>(run, &mut acc) };
+            }
+        }
+    }
+    for (q, acc) in acc.iter().enumerate() {
+        for (c, acc) in acc.iter().enumerate() {
+            // SAFETY: as where they were read.
+            unsafe { simd.store_wide(sums.add(q * job.width + c * S::WIDE), *acc) };
+        }
+    }
+}
+
+/// One line of the stream and its weights.
+struct SumLine<S> {
+    simd: S,
+    row: *const f32,
+    weight: *const f32,
+    width: usize,
+}
+
+impl<S: Simd> SumLine<S> {
+    /// Adds a run, with a loop for each set of lanes so that accumulators stay in registers.
+    ///
+    /// # Safety
+    /// The run's rows must be readable from `row` on, and their weights for `QUERIES` lanes from `weight` on.
+    #[inline(always)]
+    unsafe fn add<const PRODUCT: u8, const QUERIES: usize, const COLUMNS: usize>(
+        &self,
+        run: &Run,
+        acc: &mut [[S::W; COLUMNS]; QUERIES],
+    ) {
+        macro_rules! lanes {
+            ($($first:literal $last:literal),*) => {
+                match (run.lanes.start, run.lanes.end) {
+                    // SAFETY: passed on.
+                    $(($first, $last) if $last <= QUERIES => unsafe {
+                        self.add_lanes::<PRODUCT, QUERIES, COLUMNS, $first, $last>(run, acc);
+                    },)*
+                    _ => {}
+                }
+            };
+        }
+        lanes!(0 4, 0 1, 0 2, 0 3, 1 4, 2 4, 3 4, 1 2, 1 3, 2 3);
+    }
+
+    /// # Safety
+    /// As [`SumLine::add`].
+    #[allow(clippy::needless_range_loop, reason = "the indices name registers of several arrays at once")]
+    #[inline(always)]
+    unsafe fn add_lanes<
+        const PRODUCT: u8,
+        const QUERIES: usize,
+        const COLUMNS: usize,
+        const FIRST: usize,
+        const LAST: usize,
+    >(
+        &self,
+        run: &Run,
+        acc: &mut [[S::W; COLUMNS]; QUERIES],
+    ) {
+        let simd = self.simd;
+        let mut row = self.row.wrapping_add(run.first * self.width);
+        let mut weight = self.weight.wrapping_add(run.first * 2 * S::LANES);
+        for _ in 0..run.len {
+            let mut v = [simd.splat_wide(0.0); COLUMNS];
+            for (c, v) in v.iter_mut().enumerate() {
+                // SAFETY: the caller vouches for every row.
+                *v = unsafe { simd.load_wide(row.add(c * S::WIDE)) };
+            }
+            for q in FIRST..LAST.min(QUERIES) {
+                // SAFETY: the caller vouches for every weight.
+                let word = unsafe { *weight.add(q) };
+                let p = simd.splat_wide(word);
+                for c in 0..COLUMNS {
+                    acc[q][c] = match PRODUCT {
+                        product::SINGLE => simd.fma_wide(v[c], p, acc[q][c]),
+                        product::PAIRS => simd.dot_wide(acc[q][c], v[c], p),
+                        _ => simd.dot_wide(acc[q][c], simd.keep_weighted(v[c], word), p),
+                    };
+                }
+            }
+            row = row.wrapping_add(self.width);
+            weight = weight.wrapping_add(2 * S::LANES);
+        }
+    }
+}

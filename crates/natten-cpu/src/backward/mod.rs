@@ -1,0 +1,181 @@
+//! The backward, deterministic: each gradient row is summed by one task in one order.
+//!
+//! ```text
+//! pass 1, lanes are queries, the stream is the keys they see:          d_query
+//! pass 2, lanes are keys, the stream is the queries that see them:     d_key, d_value
+//! pass 3, lanes are additional keys, the stream is all queries:        their d_key, d_value
+//!
+//! for each chunk of lanes, for each box of the stream, for each pair of groups, for each piece:       tile.rs
+//!     scores   = scale * query . key             products = d_out . value
+//!     weights  = exp(scores - lse)               products = scale * weights * (products - delta)
+//!     d_query += products x keys    or    d_key += products x queries, d_value += weights x d_out
+//! ```
+//!
+//! `delta = d_out . out - d_lse`. Scores are computed in both of the first passes: 7 products instead of 5, for no
+//! atomics, no locks and no buffer of the problem's size. No mask is needed at all: weights of what a lane does not
+//! see are computed and never read.
+
+mod tile;
+
+use natten_core::{Element, Gradients, Inputs, Problem, Saved, TensorView, TensorViewMut, bf16, f16};
+
+use crate::Cpu;
+use crate::arch::rows::SharedRows;
+use crate::arch::{Kernel, Simd, dispatch};
+use crate::blocking;
+use crate::isa::Isa;
+use crate::pack::{Rows, Tokens};
+use crate::parallel::{Scratch, for_each_task};
+use crate::schedule::{ADDITIONAL_TILE, Place, Schedule};
+use crate::softmax::LOG2_E;
+use crate::tasks::plain_tile;
+
+/// What all passes read.
+struct Operands<'a, E> {
+    problem: &'a Problem,
+    query: Rows<'a, E>,
+    key: Rows<'a, E>,
+    value: Rows<'a, E>,
+    additional: Option<[Rows<'a, E>; 2]>,
+    out: Rows<'a, E>,
+    d_out: Rows<'a, E>,
+    lse: Rows<'a, f32>,
+    d_lse: Option<Rows<'a, f32>>,
+}
+
+/// One function for each element type, so that this crate compiles them and not each that calls them.
+macro_rules! of_type {
+    ($name:ident, $type:ty) => {
+        /// See the module.
+        pub(crate) fn $name(
+            cpu: &Cpu,
+            isa: Isa,
+            problem: &Problem,
+            inputs: &Inputs<TensorView<'_, $type>>,
+            saved: &Saved<TensorView<'_, $type>, TensorView<'_, f32>>,
+            gradients: Gradients<TensorViewMut<'_, $type>>,
+        ) {
+            backward(cpu, isa, problem, inputs, saved, gradients);
+        }
+    };
+}
+
+of_type!(of_f32, f32);
+of_type!(of_f16, f16);
+of_type!(of_bf16, bf16);
+
+/// Computes all gradients.
+fn backward<E: Element>(
+    cpu: &Cpu,
+    isa: Isa,
+    problem: &Problem,
+    inputs: &Inputs<TensorView<'_, E>>,
+    saved: &Saved<TensorView<'_, E>, TensorView<'_, f32>>,
+    gradients: Gradients<TensorViewMut<'_, E>>,
+) {
+    let operands = Operands {
+        problem,
+        query: Rows::of_rows(&inputs.query),
+        key: Rows::of_rows(&inputs.key),
+        value: Rows::of_rows(&inputs.value),
+        additional: inputs.additional.as_ref().map(|pair| pair.each_ref().map(Rows::of_rows)),
+        out: Rows::of_rows(&saved.out),
+        d_out: Rows::of_rows(&saved.d_out),
+        lse: Rows::of_scalars(&saved.lse),
+        d_lse: saved.d_lse.as_ref().map(Rows::of_scalars),
+    };
+    let run = |pass: Pass<'_, E>| {
+        let count = pass.len(problem);
+        for_each_task(cpu.pool(), count, problem.useful_flops(), |index, scratch| {
+            dispatch(isa, Task { operands: &operands, pass: &pass, index, scratch });
+        });
+    };
+    let d_query = SharedRows::of_rows(gradients.query);
+    run(Pass::Queries { schedule: Schedule::new(isa, problem, blocking::Pass::Queries), d_query });
+    let (d_key, d_value) = (SharedRows::of_rows(gradients.key), SharedRows::of_rows(gradients.value));
+    run(Pass::Keys { schedule: Schedule::new(isa, problem, blocking::Pass::Keys), d_key, d_value });
+    if let Some([keys, values]) = gradients.additional {
+        let (d_key, d_value) = (SharedRows::of_rows(keys), SharedRows::of_rows(values));
+        run(Pass::Additional { d_key, d_value });
+    }
+}
+
+/// One of the three passes, with what it writes.
+enum Pass<'a, E> {
+    Queries { schedule: Schedule<'a>, d_query: SharedRows<'a, E> },
+    Keys { schedule: Schedule<'a>, d_key: SharedRows<'a, E>, d_value: SharedRows<'a, E> },
+    Additional { d_key: SharedRows<'a, E>, d_value: SharedRows<'a, E> },
+}
+
+impl<E: Element> Pass<'_, E> {
+    fn len(&self, problem: &Problem) -> usize {
+        match self {
+            Pass::Queries { schedule, .. } | Pass::Keys { schedule, .. } => schedule.len(),
+            Pass::Additional { .. } => {
+                problem.batch() * problem.heads_kv() * problem.additional_keys().div_ceil(ADDITIONAL_TILE)
+            }
+        }
+    }
+}
+
+/// One task of a pass.
+struct Task<'a, 'c, E> {
+    operands: &'a Operands<'c, E>,
+    pass: &'a Pass<'c, E>,
+    index: usize,
+    scratch: &'a mut Scratch,
+}
+
+impl<E: Element> Kernel for Task<'_, '_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Task { operands, pass, index, scratch } = self;
+        match pass {
+            Pass::Queries { schedule, d_query } => {
+                tile::queries(simd, operands, schedule, index, d_query, scratch);
+            }
+            Pass::Keys { schedule, d_key, d_value } => {
+                tile::keys(simd, operands, schedule, index, [d_key, d_value], scratch);
+            }
+            Pass::Additional { d_key, d_value } => {
+                let Some([keys, values]) = &operands.additional else { return };
+                let place = additional_place(operands.problem, index);
+                tile::additional(simd, operands, [keys, values], &place, [d_key, d_value], scratch);
+            }
+        }
+    }
+}
+
+/// The tile of additional keys number `index`.
+fn additional_place(problem: &Problem, index: usize) -> Place {
+    let tiles = problem.additional_keys().div_ceil(ADDITIONAL_TILE);
+    let (rest, tile) = (index / tiles, index % tiles);
+    let (batch, head_kv) = (rest / problem.heads_kv(), rest % problem.heads_kv());
+    let first = tile * ADDITIONAL_TILE;
+    let per_kv = problem.heads_per_kv();
+    Place {
+        tile: plain_tile(first..(first + ADDITIONAL_TILE).min(problem.additional_keys())),
+        batch,
+        head_kv,
+        heads: head_kv * per_kv..(head_kv + 1) * per_kv,
+    }
+}
+
+impl<E: Element> Operands<'_, E> {
+    /// `lse`, in the units of scores, and `delta` of a query.
+    #[inline(always)]
+    fn scalars(&self, tokens: &Tokens, position: [usize; 3]) -> (f32, f32) {
+        let (batch, token, head) = (tokens.batch, tokens.at(position), tokens.head);
+        let (out, d_out) = (self.out.row(batch, token, head), self.d_out.row(batch, token, head));
+        // Eight sums side by side: more exact than one, and vectors for the compiler.
+        let mut sums = [0f32; 8];
+        for (out, d_out) in out.chunks(8).zip(d_out.chunks(8)) {
+            for ((sum, out), d_out) in sums.iter_mut().zip(out).zip(d_out) {
+                *sum += out.to_f32() * d_out.to_f32();
+            }
+        }
+        let d_lse = self.d_lse.as_ref().map_or(0.0, |d_lse| d_lse.row(batch, token, head)[0]);
+        (self.lse.row(batch, token, head)[0] * LOG2_E, sums.iter().sum::<f32>() - d_lse)
+    }
+}

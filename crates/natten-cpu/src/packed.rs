@@ -1,0 +1,216 @@
+//! The stream on its way through a task: rows of the box that the lanes see, packed densely.
+//!
+//! Boxes of one task move along an axis. Lines (rows along the last axis) live in a ring over the first two axes,
+//! so what the next box still needs stays where it is:
+//!
+//! ```text
+//! line of [x, y]   (x mod room_x) * room_y + y mod room_y        rows of a line follow each other
+//! ```
+
+use natten_core::Element;
+
+use crate::arch::prefetch::Ahead;
+use crate::arch::{Kernel, Simd};
+use crate::buffer::Buffer;
+use crate::pack::{Rows, Tokens, copy_words};
+use crate::tasks::{Box3, volume};
+
+/// The packed rows of a box.
+#[derive(Debug, Default)]
+pub(crate) struct Packed {
+    /// Both operands: keys and values, or what stands for them in a backward.
+    pub operands: [Buffer; 2],
+    /// Two numbers of each row, in a backward.
+    pub scalars: [Buffer; 2],
+    /// Whether some number of the second operand was NaN or infinite. Known for pairs only.
+    pub has_non_finite: bool,
+    /// The box.
+    pub extents: Box3,
+    /// The ring's line of each line of the box, the second axis fastest.
+    pub lines: Vec<u32>,
+    room: [usize; 2],
+}
+
+/// How rows of an operand are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As f32, this many to a row; numbers past the row are 0.
+    Single(usize),
+    /// As words of two components, this many to a row.
+    Words(usize),
+    /// Two rows in one, a word for each component, this many to both.
+    Pairs(usize),
+}
+
+impl Form {
+    /// Numbers of a line of `rows` rows.
+    fn line_len(self, rows: usize) -> usize {
+        match self {
+            Form::Single(width) | Form::Words(width) => rows * width,
+            Form::Pairs(width) => rows.div_ceil(2) * width,
+        }
+    }
+}
+
+impl Packed {
+    /// Forgets what is packed. Boxes to come have at most `room` lines along the first two axes, or are packed anew
+    /// each time.
+    pub(crate) fn begin(&mut self, room: [usize; 2]) {
+        self.extents = [0..0, 0..0, 0..0];
+        self.room = room;
+        self.has_non_finite = false;
+    }
+
+    /// What of a box is not yet here.
+    #[inline(always)]
+    pub(crate) fn missing(&self, wanted: &Box3) -> Box3 {
+        let held = &self.extents;
+        let mut missing = wanted.clone();
+        for a in 0..2 {
+            let other = 1 - a;
+            let follows = held[a].start <= wanted[a].start && wanted[a].start <= held[a].end;
+            let fits = wanted[a].len() <= self.room[a] && wanted[other].len() <= self.room[other];
+            if held[other] == wanted[other] && held[2] == wanted[2] && follows && fits {
+                missing[a].start = held[a].end.max(wanted[a].start).min(wanted[a].end);
+                return missing;
+            }
+        }
+        missing
+    }
+
+    /// Becomes the wanted box; returns what must be packed.
+    pub(crate) fn advance(&mut self, wanted: &Box3) -> Box3 {
+        let missing = self.missing(wanted);
+        if missing == *wanted {
+            self.room = [self.room[0].max(wanted[0].len()), self.room[1].max(wanted[1].len())];
+        }
+        self.extents = wanted.clone();
+        let mut lines = std::mem::take(&mut self.lines);
+        lines.clear();
+        for x in wanted[0].clone() {
+            lines.extend(wanted[1].clone().map(|y| self.line([x, y]) as u32));
+        }
+        self.lines = lines;
+        missing
+    }
+
+    /// Where the line of two coordinates is.
+    #[inline(always)]
+    fn line(&self, [x, y]: [usize; 2]) -> usize {
+        x % self.room[0] * self.room[1] + y % self.room[1]
+    }
+
+    /// Packs what is missing of operand `which`.
+    #[inline(always)]
+    pub(crate) fn pack<S: Simd, E: Element>(
+        &mut self,
+        simd: S,
+        which: usize,
+        form: Form,
+        (rows, tokens): (&Rows<'_, E>, &Tokens),
+        missing: &Box3,
+    ) {
+        simd.vectorize(Pack { packed: self, which, form, rows, tokens, missing });
+    }
+
+    /// Sets both numbers of the rows that are missing.
+    #[inline(always)]
+    pub(crate) fn set_scalars(&mut self, missing: &Box3, of: impl Fn([usize; 3]) -> (f32, f32)) {
+        let len = self.extents[2].len();
+        let mut scalars = std::mem::take(&mut self.scalars);
+        let room = self.room[0] * self.room[1] * len;
+        let [first, second] = scalars.each_mut().map(|buffer| buffer.reserve(room));
+        for x in missing[0].clone() {
+            for y in missing[1].clone() {
+                let at = self.line([x, y]) * len;
+                let numbers = first[at..][..len].iter_mut().zip(&mut second[at..][..len]);
+                for (z, (first, second)) in missing[2].clone().zip(numbers) {
+                    (*first, *second) = of([x, y, z]);
+                }
+            }
+        }
+        self.scalars = scalars;
+    }
+}
+
+/// Rows of a box, to be fetched before they are packed.
+pub(crate) fn announce<E: Element>(ahead: &mut Ahead, rows: &Rows<'_, E>, tokens: &Tokens, missing: &Box3) {
+    if volume(missing) == 0 {
+        return;
+    }
+    for x in missing[0].clone() {
+        for y in missing[1].clone() {
+            let line = rows.line(tokens, [x, y], &missing[2]);
+            (0..missing[2].len()).for_each(|i| ahead.push(line.row(i)));
+        }
+    }
+}
+
+/// [`Packed::pack`] as a function of its own.
+struct Pack<'a, 'd, E> {
+    packed: &'a mut Packed,
+    which: usize,
+    form: Form,
+    rows: &'a Rows<'d, E>,
+    tokens: &'a Tokens,
+    missing: &'a Box3,
+}
+
+impl<E: Element> Kernel for Pack<'_, '_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Pack { packed, which, form, rows, tokens, missing } = self;
+        let line_len = form.line_len(packed.extents[2].len());
+        let mut buffer = std::mem::take(&mut packed.operands[which]);
+        let to = buffer.reserve(packed.room[0] * packed.room[1] * line_len);
+        let mut finite = true;
+        for x in missing[0].clone() {
+            for y in missing[1].clone() {
+                let line = rows.line(tokens, [x, y], &missing[2]);
+                let line = line.rows();
+                let to = &mut to[packed.line([x, y]) * line_len..][..line_len];
+                match form {
+                    Form::Single(width) => {
+                        for (from, to) in line.zip(to.chunks_exact_mut(width)) {
+                            let (row, rest) = to.split_at_mut(rows.width);
+                            simd.widen(from, row);
+                            rest.fill(0.0);
+                        }
+                    }
+                    Form::Words(width) => {
+                        line.zip(to.chunks_exact_mut(width)).for_each(|(from, to)| copy_words(from, to));
+                    }
+                    Form::Pairs(width) => finite &= pack_pairs(line, width, to),
+                }
+            }
+        }
+        packed.operands[which] = buffer;
+        packed.has_non_finite |= !finite;
+    }
+}
+
+/// Rows of bf16, two neighbours in each word. An odd last row is paired with 0. Returns whether all are finite.
+#[inline(always)]
+fn pack_pairs<'a, E: Element>(mut rows: impl Iterator<Item = &'a [E]>, width: usize, to: &mut [f32]) -> bool {
+    let words: &mut [u32] = bytemuck::cast_slice_mut(to);
+    let mut largest = 0u16;
+    for to in words.chunks_exact_mut(width) {
+        let Some(even) = rows.next() else { break };
+        let even: &[u16] = bytemuck::cast_slice(even);
+        let (to, rest) = to.split_at_mut(even.len());
+        rest.fill(0);
+        largest = even.iter().fold(largest, |largest, &bits| largest.max(bits & 0x7fff));
+        match rows.next() {
+            Some(odd) => {
+                let odd: &[u16] = bytemuck::cast_slice(odd);
+                largest = odd.iter().fold(largest, |largest, &bits| largest.max(bits & 0x7fff));
+                for ((to, &even), &odd) in to.iter_mut().zip(even).zip(odd) {
+                    *to = u32::from(even) | u32::from(odd) << 16;
+                }
+            }
+            None => to.iter_mut().zip(even).for_each(|(to, &even)| *to = u32::from(even)),
+        }
+    }
+    largest < 0x7f80
+}
