@@ -43,6 +43,11 @@ impl<D: Device> Cuda<D> {
         &self.device
     }
 
+    /// What is asked of forward passes.
+    pub fn request(&self) -> &Request {
+        &self.request
+    }
+
     /// Copies a host tensor to the device.
     ///
     /// # Errors
@@ -227,15 +232,7 @@ impl<D: Device> Backend for Cuda<D> {
         inputs: &Inputs<CudaView<'_, E>>,
         output: Output<CudaViewMut<'_, E>, CudaViewMut<'_, f32>>,
     ) -> Result<(), CudaError> {
-        let views = Forward {
-            query: (&inputs.query).into(),
-            key: (&inputs.key).into(),
-            value: (&inputs.value).into(),
-            additional: inputs.additional.as_ref().map(|pair| pair.each_ref().map(Raw::from)),
-            out: (&output.out).into(),
-            lse: output.lse.as_ref().map(Raw::from),
-        };
-        launch::forward(&self.device, problem, &views, &self.request)
+        launch::forward(&self.device, problem, &Forward::of(inputs, &output), &self.request)
     }
 
     fn backward<E: Element>(

@@ -77,6 +77,11 @@ pub enum RejectionReason {
         /// The faster one.
         than: &'static str,
     },
+    /// Another kernel is preferred wherever it can run.
+    Preferred {
+        /// That one.
+        instead: &'static str,
+    },
     /// The device is too old.
     ComputeCapability {
         /// The oldest that works.
@@ -126,6 +131,7 @@ impl fmt::Display for RejectionReason {
             }
             RejectionReason::NotAskedFor => write!(f, "was not asked for"),
             RejectionReason::Slower { than } => write!(f, "would take longer than {than}"),
+            RejectionReason::Preferred { instead } => write!(f, "serves where {instead} does not"),
             RejectionReason::ComputeCapability { needed, found } => {
                 write!(f, "needs compute capability {needed}, the device has {found}")
             }

@@ -31,7 +31,7 @@ pub struct Choice {
 pub struct Request {
     /// Only the forward kernel of this name.
     pub entry: Option<&'static str>,
-    /// These boxes, for a kernel on tiles of their size.
+    /// These boxes, for a kernel on tiles of their size; of a Hopper kernel, all its warpgroups' queries.
     pub tiling: Option<Tiling>,
 }
 

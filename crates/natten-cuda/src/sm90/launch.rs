@@ -3,9 +3,9 @@
 
 use natten_core::Problem;
 
-use super::{CAPABILITY, KERNELS, Prepared, Views, pays, prepare};
+use super::{CAPABILITY, KERNELS, Prepared, Views, pays, prepare_as};
 use crate::buffer::Raw;
-use crate::device::{Device, LaunchConfig, PreparedLaunch, TensorMap};
+use crate::device::{Device, LaunchConfig, PreparedLaunch, Properties, TensorMap};
 use crate::error::CudaError;
 use crate::launch::{Forward, at_token};
 use crate::params::Strides;
@@ -20,13 +20,31 @@ pub(crate) fn try_forward<D: Device>(
     views: &Forward,
     request: &Request,
 ) -> Result<Result<(), RejectionReason>, CudaError> {
-    let properties = device.properties();
+    let launches = match prepare_forward(device.properties(), problem, views, request)? {
+        Ok(launches) => launches,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    for prepared in &launches {
+        // SAFETY: the addresses come from views, whose borrows (or the contract of their unsafe constructors) keep the
+        // memory alive and unaliased while the call queues work on this device's stream; extents and strides come from
+        // the same views, checked against the problem before.
+        unsafe { run(device, prepared)? };
+    }
+    Ok(Ok(()))
+}
+
+/// The launches of a forward pass if this family serves it and pays, or is asked for; else the reason why not.
+pub(crate) fn prepare_forward(
+    properties: &Properties,
+    problem: &Problem,
+    views: &Forward,
+    request: &Request,
+) -> Result<Result<Vec<Prepared>, RejectionReason>, CudaError> {
     let found = properties.compute_capability;
     if found != CAPABILITY {
         return Ok(Err(RejectionReason::OnlyOn { only: CAPABILITY, found }));
     }
-    if request.tiling.is_some() || request.entry.is_some_and(|entry| KERNELS.iter().all(|k| k.entry != entry))
-    {
+    if request.entry.is_some_and(|entry| KERNELS.iter().all(|k| k.entry != entry)) {
         return Ok(Err(RejectionReason::NotAskedFor));
     }
     let mut launches = Vec::new();
@@ -43,7 +61,7 @@ pub(crate) fn try_forward<D: Device>(
                 place(&lse, lse.scalar_strides(), sequence.query_start)
             }),
         };
-        match prepare(problem, &sequence.axes, &views, request.entry, properties.multiprocessors)? {
+        match prepare_as(problem, &sequence.axes, &views, request, properties.multiprocessors)? {
             Ok(prepared) => launches.extend(prepared),
             Err(reason) => return Ok(Err(reason)),
         }
@@ -51,13 +69,7 @@ pub(crate) fn try_forward<D: Device>(
     if request.entry.is_none() && !pays(problem, &launches) {
         return Ok(Err(RejectionReason::SmallWindow));
     }
-    for prepared in &launches {
-        // SAFETY: the addresses come from views, whose borrows (or the contract of their unsafe constructors) keep the
-        // memory alive and unaliased while the call queues work on this device's stream; extents and strides come from
-        // the same views, checked against the problem before.
-        unsafe { run(device, prepared)? };
-    }
-    Ok(Ok(()))
+    Ok(Ok(launches))
 }
 
 fn row_view(view: &Raw, first_token: usize, tokens: [usize; 3]) -> RowView {

@@ -15,13 +15,14 @@ use crate::error::CudaError;
 use crate::launch::geometry;
 use crate::params::{Divisor, Strides, to_i32};
 use crate::select::{ComputeCapability, RejectionReason};
+use crate::tiles::Request;
 use crate::tma::{MapError, RowView, Tile, tensor_map};
 
 pub use launch::run;
-pub(crate) use launch::try_forward;
+pub(crate) use launch::{prepare_forward, try_forward};
 use params::{ForwardParamsSm90, MapSteps};
 pub use tiles::Boxes;
-use tiles::choose;
+use tiles::{choose, of_tiling};
 
 /// The one architecture that runs these kernels: warpgroup products exist nowhere else.
 pub const CAPABILITY: ComputeCapability = ComputeCapability { major: 9, minor: 0 };
@@ -138,9 +139,44 @@ pub fn prepare(
         Ok(kernels) => kernels,
         Err(reason) => return Ok(Err(reason)),
     };
-    let Some((kernel, boxes)) = choose(problem, axes, &kernels) else {
-        return Ok(Err(RejectionReason::Dilation));
+    match choose(problem, axes, &kernels) {
+        Some((kernel, boxes)) => prepare_boxes(problem, axes, views, kernel, boxes, multiprocessors),
+        None => Ok(Err(RejectionReason::Dilation)),
+    }
+}
+
+/// [`prepare`] with the kernel and boxes that are asked for.
+pub(crate) fn prepare_as(
+    problem: &Problem,
+    axes: &[Axis; 3],
+    views: &Views,
+    request: &Request,
+    multiprocessors: u32,
+) -> Result<Result<Vec<Prepared>, RejectionReason>, CudaError> {
+    let Some(tiling) = &request.tiling else {
+        return prepare(problem, axes, views, request.entry, multiprocessors);
     };
+    let kernels = match candidates(problem, axes, request.entry) {
+        Ok(kernels) => kernels,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let mut asked =
+        kernels.into_iter().filter_map(|kernel| Some((kernel, of_tiling(problem, axes, kernel, tiling)?)));
+    match asked.next() {
+        Some((kernel, boxes)) => prepare_boxes(problem, axes, views, kernel, boxes, multiprocessors),
+        None => Ok(Err(RejectionReason::NotAskedFor)),
+    }
+}
+
+/// One launch, or one for each batch item.
+fn prepare_boxes(
+    problem: &Problem,
+    axes: &[Axis; 3],
+    views: &Views,
+    kernel: &'static Kernel,
+    boxes: Boxes,
+    multiprocessors: u32,
+) -> Result<Result<Vec<Prepared>, RejectionReason>, CudaError> {
     let whole = prepare_one(problem, axes, views, kernel, boxes, multiprocessors)?;
     let reason = match whole {
         Ok(launch) => return Ok(Ok(vec![launch])),
@@ -162,6 +198,18 @@ pub fn prepare(
 /// The kernel and tiles that [`prepare`] takes, if any.
 pub fn boxes(problem: &Problem, axes: &[Axis; 3], entry: Option<&str>) -> Option<(&'static Kernel, Boxes)> {
     choose(problem, axes, &candidates(problem, axes, entry).ok()?)
+}
+
+/// The `most` cheapest ways to cut the problem, cheapest first, over the kernels that can serve it.
+///
+/// # Errors
+/// The reason against the family.
+pub(crate) fn ranked(
+    problem: &Problem,
+    most: usize,
+) -> Result<Vec<(&'static Kernel, Boxes)>, RejectionReason> {
+    let axes = problem.axes();
+    Ok(tiles::ranked(problem, axes, &candidates(problem, axes, None)?, most))
 }
 
 /// Whether the family pays for this problem: windows of a few tokens leave most of every tile masked.

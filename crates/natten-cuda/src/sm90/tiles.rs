@@ -3,10 +3,12 @@
 //! Costs are products over axes of sums along one axis, so each axis is summed up once for every pair of sides and the
 //! combinations are only multiplied.
 
-use std::collections::HashMap;
+use std::cmp::{Ordering, Reverse};
+use std::collections::{HashMap, HashSet};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use natten_core::Problem;
+use natten_core::plan::{KeyStart, Tiling};
 use natten_core::window::{Axis, Residue};
 
 use super::Kernel;
@@ -41,7 +43,16 @@ pub struct Boxes {
 impl Boxes {
     /// Queries of a whole thread block along an axis.
     pub fn query_side(&self, axis: usize, warpgroups: usize) -> usize {
-        (if axis == self.side { warpgroups } else { 1 }) << self.query_log2[axis]
+        query_tile(self.query_log2, self.side, warpgroups)[axis]
+    }
+
+    /// As a request names them: the box of all warpgroups' queries, and that of the keys.
+    pub fn tiling(&self, warpgroups: usize) -> Tiling {
+        Tiling {
+            query_tile: query_tile(self.query_log2, self.side, warpgroups),
+            key_tile: self.key_log2.map(|log2| 1 << log2),
+            key_start: KeyStart::Dynamic,
+        }
     }
 }
 
@@ -130,10 +141,79 @@ pub(crate) fn choose(problem: &Problem, axes: &[Axis; 3], kernels: &[&'static Ke
 }
 
 fn search(problem: &Problem, axes: &[Axis; 3], kernels: &[&'static Kernel]) -> Choice {
+    let mut best: Option<Candidate> = None;
+    each_candidate(problem, axes, kernels, |candidate| {
+        if best.as_ref().is_none_or(|best| candidate.order() < best.order()) {
+            best = Some(candidate);
+        }
+    });
+    best.map(|best| (best.kernel, best.boxes))
+}
+
+/// The `most` cheapest, cheapest first.
+pub(super) fn ranked(
+    problem: &Problem,
+    axes: &[Axis; 3],
+    kernels: &[&'static Kernel],
+    most: usize,
+) -> Vec<(&'static Kernel, Boxes)> {
+    let mut all = Vec::new();
+    each_candidate(problem, axes, kernels, |candidate| all.push(candidate));
+    all.sort_by(|a, b| a.order().partial_cmp(&b.order()).unwrap_or(Ordering::Equal));
+    // Which axis the warpgroups stand along makes no other tiling.
+    let mut taken = HashSet::new();
+    all.retain(|one| taken.insert((one.kernel.entry, one.boxes.tiling(one.kernel.warpgroups))));
+    all.into_iter().take(most).map(|candidate| (candidate.kernel, candidate.boxes)).collect()
+}
+
+/// The boxes of a kernel that a tiling asks for, if they are such.
+pub(super) fn of_tiling(
+    problem: &Problem,
+    axes: &[Axis; 3],
+    kernel: &Kernel,
+    tiling: &Tiling,
+) -> Option<Boxes> {
+    let mut tables = axes.each_ref().map(AxisTable::new);
+    let key_boxes = fetchable(axes, kernel.keys.ilog2());
+    let key_log2 = key_boxes.into_iter().find(|log2| log2.map(|log2| 1 << log2) == tiling.key_tile)?;
+    let query_boxes = fetchable(axes, QUERY_LOG2);
+    // The innermost axis that the warpgroups can stand along.
+    let sides = [2, 1, 0].into_iter().flat_map(|side| query_boxes.iter().map(move |&log2| (side, log2)));
+    let (side, query_log2) = sides
+        .into_iter()
+        .find(|&(side, log2)| query_tile(log2, side, kernel.warpgroups) == tiling.query_tile)?;
+    Some(count(problem, &mut tables, kernel, query_log2, side, key_log2))
+}
+
+/// Sides of the box that all warpgroups have together.
+fn query_tile(query_log2: [u32; 3], side: usize, warpgroups: usize) -> [usize; 3] {
+    std::array::from_fn(|axis| (if axis == side { warpgroups } else { 1 }) << query_log2[axis])
+}
+
+/// A way to cut the problem.
+struct Candidate {
+    kernel: &'static Kernel,
+    boxes: Boxes,
+    cost: f64,
+    runs: (u32, u32),
+}
+
+impl Candidate {
+    /// Cheapest first; among equals, long runs along the axis that lies densest in memory.
+    fn order(&self) -> (f64, Reverse<(u32, u32)>) {
+        (self.cost, Reverse(self.runs))
+    }
+}
+
+fn each_candidate(
+    problem: &Problem,
+    axes: &[Axis; 3],
+    kernels: &[&'static Kernel],
+    mut visit: impl FnMut(Candidate),
+) {
     let longest_query = axes.each_ref().map(|axis| axis.query_extent.div_ceil(axis.dilation));
     let longest_key = axes.each_ref().map(|axis| axis.key_extent.div_ceil(axis.dilation));
     let query_boxes = sensible(fetchable(axes, QUERY_LOG2), &longest_query);
-    let mut best: Option<(f64, (u32, u32), &'static Kernel, Boxes)> = None;
     let mut tables = axes.each_ref().map(AxisTable::new);
     for &kernel in kernels {
         let key_boxes = sensible(fetchable(axes, kernel.keys.ilog2()), &longest_key);
@@ -150,16 +230,12 @@ fn search(problem: &Problem, axes: &[Axis; 3], kernels: &[&'static Kernel]) -> C
                     let masked = (boxes.key_tiles - boxes.full_tiles) as f64;
                     let tiles = boxes.key_tiles as f64 + MASK_COST * masked;
                     let cost = rows * (tiles + ITEM_COST * boxes.query_tiles as f64);
-                    // Among equals, long runs along the axis that lies densest in memory.
                     let runs = (key_log2[2], query_log2[2] + u32::from(side == 2));
-                    if best.as_ref().is_none_or(|(c, r, ..)| (cost, *r) < (*c, runs)) {
-                        best = Some((cost, runs, kernel, boxes));
-                    }
+                    visit(Candidate { kernel, boxes, cost, runs });
                 }
             }
         }
     }
-    best.map(|(_, _, kernel, boxes)| (kernel, boxes))
 }
 
 /// The boxes no side of which reaches past its axis by a factor of two; of those, the ones that do not cut an axis into more
