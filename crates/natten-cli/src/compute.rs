@@ -54,8 +54,9 @@ pub struct BackendFlags {
     pub capability: (u32, u32),
 }
 
+/// `8.0`.
 #[cfg(feature = "emulator")]
-fn capability(text: &str) -> Result<(u32, u32), String> {
+pub fn capability(text: &str) -> Result<(u32, u32), String> {
     let parsed =
         text.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
     parsed.ok_or_else(|| "two numbers with a dot between them are needed, as in 8.0".to_owned())

@@ -143,7 +143,7 @@ fn lacks(isa: Isa) -> &'static str {
 }
 
 /// The processor's own name, where the system tells.
-fn cpu_name() -> Option<String> {
+pub fn cpu_name() -> Option<String> {
     let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("model name"))?;
     Some(line.split_once(':')?.1.trim().to_owned())

@@ -1,4 +1,4 @@
-//! The program as a whole: profile, devices, completions, help, and the handbook's own commands.
+//! The program as a whole: devices, completions, help, and the handbook's own commands.
 
 mod support;
 
@@ -6,54 +6,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use support::{folder, json_lines, refuse, succeed, text};
-
-const SMALL: &str =
-    "-i 10 11 -w 3 5 -s 1 2 --dilation 2 1 -c 0 1 -d 8 -n 4 --heads-kv 2 --add-kv 3 --budget 0.05";
-
-#[test]
-fn profiles_report_rates_and_check_results() {
-    let lines =
-        json_lines(&succeed(&format!("profile {SMALL} --backprop --compare dense --threads 1 --json")));
-    let passes: Vec<_> = lines.iter().map(|line| line["pass"].as_str().unwrap()).collect();
-    assert_eq!(passes, ["forward", "backward", "dense"]);
-    for line in &lines {
-        for name in ["median_s", "useful_gflops", "issued_gflops", "peak_gflops"] {
-            assert!(line[name].as_f64().unwrap() > 0.0, "{name}: {line}");
-        }
-        assert!(line["issued_gflops"].as_f64() >= line["useful_gflops"].as_f64());
-        assert_eq!((&line["backend"], &line["threads"]), (&"cpu".into(), &1.into()));
-        assert!(line["kernel"].as_str().unwrap().starts_with("cpu_"));
-    }
-    for line in &lines[..2] {
-        let error = &line["sample_error"];
-        assert!(error["error"].as_f64().unwrap() <= error["allowed"].as_f64().unwrap(), "{line}");
-    }
-    for dtype in ["bf16", "fp16", "fp64"] {
-        let text = succeed(&format!("profile {SMALL} --dtype {dtype} --backprop"));
-        assert!(text.contains("backward") && !text.contains("WRONG"), "{text}");
-    }
-}
-
-#[test]
-fn candidates_are_listed_and_timed() {
-    let listed = json_lines(&succeed(&format!("profile {SMALL} --dry-run --json")));
-    assert!(listed.iter().any(|line| line["kernel"] == "cpu_scalar"));
-    let timed = json_lines(&succeed(&format!("profile {SMALL} --optimize --json")));
-    assert_eq!(timed[0]["trials"].as_array().unwrap().len(), if listed.len() > 1 { listed.len() } else { 0 });
-    let one = json_lines(&succeed(&format!("profile {SMALL} --isa scalar --json")));
-    assert_eq!(one[0]["kernel"], "cpu_scalar");
-}
-
-#[test]
-fn profiles_refuse_what_cannot_be() {
-    assert!(refuse("profile -i 2000000 -w 7 -d 128 -n 4000").contains("are available"));
-    assert!(refuse("profile -i 8 -w 9").contains("exceeds the token extent 8"));
-    assert!(refuse("profile -i 8 --backend cuda").contains("cuda"));
-    assert!(refuse("profile -i 8 --threads 0").contains("--threads"));
-    assert!(refuse("profile -i 8 --budget nan").contains("--budget"));
-    let absent = if cfg!(target_arch = "x86_64") { "neon" } else { "avx2" };
-    assert!(refuse(&format!("profile -i 8 --isa {absent}")).contains("this machine has no"));
-}
 
 #[test]
 fn devices_name_a_chosen_kernel() {
