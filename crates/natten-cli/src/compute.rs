@@ -36,7 +36,7 @@ pub enum BackendName {
 #[derive(Args, Clone, Debug)]
 pub struct BackendFlags {
     /// What computes.
-    #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
+    #[arg(long, ignore_case = true, value_enum, default_value_t = BackendName::Cpu)]
     pub backend: BackendName,
     /// Instructions to use on the CPU: scalar, avx2, avx512, avx512_bf16 or neon [default: the best there are].
     #[arg(long)]

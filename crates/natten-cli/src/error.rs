@@ -43,6 +43,9 @@ pub enum CliError {
         /// Token axes.
         axes: usize,
     },
+    /// Nothing to count or to time.
+    #[error("--batch-size is 0, which leaves nothing to do")]
+    EmptyBatch,
     /// Counts of the problem would overflow.
     #[error("the problem has more than 2^56 pairs of a query and a key, which is beyond planning")]
     TooLarge,

@@ -41,10 +41,10 @@ pub struct ProfileArgs {
     #[command(flatten)]
     problem: ProblemArgs,
     /// Element type [default: fp32 on the CPU, fp16 on a GPU].
-    #[arg(long, value_enum)]
+    #[arg(long, ignore_case = true, value_enum)]
     dtype: Option<DtypeName>,
     /// What computes; auto takes the best there is.
-    #[arg(long, value_enum, default_value_t = ProfileBackend::Auto)]
+    #[arg(long, ignore_case = true, value_enum, default_value_t = ProfileBackend::Auto)]
     backend: ProfileBackend,
     /// Which GPU to use.
     #[cfg(feature = "cuda")]
@@ -64,7 +64,7 @@ pub struct ProfileArgs {
     #[arg(long)]
     backprop: bool,
     /// Also time this on the same tensors.
-    #[arg(long, value_enum)]
+    #[arg(long, ignore_case = true, value_enum)]
     compare: Option<Comparison>,
     /// Most runs before the timed ones.
     #[arg(long, default_value_t = 10)]
