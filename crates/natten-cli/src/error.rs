@@ -20,7 +20,7 @@ pub enum CliError {
     #[error(transparent)]
     Cpu(#[from] natten::cpu::CpuError),
     /// No GPU, or it failed.
-    #[cfg(feature = "cuda")]
+    #[cfg(any(feature = "cuda", feature = "emulator"))]
     #[error(transparent)]
     Device(#[from] natten::cuda::DeviceError),
     /// The CUDA backend failed, other than for want of a kernel.
@@ -28,6 +28,7 @@ pub enum CliError {
     #[error(transparent)]
     Cuda(natten::cuda::CudaError),
     /// No GPU kernel serves the problem.
+    #[cfg(any(feature = "cuda", feature = "emulator"))]
     #[error("no kernel of this GPU serves the problem: {reasons}")]
     NoKernel {
         /// The reasons, each once.

@@ -5,7 +5,7 @@ use natten_core::{Element, Inputs, Output, Problem};
 
 use crate::backend::Cuda;
 use crate::buffer::{CudaView, CudaViewMut, Raw};
-use crate::device::Device;
+use crate::device::{Device, Properties};
 use crate::error::CudaError;
 use crate::launch::{Forward, summarise};
 use crate::registry::{Kernel, Operation, kernels};
@@ -122,6 +122,27 @@ impl<D: Device> Cuda<D> {
             rejections.push(Rejection { kernel: kernel.entry, reason });
         }
     }
+}
+
+/// Every kernel of the operator, with the reason why the device cannot run it, if there is one.
+pub fn kernels_on(
+    properties: &Properties,
+) -> impl Iterator<Item = (&'static str, Option<RejectionReason>)> + use<> {
+    let (found, limit) = (properties.compute_capability, properties.shared_bytes_per_block);
+    let on_hopper = sm90::KERNELS.iter().map(move |kernel| {
+        let only = sm90::CAPABILITY;
+        (kernel.entry, (found != only).then_some(RejectionReason::OnlyOn { only, found }))
+    });
+    let others = kernels().filter(|kernel| kernel.operation != Operation::WindowDump).map(move |kernel| {
+        let (needed, shared) = (kernel.min_capability, kernel.shared_bytes as usize);
+        let reason = if found < needed {
+            Some(RejectionReason::ComputeCapability { needed, found })
+        } else {
+            (shared > limit).then_some(RejectionReason::SharedMemory { needed: shared, limit })
+        };
+        (kernel.entry, reason)
+    });
+    on_hopper.chain(others)
 }
 
 impl Forward {

@@ -31,7 +31,7 @@ pub mod tma;
 pub use backend::Cuda;
 pub use buffer::{Bound, CudaTensor, CudaView, CudaViewMut};
 pub use candidates::Candidate;
-pub use decide::Decision;
+pub use decide::{Decision, kernels_on};
 pub use device::Device;
 pub use error::{CudaError, DeviceError};
 pub use select::{ComputeCapability, Rejection, RejectionReason, Rejections};
