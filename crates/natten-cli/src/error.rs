@@ -44,6 +44,9 @@ pub enum CliError {
         /// Token axes.
         axes: usize,
     },
+    /// Settings of another backend.
+    #[error("--isa and --threads are for the CPU, not for --backend cuda")]
+    CpuFlags,
     /// Nothing to count or to time.
     #[error("--batch-size is 0, which leaves nothing to do")]
     EmptyBatch,

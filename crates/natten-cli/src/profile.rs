@@ -154,6 +154,10 @@ enum Place {
 
 impl Place {
     fn new(args: &ProfileArgs) -> Result<Self, CliError> {
+        let takes_cpu_flags = matches!(args.backend, ProfileBackend::Auto | ProfileBackend::Cpu);
+        if !takes_cpu_flags && (args.isa.is_some() || args.threads.is_some()) {
+            return Err(CliError::CpuFlags);
+        }
         match args.backend {
             ProfileBackend::Cpu => Ok(Place::Cpu),
             ProfileBackend::Auto => Ok(Self::best(args)),

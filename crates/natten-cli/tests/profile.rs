@@ -156,6 +156,7 @@ fn gpu_profiles_refuse_what_cannot_be() {
     assert!(refused.contains("the tensors are f64"), "{refused}");
     let refused = refuse("profile -i 9 -w 3 -d 300 --backend emulator");
     assert!(refused.contains("takes a head_dim up to 256, the tensors have 300"), "{refused}");
+    assert!(refuse("profile -i 8 --backend cuda --isa scalar").contains("for the CPU"));
     let devices = &json_lines(&succeed("devices --json"))[0];
     // Where there is a GPU, its absence cannot be tried.
     if devices["gpus"].as_array().unwrap().is_empty() {
