@@ -3,32 +3,23 @@
 
 use natten_core::Problem;
 
-use super::{CAPABILITY, KERNELS, Prepared, Views, pays, prepare};
+use super::params::ForwardParamsSm90;
+use super::{Prepared, Views, prepare};
 use crate::buffer::Raw;
 use crate::device::{Device, LaunchConfig, PreparedLaunch, TensorMap};
-use crate::error::CudaError;
+use crate::error::{CudaError, DeviceError};
 use crate::launch::{Forward, at_token};
 use crate::params::Strides;
 use crate::select::RejectionReason;
-use crate::tiles::Request;
-use crate::tma::RowView;
+use crate::tma::{MapError, RowView};
 
-/// Runs the forward pass if this family serves it and pays, or is asked for; else says why not.
-pub(crate) fn try_forward<D: Device>(
+/// Runs the forward pass; says why not, and has done nothing, if the copy engine cannot read some tensor.
+pub(crate) fn forward<D: Device>(
     device: &D,
     problem: &Problem,
     views: &Forward,
-    request: &Request,
+    entry: Option<&str>,
 ) -> Result<Result<(), RejectionReason>, CudaError> {
-    let properties = device.properties();
-    let found = properties.compute_capability;
-    if found != CAPABILITY {
-        return Ok(Err(RejectionReason::OnlyOn { only: CAPABILITY, found }));
-    }
-    if request.tiling.is_some() || request.entry.is_some_and(|entry| KERNELS.iter().all(|k| k.entry != entry))
-    {
-        return Ok(Err(RejectionReason::NotAskedFor));
-    }
     let mut launches = Vec::new();
     for sequence in problem.sequences().filter(|s| s.axes.iter().all(|axis| axis.query_extent > 0)) {
         let queries = sequence.axes.map(|axis| axis.query_extent);
@@ -43,19 +34,22 @@ pub(crate) fn try_forward<D: Device>(
                 place(&lse, lse.scalar_strides(), sequence.query_start)
             }),
         };
-        match prepare(problem, &sequence.axes, &views, request.entry, properties.multiprocessors)? {
-            Ok(prepared) => launches.extend(prepared),
+        let multiprocessors = device.properties().multiprocessors;
+        let prepared = match prepare(problem, &sequence.axes, &views, entry, multiprocessors)? {
+            Ok(prepared) => prepared,
             Err(reason) => return Ok(Err(reason)),
-        }
+        };
+        // What the driver refuses is left to the other families, like what this crate refuses.
+        let Ok(params) = encode(device, &prepared) else {
+            return Ok(Err(RejectionReason::TensorMap(MapError::Refused)));
+        };
+        launches.push((prepared, params));
     }
-    if request.entry.is_none() && !pays(problem, &launches) {
-        return Ok(Err(RejectionReason::SmallWindow));
-    }
-    for prepared in &launches {
+    for (prepared, params) in &launches {
         // SAFETY: the addresses come from views, whose borrows (or the contract of their unsafe constructors) keep the
         // memory alive and unaliased while the call queues work on this device's stream; extents and strides come from
         // the same views, checked against the problem before.
-        unsafe { run(device, prepared)? };
+        unsafe { start(device, prepared, params)? };
     }
     Ok(Ok(()))
 }
@@ -90,7 +84,13 @@ fn place(view: &Raw, strides: Strides, first_token: usize) -> (u64, Strides) {
 /// # Errors
 /// When the device refuses.
 pub unsafe fn run<D: Device>(device: &D, prepared: &Prepared) -> Result<(), CudaError> {
-    let Prepared { kernel, grid, maps, .. } = prepared;
+    let params = encode(device, prepared)?;
+    // SAFETY: the caller's promise.
+    unsafe { start(device, prepared, &params) }
+}
+
+/// The parameters with the encoded maps.
+fn encode<D: Device>(device: &D, prepared: &Prepared) -> Result<ForwardParamsSm90, DeviceError> {
     let mut params = prepared.params;
     let places = [
         &mut params.query,
@@ -99,20 +99,31 @@ pub unsafe fn run<D: Device>(device: &D, prepared: &Prepared) -> Result<(), Cuda
         &mut params.additional_key,
         &mut params.additional_value,
     ];
-    for (place, spec) in places.into_iter().zip(maps) {
+    for (place, spec) in places.into_iter().zip(&prepared.maps) {
         if let Some(spec) = spec {
             let TensorMap(words) = device.tensor_map(spec)?;
             *place = words;
         }
     }
+    Ok(params)
+}
+
+/// # Safety
+/// As [`run`]; and `params` are the encoded ones of `prepared`.
+unsafe fn start<D: Device>(
+    device: &D,
+    prepared: &Prepared,
+    params: &ForwardParamsSm90,
+) -> Result<(), CudaError> {
+    let kernel = prepared.kernel;
     let function = device
         .functions()
         .get_or_load(kernel.entry, || device.load(kernel.ptx, kernel.entry, kernel.shared_bytes))?;
     let config = LaunchConfig {
         shared_bytes: kernel.shared_bytes,
-        ..LaunchConfig::new([*grid, 1, 1], kernel.threads())
+        ..LaunchConfig::new([prepared.grid, 1, 1], kernel.threads())
     };
-    let params = [bytemuck::bytes_of(&params)];
+    let params = [bytemuck::bytes_of(params)];
     // SAFETY: the one parameter is the struct that the header's assertions mirror; addresses are the caller's promise.
     let launch = unsafe { PreparedLaunch::new(&*function, config, &params) };
     Ok(device.launch(&launch)?)

@@ -4,13 +4,12 @@
 //! combinations are only multiplied.
 
 use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex, PoisonError};
 
 use natten_core::Problem;
 use natten_core::window::{Axis, Residue};
 
 use super::Kernel;
-use crate::tma::Tile;
+use super::kept::Kept;
 
 /// Queries of one warpgroup, log2.
 const QUERY_LOG2: u32 = 6;
@@ -102,41 +101,26 @@ struct Key {
     kernels: Vec<&'static str>,
 }
 
-type Choice = Option<(&'static Kernel, Boxes)>;
+type Choice = (&'static Kernel, Boxes);
 
-/// Choices made so far: a model calls with the same few problems again and again, and a choice may take a millisecond.
-static CHOICES: LazyLock<Mutex<HashMap<Key, Choice>>> = LazyLock::new(Mutex::default);
+static CHOICES: Kept<Key, Choice> = Kept::new();
 
-/// Choices kept; past it all are forgotten.
-const KEPT: usize = 256;
-
-/// The cheapest kernel and boxes whose tiles the copy engine can fetch at the problem's dilation.
+/// The cheapest of the kernels, of which there is at least one, and its boxes.
 pub(crate) fn choose(problem: &Problem, axes: &[Axis; 3], kernels: &[&'static Kernel]) -> Choice {
     let additional_keys = problem.additional_keys();
     let key =
         Key { axes: *axes, additional_keys, kernels: kernels.iter().map(|kernel| kernel.entry).collect() };
-    // A panic elsewhere leaves the map whole.
-    let lock = || CHOICES.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(choice) = lock().get(&key) {
-        return *choice;
-    }
-    let choice = search(problem, axes, kernels);
-    let mut choices = lock();
-    if choices.len() >= KEPT {
-        choices.clear();
-    }
-    choices.insert(key, choice);
-    choice
+    CHOICES.get_or(key, || search(problem, axes, kernels))
 }
 
 fn search(problem: &Problem, axes: &[Axis; 3], kernels: &[&'static Kernel]) -> Choice {
     let longest_query = axes.each_ref().map(|axis| axis.query_extent.div_ceil(axis.dilation));
     let longest_key = axes.each_ref().map(|axis| axis.key_extent.div_ceil(axis.dilation));
-    let query_boxes = sensible(fetchable(axes, QUERY_LOG2), &longest_query);
+    let query_boxes = sensible(all_boxes(QUERY_LOG2), &longest_query);
     let mut best: Option<(f64, (u32, u32), &'static Kernel, Boxes)> = None;
     let mut tables = axes.each_ref().map(AxisTable::new);
     for &kernel in kernels {
-        let key_boxes = sensible(fetchable(axes, kernel.keys.ilog2()), &longest_key);
+        let key_boxes = sensible(all_boxes(kernel.keys.ilog2()), &longest_key);
         for &query_log2 in &query_boxes {
             let open = |&side: &usize| longest_query[side] > 1 << query_log2[side];
             let mut sides: Vec<usize> = (0..3).filter(open).collect();
@@ -159,7 +143,7 @@ fn search(problem: &Problem, axes: &[Axis; 3], kernels: &[&'static Kernel]) -> C
             }
         }
     }
-    best.map(|(_, _, kernel, boxes)| (kernel, boxes))
+    best.map(|(_, _, kernel, boxes)| (kernel, boxes)).expect("a kernel has some box")
 }
 
 /// The boxes no side of which reaches past its axis by a factor of two; of those, the ones that do not cut an axis into more
@@ -205,12 +189,44 @@ fn count(
     }
 }
 
-/// All boxes of `2^log2` positions that come in pieces the copy engine can fetch.
-fn fetchable(axes: &[Axis; 3], log2: u32) -> Vec<[u32; 3]> {
-    let dilation = axes.each_ref().map(|axis| axis.dilation);
-    let all = (0..=log2).flat_map(|x| (0..=log2 - x).map(move |y| [x, y, log2 - x - y]));
-    all.filter(|sides| Tile { side: sides.map(|log2| 1 << log2), dilation, head_dim: 64 }.split().is_ok())
-        .collect()
+/// All boxes of `2^log2` positions.
+fn all_boxes(log2: u32) -> Vec<[u32; 3]> {
+    (0..=log2).flat_map(|x| (0..=log2 - x).map(move |y| [x, y, log2 - x - y])).collect()
+}
+
+/// How many tiles along each axis make the box of neighbours that all multiprocessors work on at a time: of those with
+/// enough tiles, the one whose windows unite to the fewest keys, so that these stay in the second-level cache.
+///
+/// `sides` are a tile's queries along each axis, `tiles` the tiles there are.
+pub(crate) fn neighbours(
+    axes: &[Axis; 3],
+    sides: &[usize; 3],
+    tiles: &[usize; 3],
+    multiprocessors: usize,
+) -> [usize; 3] {
+    let keys = |a: usize, count: usize| {
+        let (axis, residues) = (&axes[a], count.min(axes[a].dilation));
+        let queries = count.div_ceil(axis.dilation) * sides[a];
+        let union = axis.kernel_size + (queries - 1) / axis.stride * axis.stride;
+        (residues * union.min(axis.key_extent.div_ceil(axis.dilation))) as f64
+    };
+    let candidates = |a: usize| {
+        let powers = (0..usize::BITS).flat_map(|log2| [1 << log2, 3 << log2]);
+        powers.take_while(move |&count| count < tiles[a]).chain([tiles[a]])
+    };
+    let mut best = (f64::INFINITY, *tiles);
+    for x in candidates(0) {
+        for y in candidates(1) {
+            let z = multiprocessors.div_ceil(x * y).clamp(1, tiles[2]);
+            if x * y * z >= multiprocessors.min(tiles.iter().product()) {
+                let cost = keys(0, x) * keys(1, y) * keys(2, z);
+                if cost < best.0 {
+                    best = (cost, [x, y, z]);
+                }
+            }
+        }
+    }
+    best.1
 }
 
 #[cfg(test)]

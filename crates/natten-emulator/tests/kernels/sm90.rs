@@ -50,17 +50,16 @@ pub fn run<E: Element>(
         out: (out.address(), strides(&out_strides[..out_strides.len() - 1])),
         lse: (lse.address(), strides(lse.layout().strides())),
     };
-    let launches = sm90::prepare(problem, problem.axes(), &views, None, 1)
+    // As if there were a few multiprocessors: the order of items has boxes of neighbours then.
+    let prepared = sm90::prepare(problem, problem.axes(), &views, None, 4)
         .map_err(|error| error.to_string())?
         .map_err(|reason| reason.to_string())?;
-    for launch in &launches {
-        // SAFETY: every view is of a tensor that outlives this call, and the emulator runs launches to their end.
-        #[allow(unsafe_code)]
-        unsafe {
-            sm90::run(cuda.device(), launch).map_err(|error| error.to_string())?;
-        }
+    let prepared = sm90::Prepared { grid: 1, ..prepared };
+    // SAFETY: every view is of a tensor that outlives this call, and the emulator runs launches to their end.
+    #[allow(unsafe_code)]
+    unsafe {
+        sm90::run(cuda.device(), &prepared).map_err(|error| error.to_string())
     }
-    Ok(())
 }
 
 pub fn forward<E: Element>(
