@@ -229,8 +229,9 @@ fn time(driver: &Driver, kernel: &Kernel, spec: &Spec) -> Result<[f64; 3], CudaE
         }
     }
     samples.sort_by(f64::total_cmp);
-    let issued =
-        boxes(&problem, problem.axes(), Some(kernel.entry)).map_or(0.0, |(_, boxes)| boxes.issued as f64);
+    let multiprocessors = gpu.device().properties().multiprocessors;
+    let issued = boxes(&problem, problem.axes(), Some(kernel.entry), multiprocessors)
+        .map_or(0.0, |(_, boxes)| boxes.issued as f64);
     let issued = issued * (problem.batch() * problem.heads()) as f64 * 4.0 * kernel.head_dim as f64;
     Ok([samples[samples.len() / 2], issued, problem.useful_flops()])
 }

@@ -179,6 +179,35 @@ pub enum ForwardKernel {
     Registered(Choice),
 }
 
+/// What the driver compiles for a kernel of any family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Text {
+    /// The kernel's name.
+    pub entry: &'static str,
+    /// Its text.
+    pub ptx: &'static str,
+    /// Dynamic shared memory of a block.
+    pub shared_bytes: u32,
+}
+
+impl From<&'static Kernel> for Text {
+    fn from(&Kernel { entry, ptx, shared_bytes, .. }: &'static Kernel) -> Self {
+        Text { entry, ptx, shared_bytes }
+    }
+}
+
+impl ForwardKernel {
+    /// What the driver compiles.
+    pub fn text(&self) -> Text {
+        match self {
+            &ForwardKernel::Hopper(&sm90::Kernel { entry, ptx, shared_bytes, .. }) => {
+                Text { entry, ptx, shared_bytes }
+            }
+            ForwardKernel::Registered(choice) => choice.kernel.into(),
+        }
+    }
+}
+
 /// The kernel for a forward pass, of whatever family: the Hopper one if it can and is predicted to be faster.
 ///
 /// # Errors

@@ -175,14 +175,20 @@ mod tests {
     }
 
     /// Where the map says that element `at` of a row lies, by the kernel's arithmetic (sm90/work.cuh).
-    fn reach(view: &RowView, tile: &Tile, (spec, steps): &(TensorMapSpec, MapSteps), at: [usize; 6]) -> Option<u64> {
+    fn reach(
+        view: &RowView,
+        tile: &Tile,
+        (spec, steps): &(TensorMapSpec, MapSteps),
+        at: [usize; 6],
+    ) -> Option<u64> {
         let [batch, x, y, z, head, element] = at;
         let mut coordinates = [element as i64, 0, 0, 0, 0];
         coordinates[4] = batch as i64 * i64::from(steps.batch) + head as i64 * i64::from(steps.head);
         for (axis, token) in [x, y, z].into_iter().enumerate() {
             let dilation = tile.dilation[axis];
             let (residue, remainder) = (token % dilation, view.tokens[axis] % dilation);
-            let place = if residue >= remainder { residue - remainder } else { residue + dilation - remainder };
+            let place =
+                if residue >= remainder { residue - remainder } else { residue + dilation - remainder };
             let first = usize::from(remainder > 0 && residue >= remainder);
             coordinates[3 - axis] = (token / dilation + first) as i64;
             coordinates[4] += place as i64 * i64::from(steps.residue[axis]);
@@ -219,7 +225,11 @@ mod tests {
             for residue in 0..tile.dilation[axis] {
                 let mut at = [0; 6];
                 at[1 + axis] = view.tokens[axis].next_multiple_of(tile.dilation[axis]) + residue;
-                assert_eq!(reach(view, tile, &map, at), None, "past the end of residue {residue} of axis {axis}");
+                assert_eq!(
+                    reach(view, tile, &map, at),
+                    None,
+                    "past the end of residue {residue} of axis {axis}"
+                );
                 at[1 + axis] -= tile.dilation[axis];
                 let there = at[1 + axis] < view.tokens[axis];
                 assert_eq!(reach(view, tile, &map, at).is_some(), there, "the last of residue {residue}");
@@ -233,9 +243,13 @@ mod tests {
         for head_dim in [32, 40, 64, 72, 128, 256] {
             let bucket = [32, 64, 128, 256].into_iter().find(|&b| b >= head_dim).unwrap();
             let cube = tile([2, 8, 8], [1; 3], bucket);
-            for (batch, tokens, heads) in
-                [(1, [5, 6, 7], 3), (4, [5, 6, 7], 1), (3, [1, 6, 7], 2), (2, [1, 1, 9], 4), (3, [5, 6, 7], 4)]
-            {
+            for (batch, tokens, heads) in [
+                (1, [5, 6, 7], 3),
+                (4, [5, 6, 7], 1),
+                (3, [1, 6, 7], 2),
+                (2, [1, 1, 9], 4),
+                (3, [5, 6, 7], 4),
+            ] {
                 check(&video(batch, tokens, heads, head_dim), &cube);
                 check(&heads_first(video(batch, tokens, heads, head_dim)), &cube);
             }

@@ -6,6 +6,7 @@
 mod kept;
 mod launch;
 pub mod params;
+mod rates;
 mod select;
 mod tiles;
 
@@ -19,10 +20,10 @@ use crate::params::{Divisor, Strides, to_i32};
 use crate::select::{ComputeCapability, RejectionReason};
 use crate::tma::{MapError, RowView, Tile, tensor_map};
 
-pub use launch::run;
 pub(crate) use launch::forward;
-pub(crate) use select::select;
+pub use launch::run;
 use params::{ForwardParamsSm90, MapSteps};
+pub(crate) use select::select;
 pub use tiles::Boxes;
 use tiles::{choose, neighbours};
 
@@ -132,7 +133,7 @@ pub fn prepare(
     entry: Option<&str>,
     multiprocessors: u32,
 ) -> Result<Result<Prepared, RejectionReason>, CudaError> {
-    let (kernel, boxes) = match boxes(problem, axes, entry) {
+    let (kernel, boxes) = match boxes(problem, axes, entry, multiprocessors) {
         Ok(choice) => choice,
         Err(reason) => return Ok(Err(reason)),
     };
@@ -185,8 +186,9 @@ pub fn boxes(
     problem: &Problem,
     axes: &[Axis; 3],
     entry: Option<&str>,
+    multiprocessors: u32,
 ) -> Result<(&'static Kernel, Boxes), RejectionReason> {
-    Ok(choose(problem, axes, &candidates(problem, axes, entry)?))
+    Ok(choose(problem, axes, &candidates(problem, axes, entry)?, multiprocessors))
 }
 
 /// Kernels whose rows are long enough but no longer than need be, or the one that is asked for if it can.

@@ -10,13 +10,10 @@ use natten_core::window::{Axis, Residue};
 
 use super::Kernel;
 use super::kept::Kept;
+use super::rates::predict;
 
 /// Queries of one warpgroup, log2.
 const QUERY_LOG2: u32 = 6;
-/// A masked tile against a full one, in tenths of a tile's time more.
-const MASK_COST: f64 = 0.12;
-/// What a work item costs besides its tiles (its queries, the first scores, the last product, the result), in tiles.
-const ITEM_COST: f64 = 1.0;
 
 /// A choice of boxes, in positions of one residue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +95,8 @@ fn add_query_tile(sums: &mut [Sums; 8], residue: &Residue, queries: std::ops::Ra
 struct Key {
     axes: [Axis; 3],
     additional_keys: usize,
+    heads: usize,
+    multiprocessors: u32,
     kernels: Vec<&'static str>,
 }
 
@@ -106,14 +105,24 @@ type Choice = (&'static Kernel, Boxes);
 static CHOICES: Kept<Key, Choice> = Kept::new();
 
 /// The cheapest of the kernels, of which there is at least one, and its boxes.
-pub(crate) fn choose(problem: &Problem, axes: &[Axis; 3], kernels: &[&'static Kernel]) -> Choice {
-    let additional_keys = problem.additional_keys();
-    let key =
-        Key { axes: *axes, additional_keys, kernels: kernels.iter().map(|kernel| kernel.entry).collect() };
-    CHOICES.get_or(key, || search(problem, axes, kernels))
+pub(crate) fn choose(
+    problem: &Problem,
+    axes: &[Axis; 3],
+    kernels: &[&'static Kernel],
+    multiprocessors: u32,
+) -> Choice {
+    let key = Key {
+        axes: *axes,
+        additional_keys: problem.additional_keys(),
+        heads: problem.batch() * problem.heads(),
+        multiprocessors,
+        kernels: kernels.iter().map(|kernel| kernel.entry).collect(),
+    };
+    CHOICES.get_or(key, || search(problem, axes, kernels, multiprocessors))
 }
 
-fn search(problem: &Problem, axes: &[Axis; 3], kernels: &[&'static Kernel]) -> Choice {
+fn search(problem: &Problem, axes: &[Axis; 3], kernels: &[&'static Kernel], multiprocessors: u32) -> Choice {
+    let heads = problem.batch() * problem.heads();
     let longest_query = axes.each_ref().map(|axis| axis.query_extent.div_ceil(axis.dilation));
     let longest_key = axes.each_ref().map(|axis| axis.key_extent.div_ceil(axis.dilation));
     let query_boxes = sensible(all_boxes(QUERY_LOG2), &longest_query);
@@ -130,10 +139,7 @@ fn search(problem: &Problem, axes: &[Axis; 3], kernels: &[&'static Kernel]) -> C
             for side in sides {
                 for &key_log2 in &key_boxes {
                     let boxes = count(problem, &mut tables, kernel, query_log2, side, key_log2);
-                    let rows = (kernel.warpgroups * 64 * kernel.keys) as f64;
-                    let masked = (boxes.key_tiles - boxes.full_tiles) as f64;
-                    let tiles = boxes.key_tiles as f64 + MASK_COST * masked;
-                    let cost = rows * (tiles + ITEM_COST * boxes.query_tiles as f64);
+                    let cost = predict(kernel, &boxes, heads, multiprocessors);
                     // Among equals, long runs along the axis that lies densest in memory.
                     let runs = (key_log2[2], query_log2[2] + u32::from(side == 2));
                     if best.as_ref().is_none_or(|(c, r, ..)| (cost, *r) < (*c, runs)) {
@@ -249,7 +255,7 @@ mod tests {
             .iter()
             .filter(|k| k.element_type == ElementType::Bf16 && k.head_dim == problem.head_dim())
             .collect();
-        choose(problem, problem.axes(), &kernels).unwrap()
+        choose(problem, problem.axes(), &kernels, 132)
     }
 
     #[test]
@@ -281,7 +287,7 @@ mod tests {
     #[test]
     fn long_axes_leave_few_boxes() {
         let boxes = |axes: &[Axis; 3]| {
-            sensible(fetchable(axes, QUERY_LOG2), &axes.each_ref().map(|axis| axis.query_extent))
+            sensible(all_boxes(QUERY_LOG2), &axes.each_ref().map(|axis| axis.query_extent))
         };
         let line = problem([1 << 22], 128, Params::new([2048]));
         assert_eq!(boxes(line.axes()), [[0, 0, 6]]);
@@ -291,12 +297,23 @@ mod tests {
         assert_eq!(best(&single).1.query_tiles, 1);
     }
 
+    /// Neighbours are few along axes whose windows overlap little, and all where the keys are all the same anyway.
     #[test]
-    fn dilation_leaves_boxes_that_can_be_fetched() {
-        let axis = problem([1000], 64, Params::new([101]).dilation([8]));
-        assert_eq!(best(&axis).1.key_log2, [0, 0, 7]);
-        let plane = problem([200, 200], 64, Params::new([9, 9]).dilation([5, 16]));
-        let (_, boxes) = best(&plane);
-        assert_eq!((boxes.key_log2[2], boxes.query_log2[2]), (0, 0));
+    fn neighbours_see_the_same_keys() {
+        let around = |problem: &Problem, sides: [usize; 3]| {
+            let tiles = [0, 1, 2].map(|a| {
+                let axis = &problem.axes()[a];
+                axis.dilation * axis.query_extent.div_ceil(axis.dilation).div_ceil(sides[a])
+            });
+            neighbours(problem.axes(), &sides, &tiles, 132)
+        };
+        let video = problem([30, 48, 80], 128, Params::new([18, 24, 24]).stride([16, 8, 8]));
+        // Eight tiles of two share a window along the first axis.
+        assert_eq!(around(&video, [2, 8, 8]), [8, 6, 3]);
+        assert_eq!(around(&problem([32768], 128, Params::new([2048])), [1, 1, 128]), [1, 1, 132]);
+        assert_eq!(around(&problem([100], 128, Params::new([20])), [1, 1, 128]), [1, 1, 1]);
+        // Tiles of one residue lie side by side only every 16 tiles.
+        let dilated = around(&problem([512, 512], 64, Params::new([9, 9]).dilation([16, 16])), [1, 8, 16]);
+        assert!(dilated.iter().product::<usize>() >= 132, "{dilated:?}");
     }
 }

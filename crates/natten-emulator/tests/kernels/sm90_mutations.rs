@@ -63,7 +63,8 @@ fn suite(entry: &'static str, ptx: &str) -> Result<(), String> {
             device.set_options(Options { seed, completion, ..Options::default() });
             device.replace(entry, ptx.to_owned());
             let case = case.clone().dims(head_dim, head_dim);
-            verify::<f16>(&Cuda::new(device), &case).map_err(|error| format!("{completion:?}: {error}"))?;
+            verify::<f16>(&Cuda::new(device), Some(entry), &case)
+                .map_err(|error| format!("{completion:?}: {error}"))?;
         }
     }
     Ok(())
