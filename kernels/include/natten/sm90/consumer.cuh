@@ -291,6 +291,7 @@ struct Consumer {
 
   // The largest score must have the largest weight, so a negative scale's sign goes to the queries.
   __device__ __forceinline__ void negate_queries() const {
+#pragma unroll 1
     for (int at = (warp * 32 + lane) * 16; at < C::QUERY_BOX_BYTES; at += 128 * 16) {
       int words[4];
       arch::load_shared(words, query + at);
