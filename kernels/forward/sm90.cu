@@ -43,8 +43,7 @@ NATTEN_DEVICE void forward(const ForwardParamsSm90& p) {
       arch::barrier_init(shared + C::QUERY_FULL + 8 * slot, 1);
       arch::barrier_init(shared + C::QUERY_EMPTY + 8 * slot, 4 * C::WARPGROUPS);
     }
-    arch::fence_barrier_init();
-    arch::fence_async_proxy();
+    arch::fence_async_proxy();  // the copy engine completes some of them
   }
   fill_bits<C>(p, shared + C::BITS_AT);
   __syncthreads();

@@ -47,9 +47,9 @@ struct Consumer {
     return shared + C::ROWS_AT + (group * 64 + warp * 16 + row) * ROW_BYTES;
   }
 
-  // Works out the windows and addresses of this warp's rows, one row a lane.
+  // Works out the windows and addresses of this warp's rows, one row a lane. Other lanes read them behind the next wait for
+  // the warp or warpgroup; those that read the last item's have waited at its end.
   __device__ __forceinline__ void describe_rows(unsigned item) {
-    arch::sync_warp();  // all lanes are done with the previous item's rows
     if (lane < 16) {
       int head[4];
       arch::load_shared(head, item);
@@ -81,7 +81,6 @@ struct Consumer {
       arch::store_shared_long(row_entry(lane) + ROW_OUT, exists ? out_row : -1);
       arch::store_shared_long(row_entry(lane) + ROW_LSE, exists ? lse_row : -1);
     }
-    arch::sync_warp();
   }
 
   // Warpgroups take turns at issuing multiplications, so that one does its softmax while another's run.
@@ -114,7 +113,7 @@ struct Consumer {
     arch::wgmma_commit();
   }
 
-  // out += P V of the next tile of values.
+  // out += P V of the next tile of values. The fence before the scores' product would do, but ptxas wants one of its own.
   __device__ __forceinline__ void issue_out() {
     const unsigned long long b =
         arch::describe(shared + C::VALUE_AT + value.stage * C::KEY_TILE_BYTES, (arch::Swizzle)C::SWIZZLE,
@@ -130,7 +129,8 @@ struct Consumer {
   __device__ __forceinline__ void find_seen(unsigned (&seen)[2]) {
     int position[4];
     arch::load_shared(position, shared + C::TILE_AT + 16 * key.stage);
-    arch::sync_warp();  // lane 0 will say that this place may be overwritten: all lanes have read it by then
+    // Lane 0 will say that this place may be overwritten: all lanes have read it by then, and noted down their rows.
+    arch::sync_warp();
     if (position[3] > 0) {
       seen[0] = seen[1] = column_mask(position[3]);
     } else {
