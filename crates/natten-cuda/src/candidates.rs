@@ -73,7 +73,7 @@ impl<D: Device> Cuda<D> {
         let head_dim = problem.head_dim().max(problem.head_dim_v());
         let mut lists: Vec<Vec<Candidate>> = Vec::new();
         if properties.compute_capability == sm90::CAPABILITY
-            && let Ok(ranked) = sm90::ranked(problem, most)
+            && let Ok(ranked) = sm90::ranked(problem, most, properties.multiprocessors)
         {
             let pairs = problem.scores().max(1) as f64 / (problem.batch() * problem.heads()) as f64;
             let candidate = |(kernel, boxes): (&'static sm90::Kernel, sm90::Boxes)| Candidate {

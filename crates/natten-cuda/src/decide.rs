@@ -10,9 +10,11 @@ use crate::error::CudaError;
 use crate::launch::{Forward, summarise};
 use crate::registry::{Kernel, Operation, kernels};
 use crate::schedule::{Items, Work, decompose};
-use crate::select::{LayoutSummary, Rejection, RejectionReason, Rejections, reason_against, select};
+use crate::select::{
+    ForwardKernel, LayoutSummary, Rejection, RejectionReason, Rejections, reason_against, select,
+    select_forward, without_hopper,
+};
 use crate::sm90;
-use crate::tiles::choose;
 
 /// The kernel that a pass runs on.
 #[derive(Clone, Debug)]
@@ -43,21 +45,25 @@ impl<D: Device> Cuda<D> {
         let views = Forward::of(inputs, output);
         let layout = self.summarise_forward(&views)?;
         let properties = self.device().properties();
-        let reason = match sm90::prepare_forward(properties, problem, &views, self.request())? {
-            Ok(launches) => return Ok(on_hopper(problem, layout, &launches, self)),
-            Err(reason) => reason,
+        let request = self.request();
+        let selected =
+            select_forward(problem, layout, properties, request).map_err(CudaError::Unsupported)?;
+        let choice = match selected {
+            ForwardKernel::Registered(choice) => choice,
+            ForwardKernel::Hopper(kernel) => {
+                let request = request.on(kernel.entry);
+                match sm90::prepare_forward(properties, problem, &views, &request)? {
+                    Ok(launches) => return Ok(on_hopper(problem, layout, &launches, self)),
+                    Err(reason) => without_hopper(reason, problem, layout, properties, self.request())
+                        .map_err(CudaError::Unsupported)?,
+                }
+            }
         };
-        let hopper = Rejection { kernel: "natten_forward_sm90", reason };
-        let choice = choose(problem, layout, properties, self.request()).map_err(|mut others| {
-            others.0.insert(0, hopper);
-            CudaError::Unsupported(others)
-        })?;
         let issued_over_useful = match &choice.counts {
             Some(counts) => counts.issued_over_useful(),
             None => walk_issues(problem, choice.kernel, Items::Queries)?,
         };
         let mut rejections = choice.rejections.0;
-        rejections.insert(0, hopper);
         self.add_others(&mut rejections, problem, Operation::Forward, layout, choice.kernel.entry);
         Ok(Decision {
             kernel: choice.kernel.entry,
@@ -82,7 +88,8 @@ impl<D: Device> Cuda<D> {
         let rows = rows.chain(inputs.additional.iter().flatten()).map(Raw::from);
         let layout = summarise(self.device(), rows, std::iter::empty())?;
         let decide = |operation, items| -> Result<Decision, CudaError> {
-            let kernel = self.kernel(problem, operation, layout)?;
+            let capability = self.device().properties().compute_capability;
+            let kernel = select(problem, operation, layout, capability).map_err(CudaError::Unsupported)?;
             let mut rejections = Vec::new();
             self.add_others(&mut rejections, problem, operation, layout, kernel.entry);
             Ok(Decision {

@@ -35,6 +35,13 @@ pub struct Request {
     pub tiling: Option<Tiling>,
 }
 
+impl Request {
+    /// The same on this kernel.
+    pub(crate) fn on(self, entry: &'static str) -> Self {
+        Request { entry: Some(entry), ..self }
+    }
+}
+
 /// Scores computed per score in the windows up to which tensor cores win, in percent, head_dim counted as padded. An
 /// estimate from instruction counts at head_dim 64: a walking kernel needs 3.4 clocks of a multiprocessor for a score, a
 /// kernel on tiles some 0.25, twice what its multiplications take.

@@ -181,11 +181,16 @@ fn sm90_entry(type_name: &'static str, [head_dim, warpgroups, keys]: [u32; 3]) -
     let ty = if type_name == "f16" { "Half" } else { "Bfloat16" };
     let queries = 64 * warpgroups;
     let suffix = if warpgroups == 2 { "" } else { "_q192" };
-    // Q, two stages of K and of V, the result (at head_dim 256 it lies over Q), rows, masks, items, stages' places,
-    // barriers: sm90/config.cuh lays them out, forward/sm90.cu asserts the sum.
-    let results = if head_dim == 256 { 0 } else { queries };
-    let shared_bytes =
-        2 * head_dim * (queries + 4 * keys + results) + 48 * queries + 16 * (keys + 5) + 2 * 96 + 32 + 80;
+    // Q of the items in flight, two stages of K and of V, rows, masks, items, stages' places, barriers: sm90/config.cuh
+    // lays them out, forward/sm90.cu asserts the sum.
+    let items = if head_dim == 256 { 1 } else { 2 };
+    let shared_bytes = 2 * head_dim * (items * queries + 4 * keys)
+        + 48 * queries
+        + 16 * (keys + 5)
+        + items * 96
+        + 32
+        + 64
+        + items * 16;
     Entry {
         name: format!("natten_forward_sm90_{type_name}_d{head_dim}{suffix}"),
         operation: Operation::Forward,
