@@ -14,9 +14,10 @@
 // Warps: one producer warpgroup (one thread of it works), then two or three consumer warpgroups that take turns at
 // issuing products, so that one's softmax runs under another's products. The grid is persistent: one block a
 // multiprocessor, items dealt in turn.
-// Shared memory: sm90/config.cuh; Q | K x 2 | V x 2 | result | rows | mask words | items | places of tiles | barriers.
-// Barriers: K full, K empty, V full, V empty for each of two stages, Q full, Q empty; full ones count bytes, empty ones
-// the consumers' warps. Named barriers 1 .. 3 pass the turn.
+// Shared memory: sm90/config.cuh; Q x 2 | K x 2 | V x 2 | rows | mask words | items | places of tiles | barriers. The
+// result goes out over its own queries, while the next item's arrive.
+// Barriers: K full, K empty, V full, V empty for each of two stages, Q full, Q empty for each of two items; full ones count
+// bytes, empty ones the consumers' warps. Named barriers 1 .. 3 pass the turn, 8 .. 10 hold a warpgroup together.
 // Registers: per consumer thread HEAD_DIM / 2 for O, KEYS / 2 for S, KEYS / 4 for P; 232 in all (two consumer
 // warpgroups) or 160 (three); the producer gives up all but 40 or 32.
 #include <natten/sm90/consumer.cuh>
@@ -38,10 +39,11 @@ NATTEN_DEVICE void forward(const ForwardParamsSm90& p) {
       arch::barrier_init(shared + C::KEY_EMPTY + 8 * stage, 4 * C::WARPGROUPS);
       arch::barrier_init(shared + C::VALUE_EMPTY + 8 * stage, 4 * C::WARPGROUPS);
     }
-    arch::barrier_init(shared + C::QUERY_FULL, 1);
-    arch::barrier_init(shared + C::QUERY_EMPTY, 4 * C::WARPGROUPS);
-    arch::fence_barrier_init();
-    arch::fence_async_proxy();
+    for (int slot = 0; slot < C::ITEMS; ++slot) {
+      arch::barrier_init(shared + C::QUERY_FULL + 8 * slot, 1);
+      arch::barrier_init(shared + C::QUERY_EMPTY + 8 * slot, 4 * C::WARPGROUPS);
+    }
+    arch::fence_async_proxy();  // the copy engine completes some of them
   }
   fill_bits<C>(p, shared + C::BITS_AT);
   __syncthreads();

@@ -36,7 +36,7 @@ pub enum BackendName {
 #[derive(Args, Clone, Debug)]
 pub struct BackendFlags {
     /// What computes.
-    #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
+    #[arg(long, ignore_case = true, value_enum, default_value_t = BackendName::Cpu)]
     pub backend: BackendName,
     /// Instructions to use on the CPU: scalar, avx2, avx512, avx512_bf16 or neon [default: the best there are].
     #[arg(long)]
@@ -54,8 +54,9 @@ pub struct BackendFlags {
     pub capability: (u32, u32),
 }
 
+/// `8.0`.
 #[cfg(feature = "emulator")]
-fn capability(text: &str) -> Result<(u32, u32), String> {
+pub fn capability(text: &str) -> Result<(u32, u32), String> {
     let parsed =
         text.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
     parsed.ok_or_else(|| "two numbers with a dot between them are needed, as in 8.0".to_owned())

@@ -57,7 +57,7 @@ pub fn run(args: &DevicesArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A GPU and its kernels: name, element type, and whether it runs or what it needs.
+/// A GPU and its kernels, each with the reason why it cannot run here, if there is one.
 struct Gpu {
     name: String,
     capability: String,
@@ -66,6 +66,33 @@ struct Gpu {
 }
 
 impl Gpu {
+    #[cfg(feature = "cuda")]
+    fn new(properties: &natten::cuda::device::Properties) -> Self {
+        let kernel = |(entry, reason): (&str, Option<natten::cuda::RejectionReason>)| {
+            (entry.to_owned(), reason.map(|reason| reason.to_string()))
+        };
+        Gpu {
+            name: properties.name.clone(),
+            capability: properties.compute_capability.to_string(),
+            memory_bytes: properties.memory_bytes,
+            kernels: natten::cuda::kernels_on(properties).map(kernel).collect(),
+        }
+    }
+
+    /// Kernels that differ in element type and row length alone, on one line: family, how many, and the reason.
+    fn families(&self) -> Vec<(&str, usize, &Option<String>)> {
+        let mut families: Vec<(&str, usize, &Option<String>)> = Vec::new();
+        for (kernel, reason) in &self.kernels {
+            let end = ["_f32", "_f16", "_bf16"].iter().filter_map(|name| kernel.find(name)).min();
+            let family = &kernel[..end.unwrap_or(kernel.len())];
+            match families.iter_mut().find(|(name, _, other)| (*name, *other) == (family, reason)) {
+                Some((_, count, _)) => *count += 1,
+                None => families.push((family, 1, reason)),
+            }
+        }
+        families
+    }
+
     fn to_json(&self) -> Value {
         let kernels = self.kernels.iter().map(
             |(kernel, reason)| json!({"kernel": kernel, "is_available": reason.is_none(), "note": reason}),
@@ -80,9 +107,10 @@ impl Gpu {
 
     fn text(&self) -> String {
         let memory = output::with_prefix(self.memory_bytes as f64, "B");
-        let mut table = Rows::new(&["kernel", "runs here"]);
-        for (kernel, reason) in &self.kernels {
-            table.push([plain(kernel), plain(reason.clone().unwrap_or_else(|| "can run".to_owned()))]);
+        let mut table = Rows::new(&["kernels", "how many", "run here"]);
+        for (family, count, reason) in self.families() {
+            let runs = reason.as_ref().map_or("can run".to_owned(), |reason| format!("no: {reason}"));
+            table.push([plain(family), plain(count.to_string()), plain(runs)]);
         }
         format!("\n{} (compute capability {}, {memory})\n{}", self.name, self.capability, table.render())
     }
@@ -91,7 +119,7 @@ impl Gpu {
 /// The GPUs of this machine, and why there are none.
 #[cfg(feature = "cuda")]
 fn gpus() -> (Vec<Gpu>, Option<String>) {
-    use natten::cuda::{Device, driver::Driver, registry::kernels};
+    use natten::cuda::{Device, driver::Driver};
     let mut found = Vec::new();
     loop {
         let driver = match Driver::new(found.len()) {
@@ -100,19 +128,7 @@ fn gpus() -> (Vec<Gpu>, Option<String>) {
             Err(_) if !found.is_empty() => return (found, None),
             Err(error) => return (found, Some(error.to_string())),
         };
-        let properties = driver.properties();
-        let capability = properties.compute_capability;
-        let kernel = |kernel: &natten::cuda::registry::Kernel| {
-            let is_old = capability < kernel.min_capability;
-            let reason = is_old.then(|| format!("no: needs compute capability {}", kernel.min_capability));
-            (kernel.entry.to_owned(), reason)
-        };
-        found.push(Gpu {
-            name: properties.name.clone(),
-            capability: capability.to_string(),
-            memory_bytes: properties.memory_bytes,
-            kernels: kernels().map(kernel).collect(),
-        });
+        found.push(Gpu::new(driver.properties()));
     }
 }
 
@@ -143,8 +159,43 @@ fn lacks(isa: Isa) -> &'static str {
 }
 
 /// The processor's own name, where the system tells.
-fn cpu_name() -> Option<String> {
+pub fn cpu_name() -> Option<String> {
     let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("model name"))?;
     Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+#[cfg(all(test, feature = "cuda"))]
+mod tests {
+    use natten::cuda::ComputeCapability;
+    use natten::cuda::device::Properties;
+
+    use super::*;
+
+    fn families_on(major: u32, minor: u32, shared_bytes: usize) -> String {
+        let gpu = Gpu::new(&Properties {
+            name: "a GPU".to_owned(),
+            compute_capability: ComputeCapability { major, minor },
+            multiprocessors: 1,
+            shared_bytes_per_block: shared_bytes,
+            memory_bytes: 1 << 30,
+        });
+        gpu.text()
+    }
+
+    #[test]
+    fn every_family_says_whether_it_runs() {
+        let line = |text: &str, start: &str| {
+            text.lines().find(|line| line.trim_start().starts_with(start)).unwrap_or_default().to_owned()
+        };
+        let hopper = families_on(9, 0, 227 << 10);
+        assert!(line(&hopper, "natten_forward_sm90 ").ends_with("can run"), "{hopper}");
+        assert!(!hopper.contains("no:") && !hopper.contains("window_dump"), "{hopper}");
+        let ada = families_on(8, 9, 99 << 10);
+        assert!(line(&ada, "natten_forward_sm90 ").contains("runs on compute capability 9.0 alone"), "{ada}");
+        assert!(line(&ada, "natten_forward_sm80 ").ends_with("can run"), "{ada}");
+        let turing = families_on(7, 5, 64 << 10);
+        assert!(line(&turing, "natten_forward_sm80 ").contains("needs compute capability 8.0"), "{turing}");
+        assert!(line(&turing, "natten_forward_simt ").ends_with("can run"), "{turing}");
+    }
 }

@@ -20,9 +20,20 @@ pub enum CliError {
     #[error(transparent)]
     Cpu(#[from] natten::cpu::CpuError),
     /// No GPU, or it failed.
-    #[cfg(feature = "cuda")]
+    #[cfg(any(feature = "cuda", feature = "emulator"))]
     #[error(transparent)]
     Device(#[from] natten::cuda::DeviceError),
+    /// The CUDA backend failed, other than for want of a kernel.
+    #[cfg(any(feature = "cuda", feature = "emulator"))]
+    #[error(transparent)]
+    Cuda(natten::cuda::CudaError),
+    /// No GPU kernel serves the problem.
+    #[cfg(any(feature = "cuda", feature = "emulator"))]
+    #[error("no kernel of this GPU serves the problem: {reasons}")]
+    NoKernel {
+        /// The reasons, each once.
+        reasons: String,
+    },
     /// A list has neither one entry nor one for each axis.
     #[error("--{flag} has {found} entries for {axes} token axes")]
     AxisCount {
@@ -33,6 +44,12 @@ pub enum CliError {
         /// Token axes.
         axes: usize,
     },
+    /// Settings of another backend.
+    #[error("--isa and --threads are for the CPU, not for --backend cuda")]
+    CpuFlags,
+    /// Nothing to count or to time.
+    #[error("--batch-size is 0, which leaves nothing to do")]
+    EmptyBatch,
     /// Counts of the problem would overflow.
     #[error("the problem has more than 2^56 pairs of a query and a key, which is beyond planning")]
     TooLarge,
@@ -96,6 +113,32 @@ pub enum CliError {
         /// Why not.
         source: io::Error,
     },
+}
+
+/// Reasons against each kernel become one sentence: a kernel for each kind of reason.
+#[cfg(any(feature = "cuda", feature = "emulator"))]
+impl From<natten::cuda::CudaError> for CliError {
+    fn from(error: natten::cuda::CudaError) -> Self {
+        use natten::cuda::{CudaError, RejectionReason as Reason};
+        let CudaError::Unsupported(rejections) = error else { return CliError::Cuda(error) };
+        // Kernels for other devices and other element types say little, if there are any others.
+        let weight = |reason: &Reason| match reason {
+            Reason::OnlyOn { .. } => 0,
+            Reason::ElementType { .. } => 1,
+            _ => 2,
+        };
+        let most = rejections.0.iter().map(|rejection| weight(&rejection.reason)).max();
+        let mut kinds = Vec::new();
+        let mut reasons = Vec::new();
+        for rejection in rejections.0.iter().rev().filter(|one| Some(weight(&one.reason)) == most) {
+            let kind = std::mem::discriminant(&rejection.reason);
+            if !kinds.contains(&kind) {
+                kinds.push(kind);
+                reasons.push(format!("{} {}", rejection.kernel, rejection.reason));
+            }
+        }
+        CliError::NoKernel { reasons: reasons.join("; ") }
+    }
 }
 
 impl CliError {

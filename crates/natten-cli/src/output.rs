@@ -1,9 +1,10 @@
 //! How results reach people and programs: tables and colours on a terminal, plain text in a pipe, JSON on request.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, Once, PoisonError};
 
-use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
+use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, TableComponent, presets};
 
 use crate::error::CliError;
 
@@ -44,13 +45,42 @@ pub fn emit_json(value: &impl serde::Serialize) -> Result<(), CliError> {
     emit(&format!("{line}\n"))
 }
 
-/// Writes a file under a temporary name and renames it, so that an interruption leaves no half of one.
+/// The file that is being written, under its temporary name.
+static UNFINISHED: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// Writes a file under a temporary name and renames it. Neither an interruption (Ctrl-C) nor a failure leaves half of one,
+/// under either name.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
-    let failed = |source| CliError::Write { path: path.to_owned(), source };
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".part");
-    std::fs::write(&temporary, bytes).map_err(failed)?;
-    std::fs::rename(&temporary, path).map_err(failed)
+    let temporary = PathBuf::from(temporary);
+    remove_on_interruption();
+    let unfinished = |path| *UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner) = path;
+    unfinished(Some(temporary.clone()));
+    let written = std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path));
+    if written.is_err() {
+        // It may never have come to be.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    unfinished(None);
+    written.map_err(|source| CliError::Write { path: path.to_owned(), source })
+}
+
+/// From now on Ctrl-C removes what is unfinished before it ends the program.
+fn remove_on_interruption() {
+    static ONCE: Once = Once::new();
+    /// As a shell reports a program that SIGINT ended.
+    const INTERRUPTED: i32 = 130;
+    ONCE.call_once(|| {
+        // Without a handler the default one ends the program, too.
+        let _ = ctrlc::set_handler(|| {
+            let unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(path) = unfinished.as_ref() {
+                let _ = std::fs::remove_file(path);
+            }
+            std::process::exit(INTERRUPTED);
+        });
+    });
 }
 
 /// Rows under a header; the first column is text, the others align right.
@@ -64,6 +94,9 @@ impl Rows {
     pub fn new<S: AsRef<str>>(header: &[S]) -> Self {
         let mut table = Table::new();
         table.load_preset(if is_for_people() { presets::UTF8_HORIZONTAL_ONLY } else { presets::NOTHING });
+        for between_rows in [TableComponent::HorizontalLines, TableComponent::MiddleIntersections] {
+            table.remove_style(between_rows);
+        }
         // A line too long for the terminal reads better than cells broken into columns of letters.
         table.set_content_arrangement(ContentArrangement::Disabled);
         let colored = has_colors();

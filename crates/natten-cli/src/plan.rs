@@ -32,23 +32,23 @@ pub struct PlanArgs {
     #[command(flatten)]
     problem: ProblemArgs,
     /// Element type.
-    #[arg(long, value_enum, default_value_t = DtypeName::Fp16)]
+    #[arg(long, ignore_case = true, value_enum, default_value_t = DtypeName::Fp16)]
     dtype: DtypeName,
     /// Count the backward pass too.
     #[arg(long)]
     backprop: bool,
     /// Architecture, which decides how many queries and keys a tile has.
-    #[arg(long, value_enum, default_value_t = Arch::Sm90)]
+    #[arg(long, ignore_case = true, value_enum, default_value_t = Arch::Sm90)]
     arch: Arch,
     #[command(flatten)]
     tiles: TileFlags,
     /// Devices to predict times for [default: all GPUs]; `cpu` measures the arithmetic of this machine.
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "DEVICE")]
+    #[arg(long, ignore_case = true, value_enum, value_delimiter = ',', value_name = "DEVICE")]
     on: Vec<DeviceName>,
     /// Sweep strides and dilations near these and show which are perfectly block-sparse.
     #[arg(long)]
     suggest: bool,
-    /// Most tilings or suggestions to list.
+    /// Most tilings or suggestions to list; 0 means all.
     #[arg(long, default_value_t = 10)]
     max_configs: usize,
     /// Print one JSON object.
@@ -67,7 +67,7 @@ pub struct TileFlags {
     #[arg(long, num_args = 1..=3, value_name = "TOKENS")]
     pub kv_tile: Vec<usize>,
     /// Where the first key tile of a query tile begins [default: the better].
-    #[arg(long, value_enum)]
+    #[arg(long, ignore_case = true, value_enum)]
     pub kv_start: Option<StartName>,
 }
 
@@ -95,15 +95,15 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode, CliError> {
         true => suggest::suggestions(&args.problem, element_type, &choice)?,
         false => Vec::new(),
     };
-    let shown = &suggestions[..suggestions.len().min(args.max_configs)];
+    let most = if args.max_configs == 0 { usize::MAX } else { args.max_configs };
+    let shown = &suggestions[..suggestions.len().min(most)];
     if args.json {
         let mut report = chosen.to_json(&problem);
         report["problem"] = args.problem.to_json(&problem);
         report["arch"] = json!(args.arch.name());
         report["flops"] = work.to_json(chosen);
         report["predicted"] = devices.iter().map(|limits| work.predicted_json(chosen, limits)).collect();
-        report["candidates"] =
-            plans.iter().take(args.max_configs).map(|plan| plan.to_json(&problem)).collect();
+        report["candidates"] = plans.iter().take(most).map(|plan| plan.to_json(&problem)).collect();
         report["best"] = best.map_or(Value::Null, |best| best.to_json(&problem));
         if args.suggest {
             report["suggestions"] = shown.iter().map(suggest::Suggestion::to_json).collect();
@@ -112,7 +112,7 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode, CliError> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut text = work.text(&problem);
-    text += &tile_table(&problem, &plans[..plans.len().min(args.max_configs)], args.arch);
+    text += &tile_table(&problem, &plans[..plans.len().min(most)], args.arch);
     if let Some(best) = &best {
         text += &format!(
             "free to choose, the best boxes are {} / {} {}: issued/useful {:.2}\n",

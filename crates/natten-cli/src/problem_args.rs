@@ -155,6 +155,9 @@ impl ProblemArgs {
 
     /// Counts must fit their integers, with room for tiles that overhang.
     fn check_size(&self) -> Result<(), CliError> {
+        if self.batch_size == 0 {
+            return Err(CliError::EmptyBatch);
+        }
         let tokens =
             self.input_size.iter().try_fold(1u128, |product, &extent| product.checked_mul(extent as u128));
         let factors = [Some(self.batch_size as u128), Some(self.heads as u128), tokens];

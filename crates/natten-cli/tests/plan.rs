@@ -89,6 +89,9 @@ fn tables_are_for_people_and_pipes() {
     assert!(text.contains("predicted") && text.contains("11.11") && text.contains("perfect"), "{text}");
     assert!(!text.contains('\u{1b}'));
     assert!(succeed("plan -i 8 -w 3 -c --add-kv 5 --on h100,a100 --heads-kv 1 -n 2").contains("causal"));
+    assert!(succeed("plan -i 8 8 -w 3 --on H100,RTX4090 --dtype BF16 --arch SM_80").contains("RTX 4090"));
+    let all = succeed("plan -i 64 64 -w 9 --max-configs 0");
+    assert!(all.lines().count() > succeed("plan -i 64 64 -w 9").lines().count());
     assert!(succeed("plan -i 8 8 -w 3 --causal False True --dilation 2 1").contains("open x causal"));
 }
 
@@ -104,4 +107,6 @@ fn bad_problems_are_refused() {
     assert!(refuse("plan -i 16 --causal maybe").contains("true or false"));
     assert!(refuse("plan -i 16 --dtype fp64").contains("f64"));
     assert!(refuse("plan -w 3").contains("--input-size"));
+    assert!(refuse("plan -i 8 -w 3 -b 0").contains("--batch-size is 0"));
+    assert!(refuse("plan -i 8 -w 3 --on b300").contains("rtx5090"));
 }

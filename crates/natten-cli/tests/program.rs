@@ -1,59 +1,13 @@
-//! The program as a whole: profile, devices, completions, help, and the handbook's own commands.
+//! The program as a whole: devices, completions, help, and the handbook's own commands.
 
 mod support;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+#[cfg(target_os = "linux")]
+use std::time::Duration;
 
 use support::{folder, json_lines, refuse, succeed, text};
-
-const SMALL: &str =
-    "-i 10 11 -w 3 5 -s 1 2 --dilation 2 1 -c 0 1 -d 8 -n 4 --heads-kv 2 --add-kv 3 --budget 0.05";
-
-#[test]
-fn profiles_report_rates_and_check_results() {
-    let lines =
-        json_lines(&succeed(&format!("profile {SMALL} --backprop --compare dense --threads 1 --json")));
-    let passes: Vec<_> = lines.iter().map(|line| line["pass"].as_str().unwrap()).collect();
-    assert_eq!(passes, ["forward", "backward", "dense"]);
-    for line in &lines {
-        for name in ["median_s", "useful_gflops", "issued_gflops", "peak_gflops"] {
-            assert!(line[name].as_f64().unwrap() > 0.0, "{name}: {line}");
-        }
-        assert!(line["issued_gflops"].as_f64() >= line["useful_gflops"].as_f64());
-        assert_eq!((&line["backend"], &line["threads"]), (&"cpu".into(), &1.into()));
-        assert!(line["kernel"].as_str().unwrap().starts_with("cpu_"));
-    }
-    for line in &lines[..2] {
-        let error = &line["sample_error"];
-        assert!(error["error"].as_f64().unwrap() <= error["allowed"].as_f64().unwrap(), "{line}");
-    }
-    for dtype in ["bf16", "fp16", "fp64"] {
-        let text = succeed(&format!("profile {SMALL} --dtype {dtype} --backprop"));
-        assert!(text.contains("backward") && !text.contains("WRONG"), "{text}");
-    }
-}
-
-#[test]
-fn candidates_are_listed_and_timed() {
-    let listed = json_lines(&succeed(&format!("profile {SMALL} --dry-run --json")));
-    assert!(listed.iter().any(|line| line["kernel"] == "cpu_scalar"));
-    let timed = json_lines(&succeed(&format!("profile {SMALL} --optimize --json")));
-    assert_eq!(timed[0]["trials"].as_array().unwrap().len(), if listed.len() > 1 { listed.len() } else { 0 });
-    let one = json_lines(&succeed(&format!("profile {SMALL} --isa scalar --json")));
-    assert_eq!(one[0]["kernel"], "cpu_scalar");
-}
-
-#[test]
-fn profiles_refuse_what_cannot_be() {
-    assert!(refuse("profile -i 2000000 -w 7 -d 128 -n 4000").contains("are available"));
-    assert!(refuse("profile -i 8 -w 9").contains("exceeds the token extent 8"));
-    assert!(refuse("profile -i 8 --backend cuda").contains("cuda"));
-    assert!(refuse("profile -i 8 --threads 0").contains("--threads"));
-    assert!(refuse("profile -i 8 --budget nan").contains("--budget"));
-    let absent = if cfg!(target_arch = "x86_64") { "neon" } else { "avx2" };
-    assert!(refuse(&format!("profile -i 8 --isa {absent}")).contains("this machine has no"));
-}
 
 #[test]
 fn devices_name_a_chosen_kernel() {
@@ -98,29 +52,88 @@ fn a_closed_pipe_is_quiet() {
     assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
 }
 
+/// Ctrl-C while a file is written leaves nothing of it. A pipe under the temporary name keeps the program at writing.
+#[test]
+#[cfg(target_os = "linux")]
+fn an_interruption_leaves_no_file() {
+    let folder = folder("interrupted");
+    let (file, temporary) = (folder.join("a.svg"), folder.join("a.svg.part"));
+    assert!(Command::new("mkfifo").arg(&temporary).status().unwrap().success());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_natten"))
+        .args(["viz", "-i", "16", "-w", "5", "-o"])
+        .arg(&file)
+        .spawn()
+        .unwrap();
+    // Until it handles the signal, it has nothing to clean up.
+    let handles = |pid: u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(caught.trim(), 16).unwrap() & 2 != 0
+    };
+    while !handles(child.id()) {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before the signal");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(!file.exists() && !temporary.exists());
+}
+
+/// The pages of the handbook, as name and text.
+fn handbook() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let docs = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let pages = docs.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    let read = |path: PathBuf| (path.display().to_string(), std::fs::read_to_string(&path).unwrap());
+    pages.chain([root.join("README.md")]).map(read).collect()
+}
+
+/// The blocks of a page that are fenced with this language.
+fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+    let fence = format!("```{language}\n");
+    page.split(fence.as_str()).skip(1).filter_map(|rest| rest.split("```").next()).collect()
+}
+
 /// Runs every line of the handbook's shell blocks that calls the program.
 #[test]
 fn the_handbook_runs() {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
     let folder = folder("handbook");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
     let mut ran = 0;
-    for page in ["cli.md", "choosing-parameters.md"] {
-        let Ok(page) = std::fs::read_to_string(docs.join(page)) else { continue };
-        let blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
-        for line in blocks.flat_map(str::lines).filter_map(|line| line.trim().strip_prefix("natten ")) {
+    for (name, page) in handbook() {
+        let lines = blocks(&page, "sh").into_iter().flat_map(str::lines);
+        for line in lines.filter_map(|line| line.trim().strip_prefix("natten ")) {
             let command = line.split(['|', '>']).next().unwrap_or_default();
-            let output = Command::new(env!("CARGO_BIN_EXE_natten"))
-                .args(command.split_whitespace())
-                .current_dir(&folder)
-                .output()
-                .unwrap();
-            // The golden files are a part of the repository that may not be there yet.
-            if command.contains("tests/golden") {
-                continue;
-            }
-            assert!(output.status.success(), "natten {command}: {}", text(&output.stderr));
+            // Commands are given for the repository's root, and write files.
+            let args = command.split_whitespace().map(|arg| match arg.strip_prefix("tests/golden") {
+                Some(rest) => format!("{}{rest}", golden.display()),
+                None => arg.to_owned(),
+            });
+            let output =
+                Command::new(env!("CARGO_BIN_EXE_natten")).args(args).current_dir(&folder).output().unwrap();
+            let message = text(&output.stderr) + &text(&output.stdout);
+            assert!(output.status.success(), "{name}: natten {command}: {message}");
             ran += 1;
         }
     }
-    assert!(ran >= 10, "only {ran} commands ran");
+    assert!(ran >= 18, "only {ran} commands ran");
+}
+
+/// What the documents print below a `$ natten ..` is what the program prints.
+#[test]
+fn printed_outputs_are_real() {
+    let mut compared = 0;
+    for (name, page) in handbook() {
+        for block in blocks(&page, "text") {
+            let Some((command, printed)) =
+                block.strip_prefix("$ natten ").and_then(|rest| rest.split_once('\n'))
+            else {
+                continue;
+            };
+            assert_eq!(succeed(command), printed, "{name}: natten {command}");
+            compared += 1;
+        }
+    }
+    assert!(compared >= 1);
 }

@@ -1,7 +1,9 @@
-//! First run of the Hopper kernels on a real GPU: every kernel against the f64 reference, then times by CUDA events.
+//! The Hopper kernels on a real GPU: every kernel against the f64 reference, then times by CUDA events.
 //!
 //! `cargo run --release -p natten-cuda --example gpu_sm90 [all|check|time] [device]` prints one line for each kernel and
-//! problem, and fails if a result is wrong. Nothing here chooses kernels: each is asked for by name.
+//! problem, and fails if a result is wrong. Each kernel is asked for by name. Times come in two orders of work items: in
+//! boxes of neighbours, as shipped, and row by row. *The others* is what the other families take, *chosen* the family that
+//! selection prefers.
 
 use std::process::ExitCode;
 
@@ -10,8 +12,12 @@ use natten_core::{
     Backend, Element, ElementType, Inputs, Layout, Output, Params, Problem, Tensor, bf16, f16, reference,
 };
 use natten_cuda::driver::Driver;
-use natten_cuda::sm90::{KERNELS, Kernel, boxes};
-use natten_cuda::tiles::Request;
+use natten_cuda::params::Strides;
+use natten_cuda::registry::Operation;
+use natten_cuda::select::LayoutSummary;
+use natten_cuda::sm90::{KERNELS, Kernel, Prepared, Views, prepare, run};
+use natten_cuda::tiles::{self, Request};
+use natten_cuda::tma::RowView;
 use natten_cuda::{Cuda, CudaError, CudaTensor, Device, cudarc};
 
 type Gpu = Cuda<Driver>;
@@ -56,14 +62,16 @@ impl Spec {
     }
 }
 
-/// Numbers around 0: a small linear congruence is random enough, and the same everywhere.
+/// Numbers around 0, from a small linear congruence: random enough, the same everywhere, and over again after a while that
+/// no shape divides, since drawing takes longer than the kernels.
 fn fill<E: Element>(shape: &[usize], seed: u32) -> Tensor<E> {
     let mut state = seed.wrapping_mul(2_654_435_761) | 1;
     let next = |_| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         E::from_f64(f64::from(state >> 8) / f64::from(1u32 << 23) - 1.0)
     };
-    Tensor::from_fn(shape, next).expect("the specs' shapes are small enough")
+    let drawn: Vec<E> = (0..65_521).map(next).collect();
+    Tensor::from_fn(shape, |i| drawn[i % drawn.len()]).expect("the specs' shapes are small enough")
 }
 
 fn asked(driver: &Driver, kernel: &Kernel) -> Gpu {
@@ -80,6 +88,10 @@ fn check(driver: &Driver) -> usize {
         Spec::new("1-D dense", [1, 1, 512], Params::new([1, 1, 512])),
         Spec::new("1-D dilation 3", [1, 1, 1000], Params::new([1, 1, 200]).dilation([1, 1, 3])),
         Spec::new("1-D dilation 8", [1, 1, 1100], Params::new([1, 1, 130]).dilation([1, 1, 8])),
+        Spec::new("1-D dilation 17", [1, 1, 1999], Params::new([1, 1, 90]).dilation([1, 1, 17])),
+        Spec::new("2-D dilation 16,16", [1, 70, 100], Params::new([1, 4, 5]).dilation([1, 16, 16])),
+        Spec::new("2-D scale -0.5", [1, 30, 40], wide.scale(-0.5)),
+        Spec::new("2-D scale 0", [1, 30, 40], wide.scale(0.0)),
         Spec::new("2-D", [1, 30, 40], wide),
         Spec::new("2-D stride 8", [1, 32, 48], Params::new([1, 16, 16]).stride([1, 8, 8])),
         Spec::new("2-D dilation 2,3", [1, 40, 41], Params::new([1, 9, 11]).dilation([1, 2, 3])),
@@ -87,6 +99,10 @@ fn check(driver: &Driver) -> usize {
         Spec::new("3-D stride 8", [16, 8, 16], Params::new([8, 8, 8]).stride([8, 8, 8])),
         Spec { heads: [6, 2], additional: 130, ..Spec::new("GQA, 130 additional", [1, 14, 20], wide) },
         Spec { batch: 3, heads: [3, 3], ..Spec::new("batch 3, 3-D", [5, 9, 14], Params::new([3, 5, 7])) },
+        Spec {
+            batch: 2,
+            ..Spec::new("batch 2, 3-D, dilation", [11, 19, 23], Params::new([3, 3, 2]).dilation([2, 5, 9]))
+        },
     ];
     let (mut wrong, mut lines) = (0, 0);
     for kernel in KERNELS {
@@ -155,56 +171,60 @@ fn check_type<E: Element>(gpu: &Gpu, spec: &Spec) -> Result<(f64, f64), CudaErro
     Ok((out_error, lse_error))
 }
 
-/// The problems that others publish, with NATTEN's milliseconds on an H100: the kernel, and with its permutations.
+/// The problems that others publish, with NATTEN's milliseconds on an H100: the kernel, and with its permutations; and
+/// windows of a few tokens.
 fn times(driver: &Driver) {
-    let many =
-        |name, tokens, params| Spec { heads: [24, 24], dims: [128, 128], ..Spec::new(name, tokens, params) };
-    let one =
-        |name, params| Spec { heads: [1, 1], dims: [128, 128], ..Spec::new(name, [1, 1, 32_768], params) };
-    let (flux, hunyuan, cosmos) = ([1, 256, 256], [30, 48, 80], [16, 44, 80]);
-    let (plane, image, video) =
-        (Params::new([1, 80, 80]), Params::new([1, 16, 16]), Params::new([18, 24, 24]));
+    let of = |name, tokens, heads, params, head_dims: &'static [usize], published| {
+        (Spec { heads: [heads; 2], ..Spec::new(name, tokens, params) }, head_dims, published)
+    };
+    let (line, flux, hunyuan, cosmos) = ([1, 1, 32_768], [1, 256, 256], [30, 48, 80], [16, 44, 80]);
+    let (long, plane, image, video) = (
+        Params::new([1, 1, 2048]),
+        Params::new([1, 80, 80]),
+        Params::new([1, 16, 16]),
+        Params::new([18, 24, 24]),
+    );
     let dense = Params::new([1, 1, 16_384]);
+    let few = Params::new([3, 7, 7]).scale(1.0);
+    let dilated = Params::new([1, 9, 9]).dilation([1, 16, 16]);
     let problems = [
-        (one("1-D w2048", Params::new([1, 1, 2048])), "0.0948"),
-        (one("1-D w2048 s2048", Params::new([1, 1, 2048]).stride([1, 1, 2048])), "0.0593"),
-        (many("2-D 64x64 w16", [1, 64, 64], image), "-"),
-        (many("2-D 64x64 w16 s8", [1, 64, 64], image.stride([1, 8, 8])), "-"),
-        (many("dense 16k", [1, 1, 16_384], dense), "-"),
-        (many("causal 16k", [1, 1, 16_384], dense.is_causal([false, false, true])), "-"),
-        (many("FLUX w80", flux, plane), "16.20 (18.60)"),
-        (many("FLUX w80 s16", flux, plane.stride([1, 16, 16])), "7.91 (10.60)"),
-        (many("Cosmos w16,24,16", cosmos, Params::new([16, 24, 16])), "-"),
-        (many("Hunyuan", hunyuan, video), "79.0 (84.4)"),
-        (many("Hunyuan s16,8,8", hunyuan, video.stride([16, 8, 8])), "23.4 (29.1)"),
+        of("1-D w2048", line, 1, long, &[128, 64], "0.0948"),
+        of("1-D w2048 s2048", line, 1, long.stride([1, 1, 2048]), &[128], "0.0593"),
+        of("2-D 64x64 w16", [1, 64, 64], 24, image, &[128, 64, 32], "-"),
+        of("2-D 64x64 w16 s8", [1, 64, 64], 24, image.stride([1, 8, 8]), &[128, 64, 32], "-"),
+        of("2-D 64x64 w16 s16", [1, 64, 64], 24, image.stride([1, 16, 16]), &[128, 64, 32], "-"),
+        of("dense 16k", [1, 1, 16_384], 24, dense, &[128], "-"),
+        of("causal 16k", [1, 1, 16_384], 24, dense.is_causal([false, false, true]), &[128], "-"),
+        of("FLUX w80", flux, 24, plane, &[128, 64, 32], "16.20 (18.60)"),
+        of("FLUX w80 s16", flux, 24, plane.stride([1, 16, 16]), &[128, 64], "7.91 (10.60)"),
+        of("Cosmos w16,24,16", cosmos, 32, Params::new([16, 24, 16]), &[128], "-"),
+        of("Hunyuan", hunyuan, 24, video, &[128, 64, 32], "79.0 (84.4)"),
+        of("Hunyuan s16,8,8", hunyuan, 24, video.stride([16, 8, 8]), &[128, 64, 32], "23.4 (29.1)"),
+        of("Hunyuan w30,40,40", hunyuan, 24, Params::new([30, 40, 40]), &[128], "-"),
+        of("L0", [16, 32, 48], 16, few, &[64], "-"),
+        of("L1", [16, 64, 96], 8, few, &[64], "-"),
+        of("L2", [32, 64, 96], 4, Params::new([3, 5, 5]).scale(1.0), &[64], "-"),
+        of("L4", [64, 256, 384], 2, Params::new([3, 3, 3]).scale(1.0), &[64], "-"),
+        of("N1", [1, 512, 512], 4, dilated, &[64, 8], "-"),
     ];
-    println!("{:<34} {:<17} {:>9} {:>7} {:>7}  NATTEN's ms", "entry", "problem", "ms", "TFLOP/s", "useful");
-    for (problem, published) in problems {
-        let small = problem.tokens.iter().product::<usize>() < 20_000;
-        for kernel in KERNELS.iter().filter(|kernel| kernel.element_type == ElementType::Bf16) {
-            // Other lengths of rows on the small problems only: uploads take longer than kernels.
-            if kernel.head_dim != 128 && !small {
-                continue;
-            }
-            let spec = Spec { dims: [kernel.head_dim; 2], ..problem };
-            let published = if kernel.head_dim == 128 { published } else { "-" };
-            match time(driver, kernel, &spec) {
-                Ok([ms, issued, useful]) => println!(
-                    "{:<34} {:<17} {ms:>9.4} {:>7.1} {:>7.1}  {published}",
-                    kernel.entry,
-                    spec.name,
-                    issued / ms / 1e9,
-                    useful / ms / 1e9
-                ),
-                Err(error) => println!("{:<34} {:<17} {error}", kernel.entry, spec.name),
+    println!(
+        "{:<34} {:<18} {:>9} {:>9} {:>7} {:>7} {:>9} {:>7}  NATTEN's ms",
+        "entry", "problem", "ms", "by rows", "TFLOP/s", "useful", "others", "chosen"
+    );
+    for (problem, head_dims, published) in problems {
+        for &head_dim in head_dims {
+            let spec = Spec { dims: [head_dim; 2], ..problem };
+            let published = if head_dim == 128 { published } else { "-" };
+            if let Err(error) = time_kernels(driver, &spec, published) {
+                println!("{:<18} {head_dim}: {error}", spec.name);
             }
         }
     }
 }
 
-/// Median milliseconds, and the floating-point operations that tiles do and that windows need.
-fn time(driver: &Driver, kernel: &Kernel, spec: &Spec) -> Result<[f64; 3], CudaError> {
-    let gpu = asked(driver, kernel);
+/// A line for each kernel that is made for the problem's rows.
+fn time_kernels(driver: &Driver, spec: &Spec, published: &str) -> Result<(), CudaError> {
+    let gpu = Cuda::new(driver.clone());
     let shapes = spec.shapes();
     let [query, key, value] = [0, 1, 2].map(|i| fill::<bf16>(&shapes[i], i as u32));
     let inputs =
@@ -213,15 +233,77 @@ fn time(driver: &Driver, kernel: &Kernel, spec: &Spec) -> Result<[f64; 3], CudaE
         Inputs::new(*query.view().layout(), *key.view().layout(), *value.view().layout());
     let problem =
         Problem::new(&spec.params.to_dyn(), &layouts, ElementType::Bf16).expect("the specs are valid");
-    let mut out: CudaTensor<bf16, Driver> = gpu.allocate(&problem.out_shape())?;
-    let views = inputs.map(CudaTensor::view);
-    let stream = gpu.device().stream();
+    let out: CudaTensor<bf16, Driver> = gpu.allocate(&problem.out_shape())?;
+    let view = |tensor: &CudaTensor<bf16, Driver>, heads: usize| row_view(tensor.address(), spec, heads);
+    let views = Views {
+        query: view(&inputs.query, spec.heads[0]),
+        key: view(&inputs.key, spec.heads[1]),
+        value: view(&inputs.value, spec.heads[1]),
+        additional: None,
+        out: (out.address(), view(&out, spec.heads[0]).strides),
+        lse: (0, Strides::default()),
+    };
+    let properties = driver.properties();
+    let layout = LayoutSummary { is_aligned: true };
+    let chosen = gpu.kernel(&problem, Operation::Forward, layout)?.entry;
+    let chosen = if chosen.contains("sm90") { "sm90" } else { "others" };
+    let other =
+        tiles::choose(&problem, layout, properties, &Request::default()).map_err(CudaError::Unsupported)?;
+    let asked = gpu.clone().with_request(Request { entry: Some(other.kernel.entry), ..Request::default() });
+    let mut out = out;
+    let others = time(driver, || {
+        asked.forward(&problem, &inputs.map(CudaTensor::view), Output { out: out.view_mut(), lse: None })
+    })?;
+    let bucket = KERNELS.iter().map(|kernel| kernel.head_dim).filter(|&d| d >= spec.dims[0]).min();
+    let kernels = KERNELS.iter().filter(|kernel| kernel.element_type == ElementType::Bf16);
+    for kernel in kernels.filter(|kernel| Some(kernel.head_dim) == bucket) {
+        let prepared =
+            prepare(&problem, problem.axes(), &views, Some(kernel.entry), properties.multiprocessors)?;
+        let boxes = match prepared {
+            Ok(prepared) => prepared,
+            Err(reason) => {
+                println!("{:<34} {:<18} {reason}", kernel.entry, spec.name);
+                continue;
+            }
+        };
+        let mut rows = boxes.clone();
+        rows.params.neighbours = rows.params.tiles.map(|tiles| tiles.value as i32);
+        let run_one = |prepared: &Prepared| {
+            // SAFETY: all tensors live to the end of this function, and the stream orders their release after this.
+            #[allow(unsafe_code)]
+            time(driver, || unsafe { run(driver, prepared) })
+        };
+        let (ms, by_rows) = (run_one(&boxes)?, run_one(&rows)?);
+        let issued = boxes.issued as f64 * 4.0 * kernel.head_dim as f64;
+        println!(
+            "{:<34} {:<18} {ms:>9.4} {by_rows:>9.4} {:>7.1} {:>7.1} {others:>9.4} {chosen:>7}  {published}",
+            kernel.entry,
+            spec.name,
+            issued / ms / 1e9,
+            problem.useful_flops() / ms / 1e9
+        );
+    }
+    Ok(())
+}
+
+fn row_view(address: u64, spec: &Spec, heads: usize) -> RowView {
+    let head_dim = spec.dims[0];
+    let [x, y, z] = spec.tokens.map(|tokens| tokens as i64);
+    let row = (heads * head_dim) as i64;
+    let strides =
+        Strides { batch: x * y * z * row, axis: [y * z * row, z * row, row], head: head_dim as i64 };
+    RowView { address, batch: spec.batch, tokens: spec.tokens, heads, head_dim, strides }
+}
+
+/// Median milliseconds of a launch.
+fn time(driver: &Driver, mut launch: impl FnMut() -> Result<(), CudaError>) -> Result<f64, CudaError> {
+    let stream = driver.stream();
     let event = || stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).expect("events work here");
     let mut samples = Vec::new();
     // The first run compiles, the second warms up.
     for round in 0..12 {
         let start = event();
-        gpu.forward(&problem, &views, Output { out: out.view_mut(), lse: None })?;
+        launch()?;
         let end = event();
         let ms = f64::from(start.elapsed_ms(&end).expect("events were recorded"));
         if round >= 2 {
@@ -229,8 +311,5 @@ fn time(driver: &Driver, kernel: &Kernel, spec: &Spec) -> Result<[f64; 3], CudaE
         }
     }
     samples.sort_by(f64::total_cmp);
-    let issued =
-        boxes(&problem, problem.axes(), Some(kernel.entry)).map_or(0.0, |(_, boxes)| boxes.issued as f64);
-    let issued = issued * (problem.batch() * problem.heads()) as f64 * 4.0 * kernel.head_dim as f64;
-    Ok([samples[samples.len() / 2], issued, problem.useful_flops()])
+    Ok(samples[samples.len() / 2])
 }

@@ -13,9 +13,9 @@ use crate::device::Device;
 use crate::error::CudaError;
 use crate::launch::{self, Forward, launch, row_count, summarise};
 use crate::params::{Branch, MERGE_BRANCHES, MergeParams};
-use crate::registry::{Kernel, Operation};
-use crate::select::{LayoutSummary, select, select_rows};
-use crate::tiles::{self, Request};
+use crate::registry::Operation;
+use crate::select::{LayoutSummary, Text, select, select_forward, select_rows};
+use crate::tiles::Request;
 
 /// Runs the operator on a device, ordered on its stream.
 ///
@@ -41,6 +41,11 @@ impl<D: Device> Cuda<D> {
     /// The device.
     pub fn device(&self) -> &D {
         &self.device
+    }
+
+    /// What is asked of forward passes.
+    pub fn request(&self) -> &Request {
+        &self.request
     }
 
     /// Copies a host tensor to the device.
@@ -87,15 +92,13 @@ impl<D: Device> Cuda<D> {
         let operations =
             [Operation::Forward].into_iter().chain(backward.into_iter().filter(|_| with_backward));
         for operation in operations {
-            let kernel = self.kernel(problem, operation, layout)?;
-            self.device.functions().get_or_load(kernel.entry, || {
-                self.device.load(kernel.ptx, kernel.entry, kernel.shared_bytes)
-            })?;
+            let Text { entry, ptx, shared_bytes } = self.kernel(problem, operation, layout)?;
+            self.device.functions().get_or_load(entry, || self.device.load(ptx, entry, shared_bytes))?;
         }
         Ok(())
     }
 
-    /// The kernel that would run, or why none can.
+    /// The kernel that would run, or why none can. Views of an aligned layout are taken to have positive strides.
     ///
     /// # Errors
     /// [`CudaError::Unsupported`] with the reasons.
@@ -104,14 +107,14 @@ impl<D: Device> Cuda<D> {
         problem: &Problem,
         operation: Operation,
         layout: LayoutSummary,
-    ) -> Result<&'static Kernel, CudaError> {
+    ) -> Result<Text, CudaError> {
         let properties = self.device.properties();
-        if operation == Operation::Forward {
-            return tiles::choose(problem, layout, properties, &self.request)
-                .map(|choice| choice.kernel)
-                .map_err(CudaError::Unsupported);
-        }
-        select(problem, operation, layout, properties.compute_capability).map_err(CudaError::Unsupported)
+        let text = if operation == Operation::Forward {
+            select_forward(problem, layout, properties, &self.request).map(|kernel| kernel.text())
+        } else {
+            select(problem, operation, layout, properties.compute_capability).map(Text::from)
+        };
+        text.map_err(CudaError::Unsupported)
     }
 
     /// A view of memory that someone else owns, with strides in elements.
@@ -227,15 +230,7 @@ impl<D: Device> Backend for Cuda<D> {
         inputs: &Inputs<CudaView<'_, E>>,
         output: Output<CudaViewMut<'_, E>, CudaViewMut<'_, f32>>,
     ) -> Result<(), CudaError> {
-        let views = Forward {
-            query: (&inputs.query).into(),
-            key: (&inputs.key).into(),
-            value: (&inputs.value).into(),
-            additional: inputs.additional.as_ref().map(|pair| pair.each_ref().map(Raw::from)),
-            out: (&output.out).into(),
-            lse: output.lse.as_ref().map(Raw::from),
-        };
-        launch::forward(&self.device, problem, &views, &self.request)
+        launch::forward(&self.device, problem, &Forward::of(inputs, &output), &self.request)
     }
 
     fn backward<E: Element>(

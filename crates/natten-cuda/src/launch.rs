@@ -10,7 +10,7 @@ use crate::error::CudaError;
 use crate::params::{self, Divisor, ForwardParams, Geometry, ListStrides, RowCount, Strides, to_i32};
 use crate::registry::Kernel;
 use crate::schedule::{Items, Work, decompose};
-use crate::select::{LayoutSummary, Rejection};
+use crate::select::{ForwardKernel, LayoutSummary, select_forward, without_hopper};
 use crate::sm90;
 use crate::tiles::{self, Request};
 
@@ -71,11 +71,17 @@ pub(crate) fn forward<D: Device>(
     if is_empty(problem) {
         return Ok(());
     }
-    let Err(reason) = sm90::try_forward(device, problem, views, request)? else { return Ok(()) };
-    let choice = tiles::choose(problem, layout, device.properties(), request).map_err(|mut reasons| {
-        reasons.0.insert(0, Rejection { kernel: "natten_forward_sm90", reason });
-        CudaError::Unsupported(reasons)
-    })?;
+    let properties = device.properties();
+    let choice = match select_forward(problem, layout, properties, request).map_err(CudaError::Unsupported)? {
+        ForwardKernel::Registered(choice) => choice,
+        ForwardKernel::Hopper(kernel) => {
+            match sm90::forward(device, problem, views, &request.on(kernel.entry))? {
+                Ok(()) => return Ok(()),
+                Err(reason) => without_hopper(reason, problem, layout, properties, request)
+                    .map_err(CudaError::Unsupported)?,
+            }
+        }
+    };
     let kernel = choice.kernel;
     let mut base = ForwardParams {
         query_strides: query.row_strides(),

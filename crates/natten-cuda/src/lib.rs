@@ -12,11 +12,14 @@
 mod backend;
 mod backward;
 mod buffer;
+mod candidates;
+mod decide;
 pub mod device;
 #[cfg(feature = "driver")]
 pub mod driver;
 mod error;
 mod launch;
+pub mod measure;
 pub mod params;
 pub mod registry;
 mod schedule;
@@ -27,6 +30,8 @@ pub mod tma;
 
 pub use backend::Cuda;
 pub use buffer::{Bound, CudaTensor, CudaView, CudaViewMut};
+pub use candidates::Candidate;
+pub use decide::{Decision, kernels_on};
 pub use device::Device;
 pub use error::{CudaError, DeviceError};
 pub use select::{ComputeCapability, Rejection, RejectionReason, Rejections};

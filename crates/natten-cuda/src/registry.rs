@@ -3,6 +3,7 @@
 use natten_core::ElementType;
 
 use crate::select::ComputeCapability;
+use crate::sm90;
 
 /// What a kernel computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,6 +23,10 @@ pub enum Operation {
     Merge,
     /// The window formula, for tests.
     WindowDump,
+    /// Nothing but arithmetic, to measure the device's limit.
+    Peak,
+    /// Nothing, for so many clocks.
+    Wait,
 }
 
 /// One kernel.
@@ -66,6 +71,11 @@ pub struct Tile {
 /// All kernels, preferred ones first among those for the same work.
 pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
     KERNELS.iter().chain(SM80_KERNELS).chain(ROW_KERNELS)
+}
+
+/// What measures a device's limits and keeps it busy: no part of the operator. Fastest arithmetic first.
+pub fn measuring_kernels() -> impl Iterator<Item = &'static Kernel> {
+    MEASURING_KERNELS.iter()
 }
 
 const SM50: ComputeCapability = ComputeCapability { major: 5, minor: 0 };
@@ -194,17 +204,49 @@ static ROW_KERNELS: &[Kernel] = row_kernels! {
     "natten_window_dump" WindowDump F32
 };
 
+macro_rules! measuring_kernels {
+    ($($entry:literal $operation:ident $ty:ident threads $threads:literal shared $shared:literal from $capability:expr;)*) => {
+        &[$(Kernel {
+            entry: $entry,
+            ptx: include_str!(concat!("../ptx/", $entry, ".ptx")),
+            operation: Operation::$operation,
+            element_type: ElementType::$ty,
+            max_head_dim: 0,
+            needs_alignment: false,
+            lanes: 32,
+            items: 1,
+            threads: $threads,
+            tile: None,
+            shared_bytes: $shared,
+            min_capability: $capability,
+        },)*]
+    };
+}
+
+static MEASURING_KERNELS: &[Kernel] = measuring_kernels! {
+    "natten_peak_wgmma_f16" Peak F16 threads 256 shared 49152 from sm90::CAPABILITY;
+    "natten_peak_wgmma_bf16" Peak Bf16 threads 256 shared 49152 from sm90::CAPABILITY;
+    "natten_peak_mma_f16" Peak F16 threads 256 shared 0 from SM80;
+    "natten_peak_mma_bf16" Peak Bf16 threads 256 shared 0 from SM80;
+    "natten_peak_fma_f32" Peak F32 threads 256 shared 0 from SM50;
+    "natten_wait" Wait F32 threads 1 shared 0 from SM50;
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::params;
+    use crate::{measure, params};
+
+    fn all() -> impl Iterator<Item = &'static Kernel> {
+        kernels().chain(measuring_kernels())
+    }
 
     #[test]
     fn manifest_says_the_same() {
         let manifest: Vec<serde_json::Value> =
             serde_json::from_str(include_str!("../ptx/manifest.json")).unwrap();
-        assert_eq!(manifest.len(), kernels().count() + crate::sm90::KERNELS.len());
-        for kernel in kernels() {
+        assert_eq!(manifest.len(), all().count() + sm90::KERNELS.len());
+        for kernel in all() {
             let record = manifest.iter().find(|record| record["entry"] == kernel.entry).expect(kernel.entry);
             let facts = [
                 ("head_dim", kernel.max_head_dim),
@@ -219,7 +261,7 @@ mod tests {
             let tile = kernel.tile.map_or([0; 2], |tile| [tile.queries, tile.keys]);
             assert_eq!(record["tile"], serde_json::json!(tile), "{}", kernel.entry);
             assert_eq!(record["aligned"], kernel.needs_alignment, "{}", kernel.entry);
-            if kernel.operation != Operation::WindowDump {
+            if !matches!(kernel.operation, Operation::WindowDump | Operation::Wait) {
                 assert_eq!(record["element_type"], kernel.element_type.name());
             }
         }
@@ -228,7 +270,7 @@ mod tests {
     /// One entry a file, one parameter, of the mirror's size.
     #[test]
     fn ptx_takes_the_mirrored_parameters() {
-        for kernel in kernels() {
+        for kernel in all() {
             let bytes = match kernel.operation {
                 Operation::Forward if kernel.tile.is_some() => size_of::<params::TileForwardParams>(),
                 Operation::Forward => size_of::<params::ForwardParams>(),
@@ -237,6 +279,8 @@ mod tests {
                 Operation::SumPartials => size_of::<params::SumParams>(),
                 Operation::Merge => size_of::<params::MergeParams>(),
                 Operation::WindowDump => size_of::<params::WindowDumpParams>(),
+                Operation::Peak => size_of::<measure::PeakParams>(),
+                Operation::Wait => size_of::<measure::WaitParams>(),
             };
             assert_eq!(kernel.ptx.matches(".entry ").count(), 1, "{}", kernel.entry);
             assert!(kernel.ptx.contains(&format!(".visible .entry {}(", kernel.entry)), "{}", kernel.entry);

@@ -4,7 +4,10 @@ use std::fmt;
 
 use natten_core::{ElementType, Problem};
 
+use crate::device::Properties;
 use crate::registry::{Kernel, Operation, kernels};
+use crate::sm90;
+use crate::tiles::{self, Choice, Request};
 use crate::tma::MapError;
 
 /// A device's architecture.
@@ -77,6 +80,11 @@ pub enum RejectionReason {
         /// The faster one.
         than: &'static str,
     },
+    /// Another kernel is preferred wherever it can run.
+    Preferred {
+        /// That one.
+        instead: &'static str,
+    },
     /// The device is too old.
     ComputeCapability {
         /// The oldest that works.
@@ -91,16 +99,19 @@ pub enum RejectionReason {
         /// The device's.
         found: ComputeCapability,
     },
-    /// The scale is zero or negative.
-    Scale,
     /// There are no keys.
     NoKeys,
-    /// No box of tokens so far apart can be fetched at once.
-    Dilation,
     /// The copy engine cannot read a tensor as it lies.
     TensorMap(MapError),
-    /// Windows so small that most of every tile would be masked.
-    SmallWindow,
+    /// A kernel of another family is predicted to end earlier.
+    PredictedSlower {
+        /// That one.
+        than: &'static str,
+        /// Its predicted time, in nanoseconds.
+        nanoseconds: u64,
+        /// This kernel's.
+        own_nanoseconds: u64,
+    },
 }
 
 impl fmt::Display for RejectionReason {
@@ -126,17 +137,19 @@ impl fmt::Display for RejectionReason {
             }
             RejectionReason::NotAskedFor => write!(f, "was not asked for"),
             RejectionReason::Slower { than } => write!(f, "would take longer than {than}"),
+            RejectionReason::Preferred { instead } => write!(f, "serves where {instead} does not"),
             RejectionReason::ComputeCapability { needed, found } => {
                 write!(f, "needs compute capability {needed}, the device has {found}")
             }
             RejectionReason::OnlyOn { only, found } => {
                 write!(f, "runs on compute capability {only} alone, the device has {found}")
             }
-            RejectionReason::Scale => write!(f, "needs a positive scale"),
             RejectionReason::NoKeys => write!(f, "needs at least one key"),
-            RejectionReason::Dilation => write!(f, "cannot fetch boxes of tokens at this dilation"),
             RejectionReason::TensorMap(reason) => write!(f, "cannot map a tensor: {reason}"),
-            RejectionReason::SmallWindow => write!(f, "would mask most of every tile of so small a window"),
+            RejectionReason::PredictedSlower { than, nanoseconds, own_nanoseconds } => {
+                let [own, other] = [own_nanoseconds, nanoseconds].map(|&time| time as f64 / 1e3);
+                write!(f, "would take {own:.0} us, {than} {other:.0} us")
+            }
         }
     }
 }
@@ -160,6 +173,83 @@ impl fmt::Display for Rejections {
             writeln!(f, "  {kernel} {reason}")?;
         }
         Ok(())
+    }
+}
+
+/// What runs a forward pass.
+#[derive(Clone, Debug)]
+pub enum ForwardKernel {
+    /// A kernel for Hopper alone.
+    Hopper(&'static sm90::Kernel),
+    /// A kernel of the registry, and the reasons against all others.
+    Registered(Choice),
+}
+
+/// What the driver compiles for a kernel of any family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Text {
+    /// The kernel's name.
+    pub entry: &'static str,
+    /// Its text.
+    pub ptx: &'static str,
+    /// Dynamic shared memory of a block.
+    pub shared_bytes: u32,
+}
+
+impl From<&'static Kernel> for Text {
+    fn from(&Kernel { entry, ptx, shared_bytes, .. }: &'static Kernel) -> Self {
+        Text { entry, ptx, shared_bytes }
+    }
+}
+
+impl ForwardKernel {
+    /// What the driver compiles.
+    pub fn text(&self) -> Text {
+        match self {
+            &ForwardKernel::Hopper(&sm90::Kernel { entry, ptx, shared_bytes, .. }) => {
+                Text { entry, ptx, shared_bytes }
+            }
+            ForwardKernel::Registered(choice) => choice.kernel.into(),
+        }
+    }
+}
+
+/// The kernel for a forward pass, of whatever family: the Hopper one if it can and is predicted to be faster.
+///
+/// # Errors
+/// The reason against each kernel.
+pub fn select_forward(
+    problem: &Problem,
+    layout: LayoutSummary,
+    properties: &Properties,
+    request: &Request,
+) -> Result<ForwardKernel, Rejections> {
+    match sm90::select(problem, layout, properties, request) {
+        Ok(kernel) => Ok(ForwardKernel::Hopper(kernel)),
+        Err(reason) => {
+            without_hopper(reason, problem, layout, properties, request).map(ForwardKernel::Registered)
+        }
+    }
+}
+
+/// The choice among the other families, with the reason against this one.
+pub(crate) fn without_hopper(
+    reason: RejectionReason,
+    problem: &Problem,
+    layout: LayoutSummary,
+    properties: &Properties,
+    request: &Request,
+) -> Result<Choice, Rejections> {
+    let rejection = Rejection { kernel: "natten_forward_sm90", reason };
+    match tiles::choose(problem, layout, properties, request) {
+        Ok(mut choice) => {
+            choice.rejections.0.insert(0, rejection);
+            Ok(choice)
+        }
+        Err(mut rejections) => {
+            rejections.0.insert(0, rejection);
+            Err(rejections)
+        }
     }
 }
 

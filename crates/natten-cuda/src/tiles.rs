@@ -31,8 +31,15 @@ pub struct Choice {
 pub struct Request {
     /// Only the forward kernel of this name.
     pub entry: Option<&'static str>,
-    /// These boxes, for a kernel on tiles of their size.
+    /// These boxes, for a kernel on tiles of their size; of a Hopper kernel, all its warpgroups' queries.
     pub tiling: Option<Tiling>,
+}
+
+impl Request {
+    /// The same on this kernel.
+    pub(crate) fn on(self, entry: &'static str) -> Self {
+        Request { entry: Some(entry), ..self }
+    }
 }
 
 /// Scores computed per score in the windows up to which tensor cores win, in percent, head_dim counted as padded. An

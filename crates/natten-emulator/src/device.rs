@@ -46,6 +46,13 @@ pub struct GlobalMemory {
     shared: Arc<Shared>,
 }
 
+impl GlobalMemory {
+    /// Its length.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
 impl Drop for GlobalMemory {
     fn drop(&mut self) {
         // It was allocated here and nobody else frees it.

@@ -59,6 +59,7 @@ mod race;
 mod race_global;
 mod scalar;
 mod tensor;
+mod timing;
 
 pub use asynchronous::tma::{Swizzle, TensorMapDesc, TensorMapError};
 pub use counters::{CLASSES, Class, Counters};

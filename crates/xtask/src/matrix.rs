@@ -44,6 +44,8 @@ pub(crate) enum Operation {
     SumPartials,
     Merge,
     WindowDump,
+    Peak,
+    Wait,
 }
 
 /// Element types as the kernels name them, and as entry names do.
@@ -135,6 +137,7 @@ pub(crate) fn entries() -> Vec<Entry> {
     entries.push(row_entry(dump, Operation::WindowDump, "window_dump.cu", "i32", Vec::new()));
     entries.extend(TYPES[1..].iter().flat_map(|&ty| SM80_TILES.map(|tile| sm80_entry(ty, tile))));
     entries.extend(TYPES[1..].iter().flat_map(|&(_, name)| SM90_TILES.map(|tile| sm90_entry(name, tile))));
+    entries.extend(measuring_entries());
     entries
 }
 
@@ -178,11 +181,16 @@ fn sm90_entry(type_name: &'static str, [head_dim, warpgroups, keys]: [u32; 3]) -
     let ty = if type_name == "f16" { "Half" } else { "Bfloat16" };
     let queries = 64 * warpgroups;
     let suffix = if warpgroups == 2 { "" } else { "_q192" };
-    // Q, two stages of K and of V, the result (at head_dim 256 it lies over Q), rows, masks, items, stages' places,
-    // barriers: sm90/config.cuh lays them out, forward/sm90.cu asserts the sum.
-    let results = if head_dim == 256 { 0 } else { queries };
-    let shared_bytes =
-        2 * head_dim * (queries + 4 * keys + results) + 48 * queries + 16 * (keys + 5) + 2 * 96 + 32 + 80;
+    // Q of the items in flight, two stages of K and of V, rows, masks, items, stages' places, barriers: sm90/config.cuh
+    // lays them out, forward/sm90.cu asserts the sum.
+    let items = if head_dim == 256 { 1 } else { 2 };
+    let shared_bytes = 2 * head_dim * (items * queries + 4 * keys)
+        + 48 * queries
+        + 16 * (keys + 5)
+        + items * 96
+        + 32
+        + 64
+        + items * 16;
     Entry {
         name: format!("natten_forward_sm90_{type_name}_d{head_dim}{suffix}"),
         operation: Operation::Forward,
@@ -204,6 +212,34 @@ fn sm90_entry(type_name: &'static str, [head_dim, warpgroups, keys]: [u32; 3]) -
             format!("NATTEN_SHARED_BYTES={shared_bytes}"),
         ],
     }
+}
+
+/// What measures a GPU's limits and times: no part of the operator.
+fn measuring_entries() -> Vec<Entry> {
+    let entry = |name: &str, operation, source, target, element_type, defines: Vec<String>| Entry {
+        target,
+        threads: 256,
+        ..row_entry(format!("natten_{name}"), operation, source, element_type, defines)
+    };
+    let peak = |name: &str, source, target, element_type, defines| {
+        entry(name, Operation::Peak, source, target, element_type, defines)
+    };
+    let mut entries = vec![
+        Entry { threads: 1, ..entry("wait", Operation::Wait, "measure/wait.cu", SIMT, "i32", Vec::new()) },
+        peak("peak_fma_f32", "measure/peak_fma.cu", SIMT, "f32", Vec::new()),
+    ];
+    for (ty, name) in &TYPES[1..] {
+        let defines = vec![format!("NATTEN_TYPE={ty}")];
+        entries.push(peak(&format!("peak_mma_{name}"), "measure/peak_mma.cu", SM80, name, defines));
+    }
+    for (ty, name) in &TYPES[1..] {
+        // Two warpgroups' 64 rows and their common 256, of 64 elements.
+        let shared_bytes = (2 * 64 + 256) * 64 * 2;
+        let defines = vec![format!("NATTEN_TYPE={ty}"), format!("NATTEN_SHARED_BYTES={shared_bytes}")];
+        let wgmma = peak(&format!("peak_wgmma_{name}"), "measure/peak_wgmma.cu", SM90, name, defines);
+        entries.push(Entry { shared_bytes, ..wgmma });
+    }
+    entries
 }
 
 fn row_entry(
@@ -242,6 +278,8 @@ impl Operation {
             Operation::SumPartials => "sum_partials",
             Operation::Merge => "merge",
             Operation::WindowDump => "window_dump",
+            Operation::Peak => "peak",
+            Operation::Wait => "wait",
         }
     }
 }

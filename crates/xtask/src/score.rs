@@ -52,7 +52,7 @@ pub(crate) fn run(root: &Path, entries: &[Entry]) -> Result<(), TaskError> {
             };
             bad += usize::from(assembled.spill_bytes > 0 || !assembled.warnings.is_empty());
             assembled.warnings.iter().for_each(|warning| eprintln!("{}: {warning}", entry.name));
-            if entry.target.arch == "compute_90a" {
+            if entry.target.arch == "compute_90a" && entry.operation == Operation::Forward {
                 let listing = wheels::call(Command::new(&nvdisasm).arg("-c").arg(&cubin))?;
                 report_warpgroups(entry, release, &assembled, &sass::warpgroup_loops(&listing));
                 continue;

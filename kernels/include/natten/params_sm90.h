@@ -6,21 +6,16 @@
 
 namespace natten {
 
-// Where a tensor map has the heads and the batch. Its axes are, innermost first: head_dim, the token axes 2, 1, 0, and
-// one for what is left. Heads may share the innermost axis (step head_dim), stand in place of token axis 0 (step 1), or
-// be in the last axis; batch items are in the last axis or there is only one.
+// What the outermost axis of a tensor map holds. The axes are, innermost first: head_dim, the positions along token axes
+// 2, 1, 0, and one for all the rest, whose coordinate is the sum of these steps times batch item, head and residues.
+//
+// Of an axis of L tokens at dilation d, r = L % d residues are one position longer. Positions are counted so that every
+// residue ends where the map's axis ends, since what lies beyond it arrives as zeros: residues from r on start at
+// coordinate 1 (unless r is 0). For that the residues come in the order r, .., d - 1, 0, .., r - 1.
 struct MapSteps {
-  int head_inner;  // coordinate 0 of head 1
-  int head_axis0;  // coordinate 3 of head 1
-  int head_outer;  // coordinate 4 of head 1
-  int batch_outer; // coordinate 4 of batch item 1
-};
-
-// How many boxes one tile is loaded with: the box of a tensor map spans at most 256 tokens, dilation counted.
-struct BoxSplit {
-  int axis;    // token axis that is split, the tile's first of more than one position
-  int count;   // boxes, 1 where nothing is split
-  int tokens;  // step from one box to the next, tokens
+  int batch;
+  int head;
+  int residue[3];  // of one place in that order
 };
 
 struct ForwardParamsSm90 {
@@ -34,14 +29,13 @@ struct ForwardParamsSm90 {
   Strides out_strides;
   Strides lse_strides;
   Geometry geometry;
-  Divisor tiles[3];       // per axis: dilation * query tiles of one residue; axis 2 varies fastest, then heads, then batch
+  Divisor tiles[3];       // per axis: dilation * query tiles of one residue
+  int neighbours[3];      // items come in boxes of so many tiles, axis 2 fastest inside and among them; then heads, then batch
   Divisor heads;
   int items;              // query tiles of all heads and batch items
   int query_box_log2[3];  // queries of one warpgroup along each axis, log2; 64 in all
   int query_side;         // the axis along which the warpgroups' boxes stand side by side
   int key_box_log2[3];    // keys of one tile along each axis, log2
-  BoxSplit query_split;
-  BoxSplit key_split;
   MapSteps query_steps;
   MapSteps key_steps;
   MapSteps value_steps;
@@ -49,12 +43,12 @@ struct ForwardParamsSm90 {
   MapSteps additional_value_steps;
 };
 
-static_assert(sizeof(MapSteps) == 16 && sizeof(BoxSplit) == 12 && sizeof(ForwardParamsSm90) == 1152, "");
+static_assert(sizeof(MapSteps) == 20 && sizeof(ForwardParamsSm90) == 1152, "");
 NATTEN_OFFSET(ForwardParamsSm90, out, 640);
 NATTEN_OFFSET(ForwardParamsSm90, geometry, 736);
 NATTEN_OFFSET(ForwardParamsSm90, tiles, 912);
-NATTEN_OFFSET(ForwardParamsSm90, items, 960);
-NATTEN_OFFSET(ForwardParamsSm90, query_split, 992);
-NATTEN_OFFSET(ForwardParamsSm90, query_steps, 1016);
+NATTEN_OFFSET(ForwardParamsSm90, neighbours, 948);
+NATTEN_OFFSET(ForwardParamsSm90, items, 972);
+NATTEN_OFFSET(ForwardParamsSm90, query_steps, 1004);
 
 }  // namespace natten

@@ -11,7 +11,6 @@ pub struct Results<'a, E> {
     pub inputs: &'a Inputs<Tensor<E>>,
     pub out: &'a Tensor<E>,
     pub lse: &'a Tensor<f32>,
-    pub d_out: &'a Tensor<E>,
 }
 
 /// The largest difference found, relative to the largest entry or 1, and what is allowed.
@@ -89,6 +88,7 @@ impl<E: Element> Results<'_, E> {
     pub fn backward_error(
         &self,
         problem: &Problem,
+        d_out: &Tensor<E>,
         gradients: &Gradients<Tensor<E>>,
         samples: usize,
     ) -> SampleError {
@@ -96,7 +96,7 @@ impl<E: Element> Results<'_, E> {
         for row in rows(problem, problem.heads(), samples) {
             let mut d_q = vec![0.0; problem.head_dim()];
             for key in keys_of(problem, row.token) {
-                let (_, d_score) = self.pair(problem, row, key);
+                let (_, d_score) = self.pair(problem, d_out, row, key);
                 add_scaled(&mut d_q, d_score, &self.key(problem, row, key));
             }
             error.add(&row_of(&gradients.query, problem.query_tokens(), row), &d_q);
@@ -110,9 +110,9 @@ impl<E: Element> Results<'_, E> {
             for token in tokens {
                 for head in row.head * problem.heads_per_kv()..(row.head + 1) * problem.heads_per_kv() {
                     let query = Row { token, head, ..row };
-                    let (p, d_score) = self.pair(problem, query, Key::Token(row.token));
+                    let (p, d_score) = self.pair(problem, d_out, query, Key::Token(row.token));
                     add_scaled(&mut d_k, d_score, &row_of(&self.inputs.query, problem.query_tokens(), query));
-                    add_scaled(&mut d_v, p, &row_of(self.d_out, problem.query_tokens(), query));
+                    add_scaled(&mut d_v, p, &row_of(d_out, problem.query_tokens(), query));
                 }
             }
             error.add(&row_of(&gradients.key, problem.key_tokens(), row), &d_k);
@@ -122,9 +122,9 @@ impl<E: Element> Results<'_, E> {
     }
 
     /// The weight of a pair and the gradient of its score, the scale included.
-    fn pair(&self, problem: &Problem, query: Row, key: Key) -> (f64, f64) {
+    fn pair(&self, problem: &Problem, d_out: &Tensor<E>, query: Row, key: Key) -> (f64, f64) {
         let p = (self.score(problem, query, key) - self.lse_of(problem, query)).exp();
-        let d_out = row_of(self.d_out, problem.query_tokens(), query);
+        let d_out = row_of(d_out, problem.query_tokens(), query);
         let delta = dot(&d_out, &row_of(self.out, problem.query_tokens(), query));
         (p, problem.scale() * p * (dot(&d_out, &self.value(problem, query, key)) - delta))
     }

@@ -15,6 +15,24 @@ pub struct Budget {
     pub seconds: f64,
 }
 
+/// Seconds that all candidates together may take.
+const TRIALS_SECONDS: f64 = 5.0;
+
+impl Budget {
+    /// A part of the budget for each of so many candidates: they take seconds together, not an hour.
+    pub fn shared(self, candidates: usize) -> Self {
+        let part = TRIALS_SECONDS / 2.0 / candidates.max(1) as f64;
+        Budget { seconds: self.seconds.min(part), ..self }
+    }
+
+    /// The same for a stopwatch on a device.
+    #[cfg(any(feature = "cuda", feature = "emulator"))]
+    pub fn repeats(self) -> natten::cuda::measure::Repeats {
+        let Budget { warmup, runs, seconds } = self;
+        natten::cuda::measure::Repeats { warmup, runs, seconds }
+    }
+}
+
 /// Durations of timed runs, in seconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
@@ -48,7 +66,8 @@ impl Timing {
         Ok(Self::from_seconds(seconds))
     }
 
-    fn from_seconds(mut seconds: Vec<f64>) -> Self {
+    /// From durations in any order, at least one.
+    pub fn from_seconds(mut seconds: Vec<f64>) -> Self {
         seconds.sort_by(f64::total_cmp);
         // The value below which a share of the runs lies, between two runs where it must be.
         let quantile = |share: f64| {

@@ -3,6 +3,7 @@
 
 mod names;
 mod probe;
+mod timing;
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_uint, c_void};
@@ -16,6 +17,8 @@ use crate::error::DeviceError;
 use crate::select::ComputeCapability;
 use probe::Library;
 use smallvec::SmallVec;
+
+pub use timing::Event;
 
 /// A CUDA device with the stream that work is ordered on. Clones share the context and its loaded kernels.
 #[derive(Clone)]

@@ -21,6 +21,7 @@ pub(super) enum Absence {
 pub(super) struct Library {
     pub launch_extended: Option<LaunchExtended>,
     pub encode_tiled: Option<EncodeTiled>,
+    pub elapsed_time: Option<ElapsedTime>,
     pub has_async_alloc: bool,
     /// Keeps the library, and so the functions above, loaded.
     _handle: Handle,
@@ -40,6 +41,7 @@ const NEEDED: &[&str] = &[
     "cuEventCreate",
     "cuEventDestroy_v2",
     "cuEventRecord",
+    "cuEventSynchronize",
     "cuFuncSetAttribute",
     "cuGetErrorName",
     "cuGetErrorString",
@@ -47,6 +49,8 @@ const NEEDED: &[&str] = &[
     "cuLaunchKernel",
     "cuMemAlloc_v2",
     "cuMemFree_v2",
+    "cuMemGetInfo_v2",
+    "cuMemcpyDtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyHtoDAsync_v2",
     "cuModuleGetFunction",
@@ -74,14 +78,20 @@ impl Library {
         }
         let has_async_alloc = has("cuMemAllocAsync") && has("cuMemFreeAsync");
         // SAFETY: the types below are the functions' ABI as cuda.h declares it.
-        let (launch_extended, encode_tiled) = unsafe {
+        let (launch_extended, encode_tiled, elapsed_time) = unsafe {
             let launch = handle.get::<LaunchExtended>("cuLaunchKernelEx").ok().map(|symbol| *symbol);
             let encode = handle.get::<EncodeTiled>("cuTensorMapEncodeTiled").ok().map(|symbol| *symbol);
-            (launch, encode)
+            let names = ["cuEventElapsedTime_v2", "cuEventElapsedTime"];
+            let elapsed = names.iter().find_map(|&name| handle.get::<ElapsedTime>(name).ok()).map(|s| *s);
+            (launch, encode, elapsed)
         };
-        Ok(Library { launch_extended, encode_tiled, has_async_alloc, _handle: handle })
+        Ok(Library { launch_extended, encode_tiled, elapsed_time, has_async_alloc, _handle: handle })
     }
 }
+
+/// `cuEventElapsedTime`, which got a second version with CUDA 12.8; bindings have one or the other.
+pub(super) type ElapsedTime =
+    unsafe extern "C" fn(milliseconds: *mut f32, start: *mut c_void, end: *mut c_void) -> u32;
 
 /// `cuLaunchKernelEx`.
 pub(super) type LaunchExtended = unsafe extern "C" fn(

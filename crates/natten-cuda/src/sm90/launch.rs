@@ -3,32 +3,48 @@
 
 use natten_core::Problem;
 
-use super::{CAPABILITY, KERNELS, Prepared, Views, pays, prepare};
+use super::params::ForwardParamsSm90;
+use super::{Prepared, Views, boxes_as, prepare_boxes};
 use crate::buffer::Raw;
-use crate::device::{Device, LaunchConfig, PreparedLaunch, TensorMap};
-use crate::error::CudaError;
+use crate::device::{Device, LaunchConfig, PreparedLaunch, Properties, TensorMap};
+use crate::error::{CudaError, DeviceError};
 use crate::launch::{Forward, at_token};
 use crate::params::Strides;
 use crate::select::RejectionReason;
 use crate::tiles::Request;
-use crate::tma::RowView;
+use crate::tma::{MapError, RowView};
 
-/// Runs the forward pass if this family serves it and pays, or is asked for; else says why not.
-pub(crate) fn try_forward<D: Device>(
+/// Runs the forward pass; says why not, and has done nothing, if the copy engine cannot read some tensor.
+pub(crate) fn forward<D: Device>(
     device: &D,
     problem: &Problem,
     views: &Forward,
     request: &Request,
 ) -> Result<Result<(), RejectionReason>, CudaError> {
-    let properties = device.properties();
-    let found = properties.compute_capability;
-    if found != CAPABILITY {
-        return Ok(Err(RejectionReason::OnlyOn { only: CAPABILITY, found }));
+    let prepared = match prepare_forward(device.properties(), problem, views, request)? {
+        Ok(prepared) => prepared,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    // What the driver refuses is left to the other families, like what this crate refuses.
+    let Ok(params) = prepared.iter().map(|one| encode(device, one)).collect::<Result<Vec<_>, _>>() else {
+        return Ok(Err(RejectionReason::TensorMap(MapError::Refused)));
+    };
+    for (prepared, params) in prepared.iter().zip(&params) {
+        // SAFETY: the addresses come from views, whose borrows (or the contract of their unsafe constructors) keep the
+        // memory alive and unaliased while the call queues work on this device's stream; extents and strides come from
+        // the same views, checked against the problem before.
+        unsafe { start(device, prepared, params)? };
     }
-    if request.tiling.is_some() || request.entry.is_some_and(|entry| KERNELS.iter().all(|k| k.entry != entry))
-    {
-        return Ok(Err(RejectionReason::NotAskedFor));
-    }
+    Ok(Ok(()))
+}
+
+/// The launches of a forward pass, or why there are none.
+pub(crate) fn prepare_forward(
+    properties: &Properties,
+    problem: &Problem,
+    views: &Forward,
+    request: &Request,
+) -> Result<Result<Vec<Prepared>, RejectionReason>, CudaError> {
     let mut launches = Vec::new();
     for sequence in problem.sequences().filter(|s| s.axes.iter().all(|axis| axis.query_extent > 0)) {
         let queries = sequence.axes.map(|axis| axis.query_extent);
@@ -43,21 +59,17 @@ pub(crate) fn try_forward<D: Device>(
                 place(&lse, lse.scalar_strides(), sequence.query_start)
             }),
         };
-        match prepare(problem, &sequence.axes, &views, request.entry, properties.multiprocessors)? {
-            Ok(prepared) => launches.extend(prepared),
+        let multiprocessors = properties.multiprocessors;
+        let (kernel, boxes) = match boxes_as(problem, &sequence.axes, request, multiprocessors) {
+            Ok(choice) => choice,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        match prepare_boxes(problem, &sequence.axes, &views, (kernel, boxes), multiprocessors)? {
+            Ok(prepared) => launches.push(prepared),
             Err(reason) => return Ok(Err(reason)),
         }
     }
-    if request.entry.is_none() && !pays(problem, &launches) {
-        return Ok(Err(RejectionReason::SmallWindow));
-    }
-    for prepared in &launches {
-        // SAFETY: the addresses come from views, whose borrows (or the contract of their unsafe constructors) keep the
-        // memory alive and unaliased while the call queues work on this device's stream; extents and strides come from
-        // the same views, checked against the problem before.
-        unsafe { run(device, prepared)? };
-    }
-    Ok(Ok(()))
+    Ok(Ok(launches))
 }
 
 fn row_view(view: &Raw, first_token: usize, tokens: [usize; 3]) -> RowView {
@@ -90,7 +102,13 @@ fn place(view: &Raw, strides: Strides, first_token: usize) -> (u64, Strides) {
 /// # Errors
 /// When the device refuses.
 pub unsafe fn run<D: Device>(device: &D, prepared: &Prepared) -> Result<(), CudaError> {
-    let Prepared { kernel, grid, maps, .. } = prepared;
+    let params = encode(device, prepared)?;
+    // SAFETY: the caller's promise.
+    unsafe { start(device, prepared, &params) }
+}
+
+/// The parameters with the encoded maps.
+fn encode<D: Device>(device: &D, prepared: &Prepared) -> Result<ForwardParamsSm90, DeviceError> {
     let mut params = prepared.params;
     let places = [
         &mut params.query,
@@ -99,20 +117,31 @@ pub unsafe fn run<D: Device>(device: &D, prepared: &Prepared) -> Result<(), Cuda
         &mut params.additional_key,
         &mut params.additional_value,
     ];
-    for (place, spec) in places.into_iter().zip(maps) {
+    for (place, spec) in places.into_iter().zip(&prepared.maps) {
         if let Some(spec) = spec {
             let TensorMap(words) = device.tensor_map(spec)?;
             *place = words;
         }
     }
+    Ok(params)
+}
+
+/// # Safety
+/// As [`run`]; and `params` are the encoded ones of `prepared`.
+unsafe fn start<D: Device>(
+    device: &D,
+    prepared: &Prepared,
+    params: &ForwardParamsSm90,
+) -> Result<(), CudaError> {
+    let kernel = prepared.kernel;
     let function = device
         .functions()
         .get_or_load(kernel.entry, || device.load(kernel.ptx, kernel.entry, kernel.shared_bytes))?;
     let config = LaunchConfig {
         shared_bytes: kernel.shared_bytes,
-        ..LaunchConfig::new([*grid, 1, 1], kernel.threads())
+        ..LaunchConfig::new([prepared.grid, 1, 1], kernel.threads())
     };
-    let params = [bytemuck::bytes_of(&params)];
+    let params = [bytemuck::bytes_of(params)];
     // SAFETY: the one parameter is the struct that the header's assertions mirror; addresses are the caller's promise.
     let launch = unsafe { PreparedLaunch::new(&*function, config, &params) };
     Ok(device.launch(&launch)?)

@@ -3,8 +3,11 @@
 //! [`prepare`] is pure: from a problem and the places of its tensors to launches, or the reason why there are none.
 //! [`run`] encodes the tensor maps and launches.
 
+mod kept;
 mod launch;
 pub mod params;
+mod rates;
+mod select;
 mod tiles;
 
 use natten_core::window::Axis;
@@ -15,19 +18,18 @@ use crate::error::CudaError;
 use crate::launch::geometry;
 use crate::params::{Divisor, Strides, to_i32};
 use crate::select::{ComputeCapability, RejectionReason};
+use crate::tiles::Request;
 use crate::tma::{MapError, RowView, Tile, tensor_map};
 
 pub use launch::run;
-pub(crate) use launch::try_forward;
+pub(crate) use launch::{forward, prepare_forward};
 use params::{ForwardParamsSm90, MapSteps};
+pub(crate) use select::select;
 pub use tiles::Boxes;
-use tiles::choose;
+use tiles::{choose, neighbours, of_tiling};
 
 /// The one architecture that runs these kernels: warpgroup products exist nowhere else.
 pub const CAPABILITY: ComputeCapability = ComputeCapability { major: 9, minor: 0 };
-
-/// Beyond so many scores computed for one that is wanted, CUDA cores on exact windows are as fast.
-const MAX_ISSUED_OVER_USEFUL: f64 = 32.0;
 
 /// One kernel of the family.
 #[derive(Debug)]
@@ -73,18 +75,18 @@ macro_rules! kernels {
 /// All kernels of the family. Short rows leave room for a third consumer warpgroup, which keeps the tensor cores busier
 /// but wastes more of a small window.
 pub static KERNELS: &[Kernel] = kernels! {
-    "f16" F16 32 "" keys 128 warpgroups 2 shared 57728;
-    "f16" F16 32 "_q192" keys 128 warpgroups 3 shared 68992;
-    "f16" F16 64 "" keys 128 warpgroups 2 shared 106880;
-    "f16" F16 64 "_q192" keys 128 warpgroups 3 shared 126336;
-    "f16" F16 128 "" keys 128 warpgroups 2 shared 205184;
-    "f16" F16 256 "" keys 64 warpgroups 2 shared 204160;
-    "bf16" Bf16 32 "" keys 128 warpgroups 2 shared 57728;
-    "bf16" Bf16 32 "_q192" keys 128 warpgroups 3 shared 68992;
-    "bf16" Bf16 64 "" keys 128 warpgroups 2 shared 106880;
-    "bf16" Bf16 64 "_q192" keys 128 warpgroups 3 shared 126336;
-    "bf16" Bf16 128 "" keys 128 warpgroups 2 shared 205184;
-    "bf16" Bf16 256 "" keys 64 warpgroups 2 shared 204160;
+    "f16" F16 32 "" keys 128 warpgroups 2 shared 57744;
+    "f16" F16 32 "_q192" keys 128 warpgroups 3 shared 69008;
+    "f16" F16 64 "" keys 128 warpgroups 2 shared 106896;
+    "f16" F16 64 "_q192" keys 128 warpgroups 3 shared 126352;
+    "f16" F16 128 "" keys 128 warpgroups 2 shared 205200;
+    "f16" F16 256 "" keys 64 warpgroups 2 shared 204064;
+    "bf16" Bf16 32 "" keys 128 warpgroups 2 shared 57744;
+    "bf16" Bf16 32 "_q192" keys 128 warpgroups 3 shared 69008;
+    "bf16" Bf16 64 "" keys 128 warpgroups 2 shared 106896;
+    "bf16" Bf16 64 "_q192" keys 128 warpgroups 3 shared 126352;
+    "bf16" Bf16 128 "" keys 128 warpgroups 2 shared 205200;
+    "bf16" Bf16 256 "" keys 64 warpgroups 2 shared 204064;
 };
 
 /// Where the tensors of a forward call are. Views are `[batch, X, Y, Z, heads, head_dim]` with unit axes for missing ones.
@@ -121,9 +123,7 @@ pub struct Prepared {
     pub maps: [Option<TensorMapSpec>; 5],
 }
 
-/// The launches that serve one sequence of a problem, or why there are none.
-///
-/// `entry` asks for one kernel. A layout that leaves no axis for the batch gets one launch for each batch item.
+/// The launch that serves one sequence of a problem, or why there is none. `entry` asks for one kernel.
 ///
 /// # Errors
 /// The reason against the family; [`CudaError::TooLarge`] where a number does not fit a kernel's integers.
@@ -133,41 +133,99 @@ pub fn prepare(
     views: &Views,
     entry: Option<&str>,
     multiprocessors: u32,
-) -> Result<Result<Vec<Prepared>, RejectionReason>, CudaError> {
-    let kernels = match candidates(problem, axes, entry) {
-        Ok(kernels) => kernels,
-        Err(reason) => return Ok(Err(reason)),
-    };
-    let Some((kernel, boxes)) = choose(problem, axes, &kernels) else {
-        return Ok(Err(RejectionReason::Dilation));
-    };
-    let whole = prepare_one(problem, axes, views, kernel, boxes, multiprocessors)?;
-    let reason = match whole {
-        Ok(launch) => return Ok(Ok(vec![launch])),
-        Err(reason) => reason,
-    };
-    if problem.batch() == 1 || reason != RejectionReason::TensorMap(MapError::TooManyAxes) {
-        return Ok(Err(reason));
+) -> Result<Result<Prepared, RejectionReason>, CudaError> {
+    match boxes(problem, axes, entry, multiprocessors) {
+        Ok(choice) => prepare_boxes(problem, axes, views, choice, multiprocessors),
+        Err(reason) => Ok(Err(reason)),
     }
-    let mut launches = Vec::with_capacity(problem.batch());
-    for item in 0..problem.batch() {
-        match prepare_one(problem, axes, &views.batch_item(item), kernel, boxes, multiprocessors)? {
-            Ok(launch) => launches.push(launch),
-            Err(reason) => return Ok(Err(reason)),
-        }
-    }
-    Ok(Ok(launches))
 }
 
-/// The kernel and tiles that [`prepare`] takes, if any.
-pub fn boxes(problem: &Problem, axes: &[Axis; 3], entry: Option<&str>) -> Option<(&'static Kernel, Boxes)> {
-    choose(problem, axes, &candidates(problem, axes, entry).ok()?)
+/// [`prepare`] with this kernel and these boxes.
+pub(crate) fn prepare_boxes(
+    problem: &Problem,
+    axes: &[Axis; 3],
+    views: &Views,
+    (kernel, boxes): (&'static Kernel, Boxes),
+    multiprocessors: u32,
+) -> Result<Result<Prepared, RejectionReason>, CudaError> {
+    let (maps, params) = match maps(views, kernel, &boxes, axes) {
+        Ok(maps) => maps,
+        Err(reason) => return Ok(Err(RejectionReason::TensorMap(reason))),
+    };
+    let batch = views.query.batch;
+    let mut params = ForwardParamsSm90 {
+        out: views.out.0,
+        lse: views.lse.0,
+        out_strides: views.out.1,
+        lse_strides: views.lse.1,
+        geometry: geometry(problem, axes)?,
+        heads: Divisor::new("the number of heads", problem.heads())?,
+        query_box_log2: boxes.query_log2.map(|log2| log2 as i32),
+        query_side: boxes.side as i32,
+        key_box_log2: boxes.key_log2.map(|log2| log2 as i32),
+        ..params
+    };
+    // The kernel turns the queries where the scale is negative, and needs a power of two that is not zero: with the
+    // smallest there is, all weights are 1.
+    let scale_log2 = &mut params.geometry.scale_log2;
+    *scale_log2 = scale_log2.abs().clamp(f32::from_bits(1), f32::MAX);
+    let mut items = (batch * problem.heads()) as u128;
+    let mut tiles = [0; 3];
+    for (a, axis) in axes.iter().enumerate() {
+        let longest = axis.query_extent.div_ceil(axis.dilation);
+        tiles[a] = axis.dilation * longest.div_ceil(boxes.query_side(a, kernel.warpgroups));
+        params.tiles[a] = Divisor::new("the tiles of an axis", tiles[a])?;
+        items *= tiles[a] as u128;
+    }
+    let limit = i32::MAX as u128;
+    if items > limit {
+        return Err(CudaError::TooLarge { what: "the number of tiles", value: items, limit });
+    }
+    params.items = to_i32("the number of tiles", items as usize)?;
+    let sides = [0, 1, 2].map(|a| boxes.query_side(a, kernel.warpgroups));
+    params.neighbours = neighbours(axes, &sides, &tiles, multiprocessors as usize).map(|count| count as i32);
+    let grid = multiprocessors.min(items as u32).max(1);
+    let issued = boxes.issued * (batch * problem.heads()) as u64;
+    Ok(Ok(Prepared { kernel, grid, boxes, issued, params, maps }))
 }
 
-/// Whether the family pays for this problem: windows of a few tokens leave most of every tile masked.
-pub fn pays(problem: &Problem, prepared: &[Prepared]) -> bool {
-    let issued: f64 = prepared.iter().map(|launch| launch.issued as f64).sum();
-    issued <= MAX_ISSUED_OVER_USEFUL * problem.scores() as f64
+/// The kernel and tiles that [`prepare`] takes.
+///
+/// # Errors
+/// The reason against the family.
+pub fn boxes(
+    problem: &Problem,
+    axes: &[Axis; 3],
+    entry: Option<&str>,
+    multiprocessors: u32,
+) -> Result<(&'static Kernel, Boxes), RejectionReason> {
+    Ok(choose(problem, axes, &candidates(problem, axes, entry)?, multiprocessors))
+}
+
+/// [`boxes`] where the caller may ask for some.
+pub(crate) fn boxes_as(
+    problem: &Problem,
+    axes: &[Axis; 3],
+    request: &Request,
+    multiprocessors: u32,
+) -> Result<(&'static Kernel, Boxes), RejectionReason> {
+    let Some(tiling) = &request.tiling else { return boxes(problem, axes, request.entry, multiprocessors) };
+    let kernels = candidates(problem, axes, request.entry)?.into_iter();
+    let mut asked = kernels.filter_map(|kernel| Some((kernel, of_tiling(problem, axes, kernel, tiling)?)));
+    asked.next().ok_or(RejectionReason::NotAskedFor)
+}
+
+/// The `most` cheapest ways to cut the problem, cheapest first, over the kernels that can serve it.
+///
+/// # Errors
+/// The reason against the family.
+pub(crate) fn ranked(
+    problem: &Problem,
+    most: usize,
+    multiprocessors: u32,
+) -> Result<Vec<(&'static Kernel, Boxes)>, RejectionReason> {
+    let axes = problem.axes();
+    Ok(tiles::ranked(problem, axes, &candidates(problem, axes, None)?, multiprocessors, most))
 }
 
 /// Kernels whose rows are long enough but no longer than need be, or the one that is asked for if it can.
@@ -185,10 +243,6 @@ fn candidates(
             problem: problem.element_type(),
         });
     };
-    // The largest score, unscaled, must be the largest weight.
-    if problem.scale() as f32 <= 0.0 {
-        return Err(RejectionReason::Scale);
-    }
     if axes.iter().any(|axis| axis.key_extent == 0) {
         return Err(RejectionReason::NoKeys);
     }
@@ -199,92 +253,40 @@ fn candidates(
     Ok(of_type.into_iter().filter(|k| k.head_dim == bucket).collect())
 }
 
-fn prepare_one(
-    problem: &Problem,
-    axes: &[Axis; 3],
-    views: &Views,
-    kernel: &'static Kernel,
-    boxes: Boxes,
-    multiprocessors: u32,
-) -> Result<Result<Prepared, RejectionReason>, CudaError> {
-    let dilation = axes.map(|axis| axis.dilation);
-    let side = |log2: [u32; 3]| log2.map(|log2| 1usize << log2);
-    let tile = |side: [usize; 3]| Tile { side, dilation, head_dim: kernel.head_dim };
-    let (query_tile, key_tile) = (tile(side(boxes.query_log2)), tile(side(boxes.key_log2)));
-    let list = Tile { side: [1, 1, kernel.keys], dilation: [1; 3], head_dim: kernel.head_dim };
+type Maps = [Option<TensorMapSpec>; 5];
 
-    let batch = views.query.batch;
-    let mut params = ForwardParamsSm90 {
-        out: views.out.0,
-        lse: views.lse.0,
-        out_strides: views.out.1,
-        lse_strides: views.lse.1,
-        geometry: geometry(problem, axes)?,
-        heads: Divisor::new("the number of heads", problem.heads())?,
-        query_box_log2: boxes.query_log2.map(|log2| log2 as i32),
-        query_side: boxes.side as i32,
-        key_box_log2: boxes.key_log2.map(|log2| log2 as i32),
+/// The tensor maps, and parameters of which only the maps' steps are filled in.
+fn maps(
+    views: &Views,
+    kernel: &Kernel,
+    boxes: &Boxes,
+    axes: &[Axis; 3],
+) -> Result<(Maps, ForwardParamsSm90), MapError> {
+    let tile = |log2: [u32; 3]| Tile {
+        side: log2.map(|log2| 1 << log2),
+        dilation: axes.map(|axis| axis.dilation),
+        head_dim: kernel.head_dim,
+    };
+    let (query_tile, key_tile) = (tile(boxes.query_log2), tile(boxes.key_log2));
+    let list = Tile { side: [1, 1, kernel.keys], dilation: [1; 3], head_dim: kernel.head_dim };
+    let lists = views.additional.iter().flatten().map(|view| (view, &list));
+    let rows = [(&views.query, &query_tile), (&views.key, &key_tile), (&views.value, &key_tile)];
+    let mut maps = [const { None }; 5];
+    let mut steps = [MapSteps::default(); 5];
+    for (i, (view, tile)) in rows.into_iter().chain(lists).enumerate() {
+        let (spec, step) = tensor_map(view, tile)?;
+        (maps[i], steps[i]) = (Some(spec), step);
+    }
+    let [query_steps, key_steps, value_steps, additional_key_steps, additional_value_steps] = steps;
+    let params = ForwardParamsSm90 {
+        query_steps,
+        key_steps,
+        value_steps,
+        additional_key_steps,
+        additional_value_steps,
         ..ForwardParamsSm90::default()
     };
-    let mut items = (batch * problem.heads()) as u128;
-    for (a, axis) in axes.iter().enumerate() {
-        let longest = axis.query_extent.div_ceil(axis.dilation);
-        let tiles = axis.dilation * longest.div_ceil(boxes.query_side(a, kernel.warpgroups));
-        params.tiles[a] = Divisor::new("the tiles of an axis", tiles)?;
-        items *= tiles as u128;
-    }
-    let limit = i32::MAX as u128;
-    if items > limit {
-        return Err(CudaError::TooLarge { what: "the number of tiles", value: items, limit });
-    }
-    params.items = to_i32("the number of tiles", items as usize)?;
-
-    let mut maps = [const { None }; 5];
-    let rows =
-        [Some((&views.query, &query_tile)), Some((&views.key, &key_tile)), Some((&views.value, &key_tile))];
-    let lists = views.additional.iter().flatten().map(|view| Some((view, &list)));
-    let mut steps = [MapSteps::default(); 5];
-    for (i, (view, tile)) in rows.into_iter().chain(lists).enumerate().filter_map(|(i, v)| Some((i, v?))) {
-        match tensor_map(view, tile) {
-            Ok((spec, step)) => (maps[i], steps[i]) = (Some(spec), step),
-            Err(error) => return Ok(Err(RejectionReason::TensorMap(error))),
-        }
-    }
-    for (split, tile) in [(&mut params.query_split, query_tile), (&mut params.key_split, key_tile)] {
-        match tile.split() {
-            Ok(found) => *split = found,
-            Err(error) => return Ok(Err(RejectionReason::TensorMap(error))),
-        }
-    }
-    [
-        params.query_steps,
-        params.key_steps,
-        params.value_steps,
-        params.additional_key_steps,
-        params.additional_value_steps,
-    ] = steps;
-    let grid = multiprocessors.min(items as u32).max(1);
-    let issued = boxes.issued * (batch * problem.heads()) as u64;
-    Ok(Ok(Prepared { kernel, grid, boxes, issued, params, maps }))
-}
-
-impl Views {
-    /// The same tensors, one batch item of them.
-    fn batch_item(&self, item: usize) -> Views {
-        let shifted = |address: u64, strides: &Strides, bytes: i64| {
-            if address == 0 { 0 } else { address.wrapping_add_signed(strides.batch * item as i64 * bytes) }
-        };
-        let row =
-            |view: RowView| RowView { address: shifted(view.address, &view.strides, 2), batch: 1, ..view };
-        Views {
-            query: row(self.query),
-            key: row(self.key),
-            value: row(self.value),
-            additional: self.additional.map(|pair| pair.map(row)),
-            out: (shifted(self.out.0, &self.out.1, 2), self.out.1),
-            lse: (shifted(self.lse.0, &self.lse.1, 4), self.lse.1),
-        }
-    }
+    Ok((maps, params))
 }
 
 #[cfg(test)]

@@ -10,18 +10,9 @@ use crate::params::{Divisor, Geometry, Strides};
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct MapSteps {
-    pub head_inner: i32,
-    pub head_axis0: i32,
-    pub head_outer: i32,
-    pub batch_outer: i32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct BoxSplit {
-    pub axis: i32,
-    pub count: i32,
-    pub tokens: i32,
+    pub batch: i32,
+    pub head: i32,
+    pub residue: [i32; 3],
 }
 
 #[repr(C)]
@@ -38,20 +29,19 @@ pub struct ForwardParamsSm90 {
     pub lse_strides: Strides,
     pub geometry: Geometry,
     pub tiles: [Divisor; 3],
+    pub neighbours: [i32; 3],
     pub heads: Divisor,
     pub items: i32,
     pub query_box_log2: [i32; 3],
     pub query_side: i32,
     pub key_box_log2: [i32; 3],
-    pub query_split: BoxSplit,
-    pub key_split: BoxSplit,
     pub query_steps: MapSteps,
     pub key_steps: MapSteps,
     pub value_steps: MapSteps,
     pub additional_key_steps: MapSteps,
     pub additional_value_steps: MapSteps,
     /// The header's struct is aligned to 64 bytes, as tensor maps are.
-    pub padding: [i32; 14],
+    pub padding: [i32; 12],
 }
 
 #[cfg(test)]
@@ -65,7 +55,6 @@ mod tests {
         let header = include_str!("../../../../kernels/include/natten/params_sm90.h");
         let says = |line: String| assert!(header.contains(&line), "params_sm90.h does not assert {line}");
         says(format!("sizeof(MapSteps) == {}", size_of::<MapSteps>()));
-        says(format!("sizeof(BoxSplit) == {}", size_of::<BoxSplit>()));
         says(format!("sizeof(ForwardParamsSm90) == {}", size_of::<ForwardParamsSm90>()));
         macro_rules! offsets {
             ($($field:ident)*) => {
@@ -75,6 +64,6 @@ mod tests {
                 ));)*
             };
         }
-        offsets!(out geometry tiles items query_split query_steps);
+        offsets!(out geometry tiles neighbours items query_steps);
     }
 }

@@ -3,21 +3,19 @@
 //! Costs are products over axes of sums along one axis, so each axis is summed up once for every pair of sides and the
 //! combinations are only multiplied.
 
-use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::cmp::{Ordering, Reverse};
+use std::collections::{HashMap, HashSet};
 
 use natten_core::Problem;
+use natten_core::plan::{KeyStart, Tiling};
 use natten_core::window::{Axis, Residue};
 
 use super::Kernel;
-use crate::tma::Tile;
+use super::kept::Kept;
+use super::rates::predict;
 
 /// Queries of one warpgroup, log2.
 const QUERY_LOG2: u32 = 6;
-/// A masked tile against a full one, in tenths of a tile's time more.
-const MASK_COST: f64 = 0.12;
-/// What a work item costs besides its tiles (its queries, the first scores, the last product, the result), in tiles.
-const ITEM_COST: f64 = 1.0;
 
 /// A choice of boxes, in positions of one residue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +39,16 @@ pub struct Boxes {
 impl Boxes {
     /// Queries of a whole thread block along an axis.
     pub fn query_side(&self, axis: usize, warpgroups: usize) -> usize {
-        (if axis == self.side { warpgroups } else { 1 }) << self.query_log2[axis]
+        query_tile(self.query_log2, self.side, warpgroups)[axis]
+    }
+
+    /// As a request names them: the box of all warpgroups' queries, and that of the keys.
+    pub fn tiling(&self, warpgroups: usize) -> Tiling {
+        Tiling {
+            query_tile: query_tile(self.query_log2, self.side, warpgroups),
+            key_tile: self.key_log2.map(|log2| 1 << log2),
+            key_start: KeyStart::Dynamic,
+        }
     }
 }
 
@@ -99,44 +106,111 @@ fn add_query_tile(sums: &mut [Sums; 8], residue: &Residue, queries: std::ops::Ra
 struct Key {
     axes: [Axis; 3],
     additional_keys: usize,
+    heads: usize,
+    multiprocessors: u32,
     kernels: Vec<&'static str>,
 }
 
-type Choice = Option<(&'static Kernel, Boxes)>;
+type Choice = (&'static Kernel, Boxes);
 
-/// Choices made so far: a model calls with the same few problems again and again, and a choice may take a millisecond.
-static CHOICES: LazyLock<Mutex<HashMap<Key, Choice>>> = LazyLock::new(Mutex::default);
+static CHOICES: Kept<Key, Choice> = Kept::new();
 
-/// Choices kept; past it all are forgotten.
-const KEPT: usize = 256;
-
-/// The cheapest kernel and boxes whose tiles the copy engine can fetch at the problem's dilation.
-pub(crate) fn choose(problem: &Problem, axes: &[Axis; 3], kernels: &[&'static Kernel]) -> Choice {
-    let additional_keys = problem.additional_keys();
-    let key =
-        Key { axes: *axes, additional_keys, kernels: kernels.iter().map(|kernel| kernel.entry).collect() };
-    // A panic elsewhere leaves the map whole.
-    let lock = || CHOICES.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(choice) = lock().get(&key) {
-        return *choice;
-    }
-    let choice = search(problem, axes, kernels);
-    let mut choices = lock();
-    if choices.len() >= KEPT {
-        choices.clear();
-    }
-    choices.insert(key, choice);
-    choice
+/// The cheapest of the kernels, of which there is at least one, and its boxes.
+pub(crate) fn choose(
+    problem: &Problem,
+    axes: &[Axis; 3],
+    kernels: &[&'static Kernel],
+    multiprocessors: u32,
+) -> Choice {
+    let key = Key {
+        axes: *axes,
+        additional_keys: problem.additional_keys(),
+        heads: problem.batch() * problem.heads(),
+        multiprocessors,
+        kernels: kernels.iter().map(|kernel| kernel.entry).collect(),
+    };
+    CHOICES.get_or(key, || search(problem, axes, kernels, multiprocessors))
 }
 
-fn search(problem: &Problem, axes: &[Axis; 3], kernels: &[&'static Kernel]) -> Choice {
+fn search(problem: &Problem, axes: &[Axis; 3], kernels: &[&'static Kernel], multiprocessors: u32) -> Choice {
+    let mut best: Option<Candidate> = None;
+    each_candidate(problem, axes, kernels, multiprocessors, |candidate| {
+        if best.as_ref().is_none_or(|best| candidate.order() < best.order()) {
+            best = Some(candidate);
+        }
+    });
+    best.map(|best| (best.kernel, best.boxes)).expect("a kernel has some box")
+}
+
+/// The `most` cheapest, cheapest first.
+pub(super) fn ranked(
+    problem: &Problem,
+    axes: &[Axis; 3],
+    kernels: &[&'static Kernel],
+    multiprocessors: u32,
+    most: usize,
+) -> Vec<Choice> {
+    let mut all = Vec::new();
+    each_candidate(problem, axes, kernels, multiprocessors, |candidate| all.push(candidate));
+    all.sort_by(|a, b| a.order().partial_cmp(&b.order()).unwrap_or(Ordering::Equal));
+    // Which axis the warpgroups stand along makes no other tiling.
+    let mut taken = HashSet::new();
+    all.retain(|one| taken.insert((one.kernel.entry, one.boxes.tiling(one.kernel.warpgroups))));
+    all.into_iter().take(most).map(|candidate| (candidate.kernel, candidate.boxes)).collect()
+}
+
+/// The boxes of a kernel that a tiling asks for, if they are such.
+pub(super) fn of_tiling(
+    problem: &Problem,
+    axes: &[Axis; 3],
+    kernel: &Kernel,
+    tiling: &Tiling,
+) -> Option<Boxes> {
+    let mut tables = axes.each_ref().map(AxisTable::new);
+    let key_boxes = all_boxes(kernel.keys.ilog2());
+    let key_log2 = key_boxes.into_iter().find(|log2| log2.map(|log2| 1 << log2) == tiling.key_tile)?;
+    let query_boxes = all_boxes(QUERY_LOG2);
+    // The innermost axis that the warpgroups can stand along.
+    let sides = [2, 1, 0].into_iter().flat_map(|side| query_boxes.iter().map(move |&log2| (side, log2)));
+    let is_asked = |side, log2| query_tile(log2, side, kernel.warpgroups) == tiling.query_tile;
+    let (side, query_log2) = sides.into_iter().find(|&(side, log2)| is_asked(side, log2))?;
+    Some(count(problem, &mut tables, kernel, query_log2, side, key_log2))
+}
+
+/// Sides of the box that all warpgroups have together.
+fn query_tile(query_log2: [u32; 3], side: usize, warpgroups: usize) -> [usize; 3] {
+    std::array::from_fn(|axis| (if axis == side { warpgroups } else { 1 }) << query_log2[axis])
+}
+
+/// A way to cut the problem.
+struct Candidate {
+    kernel: &'static Kernel,
+    boxes: Boxes,
+    cost: f64,
+    runs: (u32, u32),
+}
+
+impl Candidate {
+    /// Cheapest first; among equals, long runs along the axis that lies densest in memory.
+    fn order(&self) -> (f64, Reverse<(u32, u32)>) {
+        (self.cost, Reverse(self.runs))
+    }
+}
+
+fn each_candidate(
+    problem: &Problem,
+    axes: &[Axis; 3],
+    kernels: &[&'static Kernel],
+    multiprocessors: u32,
+    mut visit: impl FnMut(Candidate),
+) {
+    let heads = problem.batch() * problem.heads();
     let longest_query = axes.each_ref().map(|axis| axis.query_extent.div_ceil(axis.dilation));
     let longest_key = axes.each_ref().map(|axis| axis.key_extent.div_ceil(axis.dilation));
-    let query_boxes = sensible(fetchable(axes, QUERY_LOG2), &longest_query);
-    let mut best: Option<(f64, (u32, u32), &'static Kernel, Boxes)> = None;
+    let query_boxes = sensible(all_boxes(QUERY_LOG2), &longest_query);
     let mut tables = axes.each_ref().map(AxisTable::new);
     for &kernel in kernels {
-        let key_boxes = sensible(fetchable(axes, kernel.keys.ilog2()), &longest_key);
+        let key_boxes = sensible(all_boxes(kernel.keys.ilog2()), &longest_key);
         for &query_log2 in &query_boxes {
             let open = |&side: &usize| longest_query[side] > 1 << query_log2[side];
             let mut sides: Vec<usize> = (0..3).filter(open).collect();
@@ -146,20 +220,13 @@ fn search(problem: &Problem, axes: &[Axis; 3], kernels: &[&'static Kernel]) -> C
             for side in sides {
                 for &key_log2 in &key_boxes {
                     let boxes = count(problem, &mut tables, kernel, query_log2, side, key_log2);
-                    let rows = (kernel.warpgroups * 64 * kernel.keys) as f64;
-                    let masked = (boxes.key_tiles - boxes.full_tiles) as f64;
-                    let tiles = boxes.key_tiles as f64 + MASK_COST * masked;
-                    let cost = rows * (tiles + ITEM_COST * boxes.query_tiles as f64);
-                    // Among equals, long runs along the axis that lies densest in memory.
+                    let cost = predict(kernel, &boxes, heads, multiprocessors);
                     let runs = (key_log2[2], query_log2[2] + u32::from(side == 2));
-                    if best.as_ref().is_none_or(|(c, r, ..)| (cost, *r) < (*c, runs)) {
-                        best = Some((cost, runs, kernel, boxes));
-                    }
+                    visit(Candidate { kernel, boxes, cost, runs });
                 }
             }
         }
     }
-    best.map(|(_, _, kernel, boxes)| (kernel, boxes))
 }
 
 /// The boxes no side of which reaches past its axis by a factor of two; of those, the ones that do not cut an axis into more
@@ -205,12 +272,48 @@ fn count(
     }
 }
 
-/// All boxes of `2^log2` positions that come in pieces the copy engine can fetch.
-fn fetchable(axes: &[Axis; 3], log2: u32) -> Vec<[u32; 3]> {
-    let dilation = axes.each_ref().map(|axis| axis.dilation);
-    let all = (0..=log2).flat_map(|x| (0..=log2 - x).map(move |y| [x, y, log2 - x - y]));
-    all.filter(|sides| Tile { side: sides.map(|log2| 1 << log2), dilation, head_dim: 64 }.split().is_ok())
-        .collect()
+/// All boxes of `2^log2` positions.
+fn all_boxes(log2: u32) -> Vec<[u32; 3]> {
+    (0..=log2).flat_map(|x| (0..=log2 - x).map(move |y| [x, y, log2 - x - y])).collect()
+}
+
+/// How many tiles along each axis make the box of neighbours that all multiprocessors work on at a time: about as many as
+/// there are multiprocessors, whose windows unite to few keys, so that these stay in the second-level cache. Boxes of the
+/// first two axes divide them evenly.
+///
+/// `sides` are a tile's queries along each axis, `tiles` the tiles there are.
+pub(crate) fn neighbours(
+    axes: &[Axis; 3],
+    sides: &[usize; 3],
+    tiles: &[usize; 3],
+    multiprocessors: usize,
+) -> [usize; 3] {
+    let keys = |a: usize, count: usize| {
+        let (axis, residues) = (&axes[a], count.min(axes[a].dilation));
+        let queries = count.div_ceil(axis.dilation) * sides[a];
+        let union = axis.kernel_size + (queries - 1) / axis.stride * axis.stride;
+        (residues * union.min(axis.key_extent.div_ceil(axis.dilation))) as f64
+    };
+    let candidates = |a: usize| {
+        let pieces = (0..usize::BITS - 1).flat_map(|log2| [1 << log2, 3 << log2]);
+        let sizes = pieces.map(move |pieces| tiles[a].div_ceil(pieces));
+        sizes.take_while(|&size| size > 1).chain([1]).filter(|&size| size == 1 || size <= multiprocessors)
+    };
+    let mut best = (f64::INFINITY, *tiles);
+    for x in candidates(0) {
+        for y in candidates(1) {
+            let few = (multiprocessors / (x * y)).clamp(1, tiles[2]);
+            for z in [few, (few + 1).min(tiles[2])] {
+                // Too few, and others run beside them; too many, and some run after them: with other keys either way.
+                let waves = (x * y * z) as f64 / multiprocessors as f64;
+                let cost = keys(0, x) * keys(1, y) * keys(2, z) * waves.max(1.0 / waves).powi(2);
+                if cost < best.0 {
+                    best = (cost, [x, y, z]);
+                }
+            }
+        }
+    }
+    best.1
 }
 
 #[cfg(test)]
@@ -233,7 +336,7 @@ mod tests {
             .iter()
             .filter(|k| k.element_type == ElementType::Bf16 && k.head_dim == problem.head_dim())
             .collect();
-        choose(problem, problem.axes(), &kernels).unwrap()
+        choose(problem, problem.axes(), &kernels, 132)
     }
 
     #[test]
@@ -265,7 +368,7 @@ mod tests {
     #[test]
     fn long_axes_leave_few_boxes() {
         let boxes = |axes: &[Axis; 3]| {
-            sensible(fetchable(axes, QUERY_LOG2), &axes.each_ref().map(|axis| axis.query_extent))
+            sensible(all_boxes(QUERY_LOG2), &axes.each_ref().map(|axis| axis.query_extent))
         };
         let line = problem([1 << 22], 128, Params::new([2048]));
         assert_eq!(boxes(line.axes()), [[0, 0, 6]]);
@@ -275,12 +378,25 @@ mod tests {
         assert_eq!(best(&single).1.query_tiles, 1);
     }
 
+    /// Neighbours are few along axes whose windows overlap little, and all where the keys are all the same anyway.
     #[test]
-    fn dilation_leaves_boxes_that_can_be_fetched() {
-        let axis = problem([1000], 64, Params::new([101]).dilation([8]));
-        assert_eq!(best(&axis).1.key_log2, [0, 0, 7]);
-        let plane = problem([200, 200], 64, Params::new([9, 9]).dilation([5, 16]));
-        let (_, boxes) = best(&plane);
-        assert_eq!((boxes.key_log2[2], boxes.query_log2[2]), (0, 0));
+    fn neighbours_see_the_same_keys() {
+        let around = |problem: &Problem, sides: [usize; 3]| {
+            let tiles = [0, 1, 2].map(|a| {
+                let axis = &problem.axes()[a];
+                axis.dilation * axis.query_extent.div_ceil(axis.dilation).div_ceil(sides[a])
+            });
+            neighbours(problem.axes(), &sides, &tiles, 132)
+        };
+        let video = problem([30, 48, 80], 128, Params::new([18, 24, 24]).stride([16, 8, 8]));
+        // Eight tiles of two share a window along the first axis.
+        assert_eq!(around(&video, [2, 8, 8]), [8, 6, 3]);
+        assert_eq!(around(&problem([32768], 128, Params::new([2048])), [1, 1, 128]), [1, 1, 132]);
+        assert_eq!(around(&problem([100], 128, Params::new([20])), [1, 1, 128]), [1, 1, 1]);
+        // Tiles of one residue lie side by side only every 16 tiles.
+        let dilated = around(&problem([512, 512], 64, Params::new([9, 9]).dilation([16, 16])), [1, 8, 16]);
+        assert!((100..=180).contains(&dilated.iter().product::<usize>()), "{dilated:?}");
+        let sliding = problem([30, 48, 80], 128, Params::new([18, 24, 24]));
+        assert_eq!(around(&sliding, [2, 8, 8]), [15, 3, 3]);
     }
 }

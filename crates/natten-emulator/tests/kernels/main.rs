@@ -6,6 +6,7 @@ mod mutations;
 mod semantics;
 mod shapes;
 mod sm90;
+mod sm90_layouts;
 mod sm90_mutations;
 mod subject;
 mod suites;

@@ -21,8 +21,8 @@ const fn edit(what: &'static str, line: &'static str, from: &'static str, to: &'
     Mutation { what, line, from, to }
 }
 
-/// Left out is what the emulator does not model: the fences that publish fresh barriers to the copy engine, those that
-/// order registers before products (where others follow), and warps whose lanes run apart.
+/// Edits that change nothing but speed (the first turn), that ptxas undoes (a fence before the second product), or that the
+/// emulator does not model are here too, and count as not noticed.
 const MUTATIONS: &[Mutation] = &[
     edit("a wait that never waits", "mbarrier.try_wait", "1, 0, over", "1, 1, over"),
     edit("a wait for the other phase", "mbarrier.try_wait", "mbarrier.try_wait", "{FLIP}mbarrier.try_wait"),
@@ -43,17 +43,25 @@ const MUTATIONS: &[Mutation] = &[
     edit("the reference never moved", "0f41000000", "0f41000000", "0f7F000000"),
     edit("an exchange between the wrong lanes", "shfl.sync.bfly", ", 1, 31", ", 4, 31"),
     edit("an exchange between the wrong lanes", "shfl.sync.bfly", ", 2, 31", ", 8, 31"),
+    edit("one of each two queries' signs kept", "xor.b32", ", -2147450880;", ", -2147483648;"),
+    edit("writes not fenced from the copy engine and products", "fence.proxy.async", "fence", "//"),
+    edit("registers not fenced from products", "wgmma.fence", "wgmma", "//"),
+    edit("lanes not awaited", "bar.warp.sync", "bar", "//"),
+    edit("registers not given up", "setmaxnreg.dec", "setmaxnreg", "//"),
+    edit("registers not taken", "setmaxnreg.inc", "setmaxnreg", "//"),
+    edit("the producer keeps too many registers", "setmaxnreg.dec", "40;", "48;"),
+    edit("consumers ask for too many registers", "setmaxnreg.inc", "232;", "240;"),
     edit("weights in another base", "ex2.approx", "ex2.approx.ftz.f32", "lg2.approx.ftz.f32"),
     edit("pairs packed wrongly", "cvt.rn.f16x2", "cvt.rn.f16x2.f32", "cvt.rn.bf16x2.f32"),
 ];
 
-/// Items of one tile; a grid of masked tiles, grouped heads, additional keys; a row of full tiles with scores so large
-/// that weights overflow unless the reference moves.
+/// Items of one tile, of residues; a grid of masked tiles, grouped heads, additional keys, a negative scale; a row of full
+/// tiles with scores so large that weights overflow unless the reference moves.
 fn suite(entry: &'static str, ptx: &str) -> Result<(), String> {
     let head_dim = KERNELS.iter().find(|kernel| kernel.entry == entry).expect("a shipped kernel").head_dim;
-    let small = Case::new([1, 1, 70], Params::new([1, 1, 5])).heads(3, 3);
+    let small = Case::new([1, 1, 32], Params::new([1, 1, 5]).dilation([1, 1, 5])).heads(3, 3);
     let params = Params::new([1, 9, 13]).is_causal([false, true, false]);
-    let mut grid = Case::new([1, 12, 25], params.scale(0.5)).heads(2, 1);
+    let mut grid = Case::new([1, 12, 25], params.scale(-0.5)).heads(2, 1);
     grid.additional = 125;
     let row = Case::new([1, 1, 640], Params::new([1, 1, 540]).scale(2.0)).heads(1, 1);
     for case in [small, grid, row] {
@@ -63,7 +71,8 @@ fn suite(entry: &'static str, ptx: &str) -> Result<(), String> {
             device.set_options(Options { seed, completion, ..Options::default() });
             device.replace(entry, ptx.to_owned());
             let case = case.clone().dims(head_dim, head_dim);
-            verify::<f16>(&Cuda::new(device), &case).map_err(|error| format!("{completion:?}: {error}"))?;
+            verify::<f16>(&Cuda::new(device), Some(entry), &case)
+                .map_err(|error| format!("{completion:?}: {error}"))?;
         }
     }
     Ok(())
@@ -124,5 +133,6 @@ fn broken_kernels_are_noticed() {
     suite(shipped.entry, shipped.ptx).expect("the kernel as it ships");
     let (caught, survivors) = run(shipped.entry);
     println!("{caught} noticed, {} not: {survivors:#?}", survivors.len());
-    assert!(caught >= 60 && survivors.len() * 20 <= caught, "{caught} noticed, not: {survivors:#?}");
+    let all = caught + survivors.len();
+    assert!(all >= 100 && caught * 100 >= all * 95, "{caught} of {all} noticed, not: {survivors:#?}");
 }

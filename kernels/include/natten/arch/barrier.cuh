@@ -37,11 +37,6 @@ static __device__ __forceinline__ void barrier_wait(unsigned barrier, unsigned p
   }
 }
 
-// Makes initialised barriers visible to asynchronous copies.
-static __device__ __forceinline__ void fence_barrier_init() {
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
-
 // Orders ordinary accesses to shared memory before later asynchronous ones.
 static __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

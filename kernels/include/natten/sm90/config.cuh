@@ -46,28 +46,29 @@ struct Config {
     QUERY_BOX_BYTES = 64 * HEAD_DIM * 2,  // of one warpgroup
     KEY_TILE_BYTES = KEYS * HEAD_DIM * 2,
 
-    // The result goes out through shared memory: in a place of its own, or, where there is none left, over the queries.
-    OUT_IN_QUERY = HEAD_DIM == 256,
+    QUERY_TILE_BYTES = WARPGROUPS * QUERY_BOX_BYTES,
 
-    // Shared memory in bytes. Swizzled tiles start at multiples of 1024.
+    // Items in flight: the next one's queries arrive while this one is worked on, where there is room for them.
+    ITEMS = HEAD_DIM == 256 ? 1 : 2,
+
+    // Shared memory in bytes. Swizzled tiles start at multiples of 1024. The result goes out over the item's queries.
     QUERY_AT = 0,
-    KEY_AT = QUERY_AT + WARPGROUPS * QUERY_BOX_BYTES,
+    KEY_AT = QUERY_AT + ITEMS * QUERY_TILE_BYTES,
     VALUE_AT = KEY_AT + STAGES * KEY_TILE_BYTES,
-    OUT_AT = OUT_IN_QUERY ? QUERY_AT : VALUE_AT + STAGES * KEY_TILE_BYTES,
-    ROWS_AT = OUT_IN_QUERY ? VALUE_AT + STAGES * KEY_TILE_BYTES : OUT_AT + WARPGROUPS * QUERY_BOX_BYTES,
+    ROWS_AT = VALUE_AT + STAGES * KEY_TILE_BYTES,
     BITS_AT = ROWS_AT + WARPGROUPS * 64 * ROW_BYTES,  // per axis and bound 0 .. side: 4 words
     BITS_BYTES = (KEYS + 5) * 16,                     // worst: all keys along one axis
-    ITEM_AT = BITS_AT + BITS_BYTES,                   // two work items
+    ITEM_AT = BITS_AT + BITS_BYTES,
     ITEM_BYTES = 96,
-    TILE_AT = ITEM_AT + 2 * ITEM_BYTES,               // first key of each stage's tile
+    TILE_AT = ITEM_AT + ITEMS * ITEM_BYTES,           // first key of each stage's tile
     BARRIERS_AT = TILE_AT + STAGES * 16,
     KEY_FULL = BARRIERS_AT,
     KEY_EMPTY = KEY_FULL + 8 * STAGES,
     VALUE_FULL = KEY_EMPTY + 8 * STAGES,
     VALUE_EMPTY = VALUE_FULL + 8 * STAGES,
     QUERY_FULL = VALUE_EMPTY + 8 * STAGES,
-    QUERY_EMPTY = QUERY_FULL + 8,
-    SHARED_BYTES = QUERY_EMPTY + 8
+    QUERY_EMPTY = QUERY_FULL + 8 * ITEMS,
+    SHARED_BYTES = QUERY_EMPTY + 8 * ITEMS
   };
   static_assert(SHARED_BYTES <= 227 * 1024, "shared memory of one thread block");
   static_assert(PRODUCER_REGISTERS * 128 + CONSUMER_REGISTERS * 128 * WARPGROUPS <= 65536, "registers");
@@ -77,6 +78,12 @@ struct Config {
 struct Place {
   int stage;
   unsigned parity;
+
+  // Of the one with this number, counted from the start.
+  template <int STAGES>
+  static __device__ __forceinline__ Place of(unsigned number) {
+    return {(int)(number % STAGES), number / STAGES & 1};
+  }
 
   template <int STAGES>
   __device__ __forceinline__ void advance() {

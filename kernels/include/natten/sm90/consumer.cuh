@@ -35,6 +35,7 @@ struct Consumer {
   int lane;
   Place key;          // of the next tile of keys
   Place value;        // of the next tile of values
+  unsigned query;     // this warpgroup's queries of the item, and its result
   float scores[SCORES];           // (64 queries, KEYS), then the weights in place
   float out[OUTS];                // (64 queries, HEAD_DIM)
   unsigned weights[STEPS][4];     // (64 queries, KEYS) as pairs
@@ -46,9 +47,9 @@ struct Consumer {
     return shared + C::ROWS_AT + (group * 64 + warp * 16 + row) * ROW_BYTES;
   }
 
-  // Works out the windows and addresses of this warp's rows, one row a lane.
+  // Works out the windows and addresses of this warp's rows, one row a lane. Other lanes read them behind the next wait for
+  // the warp or warpgroup; those that read the last item's have waited at its end.
   __device__ __forceinline__ void describe_rows(unsigned item) {
-    arch::sync_warp();  // all lanes are done with the previous item's rows
     if (lane < 16) {
       int head[4];
       arch::load_shared(head, item);
@@ -70,8 +71,9 @@ struct Consumer {
         exists &= position < queries;
         position = minimum(position, queries - 1);
         const Range sees = window(axis, queries, key_count(axis, place[1]), position);
-        arch::store_shared(row_entry(lane) + ROW_WINDOWS + 8 * a, sees.start * BITS_ENTRY_BYTES,
-                           sees.end * BITS_ENTRY_BYTES);
+        const int first = first_coordinate(axis.key_remainder, place[1]);
+        arch::store_shared(row_entry(lane) + ROW_WINDOWS + 8 * a, (first + sees.start) * BITS_ENTRY_BYTES,
+                           (first + sees.end) * BITS_ENTRY_BYTES);
         const long long token = place[1] + (long long)position * (int)axis.dilation.value;
         out_row += token * p.out_strides.axis[a];
         lse_row += token * p.lse_strides.axis[a];
@@ -79,7 +81,6 @@ struct Consumer {
       arch::store_shared_long(row_entry(lane) + ROW_OUT, exists ? out_row : -1);
       arch::store_shared_long(row_entry(lane) + ROW_LSE, exists ? lse_row : -1);
     }
-    arch::sync_warp();
   }
 
   // Warpgroups take turns at issuing multiplications, so that one does its softmax while another's run.
@@ -96,8 +97,7 @@ struct Consumer {
   __device__ __forceinline__ void issue_scores() {
     const arch::Swizzle swizzle = (arch::Swizzle)C::SWIZZLE;
     const unsigned eight_rows = 8 * C::SLAB_ROW_BYTES;
-    const unsigned long long a =
-        arch::describe(shared + C::QUERY_AT + group * C::QUERY_BOX_BYTES, swizzle, eight_rows, 0);
+    const unsigned long long a = arch::describe(query, swizzle, eight_rows, 0);
     const unsigned long long b =
         arch::describe(shared + C::KEY_AT + key.stage * C::KEY_TILE_BYTES, swizzle, eight_rows, 0);
     arch::wgmma_fence();
@@ -113,7 +113,7 @@ struct Consumer {
     arch::wgmma_commit();
   }
 
-  // out += P V of the next tile of values.
+  // out += P V of the next tile of values. The fence before the scores' product would do, but ptxas wants one of its own.
   __device__ __forceinline__ void issue_out() {
     const unsigned long long b =
         arch::describe(shared + C::VALUE_AT + value.stage * C::KEY_TILE_BYTES, (arch::Swizzle)C::SWIZZLE,
@@ -129,6 +129,8 @@ struct Consumer {
   __device__ __forceinline__ void find_seen(unsigned (&seen)[2]) {
     int position[4];
     arch::load_shared(position, shared + C::TILE_AT + 16 * key.stage);
+    // Lane 0 will say that this place may be overwritten: all lanes have read it by then, and noted down their rows.
+    arch::sync_warp();
     if (position[3] > 0) {
       seen[0] = seen[1] = column_mask(position[3]);
     } else {
@@ -215,11 +217,12 @@ struct Consumer {
     pack_weights();
   }
 
-  __device__ __forceinline__ void first_tile(bool masked) {
+  __device__ __forceinline__ void first_tile(unsigned item, bool masked) {
     arch::barrier_wait(shared + C::KEY_FULL + 8 * key.stage, key.parity);
     take_turn();
     issue_scores();
     pass_turn();
+    describe_rows(item);
     unsigned seen[2] = {0xffffffffu, 0xffffffffu};
     if (masked) find_seen(seen);
     arch::wgmma_wait<0>();
@@ -248,9 +251,8 @@ struct Consumer {
   // Divides by the sums; writes the log-sum-exp, and the result through shared memory in rows of 16-byte chunks.
   __device__ __forceinline__ void store() {
     const int lane = arch::opaque(this->lane);
-    const unsigned rows = shared + C::OUT_AT + group * C::QUERY_BOX_BYTES + warp * 16 * C::HEAD_DIM * 2;
-    // Elsewhere each warp has its rows for itself; these lie over queries that the whole warpgroup has been reading.
-    if (C::OUT_IN_QUERY) arch::named_barrier_sync(8 + group, 128);
+    const unsigned rows = query + warp * 16 * C::HEAD_DIM * 2;
+    sync_warpgroup();  // all of it has been reading the queries that these rows lie over
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float total = sum[half];
@@ -281,10 +283,24 @@ struct Consumer {
         arch::store_16_bytes((char*)p.out + (at + chunk * 8) * 2, bits);
       }
     }
-    if (C::OUT_IN_QUERY) {
-      arch::fence_async_proxy();  // the copy engine writes the next queries there
-      arch::sync_warp();
+    arch::fence_async_proxy();  // the copy engine writes queries there next
+    arch::sync_warp();
+  }
+
+  __device__ __forceinline__ void sync_warpgroup() const { arch::named_barrier_sync(8 + group, 128); }
+
+  // The largest score must have the largest weight, so a negative scale's sign goes to the queries.
+  __device__ __forceinline__ void negate_queries() const {
+#pragma unroll 1
+    for (int at = (warp * 32 + lane) * 16; at < C::QUERY_BOX_BYTES; at += 128 * 16) {
+      int words[4];
+      arch::load_shared(words, query + at);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) words[i] ^= (int)0x80008000;
+      arch::store_shared(query + at, words[0], words[1], words[2], words[3]);
     }
+    arch::fence_async_proxy();  // products read them next
+    sync_warpgroup();
   }
 
   __device__ __forceinline__ void run() {
@@ -292,22 +308,23 @@ struct Consumer {
     value = {0, 0};
     if (group == C::WARPGROUPS - 1) pass_turn();  // the first turn is warpgroup 0's
     for (unsigned count = 0;; ++count) {
-      const unsigned item = shared + C::ITEM_AT + (count & 1) * C::ITEM_BYTES;
-      arch::barrier_wait(shared + C::QUERY_FULL, count & 1);
+      const Place place = Place::of<C::ITEMS>(count);
+      const unsigned item = shared + C::ITEM_AT + place.stage * C::ITEM_BYTES;
+      query = shared + C::QUERY_AT + place.stage * C::QUERY_TILE_BYTES + group * C::QUERY_BOX_BYTES;
+      arch::barrier_wait(shared + C::QUERY_FULL + 8 * place.stage, place.parity);
       int word[4];
       arch::load_shared(word, item);
       const int full = word[0];
       const int tiles = word[1];
       if (tiles == 0) break;
-      describe_rows(item);
-      first_tile(full == 0);
+      if (p.geometry.scale < 0.0f) negate_queries();
+      first_tile(item, full == 0);
       int tile = 1;
       for (; tile < full; ++tile) step<false>();
       for (; tile < tiles; ++tile) step<true>();
-      if (!C::OUT_IN_QUERY) arrive(C::QUERY_EMPTY);
       last_values();
       store();
-      if (C::OUT_IN_QUERY) arrive(C::QUERY_EMPTY);
+      arrive(C::QUERY_EMPTY + 8 * place.stage);
     }
   }
 };

@@ -80,10 +80,14 @@ NATTEN_DEVICE unsigned column_mask(int count) {
 // Scores that are not seen become -inf, whose weight is zero.
 template <int COUNT>
 NATTEN_DEVICE void hide(float (&scores)[COUNT], const unsigned (&mask)[2]) {
+  // Bit after bit of one word, which the assembler turns into predicates several at a time.
 #pragma unroll
-  for (int i = 0; i < COUNT; ++i) {
-    const int bit = i / 4 * 2 + i % 2;
-    if (!(mask[i / 2 % 2] & 1u << bit)) scores[i] = -__int_as_float(0x7f800000);
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll
+    for (int bit = 0; bit < COUNT / 2; ++bit) {
+      const int i = bit / 2 * 4 + half * 2 + bit % 2;
+      if (!(mask[half] & 1u << bit)) scores[i] = -__int_as_float(0x7f800000);
+    }
   }
 }
 

@@ -19,55 +19,37 @@ struct Producer {
   static __device__ __forceinline__ unsigned stage(unsigned tile) { return tile % C::STAGES; }
   static __device__ __forceinline__ unsigned parity(unsigned tile) { return tile / C::STAGES & 1; }
 
-  // Loads one tile, whose slabs have `slab_bytes` each, in `split.count` boxes of every slab.
+  // Loads one tile, whose slabs have `slab_bytes` each.
   __device__ __forceinline__ void load(unsigned to, int slab_bytes, unsigned barrier, const arch::TensorMap& map,
-                                       const MapSteps& steps, int head, int (&token)[3], const BoxSplit& split) {
-    int batch[4];
-    arch::load_shared(batch, item);
-    const int inner = head * steps.head_inner;
-    const int outer = head * steps.head_outer + batch[2] * steps.batch_outer;
-    token[0] += head * steps.head_axis0;
-    const int box_bytes = slab_bytes / split.count;
+                                       const int (&at)[3], int outer) {
 #pragma unroll 1
-    for (int part = 0; part < split.count; ++part) {
-#pragma unroll 1
-      for (int slab = 0; slab < C::SLABS; ++slab)
-        arch::load_box(to + slab * slab_bytes, &map, barrier, slab * C::SLAB + inner, token[2], token[1], token[0], outer);
-      to += box_bytes;
-#pragma unroll
-      for (int a = 0; a < 3; ++a) token[a] += a == split.axis ? split.tokens : 0;
-    }
+    for (int slab = 0; slab < C::SLABS; ++slab)
+      arch::load_box(to + slab * slab_bytes, &map, barrier, slab * C::SLAB, at[2], at[1], at[0], outer);
   }
 
-  // Loads keys or values of the tile whose place was noted down for this stage.
+  // Loads keys or values of the tile whose place was noted down for this stage. `which`: 0 for keys, 1 for values.
   __device__ __forceinline__ void load_tile(unsigned to, unsigned full, unsigned tile, const arch::TensorMap& map,
-                                            const MapSteps& steps, const arch::TensorMap& additional_map,
+                                            int which, const arch::TensorMap& additional_map,
                                             const MapSteps& additional_steps) {
     arch::barrier_arrive_expect(full, C::KEY_TILE_BYTES);
-    int position[4], head[4];
+    int position[4];
     arch::load_shared(position, shared + C::TILE_AT + 16 * stage(tile));
-    arch::load_shared(head, item);
-    const int head_kv = divide(head[3], p.geometry.heads_per_kv);
+    const int at[3] = {position[0], position[1], position[2]};
     const unsigned destination = to + stage(tile) * C::KEY_TILE_BYTES;
-    int token[3] = {position[0], position[1], position[2]};
     if (position[3] > 0) {
-      load(destination, C::KEY_SLAB_BYTES, full, additional_map, additional_steps, head_kv, token, {0, 1, 0});
-      return;
+      int head[4];
+      arch::load_shared(head, item);
+      const int head_kv = divide(head[3], p.geometry.heads_per_kv);
+      const int outer = head[2] * additional_steps.batch + head_kv * additional_steps.head;
+      load(destination, C::KEY_SLAB_BYTES, full, additional_map, at, outer);
+    } else {
+      load(destination, C::KEY_SLAB_BYTES, full, map, at, (int)arch::load_shared(item + ITEM_OUTER + 4 * which));
     }
-#pragma unroll
-    for (int a = 0; a < 3; ++a) token[a] = token_of(a, position[a]);
-    load(destination, C::KEY_SLAB_BYTES, full, map, steps, head_kv, token, p.key_split);
-  }
-
-  __device__ __forceinline__ int token_of(int a, int position) {
-    int axis[4];
-    arch::load_shared(axis, item + ITEM_AXES + 16 * a);
-    return axis[1] + position * (int)p.geometry.axes[a].dilation.value;
   }
 
   __device__ __forceinline__ void push_value(unsigned tile) {
     arch::barrier_wait(shared + C::VALUE_EMPTY + 8 * stage(tile), parity(tile) ^ 1);
-    load_tile(shared + C::VALUE_AT, shared + C::VALUE_FULL + 8 * stage(tile), tile, p.value, p.value_steps,
+    load_tile(shared + C::VALUE_AT, shared + C::VALUE_FULL + 8 * stage(tile), tile, p.value, 1,
               p.additional_value, p.additional_value_steps);
   }
 
@@ -76,28 +58,34 @@ struct Producer {
     arch::barrier_wait(shared + C::KEY_EMPTY + 8 * stage(pushed), parity(pushed) ^ 1);
     // Where the tile lies: for the mask (the arrival publishes it), and for its values later.
     arch::store_shared(shared + C::TILE_AT + 16 * stage(pushed), position[0], position[1], position[2], additional);
-    load_tile(shared + C::KEY_AT, shared + C::KEY_FULL + 8 * stage(pushed), pushed, p.key, p.key_steps,
+    load_tile(shared + C::KEY_AT, shared + C::KEY_FULL + 8 * stage(pushed), pushed, p.key, 0,
               p.additional_key, p.additional_key_steps);
     if (!first) push_value(pushed - 1);
     ++pushed;
   }
 
-  __device__ __forceinline__ void push_queries() {
-    const unsigned full = shared + C::QUERY_FULL;
-    arch::barrier_arrive_expect(full, C::WARPGROUPS * C::QUERY_BOX_BYTES);
+  __device__ __forceinline__ void push_queries(int slot) {
+    const unsigned full = shared + C::QUERY_FULL + 8 * slot;
+    arch::barrier_arrive_expect(full, C::QUERY_TILE_BYTES);
     int head[4];
     arch::load_shared(head, item);
+    int outer = head[2] * p.query_steps.batch + head[3] * p.query_steps.head;
+    int at[3];
+#pragma unroll
+    for (int a = 0; a < 3; ++a) {
+      int axis[4];
+      arch::load_shared(axis, item + ITEM_AXES + 16 * a);
+      const int remainder = p.geometry.axes[a].query_remainder;
+      at[a] = axis[0] + first_coordinate(remainder, axis[1]);
+      outer += residue_place(remainder, axis[1], (int)p.geometry.axes[a].dilation.value) * p.query_steps.residue[a];
+    }
+    unsigned to = shared + C::QUERY_AT + slot * C::QUERY_TILE_BYTES;
 #pragma unroll 1
     for (int w = 0; w < C::WARPGROUPS; ++w) {
-      int token[3];
+      load(to, C::QUERY_SLAB_BYTES, full, p.query, at, outer);
+      to += C::QUERY_BOX_BYTES;
 #pragma unroll
-      for (int a = 0; a < 3; ++a) {
-        int axis[4];
-        arch::load_shared(axis, item + ITEM_AXES + 16 * a);
-        token[a] = token_of(a, axis[0] + (a == p.query_side ? w << p.query_box_log2[a] : 0));
-      }
-      load(shared + C::QUERY_AT + w * C::QUERY_BOX_BYTES, C::QUERY_SLAB_BYTES, full, p.query, p.query_steps, head[3],
-           token, p.query_split);
+      for (int a = 0; a < 3; ++a) at[a] += a == p.query_side ? 1 << p.query_box_log2[a] : 0;
     }
   }
 
@@ -163,17 +151,23 @@ struct Producer {
     pushed = 0;
     unsigned count = 0;
     for (int index = (int)blockIdx.x; index < p.items; index += (int)gridDim.x) {
-      // The description before last is free once the queries after it have been used up.
-      arch::barrier_wait(shared + C::QUERY_EMPTY, (count & 1) ^ 1);
-      item = shared + C::ITEM_AT + (count & 1) * C::ITEM_BYTES;
+      const int slot = await_slot(count);
       if (!describe_item<C>(p, index, item)) continue;
-      push_queries();
+      push_queries(slot);
       push_tiles();
       ++count;
     }
-    arch::barrier_wait(shared + C::QUERY_EMPTY, (count & 1) ^ 1);
-    arch::store_shared(shared + C::ITEM_AT + (count & 1) * C::ITEM_BYTES, 0, 0, 0, 0);
-    arch::barrier_arrive(shared + C::QUERY_FULL);
+    const int slot = await_slot(count);
+    arch::store_shared(item, 0, 0, 0, 0);
+    arch::barrier_arrive(shared + C::QUERY_FULL + 8 * slot);
+  }
+
+  // Waits until the item that had this one's place, description and queries, is done with.
+  __device__ __forceinline__ int await_slot(unsigned count) {
+    const Place place = Place::template of<C::ITEMS>(count);
+    arch::barrier_wait(shared + C::QUERY_EMPTY + 8 * place.stage, place.parity ^ 1);
+    item = shared + C::ITEM_AT + place.stage * C::ITEM_BYTES;
+    return place.stage;
   }
 };
 

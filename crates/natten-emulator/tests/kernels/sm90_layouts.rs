@@ -1,0 +1,159 @@
+//! The Hopper kernels on views of all sorts: neighbouring heads, repeated and reversed axes, and what is chosen and compiled.
+
+use natten_core::{Backend, Inputs, Layout, Output, Params, bf16};
+use natten_cuda::registry::Operation;
+use natten_cuda::select::LayoutSummary;
+use natten_cuda::tiles::Request;
+use natten_cuda::{Cuda, CudaTensor, CudaView, Device};
+use natten_emulator::{Completion, Emulated};
+
+use crate::case::{Case, OnDevice, Operands};
+use crate::sm90::{compare, forward, hopper, run};
+
+/// NaN right beside a head's rows, in the neighbouring heads and behind the last token, does not leak: on one to three
+/// axes, in either order of heads and tokens, with one batch item and two.
+#[test]
+fn neighbouring_heads_do_not_leak() {
+    for (tokens, window, dilation) in [
+        ([1, 1, 150], [1, 1, 70], [1, 1, 1]),
+        ([1, 12, 14], [1, 7, 9], [1, 1, 1]),
+        ([4, 6, 9], [3, 5, 5], [1, 1, 1]),
+        ([1, 23, 25], [1, 2, 2], [1, 10, 9]),
+    ] {
+        for (i, head_dim) in [40, 72, 80, 96, 8, 64].into_iter().enumerate() {
+            let mut case = Case::new(tokens, Params::new(window).dilation(dilation))
+                .dims(head_dim, head_dim)
+                .heads(3, 3);
+            (case.batch, case.heads_first) = (1 + i % 2, i % 3 == 0);
+            unaffected_by_neighbours(&case);
+        }
+    }
+}
+
+fn unaffected_by_neighbours(case: &Case) {
+    let clean = Operands::<bf16>::draw(case);
+    let problem = clean.problem(&case.params);
+    let mut poisoned = Operands::<bf16>::draw(case);
+    let (tokens, head_dim) = (case.tokens.iter().product::<usize>(), case.head_dim);
+    for tensor in [&mut poisoned.query, &mut poisoned.key, &mut poisoned.value] {
+        for (row, values) in tensor.as_mut_slice().chunks_mut(head_dim).enumerate() {
+            let head = if case.heads_first { row / tokens % 3 } else { row % 3 };
+            if head != 1 {
+                values.fill(bf16::NAN);
+            }
+        }
+    }
+    let cuda = hopper(1, Completion::Latest);
+    let (out, lse) = forward(&cuda, None, &clean, &problem).unwrap();
+    let (found, found_lse) = forward(&cuda, None, &poisoned, &problem).unwrap();
+    for token in 0..case.batch * tokens {
+        let at = token * 3 + 1;
+        assert_eq!(lse.as_slice()[at], found_lse.as_slice()[at], "{case:?}");
+        let row = at * head_dim..(at + 1) * head_dim;
+        assert_eq!(out.as_slice()[row.clone()], found.as_slice()[row], "{case:?}");
+    }
+}
+
+/// A tensor and a view of it with other strides, in elements, and another first element.
+fn view<'a>(
+    cuda: &Cuda<Emulated>,
+    tensor: &'a CudaTensor<bf16, Emulated>,
+    shape: &[usize],
+    strides: &[isize],
+    first: usize,
+) -> CudaView<'a, bf16> {
+    // SAFETY: the callers' views stay within their tensors, which outlive them.
+    #[allow(unsafe_code)]
+    unsafe {
+        cuda.view_of_raw(tensor.address() + first as u64 * 2, Layout::strided(shape, strides).unwrap())
+    }
+}
+
+/// Keys and values that all heads share by a stride of 0, instead of by their number, and one batch item for two.
+#[test]
+fn repeated_heads_and_batch_items() {
+    let case = Case::new([1, 9, 20], Params::new([1, 5, 8])).dims(64, 64).heads(4, 1);
+    let operands = Operands::<bf16>::draw(&case);
+    let problem = operands.problem(&case.params);
+    let cuda = hopper(1, Completion::Latest);
+    let expected = forward(&cuda, None, &operands, &problem).unwrap();
+
+    let up = |tensor| cuda.upload(tensor).unwrap();
+    let (query, key, value) =
+        (up(&operands.query.view()), up(&operands.key.view()), up(&operands.value.view()));
+    let shape = [2, 1, 9, 20, 4, 64];
+    let repeat = |tensor| view(&cuda, tensor, &shape, &[0, 0, 20 * 64, 64, 0, 1], 0);
+    let queries = view(&cuda, &query, &shape, &[0, 0, 20 * 256, 256, 64, 1], 0);
+    let inputs = Inputs::new(queries, repeat(&key), repeat(&value));
+    let layouts = inputs.map(|view| *view.layout());
+    let problem =
+        natten_core::Problem::new(&case.params.to_dyn(), &layouts, natten_core::ElementType::Bf16).unwrap();
+    let out = cuda.allocate::<bf16>(&problem.out_shape()).unwrap();
+    let lse = cuda.allocate::<f32>(&problem.lse_shape()).unwrap();
+    run(&cuda, None, &problem, &inputs, &out, &lse).unwrap();
+    for found in cuda.download(&out).unwrap().as_slice().chunks(expected.0.as_slice().len()) {
+        assert_eq!(found, expected.0.as_slice());
+    }
+    for found in cuda.download(&lse).unwrap().as_slice().chunks(expected.1.as_slice().len()) {
+        assert_eq!(found, expected.1.as_slice());
+    }
+}
+
+/// A window large enough for this family to be chosen, its keys stored from the last to the first.
+#[test]
+fn reversed_axes_go_to_another_family() {
+    let case = Case::new([1, 1, 400], Params::new([1, 1, 300])).dims(128, 128).heads(1, 1);
+    let mut operands = Operands::<bf16>::draw(&case);
+    let problem = operands.problem(&case.params);
+    let cuda = hopper(1, Completion::Latest);
+    let kernel = cuda.kernel(&problem, Operation::Forward, LayoutSummary { is_aligned: true }).unwrap();
+    assert!(kernel.entry.starts_with("natten_forward_sm90_bf16_d128"), "{}", kernel.entry);
+
+    let query = cuda.upload(&operands.query.view()).unwrap();
+    let keys = cuda.upload(&operands.key.view()).unwrap();
+    let value = cuda.upload(&operands.value.view()).unwrap();
+    let reversed = view(&cuda, &keys, &[1, 1, 1, 400, 1, 128], &[0, 0, 0, -128, 0, 1], 399 * 128);
+    let inputs = Inputs::new(query.view(), reversed, value.view());
+    let mut out = cuda.allocate::<bf16>(&problem.out_shape()).unwrap();
+    let mut lse = cuda.allocate::<f32>(&problem.lse_shape()).unwrap();
+    cuda.device().take_counters();
+    cuda.forward(&problem, &inputs, Output { out: out.view_mut(), lse: Some(lse.view_mut()) }).unwrap();
+    let ran: Vec<&str> = cuda.device().take_counters().into_keys().collect();
+    assert!(ran.iter().all(|entry| !entry.contains("sm90")), "{ran:?}");
+    let rows: Vec<bf16> = operands.key.as_slice().rchunks(128).flatten().copied().collect();
+    operands.key.as_mut_slice().copy_from_slice(&rows);
+    let found = (cuda.download(&out).unwrap(), cuda.download(&lse).unwrap());
+    compare(&operands, &problem, &found).unwrap();
+
+    // Asked for by name, the family says why it cannot.
+    let asked = cuda.clone().with_request(Request { entry: Some(kernel.entry), tiling: None });
+    let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
+    let refused = asked.forward(&problem, &inputs, output).unwrap_err().to_string();
+    assert!(
+        refused.contains("cannot map a tensor: the copy engine takes no stride of -128 elements"),
+        "{refused}"
+    );
+}
+
+/// What warming up compiles is what a call runs: nothing is left to compile while a graph is captured.
+#[test]
+fn warming_up_compiles_the_kernel_that_runs() {
+    let large = Case::new([1, 1, 400], Params::new([1, 1, 300])).dims(128, 128).heads(1, 1);
+    let small = Case::new([1, 1, 64], Params::new([1, 1, 3])).dims(32, 32).heads(1, 1);
+    for case in [large, small] {
+        let cuda = hopper(1, Completion::Latest);
+        let operands = Operands::<bf16>::draw(&case);
+        let problem = operands.problem(&case.params);
+        let layout = LayoutSummary { is_aligned: true };
+        cuda.warm_up(&problem, layout, false).unwrap();
+        let kernel = cuda.kernel(&problem, Operation::Forward, layout).unwrap();
+        let loaded =
+            cuda.device().functions().get_or_load(kernel.entry, || panic!("{} is not loaded", kernel.entry));
+        assert!(loaded.is_ok());
+        let mut out = cuda.allocate::<bf16>(&problem.out_shape()).unwrap();
+        let device = OnDevice::upload(&cuda, &operands);
+        cuda.forward(&problem, &device.inputs(), Output { out: out.view_mut(), lse: None }).unwrap();
+        let ran: Vec<&str> = cuda.device().take_counters().into_keys().collect();
+        assert_eq!(ran, [kernel.entry]);
+    }
+}
