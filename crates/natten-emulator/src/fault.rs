@@ -278,6 +278,13 @@ impl fmt::Display for Accessor {
 pub enum Actor {
     /// Ordinary instructions of a warp.
     Warp(u32),
+    /// One lane of a warp, in a race with another lane of that warp.
+    Lane {
+        /// The warp.
+        warp: u32,
+        /// Its lane.
+        lane: u32,
+    },
     /// `cp.async` issued by a warp.
     CpAsync(u32),
     /// Bulk stores issued by a warp.
@@ -294,6 +301,7 @@ impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Actor::Warp(w) => write!(f, "warp {w}"),
+            Actor::Lane { warp, lane } => write!(f, "lane {lane} of warp {warp}"),
             Actor::CpAsync(w) => write!(f, "cp.async of warp {w}"),
             Actor::BulkStore(w) => write!(f, "a bulk store of warp {w}"),
             Actor::Wgmma(w) => write!(f, "wgmma of warp {w}"),

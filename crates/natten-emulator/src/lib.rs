@@ -56,7 +56,6 @@ mod module;
 mod options;
 mod ptx;
 mod race;
-mod race_global;
 mod scalar;
 mod tensor;
 

@@ -101,10 +101,10 @@ impl Cta<'_> {
                 self.load_global(w.id, m, access, &addresses, total, &mut block)?;
             }
             Space::Shared => {
-                self.shared_request(w, m, &addresses, total, access.strength, false)?;
+                let offsets = self.shared_request(w, m, &addresses, total, access.strength, false)?;
                 self.each(m, access, |cta, lane, element, at| {
                     block[element][lane] =
-                        read_sized!(access.bytes, N => cta.shared.read::<N>(addresses[lane] + at, lane)?);
+                        read_sized!(access.bytes, N => cta.shared.read::<N>(offsets[lane] + at, lane)?);
                     Ok(())
                 })?;
             }
@@ -132,9 +132,9 @@ impl Cta<'_> {
         addresses: &Wides,
     ) -> Exec {
         let total = 4 * u32::from(access.count);
-        self.shared_request(w, m, addresses, total, access.strength, false)?;
+        let offsets = self.shared_request(w, m, addresses, total, access.strength, false)?;
         for (element, &slot) in self.kernel.list(i).iter().enumerate() {
-            let value = self.shared.gather(m, addresses, 4 * element as u64)?;
+            let value = self.shared.gather(&offsets, 4 * element as u32)?;
             w.regs.set_word(slot, m, &value);
         }
         Ok(())
@@ -144,11 +144,11 @@ impl Cta<'_> {
         &mut self,
         m: u32,
         access: Access,
-        mut f: impl FnMut(&mut Self, usize, usize, u64) -> Exec,
+        mut f: impl FnMut(&mut Self, usize, usize, u32) -> Exec,
     ) -> Exec {
         for lane in (0..32).filter(|l| m >> l & 1 == 1) {
             for element in 0..access.count as usize {
-                f(self, lane, element, (element * access.bytes as usize) as u64)?;
+                f(self, lane, element, (element * access.bytes as usize) as u32)?;
             }
         }
         Ok(())
@@ -268,6 +268,16 @@ impl Cta<'_> {
         let mut addresses = self.addresses(w, i.a, access.wide_address, i.imm);
         let space = self.resolve(access.space, m, &mut addresses)?;
         let kernel = self.kernel;
+        if space == Space::Shared && access.bytes == 4 && !access.wide_data {
+            self.events += 1;
+            let total = 4 * u32::from(access.count);
+            let offsets = self.shared_request(w, m, &addresses, total, access.strength, true)?;
+            for (element, &slot) in kernel.list(i).iter().enumerate() {
+                self.shared.scatter(m, &offsets, 4 * element as u32, w.regs.word(slot));
+            }
+            self.release_stored(w, m, access, &addresses);
+            return Ok(());
+        }
         let mut block: Block = [[0; 32]; 8];
         for (values, &slot) in block.iter_mut().zip(kernel.list(i)) {
             *values = if access.wide_data {
@@ -283,10 +293,11 @@ impl Cta<'_> {
                 self.store_global(w.id, m, access, &addresses, total, &block)?
             }
             Space::Shared => {
-                self.shared_request(w, m, &addresses, total, access.strength, true)?;
+                let offsets = self.shared_request(w, m, &addresses, total, access.strength, true)?;
                 self.each(m, access, |cta, lane, element, at| {
                     let value = block[element][lane].to_le_bytes();
-                    write_sized!(access.bytes, value, v => cta.shared.write(addresses[lane] + at, v, lane))
+                    cta.shared.put((offsets[lane] + at) as usize, &value[..usize::from(access.bytes)]);
+                    Ok(())
                 })?;
             }
             Space::Local => {
@@ -304,10 +315,15 @@ impl Cta<'_> {
                 return Err(FaultKind::OutOfBounds { space, address, bytes }.into());
             }
         }
-        if matches!(access.strength, Strength::Release | Strength::AcqRel) {
-            self.strong_release(w, m, &addresses);
-        }
+        self.release_stored(w, m, access, &addresses);
         Ok(())
+    }
+
+    /// A store with release semantics publishes what came before it at its address.
+    fn release_stored(&mut self, w: &Warp, m: u32, access: Access, addresses: &Wides) {
+        if matches!(access.strength, Strength::Release | Strength::AcqRel) {
+            self.strong_release(w, m, addresses);
+        }
     }
 
     fn store_global(
@@ -345,7 +361,7 @@ impl Cta<'_> {
         Ok(())
     }
 
-    /// Alignment, races and counters of a shared-memory request.
+    /// Alignment, bounds, races and counters of a shared-memory request by lanes of their own accord.
     #[inline]
     pub(crate) fn shared_request(
         &mut self,
@@ -355,32 +371,54 @@ impl Cta<'_> {
         bytes: u32,
         strength: Strength,
         is_write: bool,
-    ) -> Exec {
-        self.shared.check_request(m, addresses, bytes)?;
+    ) -> Exec<Lanes> {
+        let kind = match (strength == Strength::Weak, is_write) {
+            (true, false) => AccessKind::Read,
+            (true, true) => AccessKind::Write,
+            (false, _) => AccessKind::Atomic,
+        };
+        let offsets = self.shared_access(m, addresses, bytes, is_write)?;
+        let Some(races) = &mut self.races else { return Ok(offsets) };
+        races.by_lanes(w.id, m, &offsets, bytes, kind, false)?;
+        if matches!(strength, Strength::Acquire | Strength::AcqRel | Strength::Relaxed) {
+            self.strong_acquire(w, m, addresses);
+        }
+        Ok(offsets)
+    }
+
+    /// The rows that lanes of `m` point `ldmatrix` or `stmatrix` at; the data are the whole warp's.
+    pub(crate) fn shared_rows(&mut self, w: &Warp, m: u32, addresses: &Wides, is_write: bool) -> Exec<Lanes> {
+        let offsets = self.shared_access(m, addresses, 16, is_write)?;
+        if let Some(races) = &mut self.races {
+            let kind = if is_write { AccessKind::Write } else { AccessKind::Read };
+            races.by_lanes(w.id, m, &offsets, 16, kind, true)?;
+        }
+        Ok(offsets)
+    }
+
+    #[inline]
+    fn shared_access(
+        &mut self,
+        m: u32,
+        addresses: &Wides,
+        bytes: u32,
+        is_write: bool,
+    ) -> Exec<Lanes> {
+        let offsets = self.shared.offsets(m, addresses, bytes)?;
         let traffic = u64::from(bytes * m.count_ones());
         if is_write {
             self.counters.shared_store_bytes += traffic;
         } else {
             self.counters.shared_load_bytes += traffic;
         }
-        self.counters.shared_bank_conflicts += traffic::bank_conflicts(m, addresses, bytes.min(16));
-        let Some(races) = &mut self.races else { return Ok(()) };
-        let kind = match (strength == Strength::Weak, is_write) {
-            (true, false) => AccessKind::Read,
-            (true, true) => AccessKind::Write,
-            (false, _) => AccessKind::Atomic,
-        };
-        races.by_lanes(w.id, m, addresses, bytes, kind)?;
-        if matches!(strength, Strength::Acquire | Strength::AcqRel | Strength::Relaxed) {
-            self.strong_acquire(w, m, addresses);
-        }
-        Ok(())
+        self.counters.shared_bank_conflicts += traffic::bank_conflicts(m, &offsets, bytes.min(16));
+        Ok(offsets)
     }
 
     fn strong_release(&mut self, w: &Warp, m: u32, addresses: &Wides) {
         if let Some(races) = &mut self.races {
             for lane in (0..32).filter(|l| m >> l & 1 == 1) {
-                races.release_at(w.id, addresses[lane]);
+                races.release_at(w.id, lane, addresses[lane]);
             }
         }
     }

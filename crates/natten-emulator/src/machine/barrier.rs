@@ -80,7 +80,7 @@ impl Cta<'_> {
             barrier.threads += 32;
         }
         if let Some(races) = &mut self.races {
-            races.release(w.id, &mut barrier.gathering);
+            races.release(w.id, m, &mut barrier.gathering);
         }
         self.events += 1;
         self.try_release(id);
@@ -120,6 +120,7 @@ impl Cta<'_> {
         let barrier = &self.barriers[id];
         if let Some(races) = &mut self.races {
             races.acquire(w.id, &barrier.released);
+            races.lanes_met(w.id);
         }
         let (popc, all, any) = barrier.result;
         if let Op::Bar(bar) = i.op {
@@ -217,7 +218,7 @@ impl Cta<'_> {
             barrier.arrived.push((w.id, m));
             barrier.threads += 32;
             if let Some(races) = &mut self.races {
-                races.release(w.id, &mut barrier.gathering);
+                races.release(w.id, m, &mut barrier.gathering);
             }
             self.try_release(id);
             return Ok(Flow::Next);

@@ -17,8 +17,9 @@ use crate::module::{Entry, Kernel, LaneMask, Module, SpecialRegister};
 use crate::options::Options;
 use crate::ptx::ast::RegClass;
 use crate::race::Races;
-use crate::race_global::GlobalRaces;
+use crate::race::global::GlobalRaces;
 use crate::scalar::map;
+use crate::tensor::operand::Matrices;
 
 /// What all CTAs of a launch share.
 #[derive(Debug)]
@@ -88,6 +89,7 @@ pub(crate) struct Cta<'g> {
     pub registers_pool: u32,
     /// The operations each warpgroup issued: instruction and descriptors.
     pub warpgroup_log: Vec<Vec<(u32, u64, u64)>>,
+    pub matrices: Matrices,
 }
 
 impl<'g> Cta<'g> {
@@ -113,6 +115,7 @@ impl<'g> Cta<'g> {
             registers_used: 0,
             registers_pool: 0,
             warpgroup_log: Vec::new(),
+            matrices: Matrices::default(),
         }
     }
 
