@@ -2,7 +2,7 @@
 
 use crate::fault::{Exec, FaultKind, MemorySpace};
 use crate::memory::SHARED_BASE;
-use crate::scalar::{Lanes, Wides};
+use crate::scalar::{Lanes, Wides, map};
 
 /// A word of which every byte was written.
 const WHOLE: u8 = 0xf;
@@ -61,27 +61,24 @@ impl Shared {
         let Some(limit) = (self.len as u64).checked_sub(bytes.into()) else {
             return self.refuse(m, addresses, bytes);
         };
-        let mut offsets: Lanes = [0; 32];
-        let mut high = 0;
-        for lane in 0..32 {
-            offsets[lane] = (addresses[lane] as u32).wrapping_sub(SHARED_BASE);
-            high |= (addresses[lane] >> 32) as u32;
-        }
+        let mut offsets = map(addresses, |a| a.wrapping_sub(SHARED_BASE.into()));
         if m != !0 {
-            let first = m.trailing_zeros() as usize & 31;
-            let (inside, above) = (offsets[first], addresses[first] >> 32);
-            high = above as u32;
-            for lane in 0..32 {
-                let enabled = m >> lane & 1 == 1;
-                high |= if enabled { (addresses[lane] >> 32) as u32 } else { 0 };
-                offsets[lane] = if enabled { offsets[lane] } else { inside };
+            let inside = offsets[m.trailing_zeros() as usize & 31];
+            for lane in (0..32).filter(|l| m >> l & 1 == 0) {
+                offsets[lane] = inside;
             }
         }
-        let mut bad = high;
-        for offset in &offsets {
-            bad |= u32::from(*offset > limit as u32) | (offset & (bytes - 1));
+        // What exceeds the limit leaves the sign bit, in itself or in the difference.
+        let (mut any, mut beyond) = (0, 0);
+        for &offset in &offsets {
+            any |= offset;
+            beyond |= limit.wrapping_sub(offset) | offset;
         }
-        if bad == 0 { Ok(offsets) } else { self.refuse(m, addresses, bytes) }
+        if beyond >> 63 == 0 && any & u64::from(bytes - 1) == 0 {
+            Ok(map(&offsets, |offset| offset as u32))
+        } else {
+            self.refuse(m, addresses, bytes)
+        }
     }
 
     #[cold]
@@ -165,6 +162,20 @@ impl Shared {
         &self.bytes[offset..offset + bytes]
     }
 
+    /// Sixteen bytes at an offset that a request vouched for.
+    #[inline]
+    pub(crate) fn row(&self, offset: u32, lane: usize) -> Exec<[u32; 4]> {
+        let first = offset as usize / 4;
+        if self.check_initialised && self.init[first..first + 4] != [WHOLE; 4] {
+            self.check_init(offset as usize, 16).map_err(|kind| kind.lane(lane))?;
+        }
+        let mut row = [0; 4];
+        for (word, bytes) in row.iter_mut().zip(&self.bytes.as_chunks::<4>().0[first..first + 4]) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+        Ok(row)
+    }
+
     /// A read of `N` bytes at an offset that a request vouched for.
     #[inline]
     pub(crate) fn read<const N: usize>(&self, offset: u32, lane: usize) -> Exec<[u8; N]> {
@@ -179,6 +190,12 @@ impl Shared {
     #[inline]
     pub(crate) fn put(&mut self, offset: usize, value: &[u8]) {
         self.version += 1;
+        if let (Ok(row), true) = (<&[u8; 16]>::try_from(value), offset.is_multiple_of(4)) {
+            // The commonest length, known to the compiler.
+            self.bytes[offset..offset + 16].copy_from_slice(row);
+            self.init[offset / 4..offset / 4 + 4].copy_from_slice(&[WHOLE; 4]);
+            return;
+        }
         self.bytes[offset..offset + value.len()].copy_from_slice(value);
         if offset.is_multiple_of(4) && value.len().is_multiple_of(4) {
             self.init[offset / 4..(offset + value.len()) / 4].fill(WHOLE);

@@ -22,8 +22,9 @@ struct Cell {
     read_era: u32,
     /// Who wrote each byte.
     writers: [u8; 4],
-    /// Who read each half.
-    readers: [u32; 2],
+    /// Who read all of it, and who only a half.
+    readers: u32,
+    half_readers: [u32; 2],
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -104,10 +105,10 @@ impl LaneOrder {
         m: u32,
         offsets: &Lanes,
     ) -> Result<(), (usize, usize, Option<u32>)> {
-        for lane in 0..32 {
-            if m >> lane & 1 == 0 {
-                continue;
-            }
+        if touch.bytes == 4 {
+            return self.read_words(state, m, offsets);
+        }
+        for lane in (0..32).filter(|l| m >> l & 1 == 1) {
             let readers = if touch.collective { !0 } else { 1 << lane };
             let (first, end) = range(offsets[lane], touch.bytes);
             for (index, cell) in (first..end).zip(&mut self.cells[first..end]) {
@@ -119,14 +120,45 @@ impl LaneOrder {
                     }
                 }
                 if cell.read_era != state.era {
-                    cell.read_era = state.era;
-                    cell.readers = [0; 2];
+                    (cell.read_era, cell.readers, cell.half_readers) = (state.era, 0, [0; 2]);
                 }
                 if touch.bytes >= 4 {
-                    cell.readers[0] |= readers;
-                    cell.readers[1] |= readers;
+                    cell.readers |= readers;
                 } else if touch.bytes == 2 {
-                    cell.readers[offsets[lane] as usize / 2 % 2] |= readers;
+                    cell.half_readers[offsets[lane] as usize / 2 % 2] |= readers;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The commonest request: single words, each of one lane.
+    #[inline]
+    fn read_words(
+        &mut self,
+        state: Warp,
+        m: u32,
+        offsets: &Lanes,
+    ) -> Result<(), (usize, usize, Option<u32>)> {
+        let mut lane = 0;
+        while lane < 32 {
+            // Lanes in a row that read the same word are recorded together.
+            let (first, offset) = (lane, offsets[lane]);
+            while lane < 32 && offsets[lane] == offset {
+                lane += 1;
+            }
+            let readers = ((1u64 << lane) - (1 << first)) as u32 & m;
+            let index = offset as usize / 4;
+            let cell = &mut self.cells[index];
+            if cell.read_era != state.era {
+                (cell.read_era, cell.readers, cell.half_readers) = (state.era, 0, [0; 2]);
+            }
+            cell.readers |= readers;
+            if cell.write_era == state.era {
+                for reader in (first..lane).filter(|l| readers >> l & 1 == 1) {
+                    if let Some(other) = other_writer(cell, 0xf, reader as u8, state.excused) {
+                        return Err((reader, index, other));
+                    }
                 }
             }
         }
@@ -153,9 +185,9 @@ impl LaneOrder {
                     return Err((lane, index, other));
                 }
                 if cell.read_era == state.era {
-                    let half = |h: usize| if mask >> (2 * h) & 3 != 0 { cell.readers[h] } else { 0 };
+                    let half = |h: usize| if mask >> (2 * h) & 3 != 0 { cell.half_readers[h] } else { 0 };
                     let mine = if touch.collective { 0 } else { 1 << lane };
-                    let others = (half(0) | half(1)) & !mine & !state.excused;
+                    let others = (cell.readers | half(0) | half(1)) & !mine & !state.excused;
                     if others != 0 {
                         return Err((lane, index, Some(others.trailing_zeros())));
                     }

@@ -43,10 +43,12 @@ struct Cell {
     clock: u32,
     /// Number of the set of readers since.
     readers: u32,
-    /// Bytes written, and whether atomically.
-    bytes: u8,
-    atomic: bool,
+    /// A bit for each byte written, and [`ATOMIC`].
+    bytes: u32,
 }
+
+/// Bit of [`Cell::bytes`]: the write was atomic.
+const ATOMIC: u32 = 1 << 31;
 
 impl Cell {
     fn writer(&self) -> Epoch {
@@ -69,14 +71,14 @@ struct By {
 #[derive(Debug, Clone, Copy)]
 struct Step {
     before: Cell,
-    mask: u8,
+    mask: u32,
     after: Cell,
 }
 
 impl Step {
     /// Fits no access.
     const NONE: Step = {
-        let cell = Cell { actor: 0, clock: 0, readers: NOBODY, bytes: 0, atomic: false };
+        let cell = Cell { actor: 0, clock: 0, readers: NOBODY, bytes: 0 };
         Step { before: cell, mask: 0, after: cell }
     };
 }
@@ -187,7 +189,14 @@ impl Races {
             // Lanes that share an address, as in a broadcast, need only one look.
             if m >> lane & 1 == 1 && offsets[lane] != previous {
                 previous = offsets[lane];
-                self.access(by, offsets[lane] as usize, bytes, &mut step).map_err(|kind| kind.lane(lane))?;
+                let offset = previous as usize;
+                // Single words are so common that their loop of one is unrolled.
+                let result = if bytes == 4 {
+                    self.access(by, offset, 4, &mut step)
+                } else {
+                    self.access(by, offset, bytes, &mut step)
+                };
+                result.map_err(|kind| kind.lane(lane))?;
             }
         }
         let touch = Touch { warp, bytes, kind, collective };
@@ -222,8 +231,9 @@ impl Races {
 
     #[inline(always)]
     fn access(&mut self, by: By, offset: usize, bytes: u32, step: &mut Step) -> Result<(), FaultKind> {
-        let (first, end) = (offset / 4, (offset + bytes as usize).div_ceil(4));
-        let mask = if bytes >= 4 { 0xf } else { ((1u8 << bytes) - 1) << (offset % 4) };
+        // Accesses are aligned to their length, or to 4 bytes where that is longer and no power of two.
+        let (first, end) = (offset / 4, offset / 4 + bytes.div_ceil(4) as usize);
+        let mask = if bytes >= 4 { 0xf } else { ((1u32 << bytes) - 1) << (offset % 4) };
         for index in first..end {
             let before = self.cells[index];
             if before != step.before || mask != step.mask {
@@ -237,7 +247,7 @@ impl Races {
     }
 
     /// What becomes of a cell; fails if an earlier conflicting access is not ordered before this one.
-    fn follow(&mut self, by: By, before: Cell, mask: u8, index: usize) -> Result<Cell, FaultKind> {
+    fn follow(&mut self, by: By, before: Cell, mask: u32, index: usize) -> Result<Cell, FaultKind> {
         self.check_write(by, &before, mask, index)?;
         if by.kind == AccessKind::Read {
             if self.readers.is_crowded() {
@@ -249,18 +259,17 @@ impl Races {
             return Ok(Cell { readers: self.readers.join(before.readers, by.epoch, mask, known), ..before });
         }
         self.check_readers(by, before.readers, mask, index)?;
-        let atomic = by.kind == AccessKind::Atomic;
-        let same = before.writer() == by.epoch && before.atomic == atomic;
+        let atomic = if by.kind == AccessKind::Atomic { ATOMIC } else { 0 };
+        let same = before.writer() == by.epoch && before.bytes & ATOMIC == atomic;
         Ok(Cell {
             actor: by.epoch.actor,
             clock: by.epoch.clock,
             readers: if self.readers.set(before.readers).bytes & !mask == 0 { NOBODY } else { before.readers },
-            bytes: if same { before.bytes | mask } else { mask },
-            atomic,
+            bytes: if same { before.bytes | mask } else { mask | atomic },
         })
     }
 
-    fn check_write(&self, by: By, cell: &Cell, mask: u8, index: usize) -> Result<(), FaultKind> {
+    fn check_write(&self, by: By, cell: &Cell, mask: u32, index: usize) -> Result<(), FaultKind> {
         let writer = cell.writer();
         if writer.clock == 0 || cell.bytes & mask == 0 {
             return Ok(());
@@ -275,7 +284,7 @@ impl Races {
                 && writer.clock != by.epoch.clock;
             return if unordered { Err(self.conflict(by, writer, true, index)) } else { Ok(()) };
         }
-        if by.kind == AccessKind::Atomic && cell.atomic {
+        if by.kind == AccessKind::Atomic && cell.bytes & ATOMIC != 0 {
             return Ok(());
         }
         let ordinary = writer.actor < KINDS * self.warps.len() as u32 && writer.actor % KINDS <= COPIES;
@@ -283,7 +292,7 @@ impl Races {
         if known && fenced { Ok(()) } else { Err(self.conflict(by, writer, true, index)) }
     }
 
-    fn check_readers(&self, by: By, readers: u32, mask: u8, index: usize) -> Result<(), FaultKind> {
+    fn check_readers(&self, by: By, readers: u32, mask: u32, index: usize) -> Result<(), FaultKind> {
         let set = self.readers.set(readers);
         if set.bytes & mask == 0 {
             return Ok(());

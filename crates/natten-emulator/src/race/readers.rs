@@ -16,7 +16,7 @@ const CROWDED: usize = 1 << 16;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Set {
     pub epochs: Vec<Epoch>,
-    pub bytes: u8,
+    pub bytes: u32,
 }
 
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(super) struct Readers {
     sets: Vec<Set>,
     numbers: HashMap<Set, u32, Quick>,
     /// The set that a reader's access makes of another.
-    joined: HashMap<(u32, Epoch, u8), u32, Quick>,
+    joined: HashMap<(u32, Epoch, u32), u32, Quick>,
 }
 
 impl Default for Readers {
@@ -40,7 +40,7 @@ impl Readers {
     }
 
     /// `set` and a reader of `bytes` who knows `known`: earlier readers that he knows of need not be kept.
-    pub(super) fn join(&mut self, set: u32, epoch: Epoch, bytes: u8, known: &Clocks) -> u32 {
+    pub(super) fn join(&mut self, set: u32, epoch: Epoch, bytes: u32, known: &Clocks) -> u32 {
         if let Some(&number) = self.joined.get(&(set, epoch, bytes)) {
             return number;
         }

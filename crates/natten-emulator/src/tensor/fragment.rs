@@ -4,7 +4,7 @@
 use super::element;
 use crate::inst::MmaType;
 use crate::machine::warp::Warp;
-use crate::scalar::{Lanes, half};
+use crate::scalar::{Lanes, half, map, map2};
 
 /// Eight rows of eight: what a pair of registers of f32, or one of 16-bit elements, holds.
 pub(super) type Rows = [[f32; 8]; 8];
@@ -28,19 +28,19 @@ pub(super) fn pairs(ty: MmaType, register: &Lanes) -> Rows {
     // Asked once, so that each loop over lanes knows its conversion.
     if ty == MmaType::F16 {
         interleaved(
-            &register.map(|bits| half::f16_to_f32(bits & 0xffff)),
-            &register.map(|bits| half::f16_to_f32(bits >> 16)),
+            &map(register, |bits| half::f16_to_f32(bits & 0xffff)),
+            &map(register, |bits| half::f16_to_f32(bits >> 16)),
         )
     } else {
         interleaved(
-            &register.map(|bits| half::bf16_to_f32(bits & 0xffff)),
-            &register.map(|bits| half::bf16_to_f32(bits >> 16)),
+            &map(register, |bits| half::bf16_to_f32(bits & 0xffff)),
+            &map(register, |bits| half::bf16_to_f32(bits >> 16)),
         )
     }
 }
 
 /// A of 16 rows in memory order, (row, k): two registers for every four lanes' worth of k, rows 0-7 and rows 8-15.
-#[inline]
+#[inline(always)]
 pub(super) fn operand_a(w: &Warp, slots: &[u32], ty: MmaType) -> [[f32; 16]; 16] {
     let mut a = [[0f32; 16]; 16];
     for (index, &slot) in slots.iter().enumerate() {
@@ -62,30 +62,34 @@ pub(super) fn operand_a(w: &Warp, slots: &[u32], ty: MmaType) -> [[f32; 16]; 16]
 
 /// Accumulators of 16 rows and eight columns: rows 0-7, then rows 8-15. Two registers of f32 for each half, or one of
 /// f16 pairs.
-#[inline]
+#[inline(always)]
 pub(super) fn accumulators(w: &Warp, slots: &[u32], half_accumulators: bool) -> [Rows; 2] {
-    std::array::from_fn(|h| {
-        if half_accumulators {
-            pairs(MmaType::F16, w.regs.word(slots[h]))
-        } else {
-            let values = |slot| -> [f32; 32] { w.regs.word(slot).map(f32::from_bits) };
-            interleaved(&values(slots[2 * h]), &values(slots[2 * h + 1]))
-        }
-    })
+    let packed = |slot: u32| pairs(MmaType::F16, w.regs.word(slot));
+    let values = |slot: u32| map(w.regs.word(slot), f32::from_bits);
+    if half_accumulators {
+        [packed(slots[0]), packed(slots[1])]
+    } else {
+        [interleaved(&values(slots[0]), &values(slots[1])), interleaved(&values(slots[2]), &values(slots[3]))]
+    }
 }
 
 /// Writes what [`accumulators`] reads.
-#[inline]
+#[inline(always)]
 pub(super) fn set_accumulators(w: &mut Warp, slots: &[u32], half_accumulators: bool, halves: &[Rows; 2]) {
     for (h, rows) in halves.iter().enumerate() {
-        let at = |lane: usize, e: usize| rows[lane / 4][2 * (lane % 4) + e];
-        if half_accumulators {
-            let packed = |l| half::f32_to_f16(at(l, 0)) | half::f32_to_f16(at(l, 1)) << 16;
-            w.regs.set_word(slots[h], !0, &std::array::from_fn(packed));
-        } else {
-            for e in 0..2 {
-                w.regs.set_word(slots[2 * h + e], !0, &std::array::from_fn(|l| at(l, e).to_bits()));
+        let (mut even, mut odd): (Lanes, Lanes) = ([0; 32], [0; 32]);
+        for (row, values) in rows.iter().enumerate() {
+            for t in 0..4 {
+                even[4 * row + t] = values[2 * t].to_bits();
+                odd[4 * row + t] = values[2 * t + 1].to_bits();
             }
+        }
+        if half_accumulators {
+            let half = |bits: u32| half::f32_to_f16(f32::from_bits(bits));
+            w.regs.set_word(slots[h], !0, &map2(&even, &odd, |even, odd| half(even) | half(odd) << 16));
+        } else {
+            w.regs.set_word(slots[2 * h], !0, &even);
+            w.regs.set_word(slots[2 * h + 1], !0, &odd);
         }
     }
 }

@@ -11,10 +11,13 @@ use crate::scalar::Lanes;
 /// transposed matrix, and back.
 pub(super) fn transposed(register: &Lanes) -> Lanes {
     let half = |row: usize, column: usize| register[4 * row + column / 2] >> (16 * (column % 2)) & 0xffff;
-    std::array::from_fn(|lane| {
-        let (row, column) = (lane / 4, 2 * (lane % 4));
-        half(column, row) | half(column + 1, row) << 16
-    })
+    let mut result: Lanes = [0; 32];
+    for row in 0..8 {
+        for t in 0..4 {
+            result[4 * row + t] = half(2 * t, row) | half(2 * t + 1, row) << 16;
+        }
+    }
+    result
 }
 
 impl Cta<'_> {
@@ -28,10 +31,7 @@ impl Cta<'_> {
             let mut register: Lanes = [0; 32];
             for (row, words) in register.as_chunks_mut::<4>().0.iter_mut().enumerate() {
                 let lane = 8 * index + row;
-                let bytes: [u8; 16] = self.shared.read(offsets[lane], lane)?;
-                for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                    *word = u32::from_le_bytes(*bytes);
-                }
+                *words = self.shared.row(offsets[lane], lane)?;
             }
             w.regs.set_word(slot, m, &if trans { transposed(&register) } else { register });
         }

@@ -28,6 +28,7 @@ impl Cta<'_> {
 }
 
 /// B by k, (k, column). In registers it lies by column.
+#[inline(always)]
 fn operand_b(w: &Warp, slots: &[u32], ty: MmaType) -> [[f32; 8]; 16] {
     let mut b = [[0f32; 8]; 16];
     for (part, &slot) in slots.iter().enumerate() {
