@@ -345,8 +345,8 @@ pub enum WgmmaProblem {
     /// An operand or accumulator written before `wgmma.wait_group`.
     #[error("register written while in flight")]
     OperandWritten,
-    /// A register written after the last `wgmma.fence`.
-    #[error("register written since the last wgmma.fence")]
+    /// A register that another instruction touched after the last `wgmma.fence`, or no such fence yet.
+    #[error("register used by another instruction since the last wgmma.fence, or no fence before")]
     MissingFence,
     /// `wgmma` outside a group of four aligned warps.
     #[error("the CTA has no complete warpgroup here")]

@@ -81,7 +81,7 @@ impl Cta<'_> {
         self.check_operands(w, &issued, shape)?;
         let kernel = self.kernel;
         let (accumulators, operands) = kernel.list(i).split_at(accumulator_count(shape));
-        w.wgmma.registers.issue(accumulators, operands)?;
+        w.wgmma.registers.issue(shape, accumulators, operands)?;
         w.wgmma.waiting.push_back(issued);
         self.counters.mma_flops += 2 * 16 * u64::from(shape.n) * depth(shape.ty) as u64;
         let at_once = match self.grid.options.completion {
