@@ -182,7 +182,7 @@ impl Cta<'_> {
             }
             if let Some(races) = &mut self.races {
                 races.by_lane(w.id, lane, offset, 8, AccessKind::Atomic)?;
-                races.release(w.id, 1 << lane, barrier.gathering());
+                races.release(w.id, 1 << lane, w.live, barrier.gathering());
             }
             let action = Action::CopyArrival { clock, mbarrier: addresses[lane] as u32 };
             self.submit(Pending { warp: w.id, pc: w.pc, action })?;

@@ -157,7 +157,7 @@ impl Cta<'_> {
         let mut tokens = [0u64; 32];
         for lane in (0..32).filter(|l| m >> l & 1 == 1) {
             let operand = if i.b == NONE { 1 } else { w.regs.word(i.b)[lane] };
-            tokens[lane] = self.mbarrier_lane(w.id, lane, addresses[lane], operand, kind).map_err(|mut trap| {
+            tokens[lane] = self.mbarrier_lane(w, lane, addresses[lane], operand, kind).map_err(|mut trap| {
                 trap.lane = trap.lane.or(Some(lane as u32));
                 trap
             })?;
@@ -168,17 +168,17 @@ impl Cta<'_> {
     }
 
     /// One lane's operation; returns the state token of an arrival.
-    fn mbarrier_lane(&mut self, warp: u32, lane: usize, address: u64, operand: u32, kind: Mbar) -> Exec<u64> {
+    fn mbarrier_lane(&mut self, w: &Warp, lane: usize, address: u64, operand: u32, kind: Mbar) -> Exec<u64> {
         let offset = self.shared.offset(address, 8, 8)?;
         if let Some(races) = &mut self.races {
             let access =
                 if matches!(kind, Mbar::Init | Mbar::Inval) { AccessKind::Write } else { AccessKind::Atomic };
-            races.by_lane(warp, lane, offset, 8, access)?;
+            races.by_lane(w.id, lane, offset, 8, access)?;
         }
         let address = address as u32;
         match kind {
             Mbar::Init => {
-                self.mbarriers.init(address, operand, warp)?;
+                self.mbarriers.init(address, operand, w.id)?;
                 // Opaque, but no longer uninitialised.
                 self.shared.put(offset, &[0; 8]);
                 return Ok(0);
@@ -194,7 +194,7 @@ impl Cta<'_> {
         match kind {
             Mbar::Arrive { expect, drop, .. } => {
                 if let Some(races) = &mut self.races {
-                    races.release(warp, 1 << lane, &mut barrier.gathering);
+                    races.release(w.id, 1 << lane, w.live, &mut barrier.gathering);
                 }
                 if expect {
                     barrier.expect(i64::from(operand))?;

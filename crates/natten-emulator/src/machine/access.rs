@@ -418,7 +418,7 @@ impl Cta<'_> {
     fn strong_release(&mut self, w: &Warp, m: u32, addresses: &Wides) {
         if let Some(races) = &mut self.races {
             for lane in (0..32).filter(|l| m >> l & 1 == 1) {
-                races.release_at(w.id, lane, addresses[lane]);
+                races.release_at(w.id, lane, w.live, addresses[lane]);
             }
         }
     }

@@ -80,7 +80,7 @@ impl Cta<'_> {
                 races.acquire_at(w.id, addresses[lane]);
             }
             if matches!(strength, Strength::Release | Strength::AcqRel) || races.fenced(w.id) {
-                races.release_at(w.id, lane, addresses[lane]);
+                races.release_at(w.id, lane, w.live, addresses[lane]);
             }
         }
     }

@@ -80,7 +80,7 @@ impl Cta<'_> {
             barrier.threads += 32;
         }
         if let Some(races) = &mut self.races {
-            races.release(w.id, m, &mut barrier.gathering);
+            races.release(w.id, m, w.live, &mut barrier.gathering);
         }
         self.events += 1;
         self.try_release(id);
@@ -218,7 +218,7 @@ impl Cta<'_> {
             barrier.arrived.push((w.id, m));
             barrier.threads += 32;
             if let Some(races) = &mut self.races {
-                races.release(w.id, m, &mut barrier.gathering);
+                races.release(w.id, m, w.live, &mut barrier.gathering);
             }
             self.try_release(id);
             return Ok(Flow::Next);

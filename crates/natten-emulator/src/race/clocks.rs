@@ -18,6 +18,15 @@ impl Clocks {
         *entry = (*entry).max(clock);
     }
 
+    /// Joins all but one actor's clock.
+    pub(super) fn join_except(&mut self, other: &Clocks, actor: u32) {
+        let mine = self.get(actor);
+        self.join(other);
+        if let Some(clock) = self.0.get_mut(actor as usize) {
+            *clock = mine;
+        }
+    }
+
     pub(super) fn join(&mut self, other: &Clocks) {
         if self.0.len() < other.0.len() {
             self.0.resize(other.0.len(), 0);
@@ -35,10 +44,44 @@ pub(super) struct Epoch {
     pub clock: u32,
 }
 
+/// What is known of single lanes of a warp: these of them, up to this time. Two such pieces of knowledge are joined to
+/// one that covers both, and perhaps more.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct SomeLanes {
+    pub lanes: u32,
+    pub clock: u32,
+}
+
+/// By warp.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LaneClocks(Vec<SomeLanes>);
+
+impl LaneClocks {
+    #[inline]
+    pub(super) fn get(&self, warp: u32) -> SomeLanes {
+        self.0.get(warp as usize).copied().unwrap_or_default()
+    }
+
+    pub(super) fn raise(&mut self, warp: u32, some: SomeLanes) {
+        if self.0.len() <= warp as usize {
+            self.0.resize(warp as usize + 1, SomeLanes::default());
+        }
+        let mine = &mut self.0[warp as usize];
+        *mine = SomeLanes { lanes: mine.lanes | some.lanes, clock: mine.clock.max(some.clock) };
+    }
+
+    pub(super) fn join(&mut self, other: &LaneClocks) {
+        for (warp, &some) in other.0.iter().enumerate().filter(|(_, some)| some.clock != 0) {
+            self.raise(warp as u32, some);
+        }
+    }
+}
+
 /// What a synchronisation object hands from those who release to those who acquire.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Edge {
     pub(super) known: Clocks,
+    pub(super) of_lanes: LaneClocks,
     pub(super) proxied: Clocks,
 }
 
@@ -53,7 +96,10 @@ impl Edge {
 /// A warp's own view.
 #[derive(Debug, Clone, Default)]
 pub(super) struct WarpClocks {
+    /// Of a warp, what all its lanes did.
     pub known: Clocks,
+    /// And what only some of them vouched for.
+    pub of_lanes: LaneClocks,
     /// The part of it that a proxy fence made visible to the asynchronous proxy.
     pub proxied: Clocks,
     /// Executed a memory fence, so that a later relaxed store or atomic releases.

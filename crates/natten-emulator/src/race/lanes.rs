@@ -14,8 +14,10 @@ use crate::scalar::Lanes;
 const COLLECTIVE: u8 = 0xfe;
 /// In place of a lane: nobody in this era.
 const UNKNOWN: u8 = 0xff;
+/// Warps of a CTA: eras are counted in steps of this.
+const MOST_WARPS: u32 = 32;
 
-/// Last accesses to four bytes by lanes of one warp; era zero means none.
+/// Last accesses to four bytes by lanes of one warp; era zero means none. An era's number tells its warp.
 #[derive(Debug, Clone, Copy, Default)]
 struct Cell {
     write_era: u32,
@@ -32,8 +34,7 @@ struct Warp {
     era: u32,
     /// The warp's clock when the era began.
     since: u32,
-    /// Lanes that released in this era, and those whose release came back.
-    released: u32,
+    /// Lanes that released something in this era which came back.
     excused: u32,
 }
 
@@ -56,28 +57,40 @@ pub(super) struct LaneOrder {
 
 impl LaneOrder {
     pub(super) fn new(warps: usize, cells: usize) -> Self {
-        let first = |w: usize| Warp { era: w as u32 + 1, since: 1, ..Warp::default() };
-        Self { cells: vec![Cell::default(); cells], warps: (0..warps).map(first).collect(), eras: warps as u32 }
+        let first = |w: usize| Warp { era: MOST_WARPS + w as u32, since: 1, excused: 0 };
+        Self { cells: vec![Cell::default(); cells], warps: (0..warps).map(first).collect(), eras: 1 }
     }
 
     /// The warp's lanes met, at this time of its clock.
     pub(super) fn meet(&mut self, warp: u32, clock: u32) {
         self.eras += 1;
-        self.warps[warp as usize] = Warp { era: self.eras, since: clock, ..Warp::default() };
+        self.warps[warp as usize] = Warp { era: MOST_WARPS * self.eras + warp, since: clock, excused: 0 };
     }
 
-    pub(super) fn released(&mut self, warp: u32, lanes: u32) {
-        self.warps[warp as usize].released |= lanes;
+    /// The warp's clock when its lanes last met.
+    pub(super) fn since(&self, warp: u32) -> u32 {
+        self.warps[warp as usize].since
     }
 
-    /// Something came to the warp that knew it up to `clock`; its clock is `now`.
-    pub(super) fn returned(&mut self, warp: u32, clock: u32, now: u32) {
+    /// What these lanes released in this era came back. True if that holds for all lanes: it is as if they had met.
+    pub(super) fn returned(&mut self, warp: u32, lanes: u32) -> bool {
         let state = &mut self.warps[warp as usize];
-        if clock >= state.since && state.released != 0 {
-            state.excused |= state.released;
-            if state.excused == !0 {
-                self.meet(warp, now);
-            }
+        state.excused |= lanes;
+        state.excused == !0
+    }
+
+    /// Whether only these lanes of the warp, as far as is known, last read or wrote a cell.
+    pub(super) fn touched_only_by(&self, index: usize, warp: u32, lanes: u32, is_write: bool) -> bool {
+        let cell = &self.cells[index];
+        let era = if is_write { cell.write_era } else { cell.read_era };
+        if era % MOST_WARPS != warp {
+            return true;
+        }
+        if is_write {
+            let among = |writer: u8| writer == UNKNOWN || writer < 32 && lanes >> writer & 1 == 1;
+            cell.writers.iter().all(|&writer| among(writer))
+        } else {
+            (cell.readers | cell.half_readers[0] | cell.half_readers[1]) & !lanes == 0
         }
     }
 

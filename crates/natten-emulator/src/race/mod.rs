@@ -8,8 +8,9 @@
 //! Two views are kept of what is known: everything, and that part which a proxy fence made visible
 //! to the asynchronous proxy. Asynchronous accesses see ordinary writes only through the latter.
 //!
-//! Clocks are of warps: what one lane releases or acquires counts for its whole warp. Order among
-//! the lanes of a warp is a matter of its own ([`lanes`]).
+//! Clocks are of warps: what one lane acquires counts for its whole warp. What one lane releases is what
+//! its warp did until its lanes last met, and what that lane did since. Order among the lanes of a warp is
+//! a matter of its own ([`lanes`]), and so is which of them accessed a cell.
 
 mod clocks;
 pub(crate) mod global;
@@ -22,7 +23,7 @@ use crate::fault::{Accessor, Actor, Exec, FaultKind, MemorySpace};
 use crate::memory::SHARED_BASE;
 use crate::scalar::Lanes;
 pub(crate) use clocks::Edge;
-use clocks::{Epoch, WarpClocks};
+use clocks::{Epoch, SomeLanes, WarpClocks};
 use lanes::{LaneOrder, Touch};
 use readers::{NOBODY, Readers};
 
@@ -99,6 +100,8 @@ pub(crate) struct Races {
     variables: HashMap<u64, Edge>,
     /// Shared address of each mbarrier that became an actor.
     mbarriers: Vec<u32>,
+    /// The last check hung on which lanes had accessed the cell.
+    asked_lanes: bool,
 }
 
 impl Races {
@@ -116,6 +119,7 @@ impl Races {
             lanes: LaneOrder::new(warps, cells),
             variables: HashMap::new(),
             mbarriers: Vec::new(),
+            asked_lanes: false,
         }
     }
 
@@ -237,13 +241,19 @@ impl Races {
         for index in first..end {
             let before = self.cells[index];
             if before != step.before || mask != step.mask {
-                let after = self.follow(by, before, mask, index)?;
-                // Read again: a sweep renumbers sets.
-                *step = Step { before: self.cells[index], mask, after };
+                *step = self.step(by, before, mask, index)?;
             }
             self.cells[index] = step.after;
         }
         Ok(())
+    }
+
+    fn step(&mut self, by: By, before: Cell, mask: u32, index: usize) -> Result<Step, FaultKind> {
+        self.asked_lanes = false;
+        let after = self.follow(by, before, mask, index)?;
+        // What hung on lanes holds for this cell alone. The cell is read again since a sweep renumbers sets.
+        let mask = if self.asked_lanes { 0 } else { mask };
+        Ok(Step { before: self.cells[index], mask, after })
     }
 
     /// What becomes of a cell; fails if an earlier conflicting access is not ordered before this one.
@@ -269,7 +279,7 @@ impl Races {
         })
     }
 
-    fn check_write(&self, by: By, cell: &Cell, mask: u32, index: usize) -> Result<(), FaultKind> {
+    fn check_write(&mut self, by: By, cell: &Cell, mask: u32, index: usize) -> Result<(), FaultKind> {
         let writer = cell.writer();
         if writer.clock == 0 || cell.bytes & mask == 0 {
             return Ok(());
@@ -289,20 +299,36 @@ impl Races {
         }
         let ordinary = writer.actor < KINDS * self.warps.len() as u32 && writer.actor % KINDS <= COPIES;
         let fenced = !by.proxy || !ordinary || clocks.proxied.get(writer.actor) >= writer.clock;
+        let known = known || self.vouched_for(by, writer, true, index);
         if known && fenced { Ok(()) } else { Err(self.conflict(by, writer, true, index)) }
     }
 
-    fn check_readers(&self, by: By, readers: u32, mask: u32, index: usize) -> Result<(), FaultKind> {
+    fn check_readers(&mut self, by: By, readers: u32, mask: u32, index: usize) -> Result<(), FaultKind> {
         let set = self.readers.set(readers);
         if set.bytes & mask == 0 {
             return Ok(());
         }
         let known = &self.warps[by.warp as usize].known;
-        let late = |e: &&Epoch| e.actor != by.epoch.actor && known.get(e.actor) < e.clock;
-        match set.epochs.iter().find(late) {
-            Some(&reader) => Err(self.conflict(by, reader, false, index)),
+        let late = |e: &Epoch| e.actor != by.epoch.actor && known.get(e.actor) < e.clock;
+        if !set.epochs.iter().any(late) {
+            return Ok(());
+        }
+        let late: Vec<Epoch> = set.epochs.iter().copied().filter(late).collect();
+        match late.into_iter().find(|&reader| !self.vouched_for(by, reader, false, index)) {
+            Some(reader) => Err(self.conflict(by, reader, false, index)),
             None => Ok(()),
         }
+    }
+
+    /// Whether the lanes of `other`'s warp that accessed this cell are among those that handed it on.
+    fn vouched_for(&mut self, by: By, other: Epoch, is_write: bool, index: usize) -> bool {
+        if !self.is_warp(other.actor) {
+            return false;
+        }
+        let warp = other.actor / KINDS;
+        let some = self.warps[by.warp as usize].of_lanes.get(warp);
+        self.asked_lanes = true;
+        some.clock >= other.clock && self.lanes.touched_only_by(index, warp, some.lanes, is_write)
     }
 
     #[cold]
@@ -322,13 +348,21 @@ impl Races {
         actor < KINDS * self.warps.len() as u32 && actor.is_multiple_of(KINDS)
     }
 
-    /// Hands what the warp knows to a synchronisation object, by these of its lanes, and starts a new time for the warp.
-    pub(crate) fn release(&mut self, warp: u32, lanes: u32, edge: &mut Edge) {
+    /// Hands what some of a warp's `live` lanes know to a synchronisation object, and starts a new time for the warp.
+    pub(crate) fn release(&mut self, warp: u32, lanes: u32, live: u32, edge: &mut Edge) {
+        let (actor, clock) = (Self::queue(warp, 0), self.now(warp));
         let clocks = &mut self.warps[warp as usize];
-        edge.known.join(&clocks.known);
+        edge.of_lanes.join(&clocks.of_lanes);
         edge.proxied.join(&clocks.proxied);
+        if lanes & live == live {
+            edge.known.join(&clocks.known);
+        } else {
+            let met = self.lanes.since(warp) - 1;
+            edge.known.join_except(&clocks.known, actor);
+            edge.known.raise(actor, met);
+            edge.of_lanes.raise(warp, SomeLanes { lanes, clock });
+        }
         self.tick(warp);
-        self.lanes.released(warp, lanes);
     }
 
     fn tick(&mut self, warp: u32) {
@@ -340,12 +374,21 @@ impl Races {
         let clocks = &mut self.warps[warp as usize];
         clocks.known.join(&edge.known);
         clocks.proxied.join(&edge.proxied);
-        let (back, now) = (edge.known.get(Self::queue(warp, 0)), self.now(warp));
-        self.lanes.returned(warp, back, now);
+        clocks.of_lanes.join(&edge.of_lanes);
+        let since = self.lanes.since(warp);
+        let some = edge.of_lanes.get(warp);
+        let mut back = if some.clock >= since { some.lanes } else { 0 };
+        if edge.known.get(Self::queue(warp, 0)) >= since {
+            back = !0;
+        }
+        if self.lanes.returned(warp, back) {
+            self.lanes_met(warp);
+        }
     }
 
     /// The warp's lanes waited for each other, in an instruction that orders their memory accesses.
     pub(crate) fn lanes_met(&mut self, warp: u32) {
+        self.tick(warp);
         let now = self.now(warp);
         self.lanes.meet(warp, now);
     }
@@ -376,9 +419,9 @@ impl Races {
         self.warps[warp as usize].fenced
     }
 
-    pub(crate) fn release_at(&mut self, warp: u32, lane: usize, address: u64) {
+    pub(crate) fn release_at(&mut self, warp: u32, lane: usize, live: u32, address: u64) {
         let mut edge = self.variables.remove(&address).unwrap_or_default();
-        self.release(warp, 1 << lane, &mut edge);
+        self.release(warp, 1 << lane, live, &mut edge);
         self.variables.insert(address, edge);
     }
 
