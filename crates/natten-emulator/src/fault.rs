@@ -219,6 +219,9 @@ pub enum FaultKind {
         /// What is wrong.
         problem: WgmmaProblem,
     },
+    /// A register read by a lane that never wrote it.
+    #[error("a register is read that was never written")]
+    UnwrittenRegister,
     /// A tensor map or bulk copy with properties the hardware refuses.
     #[error("bulk copy: {what} is {got}, needed is {needed}")]
     BulkCopy {

@@ -166,9 +166,9 @@ impl Cta<'_> {
         }
     }
 
-    pub(super) fn warp_exited(&mut self, w: &Warp) {
+    pub(super) fn warp_exited(&mut self) {
+        // Its registers do not go back to the pool: nothing says so but for `setmaxnreg.dec`.
         self.live_warps -= 1;
-        self.registers_used -= w.register_count;
         self.events += 1;
         for id in 0..self.barriers.len() {
             self.try_release(id);

@@ -179,6 +179,8 @@ impl<'g> Cta<'g> {
         warp.wgmma.reset(kernel.words);
         warp.cluster_generation = 0;
         warp.polled = None;
+        warp.unwritten.clear();
+        warp.unwritten.resize(kernel.followed, !0);
         for preload in &kernel.preloads {
             let value = self.special(preload.register, id);
             match preload.class {

@@ -12,3 +12,4 @@ pub(crate) mod rng;
 pub(crate) mod schedule;
 pub(crate) mod traffic;
 pub(crate) mod warp;
+pub(crate) mod watch;

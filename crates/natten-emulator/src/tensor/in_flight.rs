@@ -6,9 +6,8 @@
 //! accumulate into it one after the other.
 
 use crate::fault::{Exec, FaultKind, WgmmaProblem};
-use crate::inst::{Inst, Op, Slot, Wgmma};
-use crate::machine::cta::Cta;
-use crate::machine::warp::Warp;
+use crate::inst::{Op, Slot, Wgmma};
+use crate::module::Watch;
 
 /// What is known of each 32-bit register.
 #[derive(Debug, Clone, Copy, Default)]
@@ -80,28 +79,21 @@ impl InFlight {
         accumulators.iter().for_each(|&s| self.states[s as usize].accumulating -= 1);
         operands.iter().for_each(|&s| self.states[s as usize].reading -= 1);
     }
-}
 
-impl Cta<'_> {
-    /// Checks an ordinary instruction that names a register of some `wgmma`.
-    pub(crate) fn check_in_flight(&mut self, w: &mut Warp, i: &Inst) -> Exec {
-        if matches!(i.op, Op::Wgmma(_)) {
-            return Ok(());
-        }
-        let kernel = self.kernel;
-        let Some(watch) = kernel.watches.get(&w.pc) else { return Ok(()) };
-        let states = &mut w.wgmma.registers.states;
+    /// Another instruction touches registers.
+    pub(crate) fn touch(&mut self, watch: &Watch, op: Op) -> Exec {
         for &slot in &watch.reads {
-            let state = &mut states[slot as usize];
+            let state = &mut self.states[slot as usize];
             if state.accumulating > 0 {
-                return Ok(InFlight::refuse(WgmmaProblem::AccumulatorRead)?);
+                return Ok(Self::refuse(WgmmaProblem::AccumulatorRead)?);
             }
-            state.unfenced |= i.op != Op::Mov32;
+            // A plain move is how the compiler renames registers; it costs no instruction there.
+            state.unfenced |= op != Op::Mov32;
         }
         for &slot in &watch.writes {
-            let state = &mut states[slot as usize];
+            let state = &mut self.states[slot as usize];
             if state.accumulating > 0 || state.reading > 0 {
-                return Ok(InFlight::refuse(WgmmaProblem::OperandWritten)?);
+                return Ok(Self::refuse(WgmmaProblem::OperandWritten)?);
             }
             state.unfenced = true;
         }
