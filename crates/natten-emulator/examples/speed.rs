@@ -88,7 +88,11 @@ fn shipped_kernels(wanted: &str) -> Result<()> {
             let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
             cuda.forward(&problem, &inputs, output)?;
             let counters = cuda.device().take_counters();
-            assert!(counters.keys().any(|entry| entry.starts_with(name)), "selection took {:?}", counters.keys());
+            assert!(
+                counters.keys().any(|entry| entry.starts_with(name)),
+                "selection took {:?}",
+                counters.keys()
+            );
             Ok(counters.values().map(|c| c.warp_instructions()).sum())
         })?;
     }

@@ -3,7 +3,8 @@
 mod support;
 
 use natten_emulator::{
-    Actor, Fault, FaultKind, Launch, MbarrierProblem, Memory, MemoryError, MemorySpace, Module, Options, WaitReason,
+    Actor, Fault, FaultKind, Launch, MbarrierProblem, Memory, MemoryError, MemorySpace, Module, Options,
+    WaitReason,
 };
 use support::{Device, eval, one_warp};
 
@@ -109,10 +110,12 @@ fn lanes_of_a_warp_must_meet_to_exchange() {
             "{fault}"
         );
     }
-    let own = "mov.u32 %r2, s; mad.lo.u32 %r3, %r1, 4, %r2; st.shared.u32 [%r3], %r1; ld.shared.u32 %r6, [%r3];
+    let own =
+        "mov.u32 %r2, s; mad.lo.u32 %r3, %r1, 4, %r2; st.shared.u32 [%r3], %r1; ld.shared.u32 %r6, [%r3];
         st.shared.u32 [%r3], %r6;";
     run(shared, own, 1, 64, Options::default()).expect("a lane needs no leave for what is its own");
-    let halves = "mov.u32 %r2, s; mad.lo.u32 %r3, %r1, 2, %r2; st.shared.u16 [%r3], %r1; ld.shared.u16 %r6, [%r3];";
+    let halves =
+        "mov.u32 %r2, s; mad.lo.u32 %r3, %r1, 2, %r2; st.shared.u16 [%r3], %r1; ld.shared.u16 %r6, [%r3];";
     run(shared, halves, 1, 32, Options::default()).expect("neighbouring halves belong to different lanes");
 }
 

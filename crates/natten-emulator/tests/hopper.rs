@@ -95,7 +95,7 @@ fn a_missing_fence_after_mbarrier_init_is_found() {
 #[test]
 fn a_missing_fence_of_registers_is_found() {
     for options in all_orders() {
-        let edited = PTX.replacen("wgmma.fence.sync.aligned;", "", 1);
+        let edited = PTX.replace("wgmma.fence.sync.aligned;", "");
         let fault = run(&edited, "gemm", 64, options).expect_err("a missing fence");
         let problem = WgmmaProblem::MissingFence;
         assert!(matches!(fault.kind, FaultKind::WgmmaRegister { problem: p } if p == problem), "{fault}");

@@ -157,10 +157,11 @@ impl Cta<'_> {
         let mut tokens = [0u64; 32];
         for lane in (0..32).filter(|l| m >> l & 1 == 1) {
             let operand = if i.b == NONE { 1 } else { w.regs.word(i.b)[lane] };
-            tokens[lane] = self.mbarrier_lane(w, lane, addresses[lane], operand, kind).map_err(|mut trap| {
-                trap.lane = trap.lane.or(Some(lane as u32));
-                trap
-            })?;
+            tokens[lane] =
+                self.mbarrier_lane(w, lane, addresses[lane], operand, kind).map_err(|mut trap| {
+                    trap.lane = trap.lane.or(Some(lane as u32));
+                    trap
+                })?;
         }
         self.events += 1;
         w.regs.set_wide(i.d, m, &tokens);

@@ -111,8 +111,7 @@ impl Decoder<'_> {
             *slot = map.slot(*slot);
         }
         let registers = self.entry.registers.len();
-        let followed =
-            watch::Followed::new(&map.live_at_start, &self.code, &self.touched, registers);
+        let followed = watch::Followed::new(&map.live_at_start, &self.code, &self.touched, registers);
         let watches = self.watches(&map, &followed);
         let mut preloads: Vec<Preload> = preloads
             .iter()

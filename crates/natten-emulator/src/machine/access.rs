@@ -397,13 +397,7 @@ impl Cta<'_> {
     }
 
     #[inline]
-    fn shared_access(
-        &mut self,
-        m: u32,
-        addresses: &Wides,
-        bytes: u32,
-        is_write: bool,
-    ) -> Exec<Lanes> {
+    fn shared_access(&mut self, m: u32, addresses: &Wides, bytes: u32, is_write: bool) -> Exec<Lanes> {
         let offsets = self.shared.offsets(m, addresses, bytes)?;
         let traffic = u64::from(bytes * m.count_ones());
         if is_write {

@@ -274,7 +274,11 @@ impl Races {
         Ok(Cell {
             actor: by.epoch.actor,
             clock: by.epoch.clock,
-            readers: if self.readers.set(before.readers).bytes & !mask == 0 { NOBODY } else { before.readers },
+            readers: if self.readers.set(before.readers).bytes & !mask == 0 {
+                NOBODY
+            } else {
+                before.readers
+            },
             bytes: if same { before.bytes | mask } else { mask | atomic },
         })
     }
