@@ -3,12 +3,14 @@
 #
 #   bash tests/gpu/run.sh [--emulator] [STAGE...]
 #
-# stages: device load truth suite memcheck racecheck rates bench peers   (default: all of them, in this order)
-#         profile (hardware counters by ncu; by name only)
+# stages: device load truth suite memcheck racecheck rates bench peers profile cli cpu
+#         (default: all of them, in this order)
 # OUT     folder of the results (default target/gpu-report); a file of an earlier run stays unless its stage runs again
 # KIT     folder of the binary (default target/gpu-kit; tests/gpu/build.sh makes it)
 # BUDGET  seconds in all (default 3000): each stage gets at most its own limit and what is left
 # FILTER  only problems whose name contains one of these, separated by commas (bench and peers)
+# PROFILE targets of the stage profile, as in profile.py
+# HAZARD  a check of the suite by its name: racecheck looks at it first and says more
 #
 # --emulator: the suite on the emulator instead, a sample of it; needs no GPU.
 # Exit code: 0 if every stage did, 1 if one failed, 2 if there is no GPU.
@@ -50,7 +52,7 @@ stage() {
   esac
   [ $status -eq 0 ] || failed=1
   summary+=("$(printf '%-10s %-24s %4d s' "$name" "$outcome" $((SECONDS - start)))")
-  { echo; echo "== $name: $outcome, $((SECONDS - start)) s"; tail -n 150 "$logs/$name.log"; } >> "$report"
+  { echo; echo "== $name: $outcome, $((SECONDS - start)) s"; tail -n 300 "$logs/$name.log"; } >> "$report"
   tail -n 12 "$logs/$name.log"
 }
 
@@ -66,19 +68,26 @@ load() { CUDA_CACHE_DISABLE=1 "$kit" load "$OUT" crates/natten-cuda/ptx; }
 truth() { "$kit" truth "$OUT"; }
 suite() { "$kit" suite "$OUT" tests/golden seconds="$(soft)"; }
 emulated() { "$kit" suite "$OUT" tests/golden emulator=1 every=20 seconds="$(soft)"; }
-# A sample only: the tools slow kernels down tenfold and more. The architectures one by one, newest first.
+# A sample only: the tools slow kernels down tenfold and more. One part a family: every kernel on tiles by its name, their
+# backward, and CUDA cores. What a part has no time for is said and is no failure.
 sanitize() {
   command -v compute-sanitizer > /dev/null || { echo "no compute-sanitizer here"; return 3; }
-  local tool=$1 every=$2 status=0
-  for part in "filter=tiles every=$every" "filter=arranged every=$every" "filter=attention every=$((every * 2))"; do
-    # shellcheck disable=SC2086
-    compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 9 --print-limit 20 \
-      "$kit" suite "$logs" tests/golden $part threads=1 seconds=$((LIMIT / 4)) || status=$?
+  local tool=$1 sparse=$2 status=0 part
+  shift 2
+  for part in ${HAZARD:+"filter=${HAZARD// /#}"} "filter=by#name every=$((4 * sparse))" "filter=tiles every=$((19 * sparse))" \
+    "filter=tiles every=$((37 * sparse)) capabilities=8.0" "filter=windows every=$((31 * sparse)) capabilities=5.0" \
+    "filter=arranged every=$((9 * sparse))" "filter=attention every=$((23 * sparse))"; do
+    echo "-- $tool ${part//#/ }"
+    local words=()
+    for word in $part; do words+=("${word//#/ }"); done
+    compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 9 --show-backtrace no "$@" \
+      "$kit" suite "$logs" tests/golden "${words[@]}" threads=1 sample=1 seconds=$((LIMIT / 9)) || status=$?
   done
   return $status
 }
-memcheck() { sanitize memcheck 11; }
-racecheck() { sanitize racecheck 17; }
+memcheck() { sanitize memcheck 1 --print-limit 20; }
+# Both kinds of report: the analysis names the instructions, each hazard its threads and addresses.
+racecheck() { sanitize racecheck 2 --racecheck-report all --print-limit 16; }
 rates() { python3 tests/gpu/peers.py rates "$logs/rates.json"; }
 bench() {
   local matmul=""
@@ -87,15 +96,40 @@ bench() {
   "$kit" bench "$OUT" $matmul filter="${FILTER:-}" seconds="$(soft)"
 }
 peers() { python3 tests/gpu/peers.py peers "$OUT/peers.json" --filter "${FILTER:-}" --seconds "$(soft)"; }
-# Hardware counters of the first kernels of a problem. Not among the default stages.
 profile() {
   command -v ncu > /dev/null || { echo "no ncu here"; return 3; }
-  ncu --clock-control none --kernel-name regex:natten_ --launch-count 8 --kill yes --section SpeedOfLight --section Occupancy \
-    --section LaunchStats --section WarpStateStats --section MemoryWorkloadAnalysis --section ComputeWorkloadAnalysis \
-    "$kit" bench "$logs" filter="${FILTER:-2d-w16-s1}" seconds="$(soft)"
+  # shellcheck disable=SC2086
+  python3 tests/gpu/profile.py "$kit" "$logs" --seconds $((LIMIT - 5)) ${PROFILE:-}
 }
-export -f profile device load truth suite emulated soft sanitize memcheck racecheck rates bench peers
-export kit OUT logs
+# The program `natten` on this machine's GPU: each line says how it ended.
+cli() {
+  local natten=$KIT/natten status=0 line
+  [ -x "$natten" ] || { echo "no $natten: build.sh makes it"; return 3; }
+  while read -r line; do
+    echo "\$ natten $line"
+    # shellcheck disable=SC2086
+    timeout 30 "$natten" $line < /dev/null || { echo "-> exit code $?"; status=1; }
+  done << 'EOF'
+devices
+verify tests/golden --backend cuda
+profile -i 64 64 -w 13 -n 8 -d 64 --dtype bf16 --backend cuda --backprop --json
+profile -i 64 64 -w 13 -n 8 -d 64 --dtype bf16 --backend cuda --optimize
+profile -i 30 48 80 -w 18 24 24 -n 24 -d 128 --dtype bf16 --backend cuda
+EOF
+  return $status
+}
+# The CPU backend here: how it scales over more cores than most machines have.
+cpu() {
+  local table=$KIT/cpu_table isa threads="" cores n
+  [ -x "$table" ] || { echo "no $table: build.sh makes it"; return 3; }
+  cores=$(nproc)
+  isa=$("$KIT/natten" devices --json | python3 -c 'import json, sys; print(next(k["kernel"] for k in json.load(sys.stdin)["cpu"]["kernels"] if k["is_chosen"])[4:])')
+  for n in 1 2 4 8 16 32; do [ "$n" -le "$cores" ] && threads+=${threads:+,}$n; done
+  lscpu | grep -E 'Model name|^CPU\(s\)|Thread|L2|L3'
+  "$table" --forward --isa "$isa" --elements f32,bf16 --threads "$threads" --only C1,C2,C3,C4,C5,L0,L1 --seconds 0.4
+}
+export -f profile cli cpu device load truth suite emulated soft sanitize memcheck racecheck rates bench peers
+export kit KIT OUT logs
 
 report=$OUT/report.txt
 { date -u '+%Y-%m-%d %H:%M UTC'; cat "$KIT/commit" 2> /dev/null; uname -srm; } > "$report"
@@ -104,18 +138,20 @@ emulate=0
 for word in "$@"; do
   case $word in
     --emulator) emulate=1 ;;
-    device | load | truth | suite | memcheck | racecheck | rates | bench | peers | profile) stages+=("$word") ;;
-    *) echo "unknown stage: $word"; sed -n '2,14p' "$0"; exit 1 ;;
+    device | load | truth | suite | memcheck | racecheck | rates | bench | peers | profile | cli | cpu) stages+=("$word") ;;
+    *) echo "unknown stage: $word"; sed -n '2,15p' "$0"; exit 1 ;;
   esac
 done
 if [ $emulate -eq 1 ]; then
   stage emulated 600 bash -c emulated
 else
-  if ! "$kit" device > /dev/null; then
+  # The stage cpu alone needs no GPU.
+  if [ "${stages[*]}" != cpu ] && ! "$kit" device > /dev/null; then
     exit 2
   fi
-  [ ${#stages[@]} -gt 0 ] || stages=(device load truth suite memcheck racecheck rates bench peers)
-  declare -A limits=([device]=30 [load]=120 [truth]=150 [suite]=240 [memcheck]=100 [racecheck]=100 [rates]=60 [bench]=560 [peers]=560 [profile]=120)
+  [ ${#stages[@]} -gt 0 ] || stages=(device load truth suite memcheck racecheck rates bench peers profile cli cpu)
+  declare -A limits=([device]=30 [load]=120 [truth]=150 [suite]=240 [memcheck]=100 [racecheck]=100
+    [rates]=60 [bench]=300 [peers]=400 [profile]=100 [cli]=90 [cpu]=100)
   for name in "${stages[@]}"; do
     stage "$name" "${limits[$name]}" bash -c "$name"
   done

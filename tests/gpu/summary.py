@@ -78,6 +78,31 @@ def backward(bench):
         print(f"{m['problem']:<22} {m['head_dim']:>3} {m['type']:<4} {m['median_ms']:>9.4f} {m['useful_tflops']:>7.1f} TFLOP/s  {family(m)}")
 
 
+def host(bench):
+    """Where the host is the slower half: the time to plan and queue a call beside the device's."""
+    lines = [m for m in bench["measurements"] if m.get("host_ms") and m.get("plan_ms") is not None]
+    lines.sort(key=lambda m: m["median_ms"] / m["host_ms"])
+    print("\nhost time of a call, microseconds (plan is part of host); calls that the host holds up first")
+    for m in lines[:16]:
+        print(
+            f"{m['problem']:<22} {m['head_dim']:>3} {m['type']:<4} {m['pass']:<8} {family(m):<5} device {m['median_ms'] * 1e3:>8.1f}  "
+            f"host {m['host_ms'] * 1e3:>7.1f}  plan {m['plan_ms'] * 1e3:>7.1f}"
+        )
+    for name in sorted({family(m) for m in lines}):
+        plans = sorted(m["plan_ms"] * 1e3 for m in lines if family(m) == name)
+        print(f"plan, {name}: median {plans[len(plans) // 2]:.1f}, largest {plans[-1]:.1f} of {len(plans)}")
+
+
+def elsewhere(bench):
+    """Problems that the newest family leaves to an older one."""
+    newest = max((m["capability"] for m in bench["measurements"] if m.get("same_as")), default=None)
+    left = [m for m in bench["measurements"] if m.get("same_as") and m["capability"] == newest]
+    if left:
+        print(f"\nas {newest}, these run an older family's kernel")
+    for m in left:
+        print(f"{m['problem']:<22} {m['head_dim']:>3} {m['type']:<4} {m['pass']:<8} {m['same_as']}")
+
+
 def differences(bench):
     """Families that do not agree: their outputs were sampled on the same data."""
     limit = {"f32": 1e-4, "f16": 1e-2, "bf16": 5e-2}
@@ -94,6 +119,8 @@ def main():
         beside_peers(bench, peers)
         masks(bench)
         backward(bench)
+        host(bench)
+        elsewhere(bench)
         differences(bench)
         for m in bench["measurements"]:
             if m.get("error"):
@@ -102,6 +129,9 @@ def main():
     if load:
         print(f"\nload: {load['loaded']} texts loaded, {load['refused']} refused, {load['skipped']} for other architectures, {load['spilling']} use local memory")
     if truth:
+        for function in truth.get("sweep") or []:
+            if isinstance(function, dict):
+                print(f"{function['function']:<16} at most {function['max_ulp']:.2f} units in the last place, at {function['at']}, over {function['items']} patterns")
         print(f"truth: {truth['recorded']} cases recorded, {truth['failed']} failed, {truth['not_as_documented']} not as documented")
     for run in suite or []:
         print(f"suite as {run['capability']}: {run['passed']} passed, {run['failed']} failed, {run['unsupported']} unsupported, {run['not_run']} not run, of {run['checks']}")

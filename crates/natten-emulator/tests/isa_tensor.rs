@@ -180,7 +180,7 @@ fn swizzles_permute_16_byte_chunks() {
 
 #[test]
 fn tensor_maps_fill_with_zeros_outside() {
-    // A 3-d tensor 5 x 4 x 3 of u32 (rows padded to 32 bytes), a box 8 x 2 x 2 at (-2, 3, 2).
+    // A 3-d tensor 5 x 4 x 3 of u32 (rows padded to 32 bytes), a box 8 x 2 x 2 at (-4, 3, 2).
     let ptx = ".version 8.0\n.target sm_90\n.address_size 64
         .visible .entry k(.param .align 64 .b8 map[128], .param .u64 p) {
         .reg .b32 %r<8>; .reg .b64 %rd<5>; .reg .pred %p<3>;
@@ -190,7 +190,7 @@ fn tensor_maps_fill_with_zeros_outside() {
         setp.ne.u32 %p1, %r1, 0; @%p1 bra JOIN;
         mbarrier.init.shared::cta.b64 [%r3], 1; fence.proxy.async;
         mbarrier.arrive.expect_tx.shared::cta.b64 %rd3, [%r3], 128;
-        cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%r2], [%rd1, {-2, 3, 2}], [%r3];
+        cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%r2], [%rd1, {-4, 3, 2}], [%r3];
         JOIN: bar.sync 0;
         WAIT: mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r3], 0; @!%p2 bra WAIT;
         mad.lo.u32 %r4, %r1, 4, %r2; ld.shared.u32 %r5, [%r4]; mad.wide.u32 %rd4, %r1, 4, %rd2;
@@ -205,7 +205,7 @@ fn tensor_maps_fill_with_zeros_outside() {
     for z in 0..2i64 {
         for y in 0..2i64 {
             for x in 0..8i64 {
-                let (tx, ty, tz) = (x - 2, y + 3, z + 2);
+                let (tx, ty, tz) = (x - 4, y + 3, z + 2);
                 let inside = (0..5).contains(&tx) && (0..4).contains(&ty) && (0..3).contains(&tz);
                 let expected = if inside { 1000 + (tz * 32 + ty * 8 + tx) as u32 } else { 0 };
                 assert_eq!(got[(z * 16 + y * 8 + x) as usize], expected, "({x}, {y}, {z})");

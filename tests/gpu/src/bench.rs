@@ -6,17 +6,15 @@
 use std::time::{Duration, Instant};
 
 use natten_core::plan::{KeyStart, TileCounts, rank_tilings};
-use natten_core::{
-    Backend, Element, ElementType, Gradients, Inputs, Layout, Output, Problem, Saved, bf16, f16,
-};
+use natten_core::{Element, ElementType, Layout, Problem, bf16, f16};
 use natten_cuda::driver::Driver;
 use natten_cuda::registry::kernels;
-use natten_cuda::{ComputeCapability, Cuda, CudaError, CudaView, CudaViewMut, sm90};
+use natten_cuda::{ComputeCapability, Cuda, CudaError, sm90};
 use serde_json::{Value, json};
 
-use crate::driver::{Buffer, Checked, Failure, Gpu, Parameter, Timer, copy};
+use crate::calls::{Operands, Set, backward_pass, fill_kernel, forward};
+use crate::driver::{Checked, Failure, Gpu, Timer, copy};
 use crate::problems::{Timed, problems};
-use crate::truth::kernel::{ENTRY, Kernel};
 use crate::watched::{Launches, Watched};
 
 /// What to time.
@@ -30,12 +28,14 @@ pub struct Request {
 }
 
 /// A slow call is timed a few times only.
-const TARGET_MS: f64 = 250.0;
-const RUNS: (usize, usize) = (3, 60);
+const TARGET_MS: f64 = 120.0;
+const RUNS: (usize, usize) = (3, 40);
 /// The device is not kept waiting for the host longer than this.
 const LONGEST_WAIT: Duration = Duration::from_millis(150);
 /// Kernels on CUDA cores are not tried where they would take longer: at this many useful TFLOP/s, in seconds.
-const SLOW: (f64, f64) = (6.0, 1.5);
+const SLOW: (f64, f64) = (6.0, 0.4);
+/// A call longer than this, in milliseconds, is timed once after its warm-up.
+const LONG_MS: f64 = 300.0;
 
 /// One family: the device posing for a capability.
 struct Family {
@@ -75,7 +75,8 @@ pub fn run(gpu: &Gpu, driver: &Driver, request: &Request) -> Checked<Value> {
             continue;
         }
         for (i, &head_dim) in timed.head_dims.iter().enumerate() {
-            for &ty in timed.types.iter().take(if i == 0 { usize::MAX } else { 1 }) {
+            let types = if i == 0 || timed.every_type { timed.types.len() } else { 1 };
+            for &ty in &timed.types[..types] {
                 let done = match ty {
                     ElementType::F32 => bench.measure::<f32>(&timed, head_dim, &mut lines),
                     ElementType::F16 => bench.measure::<f16>(&timed, head_dim, &mut lines),
@@ -93,7 +94,7 @@ pub fn run(gpu: &Gpu, driver: &Driver, request: &Request) -> Checked<Value> {
     Ok(json!({ "copy_tbs": copy_tbs, "matmul_tflops": request.matmul_tflops, "measurements": lines }))
 }
 
-const HEADER: &str = "problem               hd type pass     kernel                              ms  useful  issued TFLOP/s   share  vs simt  host ms";
+const HEADER: &str = "problem               hd type pass     kernel                              ms  useful  issued TFLOP/s   share  vs simt  host ms  plan ms";
 
 struct Bench<'a> {
     gpu: &'a Gpu,
@@ -104,12 +105,6 @@ struct Bench<'a> {
     fill: crate::driver::Module,
 }
 
-/// Operands of one call: query, key, value, output, its gradient and theirs; log-sum-exp.
-struct Set {
-    tensors: Vec<Buffer>,
-    lse: Buffer,
-}
-
 impl Bench<'_> {
     fn measure<E: Element>(&self, timed: &Timed, head_dim: usize, lines: &mut Vec<Value>) -> Checked<()> {
         if self.start.elapsed().as_secs() >= self.request.seconds {
@@ -118,12 +113,13 @@ impl Bench<'_> {
         }
         let problem = timed.problem(head_dim, E::TYPE).map_err(|text| Failure { text })?;
         let bytes = timed.elements(head_dim) * size_of::<E>();
-        let tensors = if timed.backward { 8 } else { 4 };
+        let has_backward = timed.backward.contains(&head_dim);
+        let tensors = if has_backward { 8 } else { 4 };
         // Three times the cache, so that a set has left it when its turn comes again.
         let count = (3 * self.gpu.l2_bytes).div_ceil(tensors * bytes).clamp(1, 24);
-        let sets = (0..count)
-            .map(|i| self.set(bytes, tensors, timed.elements(1), E::TYPE, i))
-            .collect::<Checked<Vec<_>>>()?;
+        let operands = Operands { bytes, tensors, rows: timed.elements(1), element_type: E::TYPE };
+        let sets =
+            (0..count).map(|i| operands.filled(self.gpu, &self.fill, i)).collect::<Checked<Vec<_>>>()?;
         let layout =
             Layout::contiguous(&timed.shape(head_dim)).map_err(|e| Failure { text: e.to_string() })?;
         let shape = timed.shape(head_dim);
@@ -133,17 +129,36 @@ impl Bench<'_> {
         // The oldest first: its kernels on CUDA cores are the yardstick of the others' results.
         for family in self.families.iter().rev() {
             for backward in [false, true] {
-                if backward && !timed.backward {
+                if backward && !has_backward {
                     continue;
                 }
                 let call = |i: usize| match backward {
                     false => forward::<E>(&family.cuda, &problem, &sets[i % count], layout, lse_layout),
                     true => backward_pass::<E>(&family.cuda, &problem, &sets[i % count], layout, lse_layout),
                 };
+                let mut note = |key: &str, text: &str| {
+                    let pass = if backward { "backward" } else { "forward" };
+                    let capability = family.capability.to_string();
+                    lines.push(json!({ "problem": timed.name, "head_dim": head_dim, "type": E::TYPE.name(), "pass": pass, "capability": capability, key: text }));
+                };
+                let (launches, plan_ms) = match family.planned(&call) {
+                    Ok(planned) => planned,
+                    Err(error) => {
+                        let text = error.to_string();
+                        println!("{:<21} {head_dim:>3} {:<4}  {}", timed.name, E::TYPE, first_line(&text));
+                        note("error", &text);
+                        continue;
+                    }
+                };
+                let key = format!("{backward} {:?}", launches.keys().collect::<Vec<_>>());
                 let work = problem.useful_flops() * if backward { 2.5 } else { 1.0 };
-                let is_old = family.capability.major < 8;
-                if is_old && work / (SLOW.0 * 1e12) > SLOW.1 {
-                    lines.push(json!({ "problem": timed.name, "head_dim": head_dim, "type": E::TYPE.name(), "skipped": "too slow on CUDA cores" }));
+                if seen.contains(&key) {
+                    note("same_as", main_kernel(&launches));
+                    continue;
+                }
+                seen.push(key);
+                if main_kernel(&launches).contains("_simt_") && work / (SLOW.0 * 1e12) > SLOW.1 {
+                    note("skipped", "too slow on CUDA cores");
                     continue;
                 }
                 if backward {
@@ -151,49 +166,15 @@ impl Bench<'_> {
                     let forward = |i| forward::<E>(&family.cuda, &problem, &sets[i], layout, lse_layout);
                     (0..count).try_for_each(forward).map_err(|e| Failure { text: e.to_string() })?;
                 }
-                family.device.take_launches();
-                if let Err(error) = call(0) {
-                    let text = error.to_string();
-                    lines.push(json!({ "problem": timed.name, "head_dim": head_dim, "capability": family.capability.to_string(), "error": text }));
-                    println!("{:<21} {head_dim:>3} {:<4}  {}", timed.name, E::TYPE, first_line(&text));
-                    continue;
-                }
-                self.gpu.synchronize()?;
-                let launches = family.device.take_launches();
-                let key = format!("{backward} {:?}", launches.keys().collect::<Vec<_>>());
-                if seen.contains(&key) {
-                    continue;
-                }
-                seen.push(key);
                 let (times, host_ms) = self.times(count, &call)?;
                 let difference = self.difference::<E>(&sets[0], bytes, backward, &mut sample)?;
                 let mut line = self.line(timed, &problem, &launches, backward, &times, count, difference);
-                line["host_ms"] = json!(host_ms);
+                (line["host_ms"], line["plan_ms"]) = (json!(host_ms), json!(plan_ms));
                 println!("{}", row(&line));
                 lines.push(line);
             }
         }
         Ok(())
-    }
-
-    fn set(&self, bytes: usize, tensors: usize, rows: usize, ty: ElementType, index: usize) -> Checked<Set> {
-        let mut set = Set { tensors: Vec::new(), lse: self.gpu.alloc(4 * rows)? };
-        for tensor in 0..tensors {
-            let words = bytes.div_ceil(1024) * 256;
-            let buffer = self.gpu.alloc(4 * words)?;
-            let seed = (index * 16 + tensor + 1) as u64;
-            let kind = match ty {
-                ElementType::F32 => 0,
-                ElementType::F16 => 1,
-                _ => 2,
-            };
-            let mut parameters =
-                [buffer.address, buffer.address, buffer.address, seed, kind].map(Parameter::value);
-            self.gpu.launch(self.fill.function(ENTRY)?, (words / 256) as u32, 256, &mut parameters)?;
-            set.tensors.push(buffer);
-        }
-        self.gpu.synchronize()?;
-        Ok(set)
     }
 
     /// Milliseconds of one call on the device, many times, sorted; and milliseconds that the host needs to queue one.
@@ -203,22 +184,25 @@ impl Bench<'_> {
         };
         self.gpu.synchronize()?;
         let mut queueing = Vec::new();
-        for i in 0..3 {
-            let start = Instant::now();
+        let start = Instant::now();
+        for i in 0..5 {
+            let before = Instant::now();
             call(i).map_err(|error| Failure { text: error.to_string() })?;
-            queueing.push(start.elapsed());
+            queueing.push(before.elapsed());
             self.gpu.synchronize()?;
+            if start.elapsed().as_secs_f64() * 1e3 > LONG_MS {
+                break;
+            }
         }
         queueing.sort();
-        let host = queueing[1];
+        let host = queueing[queueing.len() / 2];
         // A bit more than the host needs for so many calls.
         let ahead =
             |calls: usize| (host * calls as u32 * 3 / 2 + Duration::from_micros(30)).min(LONGEST_WAIT);
         let once = time(ahead(1), 1, 0)?;
-        if once > 300.0 {
-            // The calls before have warmed up enough.
-            let again = time(ahead(1), 1, 1)?;
-            return Ok((vec![once.min(again), once.max(again)], host.as_secs_f64() * 1e3));
+        if once > LONG_MS {
+            // The call before has warmed up enough.
+            return Ok((vec![once], host.as_secs_f64() * 1e3));
         }
         let warm_up = ((20.0 / once) as usize).clamp(1, 50);
         time(Duration::ZERO, warm_up, 0)?;
@@ -280,12 +264,7 @@ impl Bench<'_> {
         let factor = if backward { 2.5 } else { 1.0 };
         let median = times[(times.len() - 1) / 2];
         let useful = problem.useful_flops() * factor;
-        let main = launches
-            .keys()
-            .find(|name| name.contains("forward"))
-            .or(launches.keys().next())
-            .copied()
-            .unwrap_or("?");
+        let main = main_kernel(launches);
         let issued = issued_over_useful(problem, main).map(|ratio| useful * ratio);
         let rate = |flops: f64| flops / median / 1e9;
         let shapes: Vec<Value> = launches
@@ -304,12 +283,37 @@ impl Bench<'_> {
     }
 }
 
+impl Family {
+    /// What a call would launch, and the median of the milliseconds that the host needs to plan it.
+    fn planned(&self, call: &impl Fn(usize) -> Result<(), CudaError>) -> Result<(Launches, f64), CudaError> {
+        self.device.take_launches();
+        self.device.pretend(true);
+        // The first call compiles.
+        let mut outcome = call(0);
+        let mut times = Vec::new();
+        for i in 0..7 {
+            let start = Instant::now();
+            outcome = outcome.and_then(|()| call(i));
+            times.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+        self.device.pretend(false);
+        times.sort_by(f64::total_cmp);
+        outcome.map(|()| (self.device.take_launches(), times[times.len() / 2]))
+    }
+}
+
+/// The kernel that gives a call its name.
+fn main_kernel(launches: &Launches) -> &'static str {
+    let named = |part: &str| launches.keys().find(|name| name.contains(part)).copied();
+    named("forward").or_else(|| named("backward")).or_else(|| launches.keys().next().copied()).unwrap_or("?")
+}
+
 fn row(line: &Value) -> String {
     let number = |key: &str| line[key].as_f64().unwrap_or(f64::NAN);
     let text = |key: &str| line[key].as_str().unwrap_or("?").to_owned();
     let kernel = text("kernel").replace("natten_", "").replace("forward_", "");
     format!(
-        "{:<21} {:>3} {:<4} {:<8} {:<30} {:>9.4} {:>7.1} {:>7.1} {:>15.2} {:>8.1e} {:>8.3}",
+        "{:<21} {:>3} {:<4} {:<8} {:<30} {:>9.4} {:>7.1} {:>7.1} {:>15.2} {:>8.1e} {:>8.4} {:>8.4}",
         text("problem"),
         line["head_dim"],
         text("type"),
@@ -321,6 +325,7 @@ fn row(line: &Value) -> String {
         number("share_of_matmul"),
         number("difference_to_first"),
         number("host_ms"),
+        number("plan_ms"),
     )
 }
 
@@ -340,62 +345,6 @@ fn issued_over_useful(problem: &Problem, kernel: &str) -> Option<f64> {
     Some(counts.issued_over_useful())
 }
 
-fn view<'a, E: Element>(cuda: &Cuda<Watched<Driver>>, buffer: &'a Buffer, layout: Layout) -> CudaView<'a, E> {
-    // SAFETY: the buffer is as long as the layout says and outlives the view; the launches of one call are ordered on one
-    // stream, and nothing else runs.
-    unsafe { cuda.view_of_raw(buffer.address, layout) }
-}
-
-fn view_mut<'a, E: Element>(
-    cuda: &Cuda<Watched<Driver>>,
-    buffer: &'a Buffer,
-    layout: Layout,
-) -> CudaViewMut<'a, E> {
-    // SAFETY: as above, and the layout is contiguous.
-    unsafe { cuda.view_mut_of_raw(buffer.address, layout) }
-}
-
-fn inputs<'a, E: Element>(
-    cuda: &Cuda<Watched<Driver>>,
-    set: &'a Set,
-    layout: Layout,
-) -> Inputs<CudaView<'a, E>> {
-    let tensor = |i: usize| view(cuda, &set.tensors[i], layout);
-    Inputs::new(tensor(0), tensor(1), tensor(2))
-}
-
-fn forward<E: Element>(
-    cuda: &Cuda<Watched<Driver>>,
-    problem: &Problem,
-    set: &Set,
-    layout: Layout,
-    lse_layout: Layout,
-) -> Result<(), CudaError> {
-    let output = Output {
-        out: view_mut(cuda, &set.tensors[3], layout),
-        lse: Some(view_mut(cuda, &set.lse, lse_layout)),
-    };
-    cuda.forward::<E>(problem, &inputs(cuda, set, layout), output)
-}
-
-fn backward_pass<E: Element>(
-    cuda: &Cuda<Watched<Driver>>,
-    problem: &Problem,
-    set: &Set,
-    layout: Layout,
-    lse_layout: Layout,
-) -> Result<(), CudaError> {
-    let saved = Saved {
-        out: view(cuda, &set.tensors[3], layout),
-        lse: view(cuda, &set.lse, lse_layout),
-        d_out: view(cuda, &set.tensors[4], layout),
-        d_lse: None,
-    };
-    let gradient = |i: usize| view_mut(cuda, &set.tensors[i], layout);
-    let gradients = Gradients { query: gradient(5), key: gradient(6), value: gradient(7), additional: None };
-    cuda.backward::<E>(problem, &inputs(cuda, set, layout), &saved, gradients)
-}
-
 /// Bytes read and written a second by a copy of a gigabyte, in terabytes.
 fn copy_rate(gpu: &Gpu, timer: &Timer) -> Checked<f64> {
     const BYTES: usize = 1 << 30;
@@ -410,22 +359,4 @@ fn copy_rate(gpu: &Gpu, timer: &Timer) -> Checked<f64> {
 
 fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
-}
-
-/// Fills memory with random values between -1.7 and 1.7: `%x` is the seed, `%y` the type (0 f32, 1 f16, 2 bf16). Zeros
-/// would run faster than real data.
-fn fill_kernel() -> Kernel {
-    let mut body =
-        String::from("cvt.u32.u64 %r0, %x;\nmul.lo.u32 %r0, %r0, 0x9e3779b9;\nxor.b32 %r1, %item, %r0;\n");
-    for (shift, factor) in [(16, "0x85ebca6b"), (13, "0xc2b2ae35"), (16, "0x27d4eb2f")] {
-        body +=
-            &format!("shr.u32 %r2, %r1, {shift};\nxor.b32 %r1, %r1, %r2;\nmul.lo.u32 %r1, %r1, {factor};\n");
-    }
-    // Two 16-bit signed numbers, scaled.
-    body += "shl.b32 %r2, %r1, 16;\nshr.s32 %r2, %r2, 16;\nshr.s32 %r3, %r1, 16;\n\
-             cvt.rn.f32.s32 %r2, %r2;\ncvt.rn.f32.s32 %r3, %r3;\n\
-             mul.f32 %r2, %r2, 0f38599999;\nmul.f32 %r3, %r3, 0f38599999;\n\
-             cvt.u32.u64 %r4, %y;\nsetp.eq.u32 %p0, %r4, 0;\nsetp.eq.u32 %p1, %r4, 1;\n\
-             cvt.rn.bf16x2.f32 %d0, %r3, %r2;\n@%p1 cvt.rn.f16x2.f32 %d0, %r3, %r2;\n@%p0 mov.b32 %d0, %r2;\n";
-    Kernel::new("7.0", "sm_80", 0, 1, body).threads(256)
 }

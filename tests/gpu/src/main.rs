@@ -1,9 +1,11 @@
 //! `natten-gpu-kit`: what `tests/gpu/run.sh` runs on a machine with a GPU. See README.md beside it.
 
 mod bench;
+mod calls;
 mod driver;
 mod load;
 mod maps;
+mod once;
 mod problems;
 mod record;
 mod subject;
@@ -16,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use driver::Gpu;
+use natten_core::ElementType;
 use natten_cuda::driver::Driver;
 use natten_cuda::{ComputeCapability, Device};
 use natten_emulator::Emulated;
@@ -29,10 +32,14 @@ usage: natten-gpu-kit COMMAND [ARGUMENT...]
   suite OUT GOLDEN [OPTION=VALUE...]
                              every backend's suite against the f64 reference, as each architecture the GPU can pass for
                              (OUT/suite.json); options: filter=TEXT every=N threads=N seconds=N capabilities=9.0,8.0
-                             emulator=1 (on the emulator: no GPU needed)
+                             emulator=1 (on the emulator: no GPU needed) sample=1 (what there is no time for is no failure)
   bench OUT [OPTION=VALUE...]
                              times problems.json (OUT/bench.json); options: filter=TEXT,TEXT seconds=N matmul=TFLOPS
+  once PROBLEM [OPTION=VALUE...]
+                             runs a problem of problems.json once, for a profiler; options: head_dim=N type=bf16
+                             capability=9.0 backward=1
   truth OUT                  records what the hardware does (OUT/truth.bin, OUT/truth.json)
+  truth-merge OLD NEW INTO   one record of two: NEW's outputs, OLD's where NEW has none (no GPU needed)
   truth-ptx FOLDER           writes the truth kernels' PTX, for an assembler (no GPU needed)
 
 Exit codes: 0 done, 1 something failed, 2 no GPU or wrong arguments.";
@@ -50,7 +57,8 @@ fn main() -> ExitCode {
         "device" => places.is_empty(),
         "load" => places.len() >= 2,
         "suite" | "truth-child" => places.len() == 2,
-        "bench" | "truth" | "truth-ptx" => places.len() == 1,
+        "bench" | "once" | "truth" | "truth-ptx" => places.len() == 1,
+        "truth-merge" => places.len() == 3,
         _ => false,
     };
     if !known {
@@ -59,6 +67,10 @@ fn main() -> ExitCode {
     }
     if command == "truth-ptx" {
         return finish(write_truth_ptx(&places[0]).map(|()| true));
+    }
+    if command == "truth-merge" {
+        let merged = record::merge(&places[0], &places[1]);
+        return finish(merged.and_then(|file| std::fs::write(&places[2], file)).map(|()| true));
     }
     if command == "suite" && options.get("emulator").is_some() {
         return finish(suite_on(&Emulated::new(9, 0), "emulated", &places, &options));
@@ -86,12 +98,12 @@ impl Options<'_> {
     }
 
     /// Capabilities as `9.0,8.0`.
-    fn capabilities(&self) -> Option<Vec<ComputeCapability>> {
+    fn capabilities(&self, name: &str) -> Option<Vec<ComputeCapability>> {
         let one = |text: &str| {
             let (major, minor) = text.split_once('.')?;
             Some(ComputeCapability { major: major.parse().ok()?, minor: minor.parse().ok()? })
         };
-        self.get("capabilities").and_then(|list| list.split(',').map(one).collect())
+        self.get(name).and_then(|list| list.split(',').map(one).collect())
     }
 }
 
@@ -134,6 +146,22 @@ fn run(gpu: &Gpu, command: &str, places: &[PathBuf], options: &Options) -> std::
             write(&places[0], "bench.json", &report)?;
             Ok(true)
         }
+        "once" => {
+            let type_name = options.get("type").unwrap_or("bf16");
+            let types = [ElementType::F32, ElementType::F16, ElementType::Bf16];
+            let element_type = types.into_iter().find(|ty| ty.name() == type_name);
+            let own = natten_cuda::Device::properties(&driver()?).compute_capability;
+            let target = once::Target {
+                problem: places[0].to_string_lossy().into_owned(),
+                head_dim: options.number("head_dim", 64) as usize,
+                capability: options.capabilities("capability").map_or(own, |list| list[0]),
+                element_type: element_type.ok_or_else(|| failed(&format!("no type {type_name}")))?,
+                backward: options.get("backward").is_some(),
+            };
+            let launches = once::once(gpu, &driver()?, &target).map_err(|failure| failed(&failure))?;
+            println!("{:?}", launches.keys().collect::<Vec<_>>());
+            Ok(true)
+        }
         "truth-child" => {
             let first = places[1].to_string_lossy().parse().unwrap_or(usize::MAX);
             record::run_child(gpu, &places[0], first)?;
@@ -168,9 +196,10 @@ fn suite_on<D: Device>(
             as usize,
         seconds: options.number("seconds", 240),
     };
-    let report = suite::run(device, &options.capabilities().unwrap_or(all), &request);
+    let report = suite::run(device, &options.capabilities("capabilities").unwrap_or(all), &request);
     write(&places[0], &format!("{name}.json"), &report)?;
-    let passed = |run: &Value| run["failed"] == 0 && run["not_run"] == 0;
+    let is_sample = options.get("sample").is_some();
+    let passed = |run: &Value| run["failed"] == 0 && (is_sample || run["not_run"] == 0);
     Ok(report.as_array().is_some_and(|runs| runs.iter().all(passed)))
 }
 

@@ -16,12 +16,14 @@ pub struct Timed {
     pub heads: usize,
     /// Components of a head, tried one after another.
     pub head_dims: Vec<usize>,
-    /// Element types.
+    /// Element types, of which only the first is tried at later head dimensions.
     pub types: Vec<ElementType>,
+    /// All of them at all head dimensions.
+    pub every_type: bool,
     /// `None` is the default.
     pub scale: Option<f32>,
-    /// Whether the backward is timed too.
-    pub backward: bool,
+    /// Head dimensions at which the backward is timed too.
+    pub backward: Vec<usize>,
 }
 
 /// All of them.
@@ -57,7 +59,8 @@ fn read(line: &Value) -> Option<Timed> {
         head_dims: numbers("head_dims")?,
         types: types.collect::<Option<_>>()?,
         scale: line["scale"].as_f64().map(|scale| scale as f32),
-        backward: line["backward"].as_bool()?,
+        every_type: line["every_type"].as_bool().unwrap_or(false),
+        backward: numbers("backward")?,
     })
 }
 

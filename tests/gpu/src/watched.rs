@@ -2,6 +2,7 @@
 //! be had on a new GPU.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use natten_cuda::device::{
@@ -21,6 +22,7 @@ pub struct Watched<D: Device> {
     properties: Properties,
     functions: Arc<FunctionCache<Named<D::Function>>>,
     launches: Arc<Mutex<Launches>>,
+    pretending: Arc<AtomicBool>,
 }
 
 /// What was launched: the last shape of each kernel, and how often.
@@ -33,6 +35,7 @@ impl<D: Device> Clone for Watched<D> {
             properties: self.properties.clone(),
             functions: self.functions.clone(),
             launches: self.launches.clone(),
+            pretending: self.pretending.clone(),
         }
     }
 }
@@ -41,7 +44,8 @@ impl<D: Device> Watched<D> {
     /// The device as it is.
     pub fn new(inner: D) -> Self {
         let properties = inner.properties().clone();
-        Watched { inner, properties, functions: Arc::default(), launches: Arc::default() }
+        let (functions, launches, pretending) = Default::default();
+        Watched { inner, properties, functions, launches, pretending }
     }
 
     /// The device, passing for one of this capability.
@@ -49,6 +53,11 @@ impl<D: Device> Watched<D> {
         let mut watched = Self::new(inner);
         watched.properties.compute_capability = compute_capability;
         watched
+    }
+
+    /// Notes launches from now on without launching (or launches again): what would run, and what planning alone costs.
+    pub fn pretend(&self, pretending: bool) {
+        self.pretending.store(pretending, Ordering::Relaxed);
     }
 
     /// What was launched since the last call.
@@ -111,6 +120,9 @@ impl<D: Device> Device for Watched<D> {
         let mut launches = self.launches.lock().unwrap_or_else(PoisonError::into_inner);
         launches.entry(entry).or_insert((0, *launch.config())).0 += 1;
         drop(launches);
+        if self.pretending.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         // SAFETY: the caller's promise for this very launch, on the same function.
         let prepared = unsafe { PreparedLaunch::new(function, *launch.config(), launch.params()) };
         self.inner.launch(&prepared)

@@ -173,6 +173,7 @@ impl Kernel {
             ],
             rule,
             documented: None,
+            refused: false,
         }
     }
 }
@@ -182,6 +183,12 @@ impl Case {
     pub fn values(mut self, x: u64, y: u64) -> Self {
         self.args[3] = Arg::Value(x);
         self.args[4] = Arg::Value(y);
+        self
+    }
+
+    /// Which must fault: its output says nothing.
+    pub fn refused(mut self) -> Self {
+        (self.refused, self.documented) = (true, None);
         self
     }
 

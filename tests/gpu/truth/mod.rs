@@ -12,6 +12,7 @@ pub mod inputs;
 pub mod kernel;
 pub mod matrix;
 pub mod scalar;
+pub mod sums;
 pub mod tma;
 pub mod warp;
 pub mod wgmma;
@@ -35,7 +36,12 @@ pub struct Case {
     pub rule: Rule,
     /// What the documentation says the output is, where it does.
     pub documented: Option<Vec<u8>>,
+    /// Whether the hardware must refuse it: the launch ends in a fault, and the record is [`FAULT`] and the driver's words.
+    pub refused: bool,
 }
+
+/// How the record of a launch that faulted begins.
+pub const FAULT: &[u8] = b"fault: ";
 
 /// One kernel parameter.
 pub enum Arg {
@@ -108,13 +114,18 @@ impl Swizzle {
 
     /// Where a byte lies whose place without swizzle is `address`.
     pub fn apply(self, address: usize) -> usize {
+        self.apply_from(address, 0)
+    }
+
+    /// The same where the pattern's row 0 is row `base`.
+    pub fn apply_from(self, address: usize, base: usize) -> usize {
         let mask = match self {
             Swizzle::None => 0,
             Swizzle::B32 => 1,
             Swizzle::B64 => 3,
             Swizzle::B128 => 7,
         };
-        address ^ (((address >> 7) & mask) << 4)
+        address ^ (((address >> 7).wrapping_sub(base) & mask) << 4)
     }
 
     /// Bytes of a row.
@@ -256,6 +267,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(matrix::cases());
     cases.extend(copies::cases());
     cases.extend(barrier::cases());
+    cases.extend(sums::cases());
     cases.extend(wgmma::cases());
     cases.extend(wgmma_reads::cases());
     cases.extend(tma::cases());

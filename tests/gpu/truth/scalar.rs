@@ -261,7 +261,7 @@ fn one(name: &str, isa: (&'static str, &'static str), body: &str, kind: Kind, ru
 }
 
 /// Upper halves of special floats, halves of special f16, or random bits.
-fn half_pair(random: &mut Random, index: usize) -> u32 {
+pub fn half_pair(random: &mut Random, index: usize) -> u32 {
     const F16: [u16; 14] = [
         0, 0x8000, 1, 0x8001, 0x03ff, 0x0400, 0x3c00, 0xbc00, 0x7bff, 0xfbff, 0x7c00, 0xfc00, 0x7e00, 0x7c01,
     ];

@@ -16,8 +16,18 @@ const HALF: Half = Half::F16;
 struct Probe {
     name: String,
     operand: Operand,
-    /// Instead of the operand's own, where the question is what other fields do; nothing is documented then.
+    /// Instead of the operand's own, where the question is what other fields do.
     descriptor: Option<u64>,
+    /// Where element (w, k) lies, if that is known of a descriptor of its own.
+    place: Option<Box<dyn Fn(usize, usize) -> usize>>,
+}
+
+impl Probe {
+    /// With the operand's own descriptor.
+    fn own(name: String, operand: Operand) -> Self {
+        let place = move |w, k| operand.address(w, k);
+        Probe { name, operand, descriptor: None, place: Some(Box::new(place)) }
+    }
 }
 
 /// All of them: each once for the low and once for the high byte of the index.
@@ -29,9 +39,9 @@ pub fn cases() -> Vec<Case> {
             let operand = |width| Operand { major, swizzle, width, depth, base: 0 };
             let name = format!("{major:?}_{}", swizzle.name()).to_lowercase();
             for n in [8, 64, 128] {
-                probes.push(Probe { name: format!("b_{name}_n{n}"), operand: operand(n), descriptor: None });
+                probes.push(Probe::own(format!("b_{name}_n{n}"), operand(n)));
             }
-            probes.push(Probe { name: format!("a_{name}"), operand: operand(M), descriptor: None });
+            probes.push(Probe::own(format!("a_{name}"), operand(M)));
         }
     }
     probes.extend(unusual());
@@ -44,7 +54,7 @@ fn unusual() -> Vec<Probe> {
     let mut probes = Vec::new();
     let mut add = |name: &str, major: Major, swizzle: Swizzle, descriptor: u64| {
         let operand = Operand { major, swizzle, width: 64, depth: 16, base: 0 };
-        probes.push(Probe { name: name.to_owned(), operand, descriptor: Some(descriptor) });
+        probes.push(Probe { name: name.to_owned(), operand, descriptor: Some(descriptor), place: None });
     };
     let sw128 = Swizzle::B128;
     add("b_k_sw128_leading_0", Major::K, sw128, descriptor(0, 0, 1024, sw128));
@@ -55,13 +65,32 @@ fn unusual() -> Vec<Probe> {
     }
     add("b_k_sw64_step_1", Major::K, Swizzle::B64, descriptor(32, 16, 512, Swizzle::B64));
     add("b_mn_sw128_step_1", Major::Mn, sw128, descriptor(2048, 4096, 1024, sw128));
-    for (start, offset) in [(256, 0), (256, 2), (512, 0), (512, 4)] {
-        let bits = descriptor(start, 16, 1024, sw128) | (offset as u64) << 49;
-        add(&format!("b_k_sw128_start_{start}_base_{offset}"), Major::K, sw128, bits);
-    }
     add("b_k_plain_swapped", Major::K, Swizzle::None, descriptor(0, 128, 1152, Swizzle::None));
     add("b_mn_plain_swapped", Major::Mn, Swizzle::None, descriptor(0, 128, 1152, Swizzle::None));
     add("b_mn_sw64_swapped", Major::Mn, Swizzle::B64, descriptor(0, 512, 2048, Swizzle::B64));
+    probes.extend(based());
+    probes
+}
+
+/// Matrices that start in the middle of a swizzle's period, with base offsets: rows are counted from the offset on.
+fn based() -> Vec<Probe> {
+    let one = |swizzle: Swizzle, start: usize, offset: usize| {
+        let (row, period) = (swizzle.span(), 8 * swizzle.span());
+        let bits = descriptor(start, 16, period, swizzle) | (offset as u64) << 49;
+        let operand = Operand { major: Major::K, swizzle, width: 64, depth: 16, base: 0 };
+        let place = move |w: usize, k: usize| {
+            let address = start + w / 8 * period + w % 8 * row + 2 * k;
+            swizzle.apply_from(address, offset)
+        };
+        let name = format!("b_k_{}_start_{start}_base_{offset}", swizzle.name());
+        Probe { name, operand, descriptor: Some(bits), place: Some(Box::new(place)) }
+    };
+    let mut probes: Vec<Probe> =
+        [(256, 0), (256, 2), (512, 0), (512, 4), (128, 1), (0, 3), (896, 7), (256, 5)]
+            .map(|(start, offset)| one(Swizzle::B128, start, offset))
+            .into();
+    probes.extend([(256, 2), (128, 1), (0, 5)].map(|(start, offset)| one(Swizzle::B64, start, offset)));
+    probes.extend([(128, 1), (0, 1)].map(|(start, offset)| one(Swizzle::B32, start, offset)));
     probes
 }
 
@@ -99,16 +128,14 @@ fn probe(probe: &Probe, part: &str, shift: u32) -> Case {
     let case = kernel
         .case(format!("wgmma_reads_{}_{part}", probe.name), &input, bytes16(&shared), Rule::Exact)
         .values(values.0, values.1);
-    if probe.descriptor.is_some() {
-        return case;
-    }
+    let Some(place) = &probe.place else { return case };
     let mut documented = Vec::new();
     for thread in 0..storing as usize {
         for i in 0..n / 2 {
             let row = thread / 32 * 16 + thread % 32 / 4 + 8 * (i / 2 % 2);
             let column = i / 4 * 8 + 2 * (thread % 4) + i % 2;
             let (w, k) = if of_a { (row, column) } else { (column, row) };
-            documented.push(index(operand.address(w, k)).to_bits());
+            documented.push(index(place(w, k)).to_bits());
         }
     }
     case.documented(bytes(&documented))

@@ -109,6 +109,7 @@ impl Cta<'_> {
             for (coordinate, &slot) in coordinates.iter_mut().zip(&list[..rank]) {
                 *coordinate = w.regs.word(slot)[lane] as i32;
             }
+            map.check_start(&coordinates, !bulk.to_shared)?;
             self.tensor_runs(&map, &coordinates, shared)?
         };
         if bulk.multicast && w.regs.word(list[rank + 1])[lane] & 0xffff != 1 {

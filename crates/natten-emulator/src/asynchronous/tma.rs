@@ -32,13 +32,18 @@ impl Swizzle {
 
     /// The shared address at which the byte meant for `address` lies.
     pub fn apply(self, address: u32) -> u32 {
+        self.apply_from(address, 0)
+    }
+
+    /// The same where row 0 of the pattern is that of addresses in row `base`, as matrix descriptors may ask.
+    pub(crate) fn apply_from(self, address: u32, base: u32) -> u32 {
         let mask = match self {
             Swizzle::None => 0,
             Swizzle::B32 => 1,
             Swizzle::B64 => 3,
             Swizzle::B128 => 7,
         };
-        address ^ (address >> 7 & mask) << 4
+        address ^ ((address >> 7).wrapping_sub(base) & mask) << 4
     }
 
     fn code(self) -> u8 {
@@ -273,6 +278,23 @@ impl TensorMapDesc {
                     }
                 }
             }
+        }
+    }
+
+    /// Fails unless a box may start there: hardware moves rows in pieces of 16 bytes from their first on, and stores nothing
+    /// that starts below the tensor. Loads may start below it, and both may end behind it.
+    pub(crate) fn check_start(&self, coordinates: &[i32; 5], is_store: bool) -> Result<(), FaultKind> {
+        let start = i64::from(coordinates[0]) * i64::from(self.element_bytes);
+        if start % 16 != 0 {
+            let what = "bytes of a tensor copy's first coordinate, modulo 16,";
+            return Err(FaultKind::BulkCopy { what, got: start.rem_euclid(16) as u64, needed: 0 });
+        }
+        match coordinates[..self.rank as usize].iter().position(|&at| at < 0) {
+            Some(axis) if is_store => Err(FaultKind::InvalidOperand {
+                what: "axis of a negative start of a tensor store",
+                got: axis as u64,
+            }),
+            _ => Ok(()),
         }
     }
 

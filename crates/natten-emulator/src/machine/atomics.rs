@@ -5,6 +5,7 @@ use super::warp::Warp;
 use crate::fault::{Exec, FaultKind, MemorySpace};
 use crate::inst::{AtomOp, Atomic, Inst, Space, Strength, Ty};
 use crate::memory::view::View;
+use crate::scalar::float::flush;
 use crate::scalar::{Wides, half, map};
 use std::sync::Mutex;
 
@@ -46,7 +47,8 @@ impl Cta<'_> {
                             before
                         }
                     }
-                    None => combine(atomic.op, atomic.ty, before, operand[lane]),
+                    None if space == Space::Shared => combine(atomic.op, atomic.ty, before, operand[lane]),
+                    None => combine_global(atomic.op, atomic.ty, before, operand[lane]),
                 };
                 old[lane] = match space {
                     Space::Shared => {
@@ -131,7 +133,16 @@ pub(crate) fn update_global(
     })
 }
 
-/// The value an atomic leaves in memory.
+/// The value an atomic leaves in global memory, where sums of f32 flush subnormal numbers on their way in and out.
+pub(crate) fn combine_global(op: AtomOp, ty: Ty, old: u64, operand: u64) -> u64 {
+    if ty != Ty::F32 {
+        return combine(op, ty, old, operand);
+    }
+    let flushed = |x: u64| u64::from(flush(x as u32));
+    flushed(combine(op, ty, flushed(old), flushed(operand)))
+}
+
+/// The value an atomic leaves in shared memory.
 pub(crate) fn combine(op: AtomOp, ty: Ty, old: u64, operand: u64) -> u64 {
     match ty {
         Ty::F32 => {

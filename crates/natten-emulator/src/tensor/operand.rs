@@ -2,7 +2,6 @@
 
 use super::element;
 use crate::Swizzle;
-use crate::fault::FaultKind;
 use crate::inst::MmaType;
 use crate::memory::SHARED_BASE;
 use crate::memory::shared::Shared;
@@ -14,6 +13,8 @@ pub(super) struct Descriptor {
     leading: u32,
     stride: u32,
     swizzle: Swizzle,
+    /// Base offset: which row of addresses, of 128 bytes, has the pattern's row 0. For matrices that start inside a period.
+    base: u32,
 }
 
 /// A part of an operand: `count` rows (of A) or columns (of B) from `first` on, each of the operation's depth along k.
@@ -33,22 +34,21 @@ pub(super) fn depth(ty: MmaType) -> usize {
 }
 
 impl Descriptor {
-    pub(super) fn decode(bits: u64) -> Result<Self, FaultKind> {
+    pub(super) fn decode(bits: u64) -> Self {
         let field = |at: u32| ((bits >> at) as u32 & 0x3fff) << 4;
-        if bits >> 49 & 7 != 0 {
-            // A base offset re-aligns matrices that start inside a swizzle pattern; none does here.
-            return Err(FaultKind::InvalidOperand {
-                what: "base offset of a matrix descriptor",
-                got: bits >> 49 & 7,
-            });
-        }
         let swizzle = match bits >> 62 {
             0 => Swizzle::None,
             1 => Swizzle::B128,
             2 => Swizzle::B64,
             _ => Swizzle::B32,
         };
-        Ok(Self { start: field(0), leading: field(16), stride: field(32), swizzle })
+        let base = (bits >> 49) as u32 & 7;
+        Self { start: field(0), leading: field(16), stride: field(32), swizzle, base }
+    }
+
+    /// Where the 16-byte chunk lies whose place is [`Self::chunk_offset`].
+    fn chunk_address(&self, k_major: bool, line: u32, chunk: u32) -> u32 {
+        self.swizzle.apply_from(self.start + self.chunk_offset(k_major, line, chunk), self.base)
     }
 
     /// Unswizzled offset of the 16-byte chunk `chunk` along the contiguous axis, at index `line` of
@@ -83,10 +83,9 @@ impl Part {
         };
         let descriptor = self.descriptor;
         lines.flat_map(move |line| {
-            chunks.clone().map(move |chunk| {
-                let offset = descriptor.chunk_offset(self.k_major, line, chunk);
-                (line, chunk, descriptor.swizzle.apply(descriptor.start + offset))
-            })
+            chunks
+                .clone()
+                .map(move |chunk| (line, chunk, descriptor.chunk_address(self.k_major, line, chunk)))
         })
     }
 

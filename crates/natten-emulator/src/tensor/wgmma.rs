@@ -74,7 +74,7 @@ impl Cta<'_> {
         let (a, b) = (if shape.a_in_registers { 0 } else { descriptor(i.a) }, descriptor(i.b));
         self.agree(w, group, a, b)?;
         let scale_d = w.regs.pred(i.c) & 1 == 1;
-        let (descriptor_a, descriptor_b) = (Descriptor::decode(a)?, Descriptor::decode(b)?);
+        let (descriptor_a, descriptor_b) = (Descriptor::decode(a), Descriptor::decode(b));
         w.wgmma.issued += 1;
         let issued =
             Issued { clock: w.wgmma.issued, pc: w.pc, descriptor_a, descriptor_b, scale_d, computed: false };
