@@ -12,7 +12,7 @@ use crate::memory::Memory;
 use crate::memory::view::View;
 use crate::module::{Entry, Module};
 use crate::options::{Launch, Options};
-use crate::race_global::GlobalRaces;
+use crate::race::global::GlobalRaces;
 
 /// Shared memory a CTA can have on the largest of today's devices.
 const MAX_SHARED_BYTES: u64 = 227 * 1024;

@@ -4,7 +4,8 @@
 //! reconvergence, tensor-core and asynchronous instructions included, and reports as typed faults
 //! what a GPU would let pass in silence: accesses out of bounds, reads of memory nobody wrote,
 //! misalignment, races (with vector clocks that know barriers, mbarriers, commit groups and the
-//! proxy fence), lanes that miss an aligned instruction, deadlocks with who waits for whom.
+//! proxy fence, and between the lanes of a warp), registers read before they were written or without
+//! `wgmma.fence`, lanes that miss an aligned instruction, deadlocks with who waits for whom.
 //! Asynchronous work completes as early, as late or as randomly as the manual allows.
 //!
 //! ```
@@ -56,7 +57,6 @@ mod module;
 mod options;
 mod ptx;
 mod race;
-mod race_global;
 mod scalar;
 mod tensor;
 mod timing;

@@ -1,11 +1,10 @@
 //! A parsed module: its entries with their launch properties, and the predecoded code behind them.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::decode;
 use crate::fault::ParseError;
-use crate::inst::{Inst, Slot};
+use crate::inst::{Inst, NONE, Slot};
 use crate::ptx::ast::{EntryAst, GlobalDecl, RegClass};
 use crate::ptx::parse::parse_module;
 
@@ -130,15 +129,29 @@ pub(crate) struct Kernel {
     pub lines: Vec<Line>,
     pub tables: Vec<Vec<u32>>,
     pub local_bytes: u32,
-    /// Registers of a `wgmma` that an instruction reads or writes, by instruction.
-    pub watches: HashMap<u32, Watch>,
+    /// For each instruction, the registers to look at before it runs.
+    pub watches: Vec<Watch>,
+    /// How many registers are followed because they may be read before they were written.
+    pub followed: usize,
 }
 
 /// See [`Kernel::watches`].
 #[derive(Debug)]
 pub(crate) struct Watch {
-    pub reads: Vec<Slot>,
-    pub writes: Vec<Slot>,
+    /// Registers of some `wgmma` that the instruction reads and writes.
+    pub reads: Box<[Slot]>,
+    pub writes: Box<[Slot]>,
+    /// Numbers of followed registers that it reads and writes, and of the predicate that guards it, or `NONE`.
+    pub followed_reads: Box<[u32]>,
+    pub followed_writes: Box<[u32]>,
+    pub guard: u32,
+}
+
+impl Watch {
+    pub(crate) fn is_empty(&self) -> bool {
+        let lists = [&self.reads, &self.writes, &self.followed_reads, &self.followed_writes];
+        lists.iter().all(|list| list.is_empty()) && self.guard == NONE
+    }
 }
 
 impl Kernel {

@@ -56,7 +56,7 @@ pub struct Options {
     pub completion: Completion,
     /// Report accesses that no synchronisation orders.
     pub check_races: bool,
-    /// Report reads of memory that nobody wrote.
+    /// Report reads of memory that nobody wrote, and of registers.
     pub check_initialised: bool,
     /// Run CTAs on the threads of the current rayon pool.
     pub parallel: bool,

@@ -3,7 +3,8 @@
 mod support;
 
 use natten_emulator::{
-    Fault, FaultKind, Launch, MbarrierProblem, Memory, MemoryError, MemorySpace, Module, Options, WaitReason,
+    Actor, Fault, FaultKind, Launch, MbarrierProblem, Memory, MemoryError, MemorySpace, Module, Options,
+    WaitReason,
 };
 use support::{Device, eval, one_warp};
 
@@ -85,6 +86,78 @@ fn a_missing_barrier_is_a_race_for_every_seed() {
     }
 }
 
+/// Each lane of one warp reads what its neighbour wrote.
+const WITHIN_A_WARP: &str = "mov.u32 %r2, s; mad.lo.u32 %r3, %r1, 4, %r2; st.shared.u32 [%r3], %r1; SYNC
+    xor.b32 %r4, %r1, 1; mad.lo.u32 %r5, %r4, 4, %r2; ld.shared.u32 %r6, [%r5]; AGAIN st.shared.u32 [%r3], %r6;";
+
+#[test]
+fn lanes_of_a_warp_must_meet_to_exchange() {
+    let shared = ".shared .align 4 .b8 s[256];";
+    let result = |sync: &str, again: &str, threads: u32| {
+        let body = WITHIN_A_WARP.replace("SYNC", sync).replace("AGAIN", again);
+        run(shared, &body, 1, threads, Options::default())
+    };
+    let meet = "bar.warp.sync 0xffffffff;";
+    result(meet, meet, 64).expect("ordered within each warp");
+    result("bar.sync 0;", "bar.sync 0;", 64).expect("a barrier of all orders them too");
+    // Exchanging registers orders no memory.
+    let exchange = "shfl.sync.bfly.b32 %r7, %r1, 1, 31, 0xffffffff;";
+    for (sync, again) in [("", meet), (meet, ""), (exchange, meet), (meet, exchange)] {
+        let fault = result(sync, again, 32).expect_err("a race within a warp");
+        let FaultKind::Race { current, previous, .. } = &fault.kind else { panic!("{fault}") };
+        assert!(
+            matches!((&current.actor, &previous.actor), (Actor::Lane { lane: a, .. }, Actor::Lane { lane: b, .. }) if a ^ b == 1),
+            "{fault}"
+        );
+    }
+    let own =
+        "mov.u32 %r2, s; mad.lo.u32 %r3, %r1, 4, %r2; st.shared.u32 [%r3], %r1; ld.shared.u32 %r6, [%r3];
+        st.shared.u32 [%r3], %r6;";
+    run(shared, own, 1, 64, Options::default()).expect("a lane needs no leave for what is its own");
+    let halves =
+        "mov.u32 %r2, s; mad.lo.u32 %r3, %r1, 2, %r2; st.shared.u16 [%r3], %r1; ld.shared.u16 %r6, [%r3];";
+    run(shared, halves, 1, 32, Options::default()).expect("neighbouring halves belong to different lanes");
+}
+
+#[test]
+fn a_lane_releases_for_itself() {
+    // Warp 0 reads a word; its lane 0 arrives; warp 1 waits and overwrites the word.
+    let shared = ".shared .align 4 .b8 s[256]; .shared .align 8 .b8 bar[8];";
+    let body = "setp.ne.u32 %p1, %r1, 0; @!%p1 mbarrier.init.shared::cta.b64 [bar], 1; mov.u32 %r2, s;
+        and.b32 %r3, %r1, 31; mad.lo.u32 %r4, %r3, 4, %r2; setp.lt.u32 %p2, %r1, 32; @%p2 st.shared.u32 [%r4], %r1;
+        bar.sync 0; @!%p2 bra OTHER; WHO ld.shared.u32 %r5, [s]; SYNC
+        @!%p1 mbarrier.arrive.shared::cta.b64 _, [bar]; bra OUT;
+        OTHER: mbarrier.try_wait.parity.shared::cta.b64 %p3, [bar], 0; @!%p3 bra OTHER; st.shared.u32 [s], %r1; OUT:";
+    for seed in 0..4 {
+        let result = |who: &str, sync: &str| {
+            let options = Options { seed, ..Options::default() };
+            run(shared, &body.replace("WHO", who).replace("SYNC", sync), 1, 64, options)
+        };
+        result("", "bar.warp.sync 0xffffffff;").expect("all lanes had read when one arrived");
+        result("@!%p1", "").expect("only the lane that arrives has read");
+        let fault = result("", "").expect_err("31 lanes read with nobody to say so");
+        assert!(matches!(fault.kind, FaultKind::Race { space: MemorySpace::Shared, .. }), "{fault}");
+    }
+}
+
+#[test]
+fn registers_are_written_before_they_are_read() {
+    let unwritten = |body: &str| match run("", body, 1, 32, Options::default()) {
+        Err(Fault { kind: FaultKind::UnwrittenRegister, site, .. }) => site.expect("a place").lane,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(unwritten("add.u32 %r2, %r3, 1;"), Some(0));
+    assert_eq!(unwritten("@%p1 add.u32 %r2, %r1, 1;"), Some(0));
+    assert_eq!(unwritten("setp.lt.u32 %p1, %r1, 7; @%p1 mov.u32 %r2, 5; add.u32 %r3, %r2, 1;"), Some(7));
+    assert_eq!(unwritten("mov.u32 %r2, %r3; add.u32 %r2, %r2, 1;"), Some(0));
+    for fine in [
+        "setp.lt.u32 %p1, %r1, 7; @%p1 mov.u32 %r2, 5; @%p1 add.u32 %r3, %r2, 1;",
+        "mov.u32 %r2, %r3; mov.u32 %r2, 5; add.u32 %r2, %r2, 1;",
+    ] {
+        run("", fine, 1, 32, Options::default()).expect(fine);
+    }
+}
+
 #[test]
 fn neighbouring_halves_are_no_race() {
     let body = "mov.u32 %r2, s; mad.lo.u32 %r3, %r1, 2, %r2; shr.u32 %r4, %r1, 5; and.b32 %r5, %r1, 31;
@@ -157,6 +230,20 @@ fn register_reallocation_is_checked() {
     };
     assert!(refused(41) && refused(16));
     run("", "setmaxnreg.dec.sync.aligned.u32 40;", 1, 128, Options::default()).expect("a legal count");
+    // 384 threads start with 168 registers each, which is all that they can share.
+    let shared = |low: u32, high: u32| {
+        let body = format!(
+            "setp.lt.u32 %p1, %r1, 128; @%p1 bra LOW; setmaxnreg.inc.sync.aligned.u32 {high}; bra OUT;
+            LOW: setmaxnreg.dec.sync.aligned.u32 {low}; OUT:"
+        );
+        run("", &body, 1, 384, Options::default())
+    };
+    shared(40, 232).expect("40 + 2 * 232 is 3 * 168");
+    for (low, high) in [(48, 232), (40, 240)] {
+        let fault = shared(low, high).expect_err("too many");
+        let FaultKind::Deadlock { waits } = &fault.kind else { panic!("{fault}") };
+        assert!(waits.iter().all(|w| w.reason == WaitReason::Registers { count: high }), "{fault}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod support;
 
 use natten_emulator::{
-    Completion, Counters, Fault, FaultKind, Launch, Options, Swizzle, TensorMapDesc, WaitReason,
+    Completion, Counters, Fault, FaultKind, Launch, Options, Swizzle, TensorMapDesc, WaitReason, WgmmaProblem,
 };
 use support::{Device, all_orders, bf16, floats};
 
@@ -11,7 +11,11 @@ const PTX: &str = include_str!("kernels/hopper.ptx");
 
 /// Runs an entry on 64 x k times k x 64 and compares with f64 if it ends well.
 fn product(entry: &str, k: usize, options: Options) -> Result<Counters, Fault> {
-    let device = Device::with(PTX, options);
+    run(PTX, entry, k, options)
+}
+
+fn run(ptx: &str, entry: &str, k: usize, options: Options) -> Result<Counters, Fault> {
+    let device = Device::with(ptx, options);
     let (a, b) = (floats(64 * k, 1), floats(k * 64, 2));
     let (a, b): (Vec<u16>, Vec<u16>) =
         (a.iter().map(|x| bf16(*x)).collect(), b.iter().map(|x| bf16(*x)).collect());
@@ -86,6 +90,16 @@ fn a_missing_proxy_fence_is_found() {
 fn a_missing_fence_after_mbarrier_init_is_found() {
     let fault = product("gemm_no_init_fence", 64, Options::default()).expect_err("a missing fence");
     assert!(matches!(fault.kind, FaultKind::MissingProxyFence { .. }), "{fault}");
+}
+
+#[test]
+fn a_missing_fence_of_registers_is_found() {
+    for options in all_orders() {
+        let edited = PTX.replace("wgmma.fence.sync.aligned;", "");
+        let fault = run(&edited, "gemm", 64, options).expect_err("a missing fence");
+        let problem = WgmmaProblem::MissingFence;
+        assert!(matches!(fault.kind, FaultKind::WgmmaRegister { problem: p } if p == problem), "{fault}");
+    }
 }
 
 #[test]

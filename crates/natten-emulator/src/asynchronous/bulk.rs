@@ -29,8 +29,9 @@ pub(crate) struct Transfer {
 }
 
 impl Transfer {
-    pub(crate) fn shared_ranges(&self) -> impl Iterator<Item = (usize, usize)> {
-        self.runs.iter().map(|r| (r.shared as usize, r.bytes as usize))
+    /// Offset and length of every run in shared memory.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = (usize, u32)> {
+        self.runs.iter().map(|r| (r.shared as usize, r.bytes))
     }
 }
 
@@ -183,10 +184,8 @@ impl Cta<'_> {
         let mut loaded = 0u64;
         if let Some(races) = &mut self.races {
             actor = races.mbarrier_actor(mbarrier);
-            for run in &transfer.runs {
-                let offset = run.shared as usize;
-                races.by_queue((actor, clock), w.id, true, offset, run.bytes, AccessKind::Write)?;
-            }
+            let written = races.by_queue((actor, clock), w.id, true, AccessKind::Write, transfer.ranges());
+            written.map_err(|(_, kind)| kind)?;
         }
         for run in &transfer.runs {
             if let Some(address) = run.global {
@@ -206,11 +205,12 @@ impl Cta<'_> {
         queue.issued += 1;
         let clock = queue.issued;
         let mut stored = 0u64;
+        if let Some(races) = &mut self.races {
+            let actor = (Races::queue(w.id, BULK), clock);
+            let read = races.by_queue(actor, w.id, true, AccessKind::Read, transfer.ranges());
+            read.map_err(|(_, kind)| kind)?;
+        }
         for run in &transfer.runs {
-            if let Some(races) = &mut self.races {
-                let actor = (Races::queue(w.id, BULK), clock);
-                races.by_queue(actor, w.id, true, run.shared as usize, run.bytes, AccessKind::Read)?;
-            }
             self.shared.check_init(run.shared as usize, run.bytes as usize)?;
             if let Some(address) = run.global {
                 stored += u64::from(run.bytes);
@@ -229,9 +229,10 @@ impl Cta<'_> {
         let space = MemorySpace::Global;
         let out = FaultKind::OutOfBounds { space, address, bytes };
         let (index, offset) = self.view.locate(address, bytes).ok_or(out)?;
-        if initialised
-            && !(0..bytes).all(|b| self.view.allocation(index).storage.initialised(offset + u64::from(b), 1))
-        {
+        let storage = &self.view.allocation(index).storage;
+        // Whole runs are aligned and asked for at once.
+        let at_once = bytes == 16 && offset.is_multiple_of(16) && storage.initialised(offset, 16);
+        if initialised && !at_once && !(0..bytes).all(|b| storage.initialised(offset + u64::from(b), 1)) {
             return Err(FaultKind::Uninitialised { space, address, bytes }.into());
         }
         Ok(())

@@ -15,6 +15,7 @@ use crate::race::{AccessKind, COPIES, Races};
 /// One lane's copy.
 #[derive(Debug, Clone, Copy)]
 struct Copy {
+    lane: u8,
     to: u32,
     from: u64,
     bytes: u8,
@@ -101,13 +102,14 @@ impl Cta<'_> {
                 reading |= 1 << lane;
                 source_total += source_bytes;
             }
-            if let Some(races) = &mut self.races {
-                let actor = (Races::queue(w.id, COPIES), clock);
-                races
-                    .by_queue(actor, w.id, false, offset, size, AccessKind::Write)
-                    .map_err(|k| k.lane(lane))?;
-            }
-            list.push(Copy { to: offset as u32, from: from[lane], bytes, source_bytes: source_bytes as u8 });
+            let source_bytes = source_bytes as u8;
+            list.push(Copy { lane: lane as u8, to: offset as u32, from: from[lane], bytes, source_bytes });
+        }
+        if let Some(races) = &mut self.races {
+            let actor = (Races::queue(w.id, COPIES), clock);
+            let ranges = list.iter().map(|copy| (copy.to as usize, u32::from(copy.bytes)));
+            let written = races.by_queue(actor, w.id, false, AccessKind::Write, ranges);
+            written.map_err(|(number, kind)| kind.lane(list[number].lane.into()))?;
         }
         self.global_race(w.id, reading, &from, bytes.into(), crate::inst::Strength::Weak, false)?;
         self.counters.global_load_bytes += u64::from(source_total);
@@ -179,8 +181,8 @@ impl Cta<'_> {
                 barrier.add_pending(1);
             }
             if let Some(races) = &mut self.races {
-                races.by_warp(w.id, offset, 8, AccessKind::Atomic).map_err(|k| k.lane(lane))?;
-                races.release(w.id, barrier.gathering());
+                races.by_lane(w.id, lane, offset, 8, AccessKind::Atomic)?;
+                races.release(w.id, 1 << lane, w.live, barrier.gathering());
             }
             let action = Action::CopyArrival { clock, mbarrier: addresses[lane] as u32 };
             self.submit(Pending { warp: w.id, pc: w.pc, action })?;

@@ -158,7 +158,10 @@ impl Cta<'_> {
         for lane in (0..32).filter(|l| m >> l & 1 == 1) {
             let operand = if i.b == NONE { 1 } else { w.regs.word(i.b)[lane] };
             tokens[lane] =
-                self.mbarrier_lane(w.id, addresses[lane], operand, kind).map_err(|k| k.lane(lane))?;
+                self.mbarrier_lane(w, lane, addresses[lane], operand, kind).map_err(|mut trap| {
+                    trap.lane = trap.lane.or(Some(lane as u32));
+                    trap
+                })?;
         }
         self.events += 1;
         w.regs.set_wide(i.d, m, &tokens);
@@ -166,22 +169,25 @@ impl Cta<'_> {
     }
 
     /// One lane's operation; returns the state token of an arrival.
-    fn mbarrier_lane(&mut self, warp: u32, address: u64, operand: u32, kind: Mbar) -> Result<u64, FaultKind> {
+    fn mbarrier_lane(&mut self, w: &Warp, lane: usize, address: u64, operand: u32, kind: Mbar) -> Exec<u64> {
         let offset = self.shared.offset(address, 8, 8)?;
         if let Some(races) = &mut self.races {
             let access =
                 if matches!(kind, Mbar::Init | Mbar::Inval) { AccessKind::Write } else { AccessKind::Atomic };
-            races.by_warp(warp, offset, 8, access)?;
+            races.by_lane(w.id, lane, offset, 8, access)?;
         }
         let address = address as u32;
         match kind {
             Mbar::Init => {
-                self.mbarriers.init(address, operand, warp)?;
+                self.mbarriers.init(address, operand, w.id)?;
                 // Opaque, but no longer uninitialised.
                 self.shared.put(offset, &[0; 8]);
                 return Ok(0);
             }
-            Mbar::Inval => return self.mbarriers.inval(address).map(|()| 0),
+            Mbar::Inval => {
+                self.mbarriers.inval(address)?;
+                return Ok(0);
+            }
             _ => {}
         }
         let barrier = self.mbarriers.get(address)?;
@@ -189,7 +195,7 @@ impl Cta<'_> {
         match kind {
             Mbar::Arrive { expect, drop, .. } => {
                 if let Some(races) = &mut self.races {
-                    races.release(warp, &mut barrier.gathering);
+                    races.release(w.id, 1 << lane, w.live, &mut barrier.gathering);
                 }
                 if expect {
                     barrier.expect(i64::from(operand))?;
@@ -233,7 +239,7 @@ impl Cta<'_> {
                 continue;
             }
             if let Some(races) = &mut self.races {
-                races.by_warp(w.id, offset, 8, AccessKind::Atomic).map_err(|k| k.lane(lane))?;
+                races.by_lane(w.id, lane, offset, 8, AccessKind::Atomic)?;
             }
             let barrier = self.mbarriers.get(address as u32).map_err(|k| k.lane(lane))?;
             let complete = if parity {

@@ -46,8 +46,8 @@ impl Cta<'_> {
             return self.complete(pending);
         }
         if let Action::Load { transfer, .. } = &pending.action {
-            for (offset, bytes) in transfer.shared_ranges() {
-                self.shared.forget(offset, bytes);
+            for (offset, bytes) in transfer.ranges() {
+                self.shared.forget(offset, bytes as usize);
             }
         }
         self.pending.push(pending);

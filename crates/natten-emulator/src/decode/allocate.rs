@@ -3,7 +3,7 @@
 
 use super::Touched;
 use crate::inst::{CONST, Inst, NONE, Op, Slot};
-use crate::ptx::ast::RegClass;
+use crate::ptx::ast::{RegClass, VReg};
 
 /// Where each virtual register went, and how large the files became.
 pub(super) struct Allocation {
@@ -11,6 +11,8 @@ pub(super) struct Allocation {
     pub words: usize,
     pub wides: usize,
     pub preds: usize,
+    /// Registers that some path from the start reads before it writes them, or seems to.
+    pub live_at_start: Vec<VReg>,
 }
 
 impl Allocation {
@@ -34,7 +36,7 @@ pub(super) fn allocate(
     pinned: &[bool],
     tables: &[Vec<u32>],
 ) -> Allocation {
-    let intervals = intervals(code, touched, classes.len(), tables);
+    let (intervals, live_at_start) = intervals(code, touched, classes.len(), tables);
     let mut slots = vec![0; classes.len()];
     let mut counts = [0usize; 3];
     for (index, class) in [RegClass::Word, RegClass::Wide, RegClass::Pred].into_iter().enumerate() {
@@ -63,7 +65,7 @@ pub(super) fn allocate(
             active.push(std::cmp::Reverse((interval.last, slots[v])));
         }
     }
-    Allocation { slots, words: counts[0], wides: counts[1], preds: counts[2] }
+    Allocation { slots, words: counts[0], wides: counts[1], preds: counts[2], live_at_start }
 }
 
 /// Basic blocks as instruction ranges with their successors' first instructions.
@@ -101,13 +103,13 @@ fn blocks(code: &[Inst], tables: &[Vec<u32>]) -> Vec<(usize, usize, Vec<usize>)>
     blocks
 }
 
-/// Live intervals from a backward dataflow over the blocks.
+/// Live intervals from a backward dataflow over the blocks, and what is live at the first instruction.
 fn intervals(
     code: &[Inst],
     touched: &[Touched],
     registers: usize,
     tables: &[Vec<u32>],
-) -> Vec<Option<Interval>> {
+) -> (Vec<Option<Interval>>, Vec<VReg>) {
     let blocks = blocks(code, tables);
     let chunks = registers.div_ceil(64);
     let mut block_at = vec![0usize; code.len() + 1];
@@ -170,5 +172,6 @@ fn intervals(
             }
         }
     }
-    intervals
+    let live_at_start = (0..registers as VReg).filter(|&v| has(&live_in[0], v)).collect();
+    (intervals, live_at_start)
 }

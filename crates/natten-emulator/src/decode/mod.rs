@@ -8,6 +8,7 @@ mod memory;
 mod modifiers;
 mod scalar;
 mod tensor;
+pub(crate) mod watch;
 
 use std::collections::HashMap;
 
@@ -15,7 +16,7 @@ use crate::counters::Class;
 use crate::fault::{ParseError, ParseProblem};
 use crate::inst::{CONST, Inst, NONE, Op, Slot};
 use crate::memory::{LOCAL_BASE, SHARED_BASE};
-use crate::module::{Constants, Kernel, Line, Preload, SpecialRegister, Watch};
+use crate::module::{Constants, Kernel, Line, Preload, SpecialRegister};
 use crate::ptx::ast::{EntryAst, Operand, RegClass, Statement, Symbol, VReg};
 use crate::ptx::parse::DYNAMIC_SHARED;
 use modifiers::Modifiers;
@@ -27,6 +28,16 @@ type Decoded<T> = Result<T, ParseProblem>;
 struct Touched {
     uses: Vec<VReg>,
     defs: Vec<VReg>,
+    guard: Option<VReg>,
+    /// Uses behind these only keep old values where the guard disables a lane.
+    sources: Option<usize>,
+}
+
+impl Touched {
+    /// What the instruction itself reads.
+    fn sources(&self) -> &[VReg] {
+        &self.uses[..self.sources.unwrap_or(self.uses.len())]
+    }
 }
 
 struct Decoder<'e> {
@@ -90,11 +101,6 @@ impl Decoder<'_> {
         for &(register, _) in &preloads {
             pinned[register as usize] = true;
         }
-        let watched = self.in_flight.clone();
-        for (inst, touched) in self.code.iter_mut().zip(&self.touched) {
-            inst.watched =
-                touched.uses.iter().chain(&touched.defs).any(|&v| watched.get(v as usize) == Some(&true));
-        }
         let map = allocate::allocate(&self.code, &self.touched, &self.classes, &pinned, &self.tables);
         for inst in &mut self.code {
             for slot in [&mut inst.guard, &mut inst.d, &mut inst.a, &mut inst.b, &mut inst.c] {
@@ -104,7 +110,9 @@ impl Decoder<'_> {
         for slot in &mut self.lists {
             *slot = map.slot(*slot);
         }
-        let watches = self.watches(&map);
+        let registers = self.entry.registers.len();
+        let followed = watch::Followed::new(&map.live_at_start, &self.code, &self.touched, registers);
+        let watches = self.watches(&map, &followed);
         let mut preloads: Vec<Preload> = preloads
             .iter()
             .map(|&(v, register)| Preload { slot: map.slot(v), class: self.classes[v as usize], register })
@@ -127,31 +135,15 @@ impl Decoder<'_> {
             tables: self.tables,
             local_bytes: self.entry.local_bytes,
             watches,
+            followed: followed.count,
         }
-    }
-
-    /// Marks the instructions that name a register of a `wgmma`.
-    fn watches(&mut self, map: &allocate::Allocation) -> HashMap<u32, Watch> {
-        let in_flight = &self.in_flight;
-        let watched = |list: &[VReg]| -> Vec<Slot> {
-            let list = list.iter().filter(|&&v| in_flight.get(v as usize) == Some(&true));
-            list.map(|&v| map.slot(v)).collect()
-        };
-        let mut watches = HashMap::new();
-        for (pc, (inst, touched)) in self.code.iter_mut().zip(&self.touched).enumerate() {
-            let watch = Watch { reads: watched(&touched.uses), writes: watched(&touched.defs) };
-            inst.watched = !watch.reads.is_empty() || !watch.writes.is_empty();
-            if inst.watched {
-                watches.insert(pc as u32, watch);
-            }
-        }
-        watches
     }
 
     fn statement(&mut self, st: &Statement) -> Decoded<()> {
         self.current = Touched::default();
         if let Some((guard, _)) = st.guard {
             self.current.uses.push(guard);
+            self.current.guard = Some(guard);
         }
         let before = self.code.len();
         let mut m = Modifiers::new(&st.opcode);
@@ -173,8 +165,8 @@ impl Decoder<'_> {
             inst.guard_negated = negated;
             // A guarded write keeps the old value in disabled lanes, so it reads it too.
             if let Some(touched) = self.touched.last_mut() {
-                let defs = touched.defs.clone();
-                touched.uses.extend(defs);
+                touched.sources = Some(touched.uses.len());
+                touched.uses.extend(touched.defs.iter().copied());
             }
         }
         Ok(())

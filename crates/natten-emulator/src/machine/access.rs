@@ -6,7 +6,6 @@ use super::traffic;
 use super::warp::Warp;
 use crate::fault::{Exec, FaultKind, MemorySpace};
 use crate::inst::{Access, Inst, Space, Strength};
-use crate::race::AccessKind;
 use crate::scalar::{Lanes, Wides};
 
 /// Reads 1, 2, 4 or 8 bytes as an integer.
@@ -101,10 +100,10 @@ impl Cta<'_> {
                 self.load_global(w.id, m, access, &addresses, total, &mut block)?;
             }
             Space::Shared => {
-                self.shared_request(w, m, &addresses, total, access.strength, false)?;
+                let offsets = self.shared_request(w, m, &addresses, total, access.strength, false)?;
                 self.each(m, access, |cta, lane, element, at| {
                     block[element][lane] =
-                        read_sized!(access.bytes, N => cta.shared.read::<N>(addresses[lane] + at, lane)?);
+                        read_sized!(access.bytes, N => cta.shared.read::<N>(offsets[lane] + at, lane)?);
                     Ok(())
                 })?;
             }
@@ -132,9 +131,9 @@ impl Cta<'_> {
         addresses: &Wides,
     ) -> Exec {
         let total = 4 * u32::from(access.count);
-        self.shared_request(w, m, addresses, total, access.strength, false)?;
+        let offsets = self.shared_request(w, m, addresses, total, access.strength, false)?;
         for (element, &slot) in self.kernel.list(i).iter().enumerate() {
-            let value = self.shared.gather(m, addresses, 4 * element as u64)?;
+            let value = self.shared.gather(&offsets, 4 * element as u32)?;
             w.regs.set_word(slot, m, &value);
         }
         Ok(())
@@ -144,11 +143,11 @@ impl Cta<'_> {
         &mut self,
         m: u32,
         access: Access,
-        mut f: impl FnMut(&mut Self, usize, usize, u64) -> Exec,
+        mut f: impl FnMut(&mut Self, usize, usize, u32) -> Exec,
     ) -> Exec {
         for lane in (0..32).filter(|l| m >> l & 1 == 1) {
             for element in 0..access.count as usize {
-                f(self, lane, element, (element * access.bytes as usize) as u64)?;
+                f(self, lane, element, (element * access.bytes as usize) as u32)?;
             }
         }
         Ok(())
@@ -268,6 +267,16 @@ impl Cta<'_> {
         let mut addresses = self.addresses(w, i.a, access.wide_address, i.imm);
         let space = self.resolve(access.space, m, &mut addresses)?;
         let kernel = self.kernel;
+        if space == Space::Shared && access.bytes == 4 && !access.wide_data {
+            self.events += 1;
+            let total = 4 * u32::from(access.count);
+            let offsets = self.shared_request(w, m, &addresses, total, access.strength, true)?;
+            for (element, &slot) in kernel.list(i).iter().enumerate() {
+                self.shared.scatter(m, &offsets, 4 * element as u32, w.regs.word(slot));
+            }
+            self.release_stored(w, m, access, &addresses);
+            return Ok(());
+        }
         let mut block: Block = [[0; 32]; 8];
         for (values, &slot) in block.iter_mut().zip(kernel.list(i)) {
             *values = if access.wide_data {
@@ -283,10 +292,11 @@ impl Cta<'_> {
                 self.store_global(w.id, m, access, &addresses, total, &block)?
             }
             Space::Shared => {
-                self.shared_request(w, m, &addresses, total, access.strength, true)?;
+                let offsets = self.shared_request(w, m, &addresses, total, access.strength, true)?;
                 self.each(m, access, |cta, lane, element, at| {
                     let value = block[element][lane].to_le_bytes();
-                    write_sized!(access.bytes, value, v => cta.shared.write(addresses[lane] + at, v, lane))
+                    cta.shared.put((offsets[lane] + at) as usize, &value[..usize::from(access.bytes)]);
+                    Ok(())
                 })?;
             }
             Space::Local => {
@@ -304,10 +314,15 @@ impl Cta<'_> {
                 return Err(FaultKind::OutOfBounds { space, address, bytes }.into());
             }
         }
-        if matches!(access.strength, Strength::Release | Strength::AcqRel) {
-            self.strong_release(w, m, &addresses);
-        }
+        self.release_stored(w, m, access, &addresses);
         Ok(())
+    }
+
+    /// A store with release semantics publishes what came before it at its address.
+    fn release_stored(&mut self, w: &Warp, m: u32, access: Access, addresses: &Wides) {
+        if matches!(access.strength, Strength::Release | Strength::AcqRel) {
+            self.strong_release(w, m, addresses);
+        }
     }
 
     fn store_global(
@@ -343,54 +358,6 @@ impl Cta<'_> {
         self.counters.global_store_bytes += u64::from(total * m.count_ones());
         self.counters.global_store_sectors += traffic::sectors(m, addresses, total);
         Ok(())
-    }
-
-    /// Alignment, races and counters of a shared-memory request.
-    #[inline]
-    pub(crate) fn shared_request(
-        &mut self,
-        w: &Warp,
-        m: u32,
-        addresses: &Wides,
-        bytes: u32,
-        strength: Strength,
-        is_write: bool,
-    ) -> Exec {
-        self.shared.check_request(m, addresses, bytes)?;
-        let traffic = u64::from(bytes * m.count_ones());
-        if is_write {
-            self.counters.shared_store_bytes += traffic;
-        } else {
-            self.counters.shared_load_bytes += traffic;
-        }
-        self.counters.shared_bank_conflicts += traffic::bank_conflicts(m, addresses, bytes.min(16));
-        let Some(races) = &mut self.races else { return Ok(()) };
-        let kind = match (strength == Strength::Weak, is_write) {
-            (true, false) => AccessKind::Read,
-            (true, true) => AccessKind::Write,
-            (false, _) => AccessKind::Atomic,
-        };
-        races.by_lanes(w.id, m, addresses, bytes, kind)?;
-        if matches!(strength, Strength::Acquire | Strength::AcqRel | Strength::Relaxed) {
-            self.strong_acquire(w, m, addresses);
-        }
-        Ok(())
-    }
-
-    fn strong_release(&mut self, w: &Warp, m: u32, addresses: &Wides) {
-        if let Some(races) = &mut self.races {
-            for lane in (0..32).filter(|l| m >> l & 1 == 1) {
-                races.release_at(w.id, addresses[lane]);
-            }
-        }
-    }
-
-    fn strong_acquire(&mut self, w: &Warp, m: u32, addresses: &Wides) {
-        if let Some(races) = &mut self.races {
-            for lane in (0..32).filter(|l| m >> l & 1 == 1) {
-                races.acquire_at(w.id, addresses[lane]);
-            }
-        }
     }
 
     /// Reports bytes that two CTAs touch without atomics, one of them writing.

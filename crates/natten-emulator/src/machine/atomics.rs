@@ -24,8 +24,9 @@ impl Cta<'_> {
         let compare = if atomic.op == AtomOp::Cas { Some((read(w, list[0]), read(w, i.c))) } else { None };
         let bytes = atomic.ty.bytes();
         self.events += 1;
+        let mut offsets = [0; 32];
         if space == Space::Shared {
-            self.shared_request(w, m, &addresses, bytes * count as u32, atomic.strength, true)?;
+            offsets = self.shared_request(w, m, &addresses, bytes * count as u32, atomic.strength, true)?;
             self.release_acquire(w, m, atomic.strength, &addresses);
         } else {
             self.counters.global_store_bytes += u64::from(bytes * count as u32 * m.count_ones());
@@ -50,7 +51,9 @@ impl Cta<'_> {
                     None => combine_global(atomic.op, atomic.ty, before, operand[lane]),
                 };
                 old[lane] = match space {
-                    Space::Shared => self.update_shared(address, bytes, lane, f)?,
+                    Space::Shared => {
+                        self.update_shared(offsets[lane] + element as u32 * bytes, bytes, lane, f)?
+                    }
                     Space::Global | Space::Generic => {
                         let check = self.grid.options.check_initialised && atomic.op != AtomOp::Exch;
                         update_global(&mut self.view, address, bytes, lane, check, f)?
@@ -79,29 +82,19 @@ impl Cta<'_> {
                 races.acquire_at(w.id, addresses[lane]);
             }
             if matches!(strength, Strength::Release | Strength::AcqRel) || races.fenced(w.id) {
-                races.release_at(w.id, addresses[lane]);
+                races.release_at(w.id, lane, w.live, addresses[lane]);
             }
         }
     }
 
-    fn update_shared(&mut self, address: u64, bytes: u32, lane: usize, f: impl Fn(u64) -> u64) -> Exec<u64> {
-        match bytes {
-            8 => {
-                let old = u64::from_le_bytes(self.shared.read(address, lane)?);
-                self.shared.write(address, f(old).to_le_bytes(), lane)?;
-                Ok(old)
-            }
-            4 => {
-                let old = u64::from(u32::from_le_bytes(self.shared.read(address, lane)?));
-                self.shared.write(address, (f(old) as u32).to_le_bytes(), lane)?;
-                Ok(old)
-            }
-            _ => {
-                let old = u64::from(u16::from_le_bytes(self.shared.read(address, lane)?));
-                self.shared.write(address, (f(old) as u16).to_le_bytes(), lane)?;
-                Ok(old)
-            }
-        }
+    fn update_shared(&mut self, offset: u32, bytes: u32, lane: usize, f: impl Fn(u64) -> u64) -> Exec<u64> {
+        let old = match bytes {
+            8 => u64::from_le_bytes(self.shared.read(offset, lane)?),
+            4 => u32::from_le_bytes(self.shared.read(offset, lane)?).into(),
+            _ => u16::from_le_bytes(self.shared.read(offset, lane)?).into(),
+        };
+        self.shared.put(offset as usize, &f(old).to_le_bytes()[..bytes as usize]);
+        Ok(old)
     }
 }
 

@@ -80,7 +80,7 @@ impl Cta<'_> {
             barrier.threads += 32;
         }
         if let Some(races) = &mut self.races {
-            races.release(w.id, &mut barrier.gathering);
+            races.release(w.id, m, w.live, &mut barrier.gathering);
         }
         self.events += 1;
         self.try_release(id);
@@ -120,6 +120,7 @@ impl Cta<'_> {
         let barrier = &self.barriers[id];
         if let Some(races) = &mut self.races {
             races.acquire(w.id, &barrier.released);
+            races.lanes_met(w.id);
         }
         let (popc, all, any) = barrier.result;
         if let Op::Bar(bar) = i.op {
@@ -165,9 +166,9 @@ impl Cta<'_> {
         }
     }
 
-    pub(super) fn warp_exited(&mut self, w: &Warp) {
+    pub(super) fn warp_exited(&mut self) {
+        // Its registers do not go back to the pool: nothing says so but for `setmaxnreg.dec`.
         self.live_warps -= 1;
-        self.registers_used -= w.register_count;
         self.events += 1;
         for id in 0..self.barriers.len() {
             self.try_release(id);
@@ -217,7 +218,7 @@ impl Cta<'_> {
             barrier.arrived.push((w.id, m));
             barrier.threads += 32;
             if let Some(races) = &mut self.races {
-                races.release(w.id, &mut barrier.gathering);
+                races.release(w.id, m, w.live, &mut barrier.gathering);
             }
             self.try_release(id);
             return Ok(Flow::Next);

@@ -55,6 +55,11 @@ impl Cta<'_> {
                 };
                 w.regs.set_word(i.d, m, &[result; 32]);
             }
+            Op::WarpSync => {
+                if let Some(races) = &mut self.races {
+                    races.lanes_met(w.id);
+                }
+            }
             Op::Elect => {
                 let leader = members.trailing_zeros() & 31;
                 w.regs.set_word(i.d, m, &[leader; 32]);

@@ -17,8 +17,9 @@ use crate::module::{Entry, Kernel, LaneMask, Module, SpecialRegister};
 use crate::options::Options;
 use crate::ptx::ast::RegClass;
 use crate::race::Races;
-use crate::race_global::GlobalRaces;
+use crate::race::global::GlobalRaces;
 use crate::scalar::map;
+use crate::tensor::operand::Matrices;
 
 /// What all CTAs of a launch share.
 #[derive(Debug)]
@@ -88,6 +89,7 @@ pub(crate) struct Cta<'g> {
     pub registers_pool: u32,
     /// The operations each warpgroup issued: instruction and descriptors.
     pub warpgroup_log: Vec<Vec<(u32, u64, u64)>>,
+    pub matrices: Matrices,
 }
 
 impl<'g> Cta<'g> {
@@ -113,6 +115,7 @@ impl<'g> Cta<'g> {
             registers_used: 0,
             registers_pool: 0,
             warpgroup_log: Vec::new(),
+            matrices: Matrices::default(),
         }
     }
 
@@ -150,11 +153,16 @@ impl<'g> Cta<'g> {
         self.counters.ctas += 1;
     }
 
-    /// Registers per thread the hardware would give at most, in `setmaxnreg`'s units of eight.
+    /// Registers per thread at launch, in `setmaxnreg`'s units of eight: as many as the bounds in the PTX leave, which is
+    /// what ptxas gives a kernel that uses `setmaxnreg`. What its warps have then is all that they can ever share: a
+    /// remainder of the multiprocessor's registers is out of their reach.
     fn registers_at_launch(&mut self, threads: u32) -> u32 {
-        let per_cta = 65536 / self.grid.entry.minnctapersm.unwrap_or(1).max(1);
-        self.registers_pool = per_cta / 32;
-        (per_cta / threads.next_multiple_of(32)).min(255) / 8 * 8
+        let entry = self.grid.entry;
+        let bound = entry.reqntid.or(entry.maxntid).map_or(threads, |extents| extents.iter().product());
+        let per_cta = 65536 / entry.minnctapersm.unwrap_or(1).max(1);
+        let per_thread = (per_cta / bound.next_multiple_of(32)).min(255) / 8 * 8;
+        self.registers_pool = per_thread * threads.div_ceil(32);
+        per_thread
     }
 
     fn reset_warp(&mut self, warp: &mut Warp, id: u32, lanes: u32, per_thread: u32) {
@@ -171,6 +179,8 @@ impl<'g> Cta<'g> {
         warp.wgmma.reset(kernel.words);
         warp.cluster_generation = 0;
         warp.polled = None;
+        warp.unwritten.clear();
+        warp.unwritten.resize(kernel.followed, !0);
         for preload in &kernel.preloads {
             let value = self.special(preload.register, id);
             match preload.class {

@@ -22,9 +22,6 @@ pub(crate) enum Flow {
 impl Cta<'_> {
     #[inline]
     pub(super) fn execute(&mut self, w: &mut Warp, i: &Inst, m: u32) -> Exec<Flow> {
-        if i.watched {
-            self.check_in_flight(w, i)?;
-        }
         let r = &mut w.regs;
         match i.op {
             Op::Nop | Op::Nanosleep | Op::Bra(_) | Op::Exit => {}

@@ -10,5 +10,7 @@ pub(crate) mod execute;
 pub(crate) mod registers;
 pub(crate) mod rng;
 pub(crate) mod schedule;
+pub(crate) mod shared_access;
 pub(crate) mod traffic;
 pub(crate) mod warp;
+pub(crate) mod watch;

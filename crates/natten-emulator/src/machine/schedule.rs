@@ -125,6 +125,9 @@ impl Cta<'_> {
                 guard => warp.active & warp.regs.pred(guard),
             };
             self.counters.count(inst.class, mask.count_ones());
+            if inst.watched {
+                self.look_at_registers(warp, inst, mask)?;
+            }
             let mut switch = !warp.others.is_empty();
             match inst.op {
                 Op::Bra(target) => self.branch(warp, mask, target),
@@ -133,7 +136,7 @@ impl Cta<'_> {
                     warp.active &= !mask;
                     warp.pc += 1;
                     if warp.live == 0 {
-                        self.warp_exited(warp);
+                        self.warp_exited();
                         return Ok(Stop::Done);
                     }
                     switch |= warp.active == 0;

@@ -46,6 +46,8 @@ pub(crate) struct Warp {
     /// Generation of the cluster barrier this warp arrived in.
     pub cluster_generation: u32,
     pub wgmma: WgmmaQueue,
+    /// For each register that is followed, the lanes that have not written it.
+    pub unwritten: Vec<u32>,
     /// mbarrier address last polled without success, for the deadlock report.
     pub polled: Option<(u32, u32)>,
 }

@@ -2,42 +2,22 @@
 //! 8i..8i+7 give the addresses of the rows of matrix i, which goes to register i.
 
 use crate::fault::Exec;
-use crate::inst::{Inst, Op, Strength};
+use crate::inst::{Inst, Op};
 use crate::machine::cta::Cta;
 use crate::machine::warp::Warp;
 use crate::scalar::Lanes;
 
-/// One matrix as rows of halves.
-type Matrix = [[u16; 8]; 8];
-
-/// Each lane's register: two neighbours of a row, or of a column when transposed.
-fn fragment(matrix: &Matrix, trans: bool) -> Lanes {
-    std::array::from_fn(|lane| {
-        let (row, column) = (lane / 4, 2 * (lane % 4));
-        let at = |r: usize, c: usize| u32::from(if trans { matrix[c][r] } else { matrix[r][c] });
-        at(row, column) | at(row, column + 1) << 16
-    })
-}
-
-fn matrix_of(fragment: &Lanes, trans: bool) -> Matrix {
-    let mut matrix = [[0; 8]; 8];
-    for lane in 0..32 {
-        for e in 0..2 {
-            let (row, column) = (lane / 4, 2 * (lane % 4) + e);
-            let value = (fragment[lane] >> (16 * e)) as u16;
-            if trans {
-                matrix[column][row] = value;
-            } else {
-                matrix[row][column] = value;
-            }
+/// A register whose lane 4 r + c holds elements 2 c and 2 c + 1 of row r, turned into one that holds them of the
+/// transposed matrix, and back.
+pub(super) fn transposed(register: &Lanes) -> Lanes {
+    let half = |row: usize, column: usize| register[4 * row + column / 2] >> (16 * (column % 2)) & 0xffff;
+    let mut result: Lanes = [0; 32];
+    for row in 0..8 {
+        for t in 0..4 {
+            result[4 * row + t] = half(2 * t, row) | half(2 * t + 1, row) << 16;
         }
     }
-    matrix
-}
-
-pub(super) fn transpose(w: &mut Warp, i: &Inst, m: u32) {
-    let value = fragment(&matrix_of(w.regs.word(i.a), false), true);
-    w.regs.set_word(i.d, m, &value);
+    result
 }
 
 impl Cta<'_> {
@@ -46,17 +26,14 @@ impl Cta<'_> {
         let kernel = self.kernel;
         let list = kernel.list(i);
         let addresses = self.shared_addresses(w, i.a, wide_address, i.imm);
-        self.shared_request(w, rows_mask(list.len()), &addresses, 16, Strength::Weak, false)?;
+        let offsets = self.shared_rows(w, rows_mask(list.len()), &addresses, false)?;
         for (index, &slot) in list.iter().enumerate() {
-            let mut matrix: Matrix = [[0; 8]; 8];
-            for (row, halves) in matrix.iter_mut().enumerate() {
+            let mut register: Lanes = [0; 32];
+            for (row, words) in register.as_chunks_mut::<4>().0.iter_mut().enumerate() {
                 let lane = 8 * index + row;
-                let bytes: [u8; 16] = self.shared.read(addresses[lane], lane)?;
-                for (half, pair) in halves.iter_mut().zip(bytes.chunks_exact(2)) {
-                    *half = u16::from_le_bytes([pair[0], pair[1]]);
-                }
+                *words = self.shared.row(offsets[lane], lane)?;
             }
-            w.regs.set_word(slot, m, &fragment(&matrix, trans));
+            w.regs.set_word(slot, m, &if trans { transposed(&register) } else { register });
         }
         Ok(())
     }
@@ -67,16 +44,16 @@ impl Cta<'_> {
         let list = kernel.list(i);
         let addresses = self.shared_addresses(w, i.a, wide_address, i.imm);
         self.events += 1;
-        self.shared_request(w, rows_mask(list.len()), &addresses, 16, Strength::Weak, true)?;
+        let offsets = self.shared_rows(w, rows_mask(list.len()), &addresses, true)?;
         for (index, &slot) in list.iter().enumerate() {
-            let matrix = matrix_of(w.regs.word(slot), trans);
-            for (row, halves) in matrix.iter().enumerate() {
-                let lane = 8 * index + row;
+            let register = w.regs.word(slot);
+            let register = if trans { transposed(register) } else { *register };
+            for (row, words) in register.as_chunks::<4>().0.iter().enumerate() {
                 let mut bytes = [0; 16];
-                for (pair, half) in bytes.chunks_exact_mut(2).zip(halves) {
-                    pair.copy_from_slice(&half.to_le_bytes());
+                for (bytes, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+                    *bytes = word.to_le_bytes();
                 }
-                self.shared.write(addresses[lane], bytes, lane)?;
+                self.shared.put(offsets[8 * index + row] as usize, &bytes);
             }
         }
         Ok(())

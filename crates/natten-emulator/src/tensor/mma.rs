@@ -1,90 +1,50 @@
-//! `mma.sync`: 16 x 8 outputs of a warp. Lane = 4 * group + t; a register holds two neighbouring
-//! 16-bit elements, the lower index in the low half, or one tf32.
+//! `mma.sync`: 16 x 8 outputs of a warp.
 
-use super::element;
+use super::{element, fragment};
 use crate::inst::{Inst, Mma, MmaType};
 use crate::machine::cta::Cta;
 use crate::machine::warp::Warp;
-use crate::scalar::Lanes;
-use crate::scalar::half;
 
 impl Cta<'_> {
     pub(super) fn mma(&mut self, w: &mut Warp, i: &Inst, shape: Mma) {
         let kernel = self.kernel;
         let list = kernel.list(i);
         let accumulators = if shape.half_accumulators { 2 } else { 4 };
-        let per_register = if shape.ty == MmaType::Tf32 { 1 } else { 2 };
         let k = usize::from(shape.k);
-        // Registers of B: each covers 4 lanes' worth of elements along k.
-        let b_registers = k / (4 * per_register);
+        // Registers of B: each covers four lanes' worth of elements along k.
+        let b_registers = if shape.ty == MmaType::Tf32 { k / 4 } else { k / 8 };
         let (d, rest) = list.split_at(accumulators);
         let (a, rest) = rest.split_at(2 * b_registers);
         let (b, c) = rest.split_at(b_registers);
-        let mut a_matrix = [[0f32; 16]; 16]; // (row, k)
-        let mut b_matrix = [[0f32; 8]; 16]; // (k, column)
-        for (index, &slot) in a.iter().enumerate() {
-            let values = *w.regs.word(slot);
-            // Even registers hold rows 0-7, odd ones rows 8-15; pairs advance along k.
-            let (row, column) = (8 * (index % 2), 4 * per_register * (index / 2));
-            for lane in 0..32 {
-                for e in 0..per_register {
-                    a_matrix[row + lane / 4][column + per_register * (lane % 4) + e] =
-                        element(shape.ty, values[lane] >> (16 * e));
-                }
-            }
+        let a = fragment::operand_a(w, a, shape.ty);
+        let b = operand_b(w, b, shape.ty);
+        let mut sums = fragment::accumulators(w, c, shape.half_accumulators);
+        for (sums, a) in sums.iter_mut().zip(a.as_chunks::<8>().0) {
+            fragment::multiply(sums, a, &b[..k]);
         }
-        for (index, &slot) in b.iter().enumerate() {
-            let values = *w.regs.word(slot);
-            for lane in 0..32 {
-                for e in 0..per_register {
-                    b_matrix[4 * per_register * index + per_register * (lane % 4) + e][lane / 4] =
-                        element(shape.ty, values[lane] >> (16 * e));
-                }
-            }
-        }
-        let mut acc = load_accumulators(w, c, shape.half_accumulators);
-        for (row, sums) in acc.iter_mut().enumerate() {
-            for (step, b_row) in b_matrix[..k].iter().enumerate() {
-                let factor = a_matrix[row][step];
-                for (sum, b) in sums.iter_mut().zip(b_row) {
-                    *sum += factor * b;
-                }
-            }
-        }
-        store_accumulators(w, d, &acc, shape.half_accumulators);
+        fragment::set_accumulators(w, d, shape.half_accumulators, &sums);
         self.counters.mma_flops += 2 * 16 * 8 * k as u64;
     }
 }
 
-/// C as (row, column): registers 0 and 1 hold row `group`, 2 and 3 row `group + 8`.
-fn load_accumulators(w: &Warp, slots: &[u32], half_accumulators: bool) -> [[f32; 8]; 16] {
-    let mut acc = [[0f32; 8]; 16];
-    for (index, &slot) in slots.iter().enumerate() {
-        let values = w.regs.word(slot);
-        for lane in 0..32 {
-            let (group, t) = (lane / 4, lane % 4);
-            if half_accumulators {
-                acc[group + 8 * index][2 * t] = half::f16_to_f32(values[lane] & 0xffff);
-                acc[group + 8 * index][2 * t + 1] = half::f16_to_f32(values[lane] >> 16);
-            } else {
-                acc[group + 8 * (index / 2)][2 * t + index % 2] = f32::from_bits(values[lane]);
+/// B by k, (k, column). In registers it lies by column.
+#[inline(always)]
+fn operand_b(w: &Warp, slots: &[u32], ty: MmaType) -> [[f32; 8]; 16] {
+    let mut b = [[0f32; 8]; 16];
+    for (part, &slot) in slots.iter().enumerate() {
+        if ty == MmaType::Tf32 {
+            let values = w.regs.word(slot);
+            for lane in 0..32 {
+                b[4 * part + lane % 4][lane / 4] = element(ty, values[lane]);
+            }
+        } else {
+            let columns = fragment::pairs(ty, w.regs.word(slot));
+            for step in 0..8 {
+                for column in 0..8 {
+                    b[8 * part + step][column] = columns[column][step];
+                }
             }
         }
     }
-    acc
-}
-
-fn store_accumulators(w: &mut Warp, slots: &[u32], acc: &[[f32; 8]; 16], half_accumulators: bool) {
-    for (index, &slot) in slots.iter().enumerate() {
-        let value: Lanes = std::array::from_fn(|lane| {
-            let (group, t) = (lane / 4, lane % 4);
-            if half_accumulators {
-                let row = &acc[group + 8 * index];
-                half::f32_to_f16(row[2 * t]) | half::f32_to_f16(row[2 * t + 1]) << 16
-            } else {
-                acc[group + 8 * (index / 2)][2 * t + index % 2].to_bits()
-            }
-        });
-        w.regs.set_word(slot, !0, &value);
-    }
+    b
 }

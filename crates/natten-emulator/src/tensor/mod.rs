@@ -1,8 +1,10 @@
 //! Tensor-core instructions, the matrix loads that feed them, and register reallocation.
 
+mod fragment;
 pub(crate) mod in_flight;
 pub(crate) mod matrix;
 pub(crate) mod mma;
+pub(crate) mod operand;
 pub(crate) mod wgmma;
 
 use crate::fault::{Exec, FaultKind};
@@ -33,7 +35,10 @@ impl Cta<'_> {
             Op::Mma(shape) => self.mma(w, i, shape),
             Op::LdMatrix { .. } => self.load_matrix(w, i, m)?,
             Op::StMatrix { .. } => self.store_matrix(w, i, m)?,
-            Op::MovMatrix => matrix::transpose(w, i, m),
+            Op::MovMatrix => {
+                let value = matrix::transposed(w.regs.word(i.a));
+                w.regs.set_word(i.d, m, &value);
+            }
             Op::CpAsync { .. } | Op::CpCommit | Op::CpWait | Op::CpWaitAll | Op::CpMbarrierArrive { .. } => {
                 return self.cp_async(w, i, m);
             }

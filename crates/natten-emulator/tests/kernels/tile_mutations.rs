@@ -31,8 +31,8 @@ const fn edit(
 }
 
 /// Barriers and waits come in the order: start, keys described, (negative scale,) queries there, then two in each of the
-/// loops over full and partial tiles, and the end. Two edits are not here because nothing here can see them: the barrier at
-/// the end matters only where a list of keys is empty, and the one within a warp only where its lanes run apart.
+/// loops over full and partial tiles, and the end. One edit is not here because nothing here can see it: the barrier at the
+/// end matters only where a list of keys is empty.
 const MUTATIONS: &[Mutation] = &[
     edit("queries not awaited", "cp.async.wait_group", 0, "wait_group 2", "wait_group 3"),
     edit("full: K not awaited", "cp.async.wait_group", 1, "wait_group 1", "wait_group 2"),
@@ -45,6 +45,7 @@ const MUTATIONS: &[Mutation] = &[
     edit("full: no barrier before V", "bar.sync", 5, "bar.sync", ""),
     edit("partial: no barrier before K", "bar.sync", 6, "bar.sync", ""),
     edit("partial: no barrier before V", "bar.sync", 7, "bar.sync", ""),
+    edit("lanes of a warp not synchronised", "bar.warp.sync", 0, "bar.warp.sync", ""),
     edit("full: a group left open", "cp.async.commit_group", 3, "cp.async", ""),
     edit("V not transposed", ".trans.", 0, ".trans.", "."),
     edit("V not transposed under masks", ".trans.", 8, ".trans.", "."),

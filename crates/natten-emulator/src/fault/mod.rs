@@ -1,81 +1,17 @@
 //! Errors as types: what cannot be parsed, what memory refuses, and what a kernel did wrong.
 
+mod parse;
+mod rules;
+mod wait;
+
 use std::fmt;
 
 use thiserror::Error;
 
-/// PTX text that the emulator does not understand. An unknown form is an error, never ignored.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("PTX line {line}: {problem} in `{text}`")]
-#[non_exhaustive]
-pub struct ParseError {
-    /// Line of the PTX text, from 1.
-    pub line: u32,
-    /// The statement, white space normalised.
-    pub text: String,
-    /// What is wrong with it.
-    pub problem: ParseProblem,
-}
-
-/// The kinds of [`ParseError`].
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum ParseProblem {
-    /// The text breaks PTX's grammar.
-    #[error("expected {expected}")]
-    Syntax {
-        /// What should have stood here.
-        expected: &'static str,
-    },
-    /// The opcode, or this combination of modifiers, is not implemented.
-    #[error("unsupported instruction: {reason}")]
-    Unsupported {
-        /// The modifier or property that is not known.
-        reason: String,
-    },
-    /// A name that no declaration in scope introduces.
-    #[error("unknown name `{name}`")]
-    UnknownName {
-        /// The name.
-        name: String,
-    },
-    /// An operand of the wrong kind or type.
-    #[error("operand {index} should be {expected}")]
-    Operand {
-        /// Position from 0.
-        index: usize,
-        /// What the instruction needs.
-        expected: &'static str,
-    },
-}
-
-/// A host-side use of [`Memory`](crate::Memory) that is not valid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum MemoryError {
-    /// No allocation holds this address.
-    #[error("no allocation at {address:#x}")]
-    NotAllocated {
-        /// The address asked for.
-        address: u64,
-    },
-    /// The range runs past the end of its allocation.
-    #[error("{bytes} bytes at {address:#x} run past the allocation's end at {end:#x}")]
-    OutOfBounds {
-        /// First address.
-        address: u64,
-        /// Length of the access.
-        bytes: u64,
-        /// End of the allocation.
-        end: u64,
-    },
-    /// `free` of an address that is not the start of an allocation.
-    #[error("{address:#x} is not the start of an allocation")]
-    NotABase {
-        /// The address given.
-        address: u64,
-    },
-}
+pub use parse::{MemoryError, ParseError, ParseProblem};
+pub use rules::{MbarrierProblem, WgmmaProblem};
+use wait::Listed;
+pub use wait::{Wait, WaitReason};
 
 /// Memory a faulting access aimed at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,6 +155,9 @@ pub enum FaultKind {
         /// What is wrong.
         problem: WgmmaProblem,
     },
+    /// A register read by a lane that never wrote it.
+    #[error("a register is read that was never written")]
+    UnwrittenRegister,
     /// A tensor map or bulk copy with properties the hardware refuses.
     #[error("bulk copy: {what} is {got}, needed is {needed}")]
     BulkCopy {
@@ -278,6 +217,13 @@ impl fmt::Display for Accessor {
 pub enum Actor {
     /// Ordinary instructions of a warp.
     Warp(u32),
+    /// One lane of a warp, in a race with another lane of that warp.
+    Lane {
+        /// The warp.
+        warp: u32,
+        /// Its lane.
+        lane: u32,
+    },
     /// `cp.async` issued by a warp.
     CpAsync(u32),
     /// Bulk stores issued by a warp.
@@ -294,139 +240,13 @@ impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Actor::Warp(w) => write!(f, "warp {w}"),
+            Actor::Lane { warp, lane } => write!(f, "lane {lane} of warp {warp}"),
             Actor::CpAsync(w) => write!(f, "cp.async of warp {w}"),
             Actor::BulkStore(w) => write!(f, "a bulk store of warp {w}"),
             Actor::Wgmma(w) => write!(f, "wgmma of warp {w}"),
             Actor::BulkLoad(b) => write!(f, "a bulk load completing on mbarrier {b:#x}"),
             Actor::Cta(c) => write!(f, "CTA {c}"),
         }
-    }
-}
-
-/// Misuses of an mbarrier.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum MbarrierProblem {
-    /// Used before `mbarrier.init`.
-    #[error("not initialised")]
-    NotInitialised,
-    /// Initialised twice with no `mbarrier.inval` in between.
-    #[error("already initialised")]
-    AlreadyInitialised,
-    /// More arrivals than the phase expects.
-    #[error("more arrivals than the phase expects")]
-    ArrivalUnderflow,
-    /// A count outside 1..=2^20-1.
-    #[error("count out of range")]
-    CountOutOfRange,
-    /// The transaction count left its range.
-    #[error("transaction count out of range")]
-    TransactionOutOfRange,
-    /// A wait for a phase more than one behind.
-    #[error("the phase waited for is not the current or the previous one")]
-    StalePhase,
-}
-
-/// Broken rules around `wgmma` registers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum WgmmaProblem {
-    /// An accumulator read before `wgmma.wait_group`.
-    #[error("accumulator read while in flight")]
-    AccumulatorRead,
-    /// An operand or accumulator written before `wgmma.wait_group`.
-    #[error("register written while in flight")]
-    OperandWritten,
-    /// A register written after the last `wgmma.fence`.
-    #[error("register written since the last wgmma.fence")]
-    MissingFence,
-    /// `wgmma` outside a group of four aligned warps.
-    #[error("the CTA has no complete warpgroup here")]
-    IncompleteWarpgroup,
-    /// The warps of a warpgroup issued different operations.
-    #[error("the warps of the warpgroup issued different operations")]
-    WarpsDisagree,
-}
-
-/// One line of a deadlock report.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Wait {
-    /// The warp that waits.
-    pub warp: u32,
-    /// Its lanes concerned.
-    pub lanes: u32,
-    /// PTX line of the wait.
-    pub line: u32,
-    /// What it waits for.
-    pub reason: WaitReason,
-}
-
-/// What a warp waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WaitReason {
-    /// A named barrier that not enough warps reached.
-    Barrier {
-        /// Barrier number.
-        id: u32,
-        /// Threads arrived.
-        arrived: u32,
-        /// Threads expected.
-        expected: u32,
-    },
-    /// A phase of an mbarrier.
-    Mbarrier {
-        /// Shared address.
-        address: u32,
-        /// Arrivals still pending.
-        pending_arrivals: i64,
-        /// Bytes still expected.
-        pending_bytes: i64,
-    },
-    /// Other lanes of the same warp.
-    Lanes {
-        /// Lanes needed.
-        required: u32,
-    },
-    /// Registers for `setmaxnreg.inc`.
-    Registers {
-        /// Registers per thread asked for.
-        count: u32,
-    },
-    /// The other warps of the warpgroup.
-    Warpgroup,
-}
-
-impl fmt::Display for Wait {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "warp {} (lanes {:#010x}, line {}) waits for ", self.warp, self.lanes, self.line)?;
-        match self.reason {
-            WaitReason::Barrier { id, arrived, expected } => {
-                write!(f, "barrier {id} ({arrived} of {expected} threads arrived)")
-            }
-            WaitReason::Mbarrier { address, pending_arrivals, pending_bytes } => {
-                write!(
-                    f,
-                    "mbarrier {address:#x} ({pending_arrivals} arrivals and {pending_bytes} bytes pending)"
-                )
-            }
-            WaitReason::Lanes { required } => write!(f, "lanes {required:#010x}"),
-            WaitReason::Registers { count } => write!(f, "{count} registers"),
-            WaitReason::Warpgroup => write!(f, "its warpgroup"),
-        }
-    }
-}
-
-/// Prints a list with semicolons between its items.
-struct Listed<'a>(&'a Vec<Wait>);
-
-impl fmt::Display for Listed<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, wait) in self.0.iter().enumerate() {
-            write!(f, "{}{wait}", if i == 0 { "" } else { "; " })?;
-        }
-        Ok(())
     }
 }
 

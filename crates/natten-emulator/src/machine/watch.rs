@@ -1,0 +1,46 @@
+//! Checks of registers before an instruction runs, where the decoder asked for them.
+
+use super::cta::Cta;
+use super::warp::Warp;
+use crate::decode::watch::is_move;
+use crate::fault::{Exec, FaultKind};
+use crate::inst::{Inst, NONE, Op};
+use crate::module::Watch;
+
+impl Cta<'_> {
+    /// `m`: the lanes that its guard lets through.
+    pub(super) fn look_at_registers(&mut self, w: &mut Warp, i: &Inst, m: u32) -> Exec {
+        let kernel = self.kernel;
+        let watch = &kernel.watches[w.pc as usize];
+        if self.grid.options.check_initialised && kernel.followed != 0 {
+            follow(w, watch, i, m)?;
+        }
+        if m == 0 || matches!(i.op, Op::Wgmma(_)) { Ok(()) } else { w.wgmma.registers.touch(watch, i.op) }
+    }
+}
+
+/// Fails when a lane reads a register that it never wrote, and notes what it writes. A move only hands that on.
+fn follow(w: &mut Warp, watch: &Watch, i: &Inst, m: u32) -> Exec {
+    let refuse = |lanes: u32| match lanes {
+        0 => Ok(()),
+        lanes => Err(FaultKind::UnwrittenRegister.lane(lanes.trailing_zeros() as usize)),
+    };
+    if watch.guard != NONE {
+        refuse(w.unwritten[watch.guard as usize] & w.active)?;
+    }
+    let unwritten =
+        |numbers: &[u32]| numbers.iter().fold(0, |all, &number| all | w.unwritten[number as usize]) & m;
+    let missing = unwritten(&watch.followed_reads);
+    if matches!(i.op, Op::Wgmma(_)) && w.regs.pred(i.c) & 1 == 1 {
+        refuse(unwritten(&watch.followed_writes))?;
+    }
+    let mut written = m;
+    if is_move(i.op) {
+        written &= !missing;
+        watch.followed_writes.iter().for_each(|&number| w.unwritten[number as usize] |= missing);
+    } else {
+        refuse(missing)?;
+    }
+    watch.followed_writes.iter().for_each(|&number| w.unwritten[number as usize] &= !written);
+    Ok(())
+}
