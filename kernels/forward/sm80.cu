@@ -5,7 +5,7 @@
 //   for the keys of the windows, then the additional keys:
 //     for each full tile but the last, then for that one and each partial tile with its mask:
 //       wait for K; start copying the next K
-//       S = Q K^T
+//       S = Q K^T, in a partial tile from -infinity where a key is not seen
 //       if any score of the warp exceeds its row's reference by 2^8: move the references, rescale O and the sums
 //       P = 2^(S * scale_log2 - reference); sum += rowsum(P)
 //       wait for V; start copying the next V
@@ -14,9 +14,9 @@
 //
 // Warps: 4, alike; each owns ROWS / 4 rows of S and O. Two barriers a tile: K's slot is free after the second, V's after
 // the first of the next tile.
-// Shared memory: Q (ROWS x D), three slots (KEYS x D) that K and V take in turns, Segment, Thresholds; BYTES in all.
+// Shared memory: Q (ROWS x D), three slots (KEYS x D) that K and V take in turns, Segment, Thresholds, Starts.
 // Registers at D 128, ROWS 128: O 128, S 64, the rest for fragments and addresses.
-// Keys of a tile that a query does not see get weight 0; a NaN or infinity among their values comes through.
+// Keys of a tile that a query does not see get weight 0; a NaN or infinity in them or their values comes through.
 #include <natten/fragment.cuh>
 #include <natten/mask.cuh>
 #include <natten/softmax.cuh>
@@ -38,25 +38,29 @@ struct Forward {
   typedef typename QueryCopier::Layout QueryLayout;
   typedef typename KeyCopier::Layout KeyLayout;
   typedef Thresholds<KEYS> Table;
-  typedef typename Table::Word Word;
+  // Memory for copies of the starting scores is there, but for the two sizes that just fit twice into a multiprocessor.
+  enum { TIGHT = D == 128 && ROWS == 128, SPREAD = D < 256 && !TIGHT };
+  typedef natten::Starts<SPREAD> Starts;
 
   // What the loops need of the keys at hand and ptxas cannot keep in registers.
-  struct __align__(16) Segment {
-    long long row_step[2][2];   // bytes of K, V from a thread's row to its row STRIDE and 2 STRIDE further
-    long long near_step[2];     // bytes of K, V to the next tile along axis 2
-    long long far_step[2][2];   // and along axes 0, 1
-    Lookup lookup;
+  struct Segment {
+    long long row_step[2][2];    // bytes of K, V from a thread's row to its row STRIDE and 2 STRIDE further
+    long long near_step[2];      // bytes of K, V to the next tile along axis 2
+    long long token_step[3][2];  // bytes of K, V to the next key along each axis
     KeyGrid grid;
     QueryTile tile;
-    int is_additional;          // the keys at hand are the additional ones
-    int rounds;                 // lists of keys begun so far
+    int first_word[2];           // where axes 0 and 1 have their parts of the table
+    int is_additional;           // the keys at hand are the additional ones
+    int rounds;                  // lists of keys begun so far
   };
   enum {
     SLOTS = QueryLayout::BYTES,
     SEGMENT = SLOTS + 3 * KeyLayout::BYTES,
-    TABLE = SEGMENT + (sizeof(Segment) + 15) / 16 * 16,
-    BYTES = TABLE + Table::BYTES
+    TABLE = SEGMENT + sizeof(Segment),
+    STARTS = TABLE + Table::BYTES,
+    BYTES = STARTS + Starts::BYTES
   };
+  static_assert(SEGMENT % 16 == 0 && STARTS % 16 == 0, "ldmatrix reads whole rows");
 
   const TileForwardParams& p;
   char* shared;
@@ -74,7 +78,7 @@ struct Forward {
   unsigned slots[3];    // shared addresses: of this K, this V and the next K
   const char* next[2];  // this thread's chunk of K, V in the first of its rows of the tile to be copied next
   int at[3];            // that tile
-  Word row_bits;        // what this lane's row of the warp sees of the tile at hand
+  unsigned copied;      // bit (side * PANELS + panel) * PASSES + pass: whether this thread's chunk is more than zeros
 
   // Only what the loops use in every tile lives in registers; the rest starts from the thread's number.
   __device__ __forceinline__ unsigned thread() const { return arch::thread_index(); }
@@ -83,7 +87,7 @@ struct Forward {
 
   __device__ __forceinline__ Segment& segment() { return *(Segment*)(shared + SEGMENT); }
   __device__ __forceinline__ const QueryTile& query_tile() { return segment().tile; }
-  __device__ __forceinline__ Word* table() { return (Word*)(shared + TABLE); }
+  __device__ __forceinline__ unsigned* table() { return (unsigned*)(shared + TABLE); }
 
   __device__ __forceinline__ void run() {
     QueryTile tile;
@@ -94,23 +98,24 @@ struct Forward {
     }
     copy_query(tile);
     copy_at = KeyCopier::offset(thread());
+    Starts::build((float*)(shared + STARTS), thread(), THREADS);
     clear();
     __syncthreads();
     do {
       set_segment(segment().rounds == 1);
       start_at_first();
-      const unsigned rows = segment().grid.total() > 0 ? inside_rows() : 0;
-      copy_tile<true>(0, slots[0], rows);
-      copy_tile<true>(1, slots[1], rows);
+      if (segment().grid.total() == 0) copied = 0;
+      copy_tile<true>(0, slots[0]);
+      copy_tile<true>(1, slots[1]);
       if (!segment().is_additional) receive_query();
 #pragma unroll 1
-      for (int left = unmasked(); left > 0; --left) step<false>(true);
+      for (int left = unmasked(); left > 0; --left) step<false>();
 
       int left = segment().grid.total() - unmasked();
-      RowMask<KEYS> mask;
-      if (left > 0) start_partial(mask);
+      Partial partial;
+      if (left > 0) start_partial(partial);
 #pragma unroll 1
-      for (; left > 0; --left) step<true>(left > 1, &mask);
+      for (; left > 0; --left) step<true>(&partial);
       arch::wait_for_copies<0>();
       __syncthreads();
     } while (segment().rounds <= (p.geometry.additional_keys > 0));
@@ -126,19 +131,38 @@ struct Forward {
     const bool any_full = grid.full() > 0;
 #pragma unroll
     for (int a = 0; a < 3; ++a) at[a] = any_full ? grid.full_begin[a] : 0;
-    move(at[0], at[1], at[2]);
+    move(at[0] << grid.log2[0], at[1] << grid.log2[1], at[2] << grid.log2[2]);
   }
 
+  // What the loop with masks keeps besides.
+  struct Partial {
+    RowMask mask;  // of this lane's row
+    Start<M, KEYS, SPREAD> start;
+    int stop;      // where axis 2 leaves this line or comes to the full tiles
+  };
+
   // From the last full tile (or the very first tile, where none is full) on with masks.
-  __device__ __forceinline__ void start_partial(RowMask<KEYS>& mask) {
+  __device__ __forceinline__ void start_partial(Partial& partial) {
     const KeyGrid& grid = segment().grid;
-    set_mask(mask);
-    row_bits = mask.of_tile(table(), segment().lookup, grid.count, at);
+    RowMask& mask = partial.mask;
+    partial.start.set(lane());
+    const int row = warp_row() + (M > 1 ? lane() : partial.start.row(lane()));
+    const bool additional = segment().is_additional;
+#pragma unroll
+    for (int a = 0; a < 3; ++a) {
+      const int first = query_tile().sees(p.geometry, p.plan, 0, a).start;
+      const Range seen = query_tile().sees(p.geometry, p.plan, row, a);
+      mask.set(a, additional ? 0 : seen.start - first, additional ? 0 : first + grid.count[a] - seen.end);
+    }
     if (grid.full() > 0) {
-      move(-at[0], -at[1], -1 - at[2]);
+      move(-(at[0] << grid.log2[0]), -(at[1] << grid.log2[1]), -((1 + at[2]) << grid.log2[2]));
       at[0] = at[1] = 0;
       at[2] = -1;
     }
+    partial.stop = grid.first_stop(at);
+    mask.enter_line(table(), segment().first_word, grid, at);
+    if (at[2] < 0) mask.tile = {{~0u, ~0u}};
+    else mask.enter_tile(table(), grid, at);
   }
 
   // Starts copying the rows of the query box, zeros where there are none.
@@ -149,10 +173,15 @@ struct Forward {
 #pragma unroll 1
     for (int pass = 0; pass < QueryCopier::PASSES; ++pass) {
       const int row = QueryCopier::row(thread) + pass * QueryCopier::STRIDE;
-      const bool exists = tile.exists(p.plan, row);
+      const bool exists = tile.exists(p.geometry, p.plan, row);
       const long long at = exists ? tile.offset(p.geometry, p.plan, p.query_strides, row) : 0;
-      QueryCopier::copy(to + pass * QueryCopier::STRIDE * QueryLayout::PITCH, (const char*)p.query + (at + chunk * 8) * 2, 0,
-                        p.geometry.head_dim / 8 - chunk, exists);
+      const unsigned to_row = to + pass * QueryCopier::STRIDE * QueryLayout::PITCH;
+      const char* from = (const char*)p.query + (at + chunk * 8) * 2;
+#pragma unroll
+      for (int panel = 0; panel < QueryLayout::PANELS; ++panel) {
+        const bool valid = exists && panel * QueryLayout::CHUNKS + chunk < p.geometry.head_dim / 8;
+        QueryCopier::copy(to_row, from, 0, panel, valid, 1);
+      }
     }
     arch::commit_copies();
   }
@@ -225,10 +254,14 @@ struct Forward {
         const int dilation = (int)p.geometry.axes[a].dilation.value;
         const long long step = additional ? (a == 2 ? list.token : 0) : strides.axis[a] * dilation;
         const int residue = additional ? 0 : tile.residue[a];
-        start += step * (grid.start[a] + coordinate(grid.log2, row, a)) + (additional ? 0 : residue * strides.axis[a]);
+        const int first = additional ? 0 : tile.sees(p.geometry, p.plan, 0, a).start;
+        start += step * (first + coordinate(grid.log2, row, a)) + (additional ? 0 : residue * strides.axis[a]);
         near += step * coordinate(grid.log2, KeyCopier::STRIDE % KEYS, a);
         far += step * coordinate(grid.log2, 2 * KeyCopier::STRIDE % KEYS, a);
-        if (thread == 0) (a == 2 ? s.near_step[side] : s.far_step[side][a % 2]) = (step << grid.log2[a]) * 2;
+        if (thread == 0) {
+          s.token_step[a][side] = step * 2;
+          if (a == 2) s.near_step[side] = (step << grid.log2[2]) * 2;
+        }
       }
       next[side] = (const char*)base + (start + KeyCopier::chunk(thread) * 8) * 2;
       if (thread == 0) {
@@ -236,54 +269,68 @@ struct Forward {
         s.row_step[side][1] = far * 2;
       }
     }
+    copied = 0;
+#pragma unroll
+    for (int i = 0; i < 2 * KeyLayout::PANELS * KeyCopier::PASSES; ++i) {
+      const int pass = i % KeyCopier::PASSES, panel = i / KeyCopier::PASSES % KeyLayout::PANELS;
+      const int length = i < KeyLayout::PANELS * KeyCopier::PASSES ? p.geometry.head_dim : p.geometry.head_dim_v;
+      const bool in_row = panel * KeyLayout::CHUNKS + KeyCopier::chunk(thread) < length / 8;
+      copied |= (unsigned)(in_row && grid.exists(row + pass * KeyCopier::STRIDE)) << i;
+    }
     if (thread == 0) {
       s.grid = grid;
       s.is_additional = additional;
 #pragma unroll
-      for (int a = 0; a < 3; ++a) {
-        s.lookup.entry[a] = Table::first_entry(grid.log2, a);
-        s.lookup.log2[a] = grid.log2[a];
-      }
+      for (int a = 0; a < 2; ++a) s.first_word[a] = Table::first_word(grid.log2, a);
     }
     Table::build(table(), grid.log2, thread / 32, WARPS, thread % 32);
     __syncthreads();
     if (thread == 0) ++s.rounds;  // read next after the barrier behind all tiles
   }
 
-  // Moves `next` by so many tiles.
+  // Moves `next` by so many keys along each axis.
   __device__ __forceinline__ void move(int x, int y, int z) {
 #pragma unroll
     for (int side = 0; side < 2; ++side) {
-      const long long* far = segment().far_step[side];
-      next[side] += x * far[0] + y * far[1] + z * segment().near_step[side];
+      const long long(&step)[3][2] = segment().token_step;
+      next[side] += x * step[0][side] + y * step[1][side] + z * step[2][side];
     }
   }
 
-  template <bool MASKED>
-  __device__ __forceinline__ void advance() {
+  // Moves it by a tile along axis 2.
+  __device__ __forceinline__ void move_near() {
+#pragma unroll
+    for (int side = 0; side < 2; ++side) next[side] += segment().near_step[side];
+  }
+
+  // To the next full tile.
+  __device__ __forceinline__ void advance_full() {
     const KeyGrid& grid = segment().grid;
     const int x = at[0], y = at[1], z = at[2];
-    const bool near = MASKED ? grid.next_partial(at) : grid.next_full(at);
-    if (__builtin_expect(near, 1)) {
-#pragma unroll
-      for (int side = 0; side < 2; ++side) next[side] += segment().near_step[side];
+    if (__builtin_expect(grid.next_full(at), 1)) move_near();
+    else move((at[0] - x) << grid.log2[0], (at[1] - y) << grid.log2[1], (at[2] - z) << grid.log2[2]);
+  }
+
+  // To the next tile with a mask.
+  __device__ __forceinline__ void advance_partial(Partial& partial) {
+    const KeyGrid& grid = segment().grid;
+    if (__builtin_expect(++at[2] < partial.stop, 1)) {
+      move_near();
+      const int back = (at[2] << grid.log2[2]) - grid.last[2];
+      if (__builtin_expect(back > 0, 0)) move(0, 0, -back);
     } else {
-      move(at[0] - x, at[1] - y, at[2] - z);
+      const int x = grid.origin(0, at[0]), y = grid.origin(1, at[1]), z = grid.origin(2, at[2] - 1);
+      grid.pass(at, partial.stop);
+      if (grid.is_done(at)) copied = 0;
+      move(grid.origin(0, at[0]) - x, grid.origin(1, at[1]) - y, grid.origin(2, at[2]) - z);
+      partial.mask.enter_line(table(), segment().first_word, grid, at);
     }
   }
 
-  // One bit per pass of this thread's copies: whether the row of tile `at` is among the keys seen.
-  __device__ __forceinline__ unsigned inside_rows() {
-    const Word bits = RowMask<KEYS>::inside(table(), segment().lookup, segment().grid.count, at);
-    return (unsigned)(bits >> Table::bit_of(KeyCopier::row(thread())));
-  }
-
-  // Starts copying K (side 0) or V (side 1) of the next tile and closes the group.
-  template <bool BORDER>
-  __device__ __forceinline__ void copy_tile(int side, unsigned slot, unsigned inside) {
+  // Starts copying K (side 0) or V (side 1) of the next tile and closes the group. A tile without a mask has all rows.
+  template <bool MASKED>
+  __device__ __forceinline__ void copy_tile(int side, unsigned slot) {
     const unsigned to = slot + copy_at;
-    const int row_length = side == 0 ? p.geometry.head_dim : p.geometry.head_dim_v;
-    const int chunks_left = row_length / 8 - KeyCopier::chunk(thread());
     // All addresses first: a load from shared memory between two copies makes ptxas guard each of them.
     const char* from[KeyCopier::PASSES];
     const long long* step = segment().row_step[side];
@@ -293,66 +340,35 @@ struct Forward {
     }
 #pragma unroll
     for (int pass = 0; pass < KeyCopier::PASSES; ++pass) {
-      KeyCopier::copy(to, from[pass], pass, chunks_left, !BORDER || (inside >> pass * (KeyCopier::STRIDE / 4) & 1));
+#pragma unroll
+      for (int panel = 0; panel < KeyLayout::PANELS; ++panel) {
+        const int bit = (side * KeyLayout::PANELS + panel) * KeyCopier::PASSES + (MASKED ? pass : 0);
+        KeyCopier::copy(to, from[pass], pass, panel, copied, 1u << bit);
+      }
     }
     arch::commit_copies();
   }
 
-  __device__ __forceinline__ void set_mask(RowMask<KEYS>& mask) {
-    const bool additional = segment().is_additional;
-#pragma unroll
-    for (int a = 0; a < 3; ++a) {
-      const KeyGrid& grid = segment().grid;
-      const Range seen = query_tile().sees(p.geometry, p.plan, warp_row() + thread() % WARP_ROWS, a);
-      mask.set(a, additional ? 0 : seen.start - grid.start[a],
-               additional ? 0 : grid.start[a] + grid.count[a] - seen.end);
-    }
-  }
-
-  // One tile of keys. `more`: another follows.
+  // One tile of keys. Zeros follow the last one.
   template <bool MASKED>
-  __device__ __forceinline__ void step(bool more, const RowMask<KEYS>* mask = nullptr) {
+  __device__ __forceinline__ void step(Partial* partial = nullptr) {
     arch::wait_for_copies<1>();
     __syncthreads();
-    unsigned inside = ~0u;
-    if (!MASKED || more) {
-      advance<MASKED>();
-      if (MASKED) inside = inside_rows();
-      copy_tile<MASKED>(0, slots[2], inside);
-    } else {
-      arch::commit_copies();
-    }
+    if (MASKED) advance_partial(*partial);
+    else advance_full();
+    copy_tile<MASKED>(0, slots[2]);
 
     float score[M][N][4];  // (WARP_ROWS, KEYS)
+    if (MASKED && TIGHT) partial->start.set(lane());
+    if (MASKED) partial->start.load(score, partial->mask.tile, arch::shared_address(shared) + STARTS);
+    else start_at_zero(score);
     multiply_query_key(score);
-    if (MASKED) {
-      const unsigned lane = this->lane();
-#pragma unroll
-      for (int m = 0; m < M; ++m) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const unsigned bits = RowMask<KEYS>::own_bits(row_bits, m * 16 + half * 8 + lane / 4, lane % 4);
-#pragma unroll
-          for (int n = 0; n < N; ++n) {
-#pragma unroll
-            for (int e = 0; e < 2; ++e) {
-              float& s = score[m][n][half * 2 + e];
-              s = bits & 1u << (n * 2 + e) ? s : -__int_as_float(0x7f800000);
-            }
-          }
-        }
-      }
-    }
     soften(score);
 
     arch::wait_for_copies<1>();
     __syncthreads();
-    if (!MASKED || more) {
-      copy_tile<MASKED>(1, slots[0], inside);
-      if (MASKED) row_bits = mask->of_tile(table(), segment().lookup, segment().grid.count, at);
-    } else {
-      arch::commit_copies();
-    }
+    copy_tile<MASKED>(1, slots[0]);
+    if (MASKED) partial->mask.enter_tile(table(), segment().grid, at);
     multiply_weight_value(score);
     const unsigned key = slots[0];
     slots[0] = slots[2];
@@ -360,8 +376,7 @@ struct Forward {
     slots[1] = key;
   }
 
-  // S = Q K^T.
-  __device__ __forceinline__ void multiply_query_key(float (&score)[M][N][4]) {
+  __device__ __forceinline__ void start_at_zero(float (&score)[M][N][4]) {
 #pragma unroll
     for (int m = 0; m < M; ++m) {
 #pragma unroll
@@ -370,6 +385,10 @@ struct Forward {
         for (int e = 0; e < 4; ++e) score[m][n][e] = 0.0f;
       }
     }
+  }
+
+  // S += Q K^T.
+  __device__ __forceinline__ void multiply_query_key(float (&score)[M][N][4]) {
     const unsigned key = slots[0] + key_at;
 #pragma unroll
     for (int k = 0; k < D / 16; ++k) {
@@ -507,7 +526,7 @@ struct Forward {
           const unsigned word = Mma<T>::pack(out[m][d][half * 2] * inverse, out[m][d][half * 2 + 1] * inverse);
           *(unsigned*)(shared + (QueryLayout::step(to, d / 2) ^ (d % 2 << 4)) + lane % 4 * 4) = word;
         }
-        if (p.lse != nullptr && lane % 4 == 0 && tile.exists(p.plan, row)) {
+        if (p.lse != nullptr && lane % 4 == 0 && tile.exists(p.geometry, p.plan, row)) {
           const float lse_log2 = reference_log2[m][half] + arch::log2_approx(total);
           p.lse[tile.offset(p.geometry, p.plan, p.lse_strides, row)] =
               total == 0.0f ? -__int_as_float(0x7f800000) : lse_log2 * NATTEN_LN_2;
@@ -519,7 +538,7 @@ struct Forward {
 #pragma unroll 1
     for (int in_warp = lane / QueryLayout::CHUNKS; in_warp < WARP_ROWS; in_warp += 32 / QueryLayout::CHUNKS) {
       const int row = warp_row() + in_warp;
-      if (!tile.exists(p.plan, row)) continue;
+      if (!tile.exists(p.geometry, p.plan, row)) continue;
       char* to = (char*)p.out + (tile.offset(p.geometry, p.plan, p.out_strides, row) + chunk * 8) * 2;
 #pragma unroll
       for (int panel = 0; panel < QueryLayout::PANELS; ++panel) {

@@ -185,8 +185,27 @@ fn for_each_row(problem: &Problem, mut visit: impl FnMut(usize, &[(bool, usize)]
     }
 }
 
+/// How a forward keeps the weights that it multiplies the values with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weights {
+    /// As it computed them.
+    Unrounded,
+    /// In the element type, as an implementation from two matrix products has to, and as tensor cores take them.
+    InElementType,
+}
+
 /// The forward in arithmetic `A`.
-pub fn forward<A: Float, E: Element>(problem: &Problem, inputs: &Inputs<Tensor<E>>) -> Forward {
+pub fn forward<A: Float, E: Element>(
+    problem: &Problem,
+    inputs: &Inputs<Tensor<E>>,
+    weights: Weights,
+) -> Forward {
+    let keep = |p: A| match weights {
+        Weights::Unrounded => p,
+        Weights::InElementType => {
+            A::from(E::from_f64(p.to_f64().expect("a float")).to_f64()).expect("a float")
+        }
+    };
     let scale = A::from(problem.scale()).expect("finite");
     let query = Rows::<A>::of(&inputs.query, problem.head_dim());
     let extra = |i: usize| inputs.additional.as_ref().map(|pair| &pair[i]);
@@ -206,7 +225,7 @@ pub fn forward<A: Float, E: Element>(problem: &Problem, inputs: &Inputs<Tensor<E
         let mean = pairs().fold(A::zero(), |sum, (key, &p)| sum + p * score_terms(key));
         lse_terms.data[row] = if list.is_empty() { max.abs() } else { lse.data[row].abs() + A::one() + mean };
         for (key, &p) in pairs() {
-            add(out.row_mut(row), p, values.row(*key));
+            add(out.row_mut(row), keep(p), values.row(*key));
             add_terms(out_terms.row_mut(row), p * (A::one() + mean + score_terms(key)), values.row(*key));
         }
     });

@@ -123,6 +123,11 @@ impl<E: Element> Placed<E> {
             .expect("placed inside")
     }
 
+    /// Where the elements are, from the first one on.
+    pub fn layout(&self) -> Layout {
+        *self.view().layout()
+    }
+
     /// Buffer index of every element, last axis fastest.
     fn indices(&self) -> impl Iterator<Item = usize> + '_ {
         let layout = Layout::contiguous(&self.shape).expect("small");

@@ -2,9 +2,11 @@
 
 use natten::cpu::{Cpu, Isa};
 use natten::{
-    Backend, Element, Gradients, Inputs, Output, Partials, Problem, Saved, Tensor, TensorView, TensorViewMut,
-    reference,
+    Backend, Element, Gradients, Inputs, Layout, Output, Partials, Problem, Saved, Tensor, TensorView,
+    TensorViewMut, reference,
 };
+
+pub use crate::dense::Weights;
 
 /// Host views that a call writes.
 pub type OutputViews<'a, E> = Output<TensorViewMut<'a, E>, TensorViewMut<'a, f32>>;
@@ -13,6 +15,12 @@ pub type OutputViews<'a, E> = Output<TensorViewMut<'a, E>, TensorViewMut<'a, f32
 pub trait Subject: Sync {
     /// For messages.
     fn name(&self) -> String;
+
+    /// How the forward of this problem, on rows in these places, keeps its weights. Only a kernel that multiplies on tensor
+    /// cores may round them.
+    fn weights<E: Element>(&self, _problem: &Problem, _rows: &[Layout]) -> Weights {
+        Weights::Unrounded
+    }
 
     /// Writes every element of `output`.
     fn forward<E: Element>(

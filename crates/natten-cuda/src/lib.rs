@@ -11,6 +11,7 @@
 
 mod backend;
 mod backward;
+mod boxes;
 mod buffer;
 mod candidates;
 mod decide;

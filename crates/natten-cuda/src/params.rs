@@ -185,6 +185,30 @@ impl ForwardParams {
             geometry: self.geometry,
             plan,
         }
+        .longest_axis_last()
+    }
+}
+
+impl TileForwardParams {
+    /// The same call with the axis along which key tiles are longest moved to the end: to kernels on tiles an axis is
+    /// as good as another, but they want tiles of two keys or more along the last.
+    fn longest_axis_last(mut self) -> Self {
+        let longest = (0..3).max_by_key(|&axis| self.plan.key_log2[axis]).unwrap_or(2);
+        self.geometry.axes[longest..].rotate_left(1);
+        let TilePlan { tiles, query_log2, key_log2, .. } = &mut self.plan;
+        tiles[longest..].rotate_left(1);
+        query_log2[longest..].rotate_left(1);
+        key_log2[longest..].rotate_left(1);
+        for strides in [
+            &mut self.query_strides,
+            &mut self.key_strides,
+            &mut self.value_strides,
+            &mut self.out_strides,
+            &mut self.lse_strides,
+        ] {
+            strides.axis[longest..].rotate_left(1);
+        }
+        self
     }
 }
 

@@ -3,15 +3,22 @@
 //! A kernel on tiles computes whole boxes of scores, so its cost is the pairs it issues; a walking kernel computes the
 //! pairs in the windows only, at a fraction of the rate. Both numbers are exact, the rates are estimates.
 
-use natten_core::Problem;
-use natten_core::plan::{KeyStart, TileCounts, Tiling, rank_tilings};
-use natten_core::window::Axis;
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
+use natten_core::plan::{TileCounts, Tiling};
+use natten_core::window::Axis;
+use natten_core::{ElementType, Problem};
+
+use crate::boxes;
+pub use crate::boxes::bytes_read;
 use crate::device::Properties;
 use crate::error::CudaError;
 use crate::params::{Divisor, TilePlan, to_i32};
 use crate::registry::{Kernel, Operation, kernels};
-use crate::select::{LayoutSummary, Rejection, RejectionReason, Rejections, reason_against, select};
+use crate::select::{
+    ComputeCapability, LayoutSummary, Rejection, RejectionReason, Rejections, reason_against, select,
+};
 
 /// A kernel for a forward pass.
 #[derive(Clone, Debug)]
@@ -27,7 +34,7 @@ pub struct Choice {
 }
 
 /// What a caller asks of the choice: nothing, by default. For benchmarks and tests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Request {
     /// Only the forward kernel of this name.
     pub entry: Option<&'static str>,
@@ -51,11 +58,69 @@ const WASTE_LIMIT_PERCENT: u64 = 1300;
 /// tile's side plus the stride; and likewise for the ends.
 const MAX_STRIDE: usize = 1 << 15;
 
+/// What a choice depends on.
+#[derive(PartialEq, Eq, Hash)]
+struct Key {
+    axes: [Axis; 3],
+    batch: usize,
+    heads: usize,
+    head_dims: [usize; 2],
+    additional_keys: usize,
+    element_type: ElementType,
+    is_aligned: bool,
+    capability: ComputeCapability,
+    multiprocessors: u32,
+    shared_bytes: usize,
+    request: Request,
+}
+
+/// Choices made so far: a model calls with the same few problems again and again.
+static CHOICES: LazyLock<Mutex<HashMap<Key, Choice>>> = LazyLock::new(Mutex::default);
+
+/// Choices kept; past it all are forgotten.
+const KEPT: usize = 256;
+
 /// The kernel for the forward pass of a problem.
 ///
 /// # Errors
 /// The reason against each kernel.
 pub fn choose(
+    problem: &Problem,
+    layout: LayoutSummary,
+    properties: &Properties,
+    request: &Request,
+) -> Result<Choice, Rejections> {
+    if problem.is_packed() {
+        return search(problem, layout, properties, request);
+    }
+    let key = Key {
+        axes: *problem.axes(),
+        batch: problem.batch(),
+        heads: problem.heads(),
+        head_dims: [problem.head_dim(), problem.head_dim_v()],
+        additional_keys: problem.additional_keys(),
+        element_type: problem.element_type(),
+        is_aligned: layout.is_aligned,
+        capability: properties.compute_capability,
+        multiprocessors: properties.multiprocessors,
+        shared_bytes: properties.shared_bytes_per_block,
+        request: *request,
+    };
+    // A panic elsewhere leaves the map whole.
+    let lock = || CHOICES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(choice) = lock().get(&key) {
+        return Ok(choice.clone());
+    }
+    let choice = search(problem, layout, properties, request)?;
+    let mut choices = lock();
+    if choices.len() >= KEPT {
+        choices.clear();
+    }
+    choices.insert(key, choice.clone());
+    Ok(choice)
+}
+
+fn search(
     problem: &Problem,
     layout: LayoutSummary,
     properties: &Properties,
@@ -130,8 +195,7 @@ pub fn choose(
     }
 }
 
-/// The boxes that issue fewest pairs. A problem of single tokens has no box without waste; it gets a flat one. Nothing if
-/// boxes are asked for that are not of the kernel's size.
+/// The boxes that issue fewest pairs, or those asked for; nothing if these are not of the kernel's size.
 fn best_tiling(problem: &Problem, kernel: &Kernel, asked: Option<Tiling>) -> Option<(Tiling, TileCounts)> {
     let tile = kernel.tile?;
     if let Some(tiling) = asked {
@@ -141,15 +205,7 @@ fn best_tiling(problem: &Problem, kernel: &Kernel, asked: Option<Tiling>) -> Opt
         let fits = size(tiling.query_tile, tile.queries) && size(tiling.key_tile, tile.keys);
         return fits.then(|| (tiling, TileCounts::of(problem, &tiling)));
     }
-    let ranked = rank_tilings(problem, tile.queries, tile.keys, KeyStart::Dynamic);
-    ranked.into_iter().next().or_else(|| {
-        let tiling = Tiling {
-            query_tile: [1, 1, tile.queries],
-            key_tile: [1, 1, tile.keys],
-            key_start: KeyStart::Dynamic,
-        };
-        Some((tiling, TileCounts::of(problem, &tiling)))
-    })
+    Some(boxes::best(problem, tile))
 }
 
 /// Time in units of one row block of 16 queries against one tile of keys, on the busiest multiprocessor.
@@ -192,8 +248,8 @@ pub(crate) fn plan(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::select::ComputeCapability;
-    use natten_core::{ElementType, Inputs, Layout, Params};
+    use natten_core::plan::KeyStart;
+    use natten_core::{Inputs, Layout, Params};
 
     fn device(multiprocessors: u32, shared_kib: usize) -> Properties {
         Properties {
@@ -264,7 +320,7 @@ mod tests {
         assert_eq!(chosen(&single, &device(108, 163)).kernel.entry, "natten_forward_simt_f32_d64");
         let half = problem([400], 1, 128, params, ElementType::F16);
         let small = chosen(&half, &device(108, 64));
-        assert!(reason(&small, "natten_forward_sm80_f16_d128_q64_k64").starts_with("needs 66328 bytes"));
+        assert!(reason(&small, "natten_forward_sm80_f16_d128_q64_k64").starts_with("needs 70384 bytes"));
         let unaligned = LayoutSummary { is_aligned: false };
         let choice = choose(&half, unaligned, &device(108, 163), &Request::default()).unwrap();
         assert!(choice.tiling.is_none() && choice.kernel.entry.ends_with("_unaligned"));
@@ -288,14 +344,20 @@ mod tests {
         assert!(reasons.iter().all(|r| r.reason == RejectionReason::NotAskedFor));
     }
 
-    /// Choosing must not cost what it saves.
+    /// A choice that was kept is the one that is made anew, and belongs to its device and request alone.
     #[test]
-    fn choosing_is_quick() {
-        let large = problem([64, 256, 384], 2, 64, Params::new([9, 9, 9]), ElementType::Bf16);
-        let start = std::time::Instant::now();
-        for _ in 0..10 {
-            chosen(&large, &device(132, 227));
+    fn choices_are_kept_apart() {
+        let image = problem([64, 64], 4, 64, Params::new([16, 16]).stride([8, 8]), ElementType::F16);
+        let layout = LayoutSummary { is_aligned: true };
+        for multiprocessors in [108, 1, 108] {
+            let properties = device(multiprocessors, 163);
+            let anew = search(&image, layout, &properties, &Request::default()).unwrap();
+            let kept = chosen(&image, &properties);
+            assert_eq!((kept.kernel.entry, kept.tiling), (anew.kernel.entry, anew.tiling));
         }
-        assert!(start.elapsed().as_millis() < 500, "{:?} for ten", start.elapsed());
+        let entry = Some("natten_forward_sm80_f16_d64_q128_k64");
+        let asked = choose(&image, layout, &device(108, 163), &Request { entry, tiling: None }).unwrap();
+        assert_eq!(Some(asked.kernel.entry), entry);
+        assert_ne!(Some(chosen(&image, &device(108, 163)).kernel.entry), entry);
     }
 }

@@ -57,15 +57,11 @@ struct Copier {
   NATTEN_DEVICE int chunk(unsigned thread) { return thread % (unsigned)Layout::CHUNKS; }
   NATTEN_DEVICE unsigned offset(unsigned thread) { return Layout::offset(row(thread), chunk(thread)); }
 
-  // One row: `from` is this thread's chunk of it, `chunks_left` how many chunks the row has from there on, and `to` the
-  // thread's offset() plus the slot.
-  NATTEN_DEVICE void copy(unsigned to, const char* from, int pass, int chunks_left, bool inside) {
-#pragma unroll
-    for (int panel = 0; panel < Layout::PANELS; ++panel) {
-      const bool valid = inside && panel * Layout::CHUNKS < chunks_left;
-      arch::copy_16_bytes_or_zero(to + panel * Layout::PANEL_BYTES + pass * STRIDE * Layout::PITCH,
-                                  from + panel * Layout::PITCH, valid);
-    }
+  // One chunk of one row, or zeros where `valid` has none of the bits of `mask`: `from` is the thread's chunk of that row's
+  // first panel, `to` its offset() plus the slot.
+  NATTEN_DEVICE void copy(unsigned to, const char* from, int pass, int panel, unsigned valid, unsigned mask) {
+    arch::copy_16_bytes_or_zero(to + panel * Layout::PANEL_BYTES + pass * STRIDE * Layout::PITCH,
+                                from + panel * Layout::PITCH, valid, mask);
   }
 };
 

@@ -1,119 +1,157 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// Masks of partial tiles, as bits: one word a query row, ready to be tested with constants.
+// Masks of partial tiles, as the numbers that their scores start from: 0 where the row sees the key, -infinity where not.
 //
 // A table in shared memory has, for every axis a and every v from 0 to the tile's side, the columns (keys) of a tile
 // whose coordinate along a is below v. What a row sees of a tile is then the AND over axes of below[end] & ~below[start],
-// both ends clamped into the tile: no loop over columns, no division, and any shape of tile.
+// both ends clamped into the tile: no loop over columns, no division, and any shape of tile. Two of the three axes stay as
+// they are along a run of tiles.
 //
-// Bits stand in the order in which the lanes of a quad hold an mma's C fragment: a quad's lane has columns
-// 8 j + 2 quad + {0, 1}, and finds them in its own KEYS / 4 neighbouring bits as bit 2 j + {0, 1}.
+// Four such bits are the number of a row of four floats in a second table, and ldmatrix hands such rows out in just the
+// way in which an mma's C fragment holds them: an accumulator that starts from there needs no further thought about masks.
 #pragma once
+#include "arch/copy.cuh"
+#include "arch/mma.cuh"
+#include "arch/shared.cuh"
 #include "arch/warp.cuh"
 #include "tile.cuh"
 
 namespace natten {
 
-template <int KEYS>
-struct ColumnBits;
+// One bit per key of a tile, in a word for each parity. In a row of a C fragment the lanes of a quad hold columns
+// 8 n + 2 quad + parity: four bits of that word, for quad 0, 1, 3, 2. Tiles are at least two keys long along axis 2, so
+// that what axes 0 and 1 say is the same of both words.
+struct Columns {
+  unsigned word[2];
 
-template <>
-struct ColumnBits<64> {
-  typedef unsigned long long Word;
+  NATTEN_DEVICE int column(int bit, int parity) { return 2 * (bit ^ bit >> 1 & 1) + parity; }
 };
 
-template <>
-struct ColumnBits<32> {
-  typedef unsigned Word;
-};
-
-// The table, built by all warps of a thread block.
+// The table of columns below a coordinate, built by all warps of a thread block: pairs of words for axis 2, then words for
+// axis 0 and for axis 1.
 template <int KEYS>
 struct Thresholds {
-  typedef typename ColumnBits<KEYS>::Word Word;
-  enum { ENTRIES = KEYS + 5, BYTES = ENTRIES * sizeof(Word), PER_LANE = KEYS / 4 };  // sides add up to KEYS + 2 at most
+  enum { BYTES = 8 * (KEYS + 1) + 16 };
 
-  // The tile's column, which is its row in shared memory, that a bit stands for; and back.
-  NATTEN_DEVICE int column_of(int bit) {
-    const int own = bit % PER_LANE;
-    return 8 * (own / 2) + 2 * (bit / PER_LANE) + own % 2;
-  }
-  NATTEN_DEVICE int bit_of(int column) { return column % 8 / 2 * PER_LANE + column / 8 * 2 + column % 2; }
-
-  // Entry below[0] of axis a.
-  NATTEN_DEVICE int first_entry(const int (&log2)[3], int a) {
-    return a == 0 ? 0 : a == 1 ? (1 << log2[0]) + 1 : (1 << log2[0]) + (1 << log2[1]) + 2;
+  // Where in the table an axis begins, in words.
+  NATTEN_DEVICE int first_word(const int (&log2)[3], int a) {
+    return a == 2 ? 0 : 2 * ((1 << log2[2]) + 1) + (a == 0 ? 0 : (1 << log2[0]) + 1);
   }
 
-  NATTEN_DEVICE void build(Word* table, const int (&log2)[3], int warp, int warps, int lane) {
+  NATTEN_DEVICE void build(unsigned* table, const int (&log2)[3], int warp, int warps, int lane) {
 #pragma unroll
     for (int a = 0; a < 3; ++a) {
-      const int first = first_entry(log2, a);
 #pragma unroll 1
       for (int v = warp; v <= 1 << log2[a]; v += warps) {
-        Word bits = 0;
 #pragma unroll
-        for (int half = 0; half < KEYS / 32; ++half) {
-          const bool below = coordinate(log2, column_of(half * 32 + lane), a) < v;
-          bits |= (Word)arch::ballot(below) << (half * 32 % (8 * sizeof(Word)));
+        for (int parity = 0; parity < (a == 2 ? 2 : 1); ++parity) {
+          const int column = Columns::column(lane, parity);
+          const unsigned bits = arch::ballot(column < KEYS && coordinate(log2, column, a) < v);
+          if (lane == 0) table[first_word(log2, a) + (a == 2 ? 2 * v + parity : v)] = bits;
         }
-        if (lane == 0) table[first + v] = bits;
       }
     }
   }
 };
 
-// Where the table has its entries below[0], and how large a tile is: what reading it takes.
-struct Lookup {
-  int entry[3];
-  int log2[3];
+// The table of starting scores: for each pattern of four columns a row of four floats, 16 bytes. SPREAD: each of the eight
+// rows that ldmatrix reads at once has a copy, and so banks, of its own; patterns are 256 bytes apart then. Otherwise two
+// patterns share banks if they differ for quads 0 and 2 only, which intervals of seven columns and more never do.
+template <bool SPREAD>
+struct Starts {
+  enum { BYTES = SPREAD ? 4096 : 256 };
+
+  // The number of each nibble's pattern.
+  NATTEN_DEVICE unsigned numbers(unsigned bits) { return SPREAD ? bits : bits ^ bits >> 3 & 0x11111111u; }
+
+  NATTEN_DEVICE void build(float* table, int thread, int threads) {
+    for (int i = thread; i < BYTES / 4; i += threads) {
+      const int number = i / (BYTES / 64);
+      const int bits = SPREAD ? number : number ^ number >> 3;
+      const int quad = i % 4;
+      table[i] = bits >> (quad ^ quad >> 1) & 1 ? 0.0f : -__int_as_float(0x7f800000);
+    }
+  }
 };
 
 // One row's view of a grid of key tiles.
-template <int KEYS>
 struct RowMask {
-  typedef typename Thresholds<KEYS>::Word Word;
-
   // Per axis, both from 0 to 2^15: how far the row's window starts after the grid's first key, in the low half, and how
   // far it ends before the grid's last, in the high half. Neither exceeds the query tile's side plus the stride.
   unsigned margins[3];
+  unsigned line;  // what the row sees of the tiles at hand along axes 0 and 1, in either word
+  Columns tile;   // what it sees of the tile at hand
 
   __device__ __forceinline__ void set(int a, int after_start, int before_end) {
     margins[a] = after_start | before_end << 16;
   }
 
-  // What the row sees of the tile at `at`.
-  __device__ __forceinline__ Word of_tile(const Word* table, const Lookup& lookup, const int (&count)[3],
-                                          const int (&at)[3]) const {
-    Word bits = ~(Word)0;
+  // Goes to another line of tiles.
+  __device__ __forceinline__ void enter_line(const unsigned* table, const int (&first_word)[2], const KeyGrid& grid,
+                                             const int (&at)[3]) {
+    line = ~0u;
 #pragma unroll
-    for (int a = 0; a < 3; ++a) {
-      const int side = 1 << lookup.log2[a];
-      const int origin = at[a] << lookup.log2[a];
-      const Word* below = table + lookup.entry[a];
-      const int start = (int)(margins[a] & 0xffff) - origin;
-      const int end = count[a] - origin - (int)(margins[a] >> 16);
-      bits &= below[clamp(end, 0, side)] & ~below[clamp(start, 0, side)];
+    for (int a = 0; a < 2; ++a) {
+      const Range seen = inside(grid, at, a);
+      line &= table[first_word[a] + seen.end] & ~table[first_word[a] + seen.start];
     }
-    return bits;
   }
 
-  // The keys of a tile that some query of the query tile may see: those before the grid's end.
-  NATTEN_DEVICE Word inside(const Word* table, const Lookup& lookup, const int (&count)[3], const int (&at)[3]) {
-    Word bits = ~(Word)0;
+  // Goes to a tile of the line.
+  __device__ __forceinline__ void enter_tile(const unsigned* table, const KeyGrid& grid, const int (&at)[3]) {
+    const Range seen = inside(grid, at, 2);
+    // By 32-bit addresses, of which an instruction can hold the constant part.
+    int before_end[2], before_start[2];
+    arch::load_shared(before_end, arch::shared_address(table) + seen.end * 8);
+    arch::load_shared(before_start, arch::shared_address(table) + seen.start * 8);
 #pragma unroll
-    for (int a = 0; a < 3; ++a) {
-      const int left = count[a] - (at[a] << lookup.log2[a]);
-      bits &= table[lookup.entry[a] + minimum(left, 1 << lookup.log2[a])];
-    }
-    return bits;
+    for (int p = 0; p < 2; ++p) tile.word[p] = line & before_end[p] & ~before_start[p];
   }
 
-  // Lane l of a warp has the word of row l: hands each lane its own bits of row `row`.
-  NATTEN_DEVICE unsigned own_bits(Word word, int row, int quad) {
-    if (KEYS == 32) return arch::shuffle_from((unsigned)word, row) >> (quad * 8);
-    const unsigned low = arch::shuffle_from((unsigned)word, row);
-    const unsigned high = arch::shuffle_from((unsigned)((unsigned long long)word >> 32), row);
-    return (quad >= 2 ? high : low) >> (quad % 2 * 16);
+  // The coordinates of the tile at `at` that the row sees along axis a. A tile that was moved back does not show again what
+  // the tile before it has shown.
+  __device__ __forceinline__ Range inside(const KeyGrid& grid, const int (&at)[3], int a) const {
+    const int side = 1 << grid.log2[a];
+    const int origin = grid.origin(a, at[a]);
+    const int start = maximum((int)(margins[a] & 0xffff), at[a] << grid.log2[a]) - origin;
+    const int end = grid.count[a] - (int)(margins[a] >> 16) - origin;
+    return {minimum(start, side), clamp(end, 0, side)};
+  }
+};
+
+// Starting scores for the (M * 16, KEYS) products of a warp. M 2: lane l has the columns of row l; M 1: of row `row(l)`.
+template <int M, int KEYS, bool SPREAD>
+struct Start {
+  // When a C fragment is loaded, a lane gives the address of a row, of 16, and has in mind columns of one parity. Byte 0:
+  // the row; byte 1: 16 times the number of its copy; byte 2: the parity; byte 3: 0.
+  unsigned part;
+
+  NATTEN_DEVICE int row(unsigned lane) { return lane / 16 * 8 + lane % 8; }
+
+  __device__ __forceinline__ void set(unsigned lane) {
+    part = row(lane) | (SPREAD ? lane % 8 << 12 : 0) | lane / 8 % 2 << 16;
+  }
+
+  // `table`: shared address of Starts<SPREAD>.
+  __device__ __forceinline__ void load(float (&score)[M][KEYS / 8][4], const Columns& columns, unsigned table) const {
+    const bool odd = part & 1 << 16;
+#pragma unroll
+    for (int m = 0; m < M; ++m) {
+      unsigned word = odd ? columns.word[1] : columns.word[0];
+      if (M > 1) {
+        const unsigned even_word = arch::shuffle_from(columns.word[0], part + m * 16);
+        const unsigned odd_word = arch::shuffle_from(columns.word[1], part + m * 16);
+        word = odd ? odd_word : even_word;
+      }
+      word = Starts<SPREAD>::numbers(word);
+      // Numbers of patterns, one a byte, as a multiple of 16 or of 256.
+      const unsigned patterns[2] = {SPREAD ? word & 0x0f0f0f0fu : word << 4 & 0xf0f0f0f0u,
+                                    SPREAD ? word >> 4 & 0x0f0f0f0fu : word & 0xf0f0f0f0u};
+#pragma unroll
+      for (int n = 0; n < KEYS / 8; ++n) {
+        const unsigned at = __byte_perm(patterns[n % 2], part, SPREAD ? 0x7705 | n / 2 << 4 : 0x7770 | n / 2);
+        arch::load_matrices(score[m][n], table + at);
+      }
+    }
   }
 };
 

@@ -21,8 +21,7 @@ struct QueryTile {
   int batch;
   int head;
   int residue[3];
-  int base[3];   // position of row 0
-  int count[3];  // queries of the residue
+  int base[3];  // position of row 0
 
   // False if the residue ends before the box. Along a causal axis the last boxes, which see most keys, come first.
   __device__ __forceinline__ bool place(const Geometry& geometry, const TilePlan& plan, int tile) {
@@ -36,8 +35,7 @@ struct QueryTile {
       const int box = divide(along, axis.dilation);
       residue[a] = along - box * (int)axis.dilation.value;
       base[a] = box << plan.query_log2[a];
-      count[a] = query_count(axis, residue[a]);
-      any &= base[a] < count[a];
+      any &= base[a] < query_count(axis, residue[a]);
       tile = rest;
     }
     batch = divide(tile, plan.heads);
@@ -45,17 +43,19 @@ struct QueryTile {
     return any;
   }
 
-  __device__ __forceinline__ bool exists(const TilePlan& plan, int row) const {
+  __device__ __forceinline__ bool exists(const Geometry& geometry, const TilePlan& plan, int row) const {
     bool inside = true;
 #pragma unroll
-    for (int a = 0; a < 3; ++a) inside &= base[a] + coordinate(plan.query_log2, row, a) < count[a];
+    for (int a = 0; a < 3; ++a)
+      inside &= base[a] + coordinate(plan.query_log2, row, a) < query_count(geometry.axes[a], residue[a]);
     return inside;
   }
 
   // What the query of `row` (clamped into the residue) sees along axis a.
   __device__ __forceinline__ Range sees(const Geometry& geometry, const TilePlan& plan, int row, int a) const {
-    const int position = minimum(base[a] + coordinate(plan.query_log2, row, a), count[a] - 1);
-    return window(geometry.axes[a], count[a], key_count(geometry.axes[a], residue[a]), position);
+    const int queries = query_count(geometry.axes[a], residue[a]);
+    const int position = minimum(base[a] + coordinate(plan.query_log2, row, a), queries - 1);
+    return window(geometry.axes[a], queries, key_count(geometry.axes[a], residue[a]), position);
   }
 
   // Offset in elements of the tensor row of `row`.
@@ -74,9 +74,9 @@ struct QueryTile {
 // The key tiles of a query tile: a grid, and inside it the box of tiles without a mask.
 struct KeyGrid {
   int log2[3];        // sides of a tile
-  int start[3];       // first key seen, a position
-  int count[3];       // keys from start to the last one seen
+  int count[3];       // keys from the first to the last one seen
   int tiles[3];
+  int last[3];        // where the last tile begins, counted from the first key
   int full_begin[3];
   int full_end[3];    // not before full_begin
 
@@ -87,7 +87,6 @@ struct KeyGrid {
       const Range first = tile.sees(geometry, plan, 0, a);
       const Range last = tile.sees(geometry, plan, ~0, a);
       log2[a] = plan.key_log2[a];
-      start[a] = first.start;
       count[a] = maximum(last.end - first.start, 0);
       cut(a, last.start - first.start, first.end - first.start);
     }
@@ -98,19 +97,34 @@ struct KeyGrid {
 #pragma unroll
     for (int a = 0; a < 3; ++a) {
       log2[a] = a == 2 ? keys_log2 : 0;
-      start[a] = 0;
       count[a] = a == 2 ? keys : 1;
       cut(a, 0, count[a]);
     }
   }
 
-  // Keys begin .. end, counted from start, are seen by all queries of the tile.
+  // Keys begin .. end, counted from the first, are seen by all queries of the tile.
   __device__ __forceinline__ void cut(int a, int begin, int end) {
     const int side = 1 << log2[a];
     tiles[a] = (count[a] + side - 1) >> log2[a];
+    last[a] = maximum(count[a] - side, 0);
     full_begin[a] = (maximum(begin, 0) + side - 1) >> log2[a];
     full_end[a] = maximum(maximum(end, 0) >> log2[a], full_begin[a]);
   }
+
+  // Where tile i along axis a begins. A last tile that would reach beyond the keys is moved back to end with them, so that
+  // only a tile longer than all the keys has rows without one.
+  __device__ __forceinline__ int origin(int a, int i) const { return minimum(i << log2[a], last[a]); }
+
+  // Whether row r of the tiles is a key.
+  __device__ __forceinline__ bool exists(int row) const {
+    bool inside = true;
+#pragma unroll
+    for (int a = 0; a < 3; ++a) inside &= coordinate(log2, row, a) < count[a];
+    return inside;
+  }
+
+  // Whether all tiles are behind.
+  __device__ __forceinline__ bool is_done(const int (&at)[3]) const { return at[0] == tiles[0]; }
 
   __device__ __forceinline__ int total() const { return tiles[0] * tiles[1] * tiles[2]; }
 
@@ -129,22 +143,27 @@ struct KeyGrid {
     return false;
   }
 
-  // From one tile to the next that is not full; true if only axis 2 moved, by one. Before the first: {0, 0, -1}.
-  __device__ __forceinline__ bool next_partial(int (&at)[3]) const {
-    bool near = true;
-    ++at[2];
+  // Where the tiles that are not full pause along the line of `at`: before the full ones, or at the line's end.
+  __device__ __forceinline__ int first_stop(const int (&at)[3]) const {
+    return inside_full(at, 0) && inside_full(at, 1) && full_begin[2] < full_end[2] ? full_begin[2] : tiles[2];
+  }
+
+  // Goes on where at[2] has reached `stop`: behind the full tiles, or with the next line, or nowhere behind the last.
+  __device__ __forceinline__ void pass(int (&at)[3], int& stop) const {
     while (true) {
-      if (at[2] == full_begin[2] && inside_full(at, 1) && inside_full(at, 0)) {
-        near &= full_end[2] == full_begin[2];
+      if (stop < tiles[2]) {
         at[2] = full_end[2];
+        stop = tiles[2];
       }
-      if (at[2] < tiles[2]) return near;
-      near = false;
+      if (at[2] < tiles[2]) return;
       at[2] = 0;
       if (++at[1] == tiles[1]) {
         at[1] = 0;
         ++at[0];
+        if (is_done(at)) return;
       }
+      stop = first_stop(at);
+      if (stop > 0) return;
     }
   }
 

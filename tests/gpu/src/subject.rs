@@ -2,16 +2,19 @@
 //! buffer copied with all that lies around the view, so that strides stay and stray writes show.
 
 use natten_core::{
-    Backend, Element, Gradients, Inputs, Output, Partials, Problem, Saved, TensorView, TensorViewMut,
+    Backend, Element, Gradients, Inputs, Layout, Output, Partials, Problem, Saved, TensorView, TensorViewMut,
 };
+use natten_cuda::registry::Operation;
+use natten_cuda::select::LayoutSummary;
 use natten_cuda::tiles::Request;
-use natten_cuda::{Cuda, CudaError, CudaView, CudaViewMut, Device};
+use natten_cuda::{Cuda, CudaError, CudaView, CudaViewMut, Device, sm90};
 use natten_tests::Subject;
-use natten_tests::subject::OutputViews;
+use natten_tests::subject::{OutputViews, Weights};
 
 /// The backend on some device.
 pub struct OnDevice<D: Device> {
     name: String,
+    entry: Option<&'static str>,
     cuda: Cuda<D>,
 }
 
@@ -30,13 +33,14 @@ struct Copied<'d, D: Device> {
 impl<D: Device> OnDevice<D> {
     /// With a name for messages.
     pub fn new(name: &str, device: D) -> Self {
-        OnDevice { name: name.to_owned(), cuda: Cuda::new(device) }
+        OnDevice { name: name.to_owned(), entry: None, cuda: Cuda::new(device) }
     }
 
     /// The same device, asked for one kernel.
     pub fn asking_for(&self, entry: &'static str) -> Self {
         let request = Request { entry: Some(entry), tiling: None };
-        OnDevice { name: format!("{} {entry}", self.name), cuda: self.cuda.clone().with_request(request) }
+        let cuda = self.cuda.clone().with_request(request);
+        OnDevice { name: format!("{} {entry}", self.name), entry: Some(entry), cuda }
     }
 
     fn copy<E: Element>(&self, content: &[E], offset: usize) -> Copied<'_, D> {
@@ -97,6 +101,23 @@ fn done(outcome: Result<(), CudaError>) {
 impl<D: Device> Subject for OnDevice<D> {
     fn name(&self) -> String {
         self.name.clone()
+    }
+
+    fn weights<E: Element>(&self, problem: &Problem, rows: &[Layout]) -> Weights {
+        // A row and all steps between rows are whole chunks of 16 bytes; `copy` sees to where the first begins.
+        let chunk = (16 / size_of::<E>()) as isize;
+        let is_aligned = rows.iter().all(|row| {
+            let (length, steps) = (row.shape().last(), row.strides().split_last());
+            length.is_some_and(|&length| length as isize % chunk == 0)
+                && steps.is_some_and(|(_, steps)| steps.iter().all(|step| step % chunk == 0))
+        });
+        let is_hopper = self.entry.is_some_and(|entry| sm90::KERNELS.iter().any(|k| k.entry == entry));
+        let chosen = self.cuda.kernel(problem, Operation::Forward, LayoutSummary { is_aligned });
+        if is_hopper || chosen.is_ok_and(|kernel| kernel.tile.is_some()) {
+            Weights::InElementType
+        } else {
+            Weights::Unrounded
+        }
     }
 
     fn forward<E: Element>(

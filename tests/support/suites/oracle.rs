@@ -3,12 +3,14 @@
 use natten::{Element, ElementType, Gradients, Inputs, Output, Problem, Saved, Tensor, reference};
 
 use crate::compare::{assert_close, largest};
-use crate::dense::{self, Summed};
+use crate::dense::{self, Summed, Weights};
 use crate::place::{Arrangement, Placed};
 use crate::spec::Case;
 use crate::subject::Subject;
 
-/// Allowed error of a result: twice that of the naive implementation in the same element type, plus a floor.
+/// Allowed error of a result: twice that of the naive implementation in the same element type, plus a floor. The naive
+/// implementation that a kernel is measured by keeps its weights as the kernel does ([`Subject::weights`]): in f32, or
+/// rounded to the element type before they meet the values.
 ///
 /// The floor is what the exact result loses when it is stored in `E`, plus one unit of roundoff of the arithmetic
 /// on the terms that are added up, both measured on the f64 result: a naive result may be exact by luck, as
@@ -50,7 +52,10 @@ pub struct Expected<E: Element> {
     problem: Problem,
     inputs: Inputs<Tensor<E>>,
     forward: reference::Forward,
+    /// Of output and log-sum-exp.
     tolerances: [f64; 2],
+    /// Of the output, where weights are rounded.
+    rounded_tolerance: f64,
     d_out: Tensor<E>,
     d_lse: Option<Tensor<f32>>,
 }
@@ -61,17 +66,19 @@ impl<E: Element> Expected<E> {
         let problem = case.spec.problem(E::TYPE);
         let inputs = case.rounded::<E>();
         let forward = reference::forward(&problem, &inputs.map(Tensor::view));
-        let exact = dense::forward::<f64, E>(&problem, &inputs);
-        let naive = if E::TYPE == ElementType::F64 {
-            exact.clone()
-        } else {
-            dense::forward::<f32, E>(&problem, &inputs)
+        let exact = dense::forward::<f64, E>(&problem, &inputs, Weights::Unrounded);
+        let naive = |weights| match E::TYPE {
+            ElementType::F64 => exact.clone(),
+            _ => dense::forward::<f32, E>(&problem, &inputs, weights),
         };
         second_opinion("out", &forward.out, &exact.out);
         second_opinion("lse", &forward.lse, &exact.lse);
-        let tolerances = [tolerance::<E>(&exact.out, &naive.out), tolerance::<f32>(&exact.lse, &naive.lse)];
+        let unrounded = naive(Weights::Unrounded);
+        let tolerances =
+            [tolerance::<E>(&exact.out, &unrounded.out), tolerance::<f32>(&exact.lse, &unrounded.lse)];
+        let rounded_tolerance = tolerance::<E>(&exact.out, &naive(Weights::InElementType).out);
         let d_lse = case.d_lse.as_ref().map(Tensor::cast);
-        Expected { problem, inputs, forward, tolerances, d_out: case.d_out.cast(), d_lse }
+        Expected { problem, inputs, forward, tolerances, rounded_tolerance, d_out: case.d_out.cast(), d_lse }
     }
 
     /// Allowed errors of output and log-sum-exp, each relative to the largest entry (or 1, if that is less).
@@ -83,6 +90,19 @@ impl<E: Element> Expected<E> {
         [self.tolerances[0] / scales[0], self.tolerances[1] / scales[1]]
     }
 
+    /// Allowed error of an output made of such weights.
+    pub fn tolerance(&self, weights: Weights) -> f64 {
+        match weights {
+            Weights::Unrounded => self.tolerances[0],
+            Weights::InElementType => self.rounded_tolerance,
+        }
+    }
+
+    /// What the reference gives.
+    pub fn forward(&self) -> &reference::Forward {
+        &self.forward
+    }
+
     /// The forward of a subject.
     pub fn check_forward<S: Subject>(&self, subject: &S, at: Arrangements) {
         let name = |what: &str| format!("{} {} {what} {at:?} of {:?}", subject.name(), E::TYPE, self.problem);
@@ -91,13 +111,16 @@ impl<E: Element> Expected<E> {
         let mut lse = Placed::<f32>::poisoned(&self.problem.lse_shape(), at.out, false);
         let views = inputs.map(Placed::view);
         subject.forward(&self.problem, &views, Output { out: out.view_mut(), lse: Some(lse.view_mut()) });
+        let mut rows = vec![*views.query.layout(), *views.key.layout(), *views.value.layout(), out.layout()];
+        rows.extend(views.additional.iter().flatten().map(|view| *view.layout()));
+        let tolerance = self.tolerance(subject.weights::<E>(&self.problem, &rows));
         let found = out.written(&name("out"));
-        assert_close(&name("out"), &found, &self.forward.out, self.tolerances[0]);
+        assert_close(&name("out"), &found, &self.forward.out, tolerance);
         assert_close(&name("lse"), &lse.written(&name("lse")), &self.forward.lse, self.tolerances[1]);
         let mut alone = Placed::<E>::poisoned(&self.problem.out_shape(), at.out, true);
         subject.forward(&self.problem, &views, Output { out: alone.view_mut(), lse: None });
         let alone = alone.written(&name("out without lse"));
-        assert_close(&name("out without lse"), &alone, &self.forward.out, self.tolerances[0]);
+        assert_close(&name("out without lse"), &alone, &self.forward.out, tolerance);
     }
 
     /// The backward of a subject, from the reference's forward, with and without a gradient of the log-sum-exp.

@@ -7,9 +7,11 @@ use natten_core::{
 };
 use natten_cuda::Cuda;
 use natten_cuda::registry::{Kernel, kernels};
-use natten_cuda::tiles::Request;
+use natten_cuda::tiles::{Request, bytes_read};
 use natten_emulator::{Counters, Emulated};
-use natten_tests::Subject;
+use natten_tests::subject::Weights;
+use natten_tests::suites::oracle::Expected;
+use natten_tests::{Spec, Subject, largest_error};
 
 use crate::case::{Case, Numbers, OnDevice, Operands, forward};
 use crate::subject::OnEmulator;
@@ -69,6 +71,12 @@ pub fn close<E: Element>(
     Ok(())
 }
 
+/// The table of masks' starting scores is short where the memory for copies of it is not there; its rows may meet in a bank
+/// then, for windows shorter than seven keys.
+fn has_short_table(kernel: &Kernel) -> bool {
+    kernel.max_head_dim == 256 || kernel.max_head_dim == 128 && kernel.items == 128
+}
+
 /// Runs a case on one kernel; returns what the launch counted.
 fn check<E: Element>(kernel: &Kernel, case: &Case, tiling: Option<Tiling>) -> Counters {
     let cuda = only(kernel, tiling);
@@ -80,7 +88,12 @@ fn check<E: Element>(kernel: &Kernel, case: &Case, tiling: Option<Tiling>) -> Co
         panic!("{}: {error}\n{tiling:?}\n{case:?}", kernel.entry);
     }
     let counters = cuda.device().take_counters().remove(kernel.entry).unwrap_or_default();
-    assert_eq!(counters.shared_bank_conflicts, 0, "{} {case:?}", kernel.entry);
+    assert!(
+        counters.shared_bank_conflicts == 0 || has_short_table(kernel),
+        "{} conflicts: {} {case:?}",
+        counters.shared_bank_conflicts,
+        kernel.entry
+    );
     counters
 }
 
@@ -127,14 +140,17 @@ fn extents_around_the_tile() {
     }
 }
 
-/// Scores computed are the planner's, exactly; keys come once a visit, and no more of them.
+/// Scores computed and bytes read are the planner's, exactly, and no two rows meet in a bank: on windows longer and shorter
+/// than a key tile, rows shorter than the kernel's, dilation and causality.
 #[test]
 fn work_is_what_the_plan_says() {
     for kernel in sizes() {
         let tile = kernel.tile.expect("on tiles");
         let dim = kernel.max_head_dim;
-        let mut case = Case::new([1, 14, 30], Params::new([1, 5, 11])).heads(2, 2).dims(dim, dim);
-        for additional in [0, 70] {
+        let plain = Case::new([1, 14, 30], Params::new([1, 5, 11])).heads(2, 2).dims(dim, dim);
+        let all = Params::new([1, 3, 9]).dilation([1, 2, 3]).is_causal([false, true, false]);
+        let all = Case { batch: 2, ..Case::new([1, 14, 30], all).heads(2, 1).dims(dim - 8, dim - 16) };
+        for (mut case, additional) in [(plain.clone(), 0), (plain, 70), (all, 5)] {
             case.additional = additional;
             let tiling = Tiling {
                 query_tile: [1, 8, tile.queries / 8],
@@ -144,14 +160,20 @@ fn work_is_what_the_plan_says() {
             let counters = check_kernel(kernel, &case, Some(tiling));
             let problem = Operands::<f16>::draw(&case).problem(&case.params);
             let counts = TileCounts::of(&problem, &tiling);
-            assert_eq!(counters.mma_flops, counts.issued * 2 * 4 * dim as u64, "{}", kernel.entry);
-            let most = 2 * 2 * dim as u64 * 2 * (counts.key_tiles * tile.keys as u64 + 14 * 30);
-            assert!(
-                counters.global_load_bytes <= most,
-                "{}: {} bytes",
-                kernel.entry,
-                counters.global_load_bytes
+            let heads = (case.batch * case.heads) as u64;
+            assert_eq!(
+                counters.mma_flops,
+                heads * counts.issued * 4 * dim as u64,
+                "{} {case:?}",
+                kernel.entry
             );
+            assert_eq!(
+                counters.global_load_bytes,
+                bytes_read(&problem, &tiling),
+                "{} {case:?}",
+                kernel.entry
+            );
+            assert_eq!(counters.shared_bank_conflicts, 0, "{} {case:?}", kernel.entry);
         }
     }
 }
@@ -271,6 +293,57 @@ fn golden() {
         count += 1;
     }
     assert!(count >= 20, "only {count} files have rows of whole chunks");
+}
+
+/// The tolerance that every backend is held to: twice the error of a naive implementation that rounds its weights too.
+#[test]
+fn as_close_as_a_naive_implementation() {
+    for kernel in on_tiles() {
+        let dim = kernel.max_head_dim;
+        for (i, spec) in [
+            Spec::na(&[150], &[71]).dims(dim, dim).heads(2, 1),
+            Spec::na(&[18, 29], &[7, 10]).dims(dim, dim).stride(&[2, 3]).causal(&[false, true]).additional(5),
+            Spec::na(&[129], &[128]).dims(dim, dim).heads(2, 1),
+            Spec::na(&[33, 20], &[12, 13]).stride(&[4, 8]).dims(dim, dim).heads(3, 3),
+            Spec::attention(100, 90, true).dims(dim, dim).heads(2, 2),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let case = spec.draw(300 + i as u64);
+            let [rounded, _] = match kernel.element_type.name() {
+                "f16" => errors::<f16>(kernel, &case),
+                _ => errors::<bf16>(kernel, &case),
+            };
+            assert!(rounded <= 1.0, "{}: {rounded} of the tolerance, {spec:?}", kernel.entry);
+        }
+    }
+}
+
+/// Problems and numbers of the suite for real devices: few keys, whose weights are large, so that rounding them shows.
+#[test]
+fn rounded_weights_of_few_keys() {
+    for (seed, spec) in [
+        (9037, Spec::na(&[5, 12, 17], &[3, 7, 9]).dims(128, 128).heads(2, 2)),
+        (9044, Spec::attention(200, 130, true).dims(128, 128).heads(2, 2)),
+    ] {
+        for entry in ["natten_forward_sm80_bf16_d128_q64_k64", "natten_forward_sm80_bf16_d128_q128_k64"] {
+            let [rounded, unrounded] = errors::<bf16>(kernel(entry), &spec.draw(seed));
+            println!(
+                "{seed} {entry}: {rounded} of the tolerance, {unrounded} of that without rounded weights"
+            );
+            assert!(rounded <= 1.0, "{entry} {seed}: {rounded} of the tolerance");
+        }
+    }
+}
+
+/// The error of a kernel over either tolerance.
+fn errors<E: Element>(kernel: &Kernel, case: &natten_tests::Case) -> [f64; 2] {
+    let expected = Expected::<E>::of(case);
+    let problem = case.spec.problem(E::TYPE);
+    let (out, _) = OnEmulator(only(kernel, None)).attend(&problem, &case.rounded::<E>());
+    let error = largest_error(&out, &expected.forward().out);
+    [Weights::InElementType, Weights::Unrounded].map(|weights| error / expected.tolerance(weights))
 }
 
 /// Plain attention: lengths that differ, causal, no keys, packed sequences.

@@ -13,10 +13,13 @@ static __device__ __forceinline__ void copy_16_bytes(unsigned to_shared, const v
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(to_shared), "l"(from) : "memory");
 }
 
-// Zeros instead where `valid` is false; `from` is not read then.
-static __device__ __forceinline__ void copy_16_bytes_or_zero(unsigned to_shared, const void* from, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-               :: "r"(to_shared), "l"(from), "r"(valid ? 16 : 0) : "memory");
+// Zeros instead where `valid` has none of the bits of `mask`; `from` is not read then. The test stands here, since a compiler that sees
+// it makes arithmetic of it.
+static __device__ __forceinline__ void copy_16_bytes_or_zero(unsigned to_shared, const void* from, unsigned valid,
+                                                             unsigned mask) {
+  asm volatile("{ .reg .pred is_valid; .reg .b32 bytes; and.b32 bytes, %2, %3; setp.ne.u32 is_valid, bytes, 0;\n"
+               "selp.b32 bytes, 16, 0, is_valid; cp.async.cg.shared.global [%0], [%1], 16, bytes; }"
+               :: "r"(to_shared), "l"(from), "r"(valid), "r"(mask) : "memory");
 }
 
 // Closes a group of copies.

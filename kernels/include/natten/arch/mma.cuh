@@ -26,6 +26,12 @@ static __device__ __forceinline__ void load_matrices(unsigned (&r)[4], unsigned 
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address));
 }
 
+// The same, of 4 x 4-byte elements a row: an 8 x 4 matrix each, element (i, j) to lane 4 i + j.
+static __device__ __forceinline__ void load_matrices(float (&r)[4], unsigned shared_address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=f"(r[0]), "=f"(r[1]), "=f"(r[2]), "=f"(r[3]) : "r"(shared_address));
+}
+
 static __device__ __forceinline__ void load_matrices_transposed(unsigned (&r)[4], unsigned shared_address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address));
