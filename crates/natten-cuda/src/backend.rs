@@ -92,7 +92,7 @@ impl<D: Device> Cuda<D> {
         let operations =
             [Operation::Forward].into_iter().chain(backward.into_iter().filter(|_| with_backward));
         for operation in operations {
-            let Text { entry, ptx, shared_bytes } = self.kernel(problem, operation, layout)?;
+            let Text { entry, ptx, shared_bytes, .. } = self.kernel(problem, operation, layout)?;
             self.device.functions().get_or_load(entry, || self.device.load(ptx, entry, shared_bytes))?;
         }
         Ok(())

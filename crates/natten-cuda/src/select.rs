@@ -194,11 +194,13 @@ pub struct Text {
     pub ptx: &'static str,
     /// Dynamic shared memory of a block.
     pub shared_bytes: u32,
+    /// Whether it multiplies on tensor cores, and so rounds the softmax's weights to the element type.
+    pub on_tensor_cores: bool,
 }
 
 impl From<&'static Kernel> for Text {
-    fn from(&Kernel { entry, ptx, shared_bytes, .. }: &'static Kernel) -> Self {
-        Text { entry, ptx, shared_bytes }
+    fn from(&Kernel { entry, ptx, shared_bytes, tile, .. }: &'static Kernel) -> Self {
+        Text { entry, ptx, shared_bytes, on_tensor_cores: tile.is_some() }
     }
 }
 
@@ -207,7 +209,7 @@ impl ForwardKernel {
     pub fn text(&self) -> Text {
         match self {
             &ForwardKernel::Hopper(&sm90::Kernel { entry, ptx, shared_bytes, .. }) => {
-                Text { entry, ptx, shared_bytes }
+                Text { entry, ptx, shared_bytes, on_tensor_cores: true }
             }
             ForwardKernel::Registered(choice) => choice.kernel.into(),
         }

@@ -7,14 +7,13 @@ use natten_core::{
 use natten_cuda::registry::Operation;
 use natten_cuda::select::LayoutSummary;
 use natten_cuda::tiles::Request;
-use natten_cuda::{Cuda, CudaError, CudaView, CudaViewMut, Device, sm90};
+use natten_cuda::{Cuda, CudaError, CudaView, CudaViewMut, Device};
 use natten_tests::Subject;
 use natten_tests::subject::{OutputViews, Weights};
 
 /// The backend on some device.
 pub struct OnDevice<D: Device> {
     name: String,
-    entry: Option<&'static str>,
     cuda: Cuda<D>,
 }
 
@@ -33,14 +32,14 @@ struct Copied<'d, D: Device> {
 impl<D: Device> OnDevice<D> {
     /// With a name for messages.
     pub fn new(name: &str, device: D) -> Self {
-        OnDevice { name: name.to_owned(), entry: None, cuda: Cuda::new(device) }
+        OnDevice { name: name.to_owned(), cuda: Cuda::new(device) }
     }
 
     /// The same device, asked for one kernel.
     pub fn asking_for(&self, entry: &'static str) -> Self {
         let request = Request { entry: Some(entry), tiling: None };
         let cuda = self.cuda.clone().with_request(request);
-        OnDevice { name: format!("{} {entry}", self.name), entry: Some(entry), cuda }
+        OnDevice { name: format!("{} {entry}", self.name), cuda }
     }
 
     fn copy<E: Element>(&self, content: &[E], offset: usize) -> Copied<'_, D> {
@@ -111,9 +110,8 @@ impl<D: Device> Subject for OnDevice<D> {
             length.is_some_and(|&length| length as isize % chunk == 0)
                 && steps.is_some_and(|(_, steps)| steps.iter().all(|step| step % chunk == 0))
         });
-        let is_hopper = self.entry.is_some_and(|entry| sm90::KERNELS.iter().any(|k| k.entry == entry));
         let chosen = self.cuda.kernel(problem, Operation::Forward, LayoutSummary { is_aligned });
-        if is_hopper || chosen.is_ok_and(|kernel| kernel.tile.is_some()) {
+        if chosen.is_ok_and(|kernel| kernel.on_tensor_cores) {
             Weights::InElementType
         } else {
             Weights::Unrounded
