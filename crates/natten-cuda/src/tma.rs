@@ -3,7 +3,7 @@
 //! From the innermost: head_dim, the positions along the three token axes from last to first, and one axis for all the
 //! rest. Batch items, heads and the residues of a dilated axis share that one: its step is the greatest that all their
 //! strides are multiples of, and its coordinate the sum of what each contributes. So every layout with positive strides
-//! has a map, heads-first and heads-last alike, at any dilation; a box stays within one row's head_dim, since that axis
+//! has a map, heads-first and heads-last alike, at any dilation that divides its axis; a box stays within one row's head_dim, since that axis
 //! ends there.
 
 use crate::device::TensorMapSpec;
@@ -60,6 +60,14 @@ pub enum MapError {
         /// The stride.
         elements: i64,
     },
+    /// Residues of an axis differ in length, so they would not all end where an axis of the map ends.
+    #[error("the copy engine takes no {tokens} tokens at dilation {dilation}, which does not divide them")]
+    Residues {
+        /// Tokens of the axis.
+        tokens: usize,
+        /// Its dilation.
+        dilation: usize,
+    },
     /// The driver knows of a limit that this crate does not.
     #[error("the driver refuses the map")]
     Refused,
@@ -77,7 +85,7 @@ pub enum MapError {
 /// When the copy engine cannot read the view as it lies.
 pub fn tensor_map(view: &RowView, tile: &Tile) -> Result<(TensorMapSpec, MapSteps), MapError> {
     let slab = tile.head_dim.min(64);
-    let mut address = view.address;
+    let address = view.address;
     let mut extents = vec![view.head_dim as u64];
     let mut strides_bytes = Vec::with_capacity(4);
     let mut box_extents = vec![slab as u32];
@@ -89,12 +97,10 @@ pub fn tensor_map(view: &RowView, tile: &Tile) -> Result<(TensorMapSpec, MapStep
         if stride == 0 || stride.checked_mul(dilation as u64).is_none_or(|bytes| bytes >= STRIDE_LIMIT) {
             return Err(MapError::Stride { elements: view.strides.axis[axis] });
         }
-        let remainder = tokens % dilation;
-        if remainder > 0 {
-            // The shorter residues start at coordinate 1, see params_sm90.h; nothing before the tensor is ever read.
-            address = address.wrapping_sub((dilation - remainder) as u64 * stride);
+        if !tokens.is_multiple_of(dilation) {
+            return Err(MapError::Residues { tokens, dilation });
         }
-        extents.push(tokens.div_ceil(dilation) as u64);
+        extents.push((tokens / dilation) as u64);
         strides_bytes.push(stride * dilation as u64);
         box_extents.push(tile.side[axis] as u32);
         residues[axis] = (dilation, stride);
@@ -186,12 +192,8 @@ mod tests {
         coordinates[4] = batch as i64 * i64::from(steps.batch) + head as i64 * i64::from(steps.head);
         for (axis, token) in [x, y, z].into_iter().enumerate() {
             let dilation = tile.dilation[axis];
-            let (residue, remainder) = (token % dilation, view.tokens[axis] % dilation);
-            let place =
-                if residue >= remainder { residue - remainder } else { residue + dilation - remainder };
-            let first = usize::from(remainder > 0 && residue >= remainder);
-            coordinates[3 - axis] = (token / dilation + first) as i64;
-            coordinates[4] += place as i64 * i64::from(steps.residue[axis]);
+            coordinates[3 - axis] = (token / dilation) as i64;
+            coordinates[4] += (token % dilation) as i64 * i64::from(steps.residue[axis]);
         }
         let inside = coordinates.iter().zip(&spec.extents).all(|(&c, &extent)| (c as u64) < extent);
         let outer: u64 = coordinates[1..].iter().zip(&spec.strides_bytes).map(|(&c, s)| c as u64 * s).sum();
@@ -224,15 +226,9 @@ mod tests {
         for axis in 0..3 {
             for residue in 0..tile.dilation[axis] {
                 let mut at = [0; 6];
-                at[1 + axis] = view.tokens[axis].next_multiple_of(tile.dilation[axis]) + residue;
-                assert_eq!(
-                    reach(view, tile, &map, at),
-                    None,
-                    "past the end of residue {residue} of axis {axis}"
-                );
-                at[1 + axis] -= tile.dilation[axis];
-                let there = at[1 + axis] < view.tokens[axis];
-                assert_eq!(reach(view, tile, &map, at).is_some(), there, "the last of residue {residue}");
+                at[1 + axis] = view.tokens[axis] + residue;
+                let past = reach(view, tile, &map, at);
+                assert_eq!(past, None, "past the end of residue {residue} of axis {axis}");
             }
         }
         map
@@ -257,14 +253,17 @@ mod tests {
     }
 
     #[test]
-    fn any_dilation_has_a_map() {
-        for dilation in [[1, 1, 3], [1, 2, 7], [2, 3, 5], [1, 6, 4], [5, 6, 7], [4, 4, 4]] {
+    fn any_dilation_that_divides_has_a_map() {
+        for dilation in [[1, 1, 3], [1, 2, 8], [2, 3, 6], [1, 6, 4], [5, 6, 12], [5, 1, 1]] {
             for (batch, heads, head_dim) in [(1, 3, 40), (2, 3, 64), (2, 1, 72)] {
                 let square = tile([1, 8, 16], dilation, 128);
-                check(&video(batch, [5, 6, 7], heads, head_dim), &square);
-                check(&heads_first(video(batch, [5, 6, 7], heads, head_dim)), &square);
+                let tokens = [10, 6, 24];
+                check(&video(batch, tokens, heads, head_dim), &square);
+                check(&heads_first(video(batch, tokens, heads, head_dim)), &square);
             }
         }
+        let uneven = tensor_map(&video(1, [1, 1, 20], 1, 64), &tile([1, 1, 64], [1, 1, 3], 64));
+        assert_eq!(uneven.unwrap_err(), MapError::Residues { tokens: 20, dilation: 3 });
         let (spec, steps) = check(&video(1, [1, 32, 48], 4, 8), &tile([1, 8, 16], [1, 16, 16], 32));
         assert_eq!(spec.extents, [8, 3, 2, 1, 4 + 15 * 4 + 15 * 4 * 48]);
         assert_eq!((steps.head, steps.residue), (1, [0, 4 * 48, 4]));

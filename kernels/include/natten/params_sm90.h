@@ -9,13 +9,11 @@ namespace natten {
 // What the outermost axis of a tensor map holds. The axes are, innermost first: head_dim, the positions along token axes
 // 2, 1, 0, and one for all the rest, whose coordinate is the sum of these steps times batch item, head and residues.
 //
-// Of an axis of L tokens at dilation d, r = L % d residues are one position longer. Positions are counted so that every
-// residue ends where the map's axis ends, since what lies beyond it arrives as zeros: residues from r on start at
-// coordinate 1 (unless r is 0). For that the residues come in the order r, .., d - 1, 0, .., r - 1.
+// What lies past a residue's end must arrive as zeros, so it must end where the map's axis ends: dilations divide extents.
 struct MapSteps {
   int batch;
   int head;
-  int residue[3];  // of one place in that order
+  int residue[3];
 };
 
 struct ForwardParamsSm90 {

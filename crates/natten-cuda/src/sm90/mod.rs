@@ -246,6 +246,13 @@ fn candidates(
     if axes.iter().any(|axis| axis.key_extent == 0) {
         return Err(RejectionReason::NoKeys);
     }
+    for axis in axes {
+        let dilation = axis.dilation;
+        let uneven = [axis.query_extent, axis.key_extent].into_iter().find(|&n| !n.is_multiple_of(dilation));
+        if let Some(tokens) = uneven {
+            return Err(RejectionReason::TensorMap(MapError::Residues { tokens, dilation }));
+        }
+    }
     let Some(bucket) = of_type.iter().map(|k| k.head_dim).filter(|&d| d >= head_dim).min() else {
         let max = of_type.iter().map(|k| k.head_dim).max().unwrap_or(first.head_dim);
         return Err(RejectionReason::HeadDim { max, found: head_dim });

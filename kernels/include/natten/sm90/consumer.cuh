@@ -71,9 +71,8 @@ struct Consumer {
         exists &= position < queries;
         position = minimum(position, queries - 1);
         const Range sees = window(axis, queries, key_count(axis, place[1]), position);
-        const int first = first_coordinate(axis.key_remainder, place[1]);
-        arch::store_shared(row_entry(lane) + ROW_WINDOWS + 8 * a, (first + sees.start) * BITS_ENTRY_BYTES,
-                           (first + sees.end) * BITS_ENTRY_BYTES);
+        arch::store_shared(row_entry(lane) + ROW_WINDOWS + 8 * a, sees.start * BITS_ENTRY_BYTES,
+                           sees.end * BITS_ENTRY_BYTES);
         const long long token = place[1] + (long long)position * (int)axis.dilation.value;
         out_row += token * p.out_strides.axis[a];
         lse_row += token * p.lse_strides.axis[a];

@@ -75,9 +75,8 @@ struct Producer {
     for (int a = 0; a < 3; ++a) {
       int axis[4];
       arch::load_shared(axis, item + ITEM_AXES + 16 * a);
-      const int remainder = p.geometry.axes[a].query_remainder;
-      at[a] = axis[0] + first_coordinate(remainder, axis[1]);
-      outer += residue_place(remainder, axis[1], (int)p.geometry.axes[a].dilation.value) * p.query_steps.residue[a];
+      at[a] = axis[0];
+      outer += axis[1] * p.query_steps.residue[a];
     }
     unsigned to = shared + C::QUERY_AT + slot * C::QUERY_TILE_BYTES;
 #pragma unroll 1

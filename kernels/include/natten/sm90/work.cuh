@@ -14,14 +14,6 @@ namespace sm90 {
 //  22 outermost coordinate of the keys | 23 of the values
 enum { ITEM_AXES = 16, ITEM_FULL_BOX = 64, ITEM_OUTER = 88 };
 
-// Coordinate of a residue's first position in a map, see MapSteps. `remainder` is of the axis' tokens by its dilation.
-NATTEN_DEVICE int first_coordinate(int remainder, int residue) { return remainder > 0 && residue >= remainder; }
-
-// Place of a residue in a map's order.
-NATTEN_DEVICE int residue_place(int remainder, int residue, int dilation) {
-  return residue - remainder + (residue < remainder ? dilation : 0);
-}
-
 // Queries of a tile along an axis.
 template <int WARPGROUPS>
 NATTEN_DEVICE int query_side(const ForwardParamsSm90& p, int axis) {
@@ -88,11 +80,9 @@ NATTEN_DEVICE bool describe_item(const ForwardParamsSm90& p, int index, unsigned
     const int to = maximum(maximum(first.end - first.start, 0) >> log2, from);
     tiles *= count;
     full *= to - from;
-    const int place = residue_place(axis.key_remainder, residue, (int)axis.dilation.value);
-    key_outer += place * p.key_steps.residue[a];
-    value_outer += place * p.value_steps.residue[a];
-    arch::store_shared(at + ITEM_AXES + 16 * a, base, residue,
-                       first.start + first_coordinate(axis.key_remainder, residue), count);
+    key_outer += residue * p.key_steps.residue[a];
+    value_outer += residue * p.value_steps.residue[a];
+    arch::store_shared(at + ITEM_AXES + 16 * a, base, residue, first.start, count);
     arch::store_shared(at + ITEM_FULL_BOX + 8 * a, from, to);
   }
   const int additional = p.geometry.additional_keys;
