@@ -181,12 +181,7 @@ mod tests {
     }
 
     /// Where the map says that element `at` of a row lies, by the kernel's arithmetic (sm90/work.cuh).
-    fn reach(
-        view: &RowView,
-        tile: &Tile,
-        (spec, steps): &(TensorMapSpec, MapSteps),
-        at: [usize; 6],
-    ) -> Option<u64> {
+    fn reach(tile: &Tile, (spec, steps): &(TensorMapSpec, MapSteps), at: [usize; 6]) -> Option<u64> {
         let [batch, x, y, z, head, element] = at;
         let mut coordinates = [element as i64, 0, 0, 0, 0];
         coordinates[4] = batch as i64 * i64::from(steps.batch) + head as i64 * i64::from(steps.head);
@@ -217,17 +212,17 @@ mod tests {
                             + head as i64 * s.head
                             + element as i64;
                         let expected = view.address.wrapping_add_signed(offset * 2);
-                        assert_eq!(reach(view, tile, &map, [batch, x, y, z, head, element]), Some(expected));
+                        assert_eq!(reach(tile, &map, [batch, x, y, z, head, element]), Some(expected));
                     }
                 }
             }
         }
-        assert_eq!(reach(view, tile, &map, [0, 0, 0, 0, 0, view.head_dim]), None);
+        assert_eq!(reach(tile, &map, [0, 0, 0, 0, 0, view.head_dim]), None);
         for axis in 0..3 {
             for residue in 0..tile.dilation[axis] {
                 let mut at = [0; 6];
                 at[1 + axis] = view.tokens[axis] + residue;
-                let past = reach(view, tile, &map, at);
+                let past = reach(tile, &map, at);
                 assert_eq!(past, None, "past the end of residue {residue} of axis {axis}");
             }
         }
