@@ -199,5 +199,11 @@ mod tests {
             refused.map(|kernel| kernel.entry),
             Err(RejectionReason::HeadDim { max: 256, found: 264 })
         );
+        let uneven = problem([32, 50], 1, 64, Params::new([7, 7]).dilation([4, 7]));
+        let refused = select(&uneven, ALIGNED, &h100(), &Request::default()).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "cannot map a tensor: the copy engine takes no 50 tokens at dilation 7, which does not divide them"
+        );
     }
 }
