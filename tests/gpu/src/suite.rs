@@ -235,7 +235,7 @@ fn every_kernel_on_tiles<D: Device>() -> Vec<Check<D>> {
         let specs = [
             Spec::na(&[150], &[71]).dims(dim, dim).heads(2, 1),
             Spec::na(&[18, 29], &[7, 10]).dims(dim, dim).stride(&[2, 3]).causal(&[false, true]).additional(5),
-            Spec::na(&[6, 13, 17], &[3, 5, 9])
+            Spec::na(&[6, 14, 17], &[3, 5, 9])
                 .dims(dim - 8, dim - 8)
                 .dilation(&[1, 2, 1])
                 .heads(2, 2)
