@@ -140,6 +140,7 @@ fn sum<S: Simd, const PRODUCT: u8, const QUERIES: usize, const COLUMNS: usize>(
         }
     }
     let end = job.runs.last().map_or(0, |run| run.first + run.len);
+    let staircase = staircase(job.runs);
     for x in job.x.clone() {
         for y in job.y.clone() {
             let start = job.lines[x * job.lines_pitch + y] as usize * job.line_len + job.column;
@@ -153,10 +154,13 @@ fn sum<S: Simd, const PRODUCT: u8, const QUERIES: usize, const COLUMNS: usize>(
                 weight: job.weights.as_ptr().wrapping_add(weights),
                 width: job.width,
             };
-            for run in job.runs {
-                // SAFETY: runs ascend, so rows and weights up to `end` cover them; both were just checked. Columns
-                // are inside `width`.
-                unsafe { line.add::<PRODUCT, QUERIES, COLUMNS>(run, &mut acc) };
+            // SAFETY: runs ascend, so rows and weights up to `end` cover them; both were just checked. Columns are inside
+            // `width`.
+            unsafe {
+                match staircase {
+                    Some(stairs) if QUERIES == 4 => line.climb::<PRODUCT, QUERIES, COLUMNS>(stairs, &mut acc),
+                    _ => line.add_all::<PRODUCT, QUERIES, COLUMNS>(job.runs, &mut acc),
+                }
             }
         }
     }
@@ -168,6 +172,34 @@ fn sum<S: Simd, const PRODUCT: u8, const QUERIES: usize, const COLUMNS: usize>(
     }
 }
 
+/// The runs of four neighbours whose windows follow each other row by row: three that begin, what all four see, three
+/// that end.
+#[derive(Clone, Copy)]
+struct Staircase {
+    /// First row.
+    first: usize,
+    /// Rows that all four see.
+    common: usize,
+}
+
+/// The runs as a staircase, if they are one.
+#[inline(always)]
+fn staircase(runs: &[Run]) -> Option<Staircase> {
+    let (start, end) = (runs.first()?, runs.last()?);
+    let (first, rows) = (start.first, end.first + end.len - start.first);
+    let common = rows.checked_sub(6)?;
+    let lanes = [0..1, 0..2, 0..3, 0..4, 1..4, 2..4, 3..4];
+    let lens = [1, 1, 1, common, 1, 1, 1];
+    let mut runs = runs.iter();
+    let stairs = lanes.into_iter().zip(lens).filter(|&(_, len)| len > 0).all(|(lanes, len)| {
+        runs.next().is_some_and(|run| run.lanes == lanes && run.len == len)
+    });
+    if !stairs || runs.next().is_some() {
+        return None;
+    }
+    Some(Staircase { first, common })
+}
+
 /// One line of the stream and its weights.
 struct SumLine<S> {
     simd: S,
@@ -177,6 +209,20 @@ struct SumLine<S> {
 }
 
 impl<S: Simd> SumLine<S> {
+    /// # Safety
+    /// As [`SumLine::add`] for each run.
+    #[inline(always)]
+    unsafe fn add_all<const PRODUCT: u8, const QUERIES: usize, const COLUMNS: usize>(
+        &self,
+        runs: &[Run],
+        acc: &mut [[S::W; COLUMNS]; QUERIES],
+    ) {
+        for run in runs {
+            // SAFETY: passed on.
+            unsafe { self.add::<PRODUCT, QUERIES, COLUMNS>(run, acc) };
+        }
+    }
+
     /// Adds a run, with a loop for each set of lanes so that accumulators stay in registers.
     ///
     /// # Safety
@@ -192,13 +238,37 @@ impl<S: Simd> SumLine<S> {
                 match (run.lanes.start, run.lanes.end) {
                     // SAFETY: passed on.
                     $(($first, $last) if $last <= QUERIES => unsafe {
-                        self.add_lanes::<PRODUCT, QUERIES, COLUMNS, $first, $last>(run, acc);
+                        self.add_lanes::<PRODUCT, QUERIES, COLUMNS, $first, $last>(run.first, run.len, acc);
                     },)*
                     _ => {}
                 }
             };
         }
         lanes!(0 4, 0 1, 0 2, 0 3, 1 4, 2 4, 3 4, 1 2, 1 3, 2 3);
+    }
+
+    /// Adds all runs of a staircase: no run is worth a branch of its own.
+    ///
+    /// # Safety
+    /// As [`SumLine::add`] for each run.
+    #[inline(always)]
+    unsafe fn climb<const PRODUCT: u8, const QUERIES: usize, const COLUMNS: usize>(
+        &self,
+        stairs: Staircase,
+        acc: &mut [[S::W; COLUMNS]; QUERIES],
+    ) {
+        let mut at = stairs.first;
+        macro_rules! steps {
+            ($($first:literal $last:literal $len:expr),*) => {
+                $(
+                    // SAFETY: passed on.
+                    unsafe { self.add_lanes::<PRODUCT, QUERIES, COLUMNS, $first, $last>(at, $len, acc) };
+                    at += $len;
+                )*
+                let _ = at;
+            };
+        }
+        steps!(0 1 1, 0 2 1, 0 3 1, 0 4 stairs.common, 1 4 1, 2 4 1, 3 4 1);
     }
 
     /// # Safety
@@ -213,13 +283,14 @@ impl<S: Simd> SumLine<S> {
         const LAST: usize,
     >(
         &self,
-        run: &Run,
+        first: usize,
+        len: usize,
         acc: &mut [[S::W; COLUMNS]; QUERIES],
     ) {
         let simd = self.simd;
-        let mut row = self.row.wrapping_add(run.first * self.width);
-        let mut weight = self.weight.wrapping_add(run.first * 2 * S::LANES);
-        for _ in 0..run.len {
+        let mut row = self.row.wrapping_add(first * self.width);
+        let mut weight = self.weight.wrapping_add(first * 2 * S::LANES);
+        for _ in 0..len {
             let mut v = [simd.splat_wide(0.0); COLUMNS];
             for (c, v) in v.iter_mut().enumerate() {
                 // SAFETY: the caller vouches for every row.
