@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use natten_core::layout::RowLayout;
-use natten_core::{Element, TensorView};
+use natten_core::{Element, ElementType, TensorView};
 
 use crate::arch::{Kernel, Simd};
 use crate::buffer::Buffer;
@@ -128,9 +128,22 @@ impl<E: Element, const PAIRS: bool> Kernel for PackLanes<'_, '_, E, PAIRS> {
     fn run<S: Simd>(self, simd: S) {
         let PackLanes { rows, tokens, groups, stage, to } = self;
         let words = if PAIRS { rows.width.div_ceil(2) } else { rows.width };
-        let stage = stage.reserve(words * S::LANES);
+        let (zeros, stage) = stage.reserve((1 + S::LANES) * words).split_at_mut(words);
+        zeros.fill(0.0);
         for (pair, to) in pairs(groups).zip(to.chunks_exact_mut(words * 2 * S::LANES)) {
             for g in 0..2 {
+                let to = (&mut to[g * S::LANES..], 2 * S::LANES);
+                let mut lanes = [&*zeros; MOST_LANES];
+                if g < pair.count && !PAIRS && E::TYPE == ElementType::F32 {
+                    for (lane, [x, y], z) in groups.rows_of(pair.first + g) {
+                        let line = rows.line(tokens, [x, y], &z);
+                        for (i, lane) in lanes[lane..][..z.len()].iter_mut().enumerate() {
+                            *lane = bytemuck::cast_slice(line.row(i));
+                        }
+                    }
+                    simd.transpose(&lanes[..S::LANES], to);
+                    continue;
+                }
                 let mut present = 0;
                 if g < pair.count {
                     for (lane, [x, y], z) in groups.rows_of(pair.first + g) {
@@ -145,13 +158,19 @@ impl<E: Element, const PAIRS: bool> Kernel for PackLanes<'_, '_, E, PAIRS> {
                         }
                     }
                 }
-                let absent = (0..S::LANES).filter(|lane| present >> lane & 1 == 0);
-                absent.for_each(|lane| stage[lane * words..][..words].fill(0.0));
-                simd.transpose(stage, words, words, (&mut to[g * S::LANES..], 2 * S::LANES));
+                for (lane, (row, stage)) in lanes.iter_mut().zip(stage.chunks_exact(words)).enumerate() {
+                    if present >> lane & 1 == 1 {
+                        *row = stage;
+                    }
+                }
+                simd.transpose(&lanes[..S::LANES], to);
             }
         }
     }
 }
+
+/// Most lanes of a vector.
+const MOST_LANES: usize = 16;
 
 /// A row of bf16 as words; an odd last component is paired with 0.
 #[inline(always)]

@@ -171,6 +171,9 @@ impl<E: Element> Kernel for Pack<'_, '_, E> {
                 let line = line.rows();
                 let to = &mut to[packed.line([x, y]) * line_len..][..line_len];
                 match form {
+                    Form::Single(width) if width == rows.width => {
+                        line.zip(to.chunks_exact_mut(width)).for_each(|(from, to)| simd.widen(from, to));
+                    }
                     Form::Single(width) => {
                         for (from, to) in line.zip(to.chunks_exact_mut(width)) {
                             let (row, rest) = to.split_at_mut(rows.width);

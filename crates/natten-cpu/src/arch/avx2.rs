@@ -76,20 +76,21 @@ pub(super) fn transpose_8x8(r: [__m256; 8]) -> [__m256; 8] {
 
 /// [`Simd::transpose`] for eight lanes.
 #[inline(always)]
-pub(super) fn transpose_rows(from: &[f32], stride: usize, width: usize, (to, pitch): (&mut [f32], usize)) {
-    let whole = width / 8 * 8;
-    for d in (0..whole).step_by(8) {
-        let mut rows = [load_8(&from[d..]); 8];
-        for (lane, row) in rows.iter_mut().enumerate() {
-            *row = load_8(&from[lane * stride + d..]);
+pub(super) fn transpose_rows(rows: &[&[f32]], (to, pitch): (&mut [f32], usize)) {
+    let rows: &[&[f32]; 8] = rows.try_into().expect("eight lanes");
+    let width = rows[0].len();
+    for d in 0..width / 8 {
+        let mut of_lanes = [load_8(&rows[0][d * 8..]); 8];
+        for (lane, row) in of_lanes.iter_mut().zip(rows) {
+            *lane = load_8(&row[d * 8..]);
         }
-        for (column, x) in transpose_8x8(rows).into_iter().enumerate() {
-            store_8(&mut to[(d + column) * pitch..], x);
+        for (column, x) in transpose_8x8(of_lanes).into_iter().enumerate() {
+            store_8(&mut to[(d * 8 + column) * pitch..], x);
         }
     }
-    for lane in 0..8 {
-        for d in whole..width {
-            to[d * pitch + lane] = from[lane * stride + d];
+    for (lane, row) in rows.iter().enumerate() {
+        for d in width / 8 * 8..width {
+            to[d * pitch + lane] = row[d];
         }
     }
 }
@@ -230,8 +231,8 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn transpose(self, from: &[f32], stride: usize, width: usize, to: (&mut [f32], usize)) {
-        transpose_rows(from, stride, width, to);
+    fn transpose(self, rows: &[&[f32]], to: (&mut [f32], usize)) {
+        transpose_rows(rows, to);
     }
     #[inline(always)]
     fn splat_wide(self, x: f32) -> __m256 {

@@ -112,8 +112,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         }
     }
     #[inline(always)]
-    fn transpose(self, from: &[f32], stride: usize, width: usize, to: (&mut [f32], usize)) {
-        transpose_rows(from, stride, width, to);
+    fn transpose(self, rows: &[&[f32]], to: (&mut [f32], usize)) {
+        transpose_rows(rows, to);
     }
     #[inline(always)]
     fn dot(self, acc: __m256, a: __m256, b: __m256) -> __m256 {

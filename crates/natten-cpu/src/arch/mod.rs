@@ -114,11 +114,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn select(self, bits: u32, a: Self::V, b: Self::V) -> Self::V;
     /// `x * 2^n` for an integer-valued `n` from -200 to 127, `x` about 1. Below the normal numbers it may be 0.
     fn times_power_of_two(self, x: Self::V, n: Self::V) -> Self::V;
-    /// `to[d * pitch + lane] = from[lane * stride + d]` for `d < width`: rows of lanes into vectors over lanes.
+    /// `to[d * pitch + lane] = rows[lane][d]`: [`Simd::LANES`] rows of one length into vectors over lanes.
     #[inline(always)]
-    fn transpose(self, from: &[f32], stride: usize, width: usize, (to, pitch): (&mut [f32], usize)) {
-        for lane in 0..Self::LANES {
-            let row = &from[lane * stride..][..width];
+    fn transpose(self, rows: &[&[f32]], (to, pitch): (&mut [f32], usize)) {
+        for (lane, row) in rows.iter().enumerate() {
             for (d, &x) in row.iter().enumerate() {
                 to[d * pitch + lane] = x;
             }
@@ -210,7 +209,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn narrow_times<E: Element>(self, from: &[f32], factor: f32, row: &mut [f32], to: &mut [E]) {
         if E::TYPE == natten_core::ElementType::F32 {
             let to: &mut [f32] = bytemuck::cast_slice_mut(to);
-            to.iter_mut().zip(from).for_each(|(to, from)| *to = from * factor);
+            let (to, to_rest) = to.as_chunks_mut::<16>();
+            let (from, from_rest) = from.as_chunks::<16>();
+            for (to, from) in to.iter_mut().zip(from) {
+                *to = from.map(|from| from * factor);
+            }
+            to_rest.iter_mut().zip(from_rest).for_each(|(to, from)| *to = from * factor);
         } else {
             row.iter_mut().zip(from).for_each(|(to, from)| *to = from * factor);
             self.narrow(row, to);
