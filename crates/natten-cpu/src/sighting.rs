@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use crate::arch::Simd;
-use crate::arch::scores::{Of, RowSlot};
+use crate::arch::scores::{JobRows, Of, RowList};
 use crate::arch::sums::Run;
 use crate::strips::{Meeting, StripShape};
 use crate::tasks::{Box3, intersect};
@@ -18,14 +18,13 @@ pub(crate) struct Sighting {
     /// Whether `key` and all that follows from it are of the present box.
     valid: bool,
     candidate: Key,
-    rows: Vec<RowSlot>,
+    rows: RowList,
     /// Ends of the rows that the first group alone, both, and the second alone see.
     ends: [usize; 3],
     runs: Vec<Run>,
     /// Four lanes along the last axis: which of the group, and whose runs.
     quads: [Vec<(usize, Range<usize>)>; 2],
     lane_rows: Vec<LaneRow>,
-    masked: bool,
     shift: usize,
     first_line: usize,
 }
@@ -78,12 +77,12 @@ impl Sighting {
 
     /// Rows of the scores, and whose they are.
     #[inline(always)]
-    pub(crate) fn runs(&self) -> [(&[RowSlot], Of); 3] {
+    pub(crate) fn runs(&self) -> [(JobRows<'_>, Of); 3] {
         let [first, both, second] = self.ends;
         [
-            (&self.rows[..first], Of::First),
-            (&self.rows[first..both], Of::Both),
-            (&self.rows[both..second], Of::Second),
+            (self.rows.part(0..first), Of::First),
+            (self.rows.part(first..both), Of::Both),
+            (self.rows.part(both..second), Of::Second),
         ]
     }
 
@@ -109,12 +108,6 @@ impl Sighting {
     #[inline(always)]
     pub(crate) fn first_line(&self) -> usize {
         self.first_line
-    }
-
-    /// Whether some lane that exists does not see some row.
-    #[inline(always)]
-    pub(crate) fn masked(&self) -> bool {
-        self.masked
     }
 
     /// Lines of the piece along the second axis.
@@ -156,32 +149,18 @@ impl Sighting {
         let parts = [a.start..split, split..a.end, b.start.max(a.end)..b.end.max(a.end)];
         let (pitch, len) = (self.pitch(), meeting.stream.extents[2].len());
         self.rows.clear();
-        self.masked = false;
         for (part, end) in parts.into_iter().zip(&mut self.ends) {
             let mut slots = 0;
             for (x, seen_x) in self.key.x.clone().zip(&self.key.seen[0]) {
                 for (y, seen_y) in self.key.y.clone().zip(&self.key.seen[1]) {
                     let (row, seen) = (meeting.line(x, y) * len, seen_x & seen_y);
-                    self.rows.extend(part.clone().zip(&self.key.seen[2][part.clone()]).map(
-                        |(column, &z)| RowSlot {
-                            row: (row + column) as u32,
-                            slot: (slots + column) as u32,
-                            seen: seen & z,
-                        },
-                    ));
+                    let seen = self.key.seen[2][part.clone()].iter().map(|&z| seen & z);
+                    self.rows.extend((row + part.start) as u32, (slots + part.start) as u32, seen);
                     slots += pitch;
                 }
             }
             *end = self.rows.len();
         }
-        let (bits, [first, both, _]) = (meeting.groups.all_bits(), self.ends);
-        let misses = |of: u32| {
-            let present = self.key.present & of;
-            move |row: &RowSlot| row.seen & of != present
-        };
-        let second = bits << meeting.groups.lane_count();
-        self.masked =
-            self.rows[..both].iter().any(misses(bits)) || self.rows[first..].iter().any(misses(second));
     }
 
     /// Finds what lanes of the groups see in common.

@@ -107,7 +107,6 @@ impl<'a> Meeting<'a> {
                 rows,
                 of,
                 scale: operands.scale,
-                masked: sighting.masked(),
             };
             scores::<S, PAIRS, SOFTMAX>(simd, &job, ahead, strip, maxima);
         }

@@ -12,18 +12,75 @@
 //! With `PAIRS` a number is a word of two `bf16` and the product is a dot product of two. With `SOFTMAX` scores are
 //! masked and their maximum is taken while they are still in registers.
 
+use std::ops::Range;
+
 use super::prefetch::Ahead;
 use super::{Kernel, Simd};
 
 /// A row of the stream, the slot of the strip that its scores go to, and which lanes of the pair see it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RowSlot {
+struct RowSlot {
     /// Index of the row.
-    pub row: u32,
+    row: u32,
     /// Slot, in vectors over the lanes of two groups.
-    pub slot: u32,
+    slot: u32,
     /// One bit a lane, those of the second group after those of the first.
-    pub seen: u32,
+    seen: u32,
+}
+
+/// Rows of one or more jobs, and how far they reach: what a job checks once instead of for each row.
+#[derive(Debug, Default)]
+pub(crate) struct RowList {
+    rows: Vec<RowSlot>,
+    /// One more than the largest row and slot.
+    row_end: u32,
+    slot_end: u32,
+}
+
+impl RowList {
+    /// Empties the list.
+    pub(crate) fn clear(&mut self) {
+        self.rows.clear();
+        (self.row_end, self.slot_end) = (0, 0);
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Adds rows that follow each other, and their slots.
+    #[inline(always)]
+    pub(crate) fn extend(&mut self, row: u32, slot: u32, seen: impl Iterator<Item = u32>) {
+        let rows = (0..).zip(seen).map(|(i, seen)| RowSlot { row: row + i, slot: slot + i, seen });
+        self.rows.extend(rows);
+        if let Some(last) = self.rows.last() {
+            self.row_end = self.row_end.max(last.row + 1);
+            self.slot_end = self.slot_end.max(last.slot + 1);
+        }
+    }
+
+    /// Those in a range.
+    #[inline(always)]
+    pub(crate) fn part(&self, range: Range<usize>) -> JobRows<'_> {
+        JobRows { rows: &self.rows[range], row_end: self.row_end as usize, slot_end: self.slot_end as usize }
+    }
+}
+
+/// Some of a [`RowList`].
+#[derive(Clone, Copy)]
+pub(crate) struct JobRows<'a> {
+    rows: &'a [RowSlot],
+    row_end: usize,
+    slot_end: usize,
+}
+
+impl JobRows<'_> {
+    /// Whether there are none.
+    #[inline(always)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
 }
 
 /// Which groups of a pair a job is for.
@@ -48,13 +105,11 @@ pub(crate) struct Scores<'a> {
     /// Words from one row to the next.
     pub pitch: usize,
     /// Which rows, and where their scores go.
-    pub rows: &'a [RowSlot],
+    pub rows: JobRows<'a>,
     /// Whose scores.
     pub of: Of,
     /// Factor on each score.
     pub scale: f32,
-    /// Whether some lane does not see some row.
-    pub masked: bool,
 }
 
 /// `out[slot][lane] = scale * lanes[lane] . row`
@@ -85,6 +140,8 @@ impl<const PAIRS: bool, const SOFTMAX: bool> Kernel for ScoresKernel<'_, '_, PAI
     fn run<S: Simd>(self, simd: S) {
         let ScoresKernel { job, ahead, out, maxima } = self;
         assert!(job.lanes.len() >= 2 * job.words * S::LANES);
+        assert!(job.rows.row_end.saturating_sub(1) * job.pitch + job.words <= job.stream.len());
+        assert!(job.rows.slot_end * 2 * S::LANES <= out.len());
         match job.of {
             Of::Both => all::<S, Two, PAIRS, SOFTMAX>(simd, job, 0, ahead, (out, maxima)),
             Of::First => all::<S, One, PAIRS, SOFTMAX>(simd, job, 0, ahead, (out, maxima)),
@@ -103,22 +160,33 @@ fn all<S: Simd, L: Lanes<S>, const PAIRS: bool, const SOFTMAX: bool>(
     (out, maxima): (&mut [f32], &mut [f32]),
 ) {
     let mut max = L::load(simd, &maxima[first..]);
-    let mut rest = job.rows;
-    let few = L::REGISTERS == 2 && !S::MANY_REGISTERS;
+    let mut rest = job.rows.rows;
+    let most = if L::REGISTERS == 2 && !S::MANY_REGISTERS { 4 } else { 8 };
     while !rest.is_empty() {
         ahead.fetch(simd);
-        if let (false, Some((rows, after))) = (few, rest.split_first_chunk::<8>()) {
-            tile::<S, L, PAIRS, SOFTMAX, 8>(simd, (job, first), rows, out, &mut max);
-            rest = after;
-        } else if let Some((rows, after)) = rest.split_first_chunk::<4>() {
-            tile::<S, L, PAIRS, SOFTMAX, 4>(simd, (job, first), rows, out, &mut max);
-            rest = after;
-        } else {
-            // A tile short of rows repeats its last one.
-            let rows = std::array::from_fn(|i| rest[i.min(rest.len() - 1)]);
-            tile::<S, L, PAIRS, SOFTMAX, 4>(simd, (job, first), &rows, out, &mut max);
-            rest = &[];
+        // The last two as equal as may be: a small tile takes as long as a large one.
+        let count = match rest.len() {
+            len if len >= 2 * most => most,
+            len if len > most => len.div_ceil(2),
+            len => len,
+        };
+        let (rows, after) = rest.split_at(count);
+        macro_rules! of_size {
+            ($($size:literal)*) => {
+                match count {
+                    $($size if $size <= most => if let Some(rows) = rows.first_chunk::<$size>() {
+                        tile::<S, L, PAIRS, SOFTMAX, $size>(simd, (job, first), rows, out, &mut max);
+                    },)*
+                    // Too few for a size of their own: the last one fills it up.
+                    _ => {
+                        let rows = std::array::from_fn(|i| rows[i.min(count - 1)]);
+                        tile::<S, L, PAIRS, SOFTMAX, 4>(simd, (job, first), &rows, out, &mut max);
+                    }
+                }
+            };
         }
+        of_size!(8 7 6 5 4);
+        rest = after;
     }
     L::store(simd, &mut maxima[first..], max);
 }
@@ -132,12 +200,7 @@ fn tile<S: Simd, L: Lanes<S>, const PAIRS: bool, const SOFTMAX: bool, const KEYS
     out: &mut [f32],
     max: &mut L::Vector,
 ) {
-    let mut from = [job.stream.as_ptr(); KEYS];
-    for (from, row) in from.iter_mut().zip(rows) {
-        let start = row.row as usize * job.pitch;
-        assert!(start + job.words <= job.stream.len());
-        *from = from.wrapping_add(start);
-    }
+    let from = rows.map(|row| job.stream.as_ptr().wrapping_add(row.row as usize * job.pitch));
     let mut acc = [L::splat(simd, 0.0); KEYS];
     let mut lanes = job.lanes[first..].as_ptr();
     for d in 0..job.words {
@@ -146,7 +209,7 @@ fn tile<S: Simd, L: Lanes<S>, const PAIRS: bool, const SOFTMAX: bool, const KEYS
         let q = unsafe { L::load_at(simd, lanes) };
         lanes = lanes.wrapping_add(2 * S::LANES);
         for (acc, from) in acc.iter_mut().zip(from) {
-            // SAFETY: the row was checked above to have `words` words; d < words.
+            // SAFETY: the kernel checked that the list's last row has `words` words; d < words.
             let k = L::splat(simd, unsafe { *from.add(d) });
             *acc = if PAIRS { L::dot(simd, *acc, q, k) } else { L::fma(simd, q, k, *acc) };
         }
@@ -155,12 +218,13 @@ fn tile<S: Simd, L: Lanes<S>, const PAIRS: bool, const SOFTMAX: bool, const KEYS
     for (acc, row) in acc.iter().zip(rows) {
         let mut score = L::mul(simd, *acc, scale);
         if SOFTMAX {
-            if job.masked {
-                score = L::select(simd, row.seen >> first, score, lowest);
-            }
+            score = L::select(simd, row.seen >> first, score, lowest);
             *max = L::max(simd, score, *max);
         }
-        L::store(simd, &mut out[row.slot as usize * 2 * S::LANES + first..], score);
+        // SAFETY: the kernel checked that the list's last slot is there; `first` and what is stored are within a slot.
+        let slot = unsafe { out.as_mut_ptr().add(row.slot as usize * 2 * S::LANES + first) };
+        // SAFETY: as above; nothing else refers to `out` meanwhile.
+        L::store(simd, unsafe { std::slice::from_raw_parts_mut(slot, L::REACH) }, score);
     }
 }
 
@@ -170,6 +234,8 @@ trait Lanes<S: Simd> {
     type Vector: Copy;
     /// Registers that it takes.
     const REGISTERS: usize;
+    /// Its numbers.
+    const REACH: usize;
     fn splat(simd: S, x: f32) -> Self::Vector;
     fn load(simd: S, from: &[f32]) -> Self::Vector;
     /// # Safety
@@ -190,11 +256,12 @@ struct One;
 struct Two;
 
 macro_rules! lanes {
-    ($of:ident, $vector:ident, $registers:expr, $splat:ident $load:ident $load_at:ident $store:ident $fma:ident $dot:ident
+    ($of:ident, $vector:ident, $registers:expr, $reach:expr, $splat:ident $load:ident $load_at:ident $store:ident $fma:ident $dot:ident
      $mul:ident $max:ident $select:ident) => {
         impl<S: Simd> Lanes<S> for $of {
             type Vector = S::$vector;
             const REGISTERS: usize = $registers;
+            const REACH: usize = $reach;
             #[inline(always)]
             fn splat(simd: S, x: f32) -> S::$vector {
                 simd.$splat(x)
@@ -236,6 +303,6 @@ macro_rules! lanes {
     };
 }
 
-lanes!(One, V, 1, splat load load_at store fma dot mul max select);
-lanes!(Two, D, S::D_REGISTERS, splat_double load_double load_double_at store_double fma_double dot_double mul_double
+lanes!(One, V, 1, S::LANES, splat load load_at store fma dot mul max select);
+lanes!(Two, D, S::D_REGISTERS, 2 * S::LANES, splat_double load_double load_double_at store_double fma_double dot_double mul_double
     max_double select_double);
