@@ -324,17 +324,18 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
             for group in 0..self.groups.len() {
                 for (lane, [x, y], z) in self.groups.rows_of(group) {
                     let first = (h * self.groups.len() + group) * S::LANES + lane;
-                    for (index, z) in (first..).zip(z) {
+                    let line = call.out.line(&tokens, [x, y], &z);
+                    let lse = call.lse.as_ref().map(|lse| lse.line(&tokens, [x, y], &z));
+                    for (i, index) in (first..first + z.len()).enumerate() {
                         let (max, sum) = (maxima[index], denominators[index]);
-                        let token = tokens.at([x, y, z]);
                         let (factor, sums) = (sum.recip(), &all_sums[index * self.width..][..head_dim_v]);
-                        call.out.fill(place.batch, token, head, |out| match sum == 0.0 {
+                        line.fill(i, |out| match sum == 0.0 {
                             // A query without keys: nothing was ever added to its sums.
                             true => out.fill(E::from_f32(0.0)),
                             false => simd.narrow_times(sums, factor, row, out),
                         });
-                        if let Some(lse) = &call.lse {
-                            lse.fill(place.batch, token, head, |lse| lse[0] = max * LN_2 + sum.ln());
+                        if let Some(lse) = &lse {
+                            lse.fill(i, |lse| lse[0] = max * LN_2 + sum.ln());
                         }
                     }
                 }

@@ -6,10 +6,10 @@ use std::ops::Range;
 use natten_core::layout::RowLayout;
 use natten_core::{Element, ElementType, TensorView};
 
+use crate::arch::prefetch::AheadLine;
 use crate::arch::{Kernel, Simd};
 use crate::buffer::Buffer;
 use crate::groups::{Groups, pairs};
-use crate::tasks::Box3;
 
 /// A tensor to read rows from.
 #[derive(Clone, Copy)]
@@ -63,6 +63,14 @@ impl<'a, E: Element> Line<'a, E> {
         &self.data[self.first.wrapping_add_signed(i as isize * self.step)..][..self.width]
     }
 
+    /// All rows, to be fetched.
+    #[inline(always)]
+    pub(crate) fn ahead(&self) -> AheadLine {
+        let size = size_of::<E>();
+        let address = self.data.as_ptr().addr() + self.first * size;
+        AheadLine { address, bytes: self.width * size, step: self.step * size as isize, rows: self.len }
+    }
+
     /// All rows.
     #[inline(always)]
     pub(crate) fn rows(&self) -> impl Iterator<Item = &'a [E]> {
@@ -89,14 +97,6 @@ impl Tokens {
     pub(crate) fn at(&self, position: [usize; 3]) -> [usize; 3] {
         std::array::from_fn(|a| self.start[a] + position[a] * self.step[a])
     }
-}
-
-/// The positions of a box, last axis fastest.
-#[inline(always)]
-pub(crate) fn positions(extent: &Box3) -> impl Iterator<Item = [usize; 3]> + '_ {
-    extent[0]
-        .clone()
-        .flat_map(move |x| extent[1].clone().flat_map(move |y| extent[2].clone().map(move |z| [x, y, z])))
 }
 
 /// Lanes of a tile as vectors over the lanes of pairs of groups: `to[(pair * words + d) * 2 * LANES + lane]`. Absent

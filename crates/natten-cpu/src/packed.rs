@@ -140,8 +140,7 @@ pub(crate) fn announce<E: Element>(ahead: &mut Ahead, rows: &Rows<'_, E>, tokens
     }
     for x in missing[0].clone() {
         for y in missing[1].clone() {
-            let line = rows.line(tokens, [x, y], &missing[2]);
-            (0..missing[2].len()).for_each(|i| ahead.push(line.row(i)));
+            ahead.push(rows.line(tokens, [x, y], &missing[2]).ahead());
         }
     }
 }

@@ -5,7 +5,7 @@ use natten_core::Element;
 use crate::arch::prefetch::Ahead;
 use crate::arch::rows::SharedRows;
 use crate::groups::{Groups, pairs};
-use crate::pack::{Rows, positions};
+use crate::pack::Rows;
 use crate::packed::announce;
 use crate::parallel::Scratch;
 use crate::schedule::{Place, Schedule, lane_tokens, stream_tokens};
@@ -72,13 +72,12 @@ impl<E: Element> Upcoming<'_, '_, E> {
     }
 
     fn written(&self, place: &Place, tile: &TileBox, ahead: &mut Ahead) {
-        let all = tile.each_ref().map(|axis| 0..axis.lanes.len());
+        let [x, y, z] = tile.each_ref().map(|axis| axis.lanes.len());
         for head in place.heads.clone() {
             let tokens = lane_tokens(tile, place.batch, head);
             for rows in self.written {
-                for position in positions(&all) {
-                    let (address, bytes) = rows.place(place.batch, tokens.at(position), head);
-                    ahead.push_at(address, bytes);
+                for i in 0..x * y {
+                    ahead.push(rows.line(&tokens, [i / y, i % y], &(0..z)).ahead());
                 }
             }
         }

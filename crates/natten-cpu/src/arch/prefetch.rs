@@ -5,17 +5,27 @@ use super::Simd;
 /// Rows to fetch, and how fast.
 #[derive(Debug, Default)]
 pub(crate) struct Ahead {
-    rows: Vec<AheadRow>,
+    lines: Vec<AheadLine>,
+    /// The line at hand.
     next: usize,
+    /// Rows of all lines.
+    rows: usize,
     /// Rows that are due, and how many more each register tile of scores makes due; both in [`Ahead::PART`]s.
     due: usize,
     pace: usize,
 }
 
+/// Rows at equal distances.
 #[derive(Clone, Copy, Debug)]
-struct AheadRow {
-    address: usize,
-    bytes: usize,
+pub(crate) struct AheadLine {
+    /// Address of the first.
+    pub address: usize,
+    /// Bytes of one.
+    pub bytes: usize,
+    /// Bytes from one to the next.
+    pub step: isize,
+    /// How many there are.
+    pub rows: usize,
 }
 
 /// Bytes of a cache line.
@@ -27,42 +37,40 @@ impl Ahead {
 
     /// Forgets what is left.
     pub(crate) fn clear(&mut self) {
-        self.rows.clear();
-        (self.next, self.due) = (0, 0);
+        self.lines.clear();
+        (self.next, self.rows, self.due) = (0, 0, 0);
     }
 
-    /// One more row.
+    /// More rows.
     #[inline(always)]
-    pub(crate) fn push<E>(&mut self, row: &[E]) {
-        self.push_at(row.as_ptr().addr(), size_of_val(row));
-    }
-
-    /// One more row, by its address.
-    #[inline(always)]
-    pub(crate) fn push_at(&mut self, address: usize, bytes: usize) {
-        self.rows.push(AheadRow { address, bytes });
+    pub(crate) fn push(&mut self, line: AheadLine) {
+        if line.rows > 0 {
+            self.rows += line.rows;
+            self.lines.push(line);
+        }
     }
 
     /// Spreads the rows over this many register tiles.
     pub(crate) fn spread(&mut self, tiles: usize) {
-        self.pace = (self.rows.len() * Self::PART).div_ceil(tiles.max(1));
+        self.pace = (self.rows * Self::PART).div_ceil(tiles.max(1));
     }
 
     /// Fetches the next few.
     #[inline(always)]
     pub(super) fn fetch<S: Simd>(&mut self, simd: S) {
-        if self.next == self.rows.len() {
-            return;
-        }
+        let Some(line) = self.lines.get_mut(self.next) else { return };
         self.due += self.pace;
-        let end = (self.due / Self::PART).min(self.rows.len());
-        for row in &self.rows[self.next..end] {
-            // From the line's start: a row that is not aligned ends in one line more.
-            let (first, last) = (row.address & !(LINE_BYTES - 1), row.address + row.bytes);
-            for address in (first..last).step_by(LINE_BYTES) {
+        let rows = (self.due / Self::PART).min(line.rows);
+        self.due -= rows * Self::PART;
+        line.rows -= rows;
+        self.next += usize::from(line.rows == 0);
+        for _ in 0..rows {
+            // From the cache line's start: a row that is not aligned ends in one line more.
+            let (first, end) = (line.address & !(LINE_BYTES - 1), line.address + line.bytes);
+            for address in (first..end).step_by(LINE_BYTES) {
                 simd.prefetch(address);
             }
+            line.address = line.address.wrapping_add_signed(line.step);
         }
-        self.next = end;
     }
 }

@@ -6,11 +6,15 @@
 
 use std::marker::PhantomData;
 use std::mem::size_of;
+use std::ops::Range;
 #[cfg(debug_assertions)]
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use natten_core::layout::RowLayout;
 use natten_core::{Element, TensorViewMut};
+
+use super::prefetch::AheadLine;
+use crate::pack::Tokens;
 
 /// A tensor to write, shared by the tasks of a call.
 pub(crate) struct SharedRows<'a, E> {
@@ -56,22 +60,51 @@ impl<'a, E: Element> SharedRows<'a, E> {
         }
     }
 
-    /// Address of a row, and its bytes: to be fetched before it is written.
+    /// The rows `positions` of the line through `[x, y]`.
     #[inline(always)]
-    pub(crate) fn place(&self, batch: usize, token: [usize; 3], head: usize) -> (usize, usize) {
-        let start = self.layout.row(batch, token, head);
-        (self.start.addr() + start * size_of::<E>(), self.width * size_of::<E>())
+    pub(crate) fn line(&self, tokens: &Tokens, [x, y]: [usize; 2], positions: &Range<usize>) -> SharedLine<'_, E> {
+        let first = self.layout.row(tokens.batch, tokens.at([x, y, positions.start]), tokens.head);
+        let step = self.layout.token_strides[2] * tokens.step[2] as isize;
+        SharedLine { rows: self, first, step, len: positions.len() }
     }
 
     /// Fills one row through `fill`. Each row may be filled once, by one thread.
     #[inline(always)]
     pub(crate) fn fill(&self, batch: usize, token: [usize; 3], head: usize, fill: impl FnOnce(&mut [E])) {
-        let start = self.layout.row(batch, token, head);
+        self.fill_at(self.layout.row(batch, token, head), fill);
+    }
+
+    #[inline(always)]
+    fn fill_at(&self, start: usize, fill: impl FnOnce(&mut [E])) {
         assert!(start <= self.len && self.width <= self.len - start, "a row outside the tensor");
         #[cfg(debug_assertions)]
         assert!(!self.written[start].swap(true, Ordering::Relaxed), "a row is written twice");
         // SAFETY: the row is inside the buffer, whose exclusive borrow this type holds; views to write name each
         // element once, so rows are disjoint, and the module's contract gives each to one thread.
         fill(unsafe { std::slice::from_raw_parts_mut(self.start.add(start), self.width) });
+    }
+}
+
+/// Rows along the last axis.
+pub(crate) struct SharedLine<'a, E> {
+    rows: &'a SharedRows<'a, E>,
+    first: usize,
+    step: isize,
+    len: usize,
+}
+
+impl<E: Element> SharedLine<'_, E> {
+    /// Fills row number `i`, as [`SharedRows::fill`].
+    #[inline(always)]
+    pub(crate) fn fill(&self, i: usize, fill: impl FnOnce(&mut [E])) {
+        self.rows.fill_at(self.first.wrapping_add_signed(i as isize * self.step), fill);
+    }
+
+    /// All rows, to be fetched before they are written.
+    #[inline(always)]
+    pub(crate) fn ahead(&self) -> AheadLine {
+        let size = size_of::<E>();
+        let address = self.rows.start.addr() + self.first * size;
+        AheadLine { address, bytes: self.rows.width * size, step: self.step * size as isize, rows: self.len }
     }
 }

@@ -245,10 +245,10 @@ impl<const OF_QUERIES: bool> Part<'_, OF_QUERIES> {
         let (sums, width) = (scratch.sums[which].get(), self.shape.widths[which]);
         for group in 0..self.groups.len() {
             for (lane, [x, y], z) in self.groups.rows_of(group) {
-                for (index, z) in (group * S::LANES + lane..).zip(z) {
-                    let (sums, token) =
-                        (&sums[index * width..][..self.shape.dims[which]], tokens.at([x, y, z]));
-                    to.fill(tokens.batch, token, tokens.head, |row| simd.narrow(sums, row));
+                let line = to.line(tokens, [x, y], &z);
+                for (i, index) in (group * S::LANES + lane..).take(z.len()).enumerate() {
+                    let sums = &sums[index * width..][..self.shape.dims[which]];
+                    line.fill(i, |row| simd.narrow(sums, row));
                 }
             }
         }
