@@ -18,7 +18,13 @@ pub(crate) struct Schedule<'a> {
     pub blocking: Blocking,
     tiles: Tiles,
     inverse: bool,
+    /// Whether the pass's tensors are too large to wait in a last-level cache.
+    pub far: bool,
 }
+
+/// Bytes of a pass's tensors above which they are not taken to wait in a last-level cache, which others share. Fetching
+/// rows of the stream ahead is worth a tenth then, and costs a twentieth where they do.
+const FAR_BYTES: usize = 8 << 20;
 
 /// What a task works on.
 pub(crate) struct Place {
@@ -40,7 +46,12 @@ impl<'a> Schedule<'a> {
         let row_bytes = row(problem.head_dim()) + row(problem.head_dim_v());
         let blocking = Blocking::choose(problem, pass, vectors.lanes, row_bytes);
         let inverse = pass == Pass::Keys;
-        Schedule { problem, tiles: Tiles::new(problem, blocking.tile, inverse), blocking, inverse }
+        let components = problem.head_dim() + problem.head_dim_v();
+        let rows = problem.query_tokens() * problem.heads() + problem.key_tokens() * problem.heads_kv();
+        let tensors = if pass == Pass::Forward { 1 } else { 2 };
+        let bytes = tensors * problem.batch() * rows * components * problem.element_type().size_bytes();
+        let tiles = Tiles::new(problem, blocking.tile, inverse);
+        Schedule { problem, tiles, blocking, inverse, far: bytes > FAR_BYTES }
     }
 
     /// How many tasks there are.

@@ -41,7 +41,7 @@ impl<E: Element> Upcoming<'_, '_, E> {
     ) {
         let Scratch { ahead, stream, spans, .. } = scratch;
         ahead.clear();
-        if next_box.is_none() {
+        if next_box.is_none() && self.schedule.far {
             self.written(place, tile, ahead);
         }
         if let Some(next) = next_box {
@@ -68,7 +68,9 @@ impl<E: Element> Upcoming<'_, '_, E> {
 
     fn stream(&self, place: &Place, tile: &TileBox, missing: &Box3, ahead: &mut Ahead) {
         let tokens = stream_tokens(tile, place.batch, place.head_kv);
-        self.rows.iter().for_each(|rows| announce(ahead, rows, &tokens, missing));
+        if self.schedule.far {
+            self.rows.iter().for_each(|rows| announce(ahead, rows, &tokens, missing));
+        }
     }
 
     fn written(&self, place: &Place, tile: &TileBox, ahead: &mut Ahead) {
