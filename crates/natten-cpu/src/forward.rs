@@ -135,7 +135,6 @@ fn forward_tile<S: Simd, E: Element, const DOT: bool>(
             let missing = scratch.stream.advance(&stream);
             state.pack(simd, [&call.key, &call.value], &tokens, &missing, &mut scratch.stream);
             upcoming.announce(&place, &tile, (boxes.peek(), chunks.peek()), scratch);
-            scratch.sighting.clear();
             state.attend(simd, false, scratch);
         }
         if let Some([keys, values]) = &call.additional {
@@ -145,7 +144,6 @@ fn forward_tile<S: Simd, E: Element, const DOT: bool>(
             for stream in cut(&all, schedule.blocking.stream, 512) {
                 let missing = scratch.additional.advance(&stream);
                 state.pack(simd, [keys, values], &tokens, &missing, &mut scratch.additional);
-                scratch.sighting.clear();
                 state.attend(simd, true, scratch);
             }
             scratch.spans.of_tile(&tile);
@@ -222,7 +220,7 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
     /// As [`TileState::attend`].
     #[inline(always)]
     fn attend_here<S: Simd>(&self, simd: S, additional: bool, scratch: &mut Scratch) {
-        let Scratch { lanes, strips, sighting, ahead, spans, .. } = scratch;
+        let Scratch { lanes, strips, sightings, ahead, spans, .. } = scratch;
         let (lanes, spans) = (lanes[0].get(), &*spans);
         let stream = if additional { &scratch.additional } else { &scratch.stream };
         let mut part = Accumulate {
@@ -238,7 +236,7 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
             for pair in pairs(self.groups) {
                 let Some(meeting) = Meeting::new(spans, self.groups, pair, stream) else { continue };
                 for piece in meeting.pieces() {
-                    sighting.look(&meeting, &piece, if DOT { 2 } else { 1 });
+                    let sighting = &sightings.look(&meeting, &piece, if DOT { 2 } else { 1 });
                     let operands = ScoreOperands {
                         lanes: &lanes[head * of_head..],
                         words: self.words,
@@ -262,7 +260,7 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
     fn accumulate<S: Simd>(
         &self,
         simd: S,
-        (meeting, sighting): (&Meeting<'_>, &Sighting),
+        (meeting, sighting): (&Meeting<'_>, &Sighting<'_>),
         head: usize,
         g: usize,
         part: &mut Accumulate<'_>,

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::arch::prefetch::Ahead;
 use crate::buffer::Buffer;
 use crate::packed::Packed;
-use crate::sighting::Sighting;
+use crate::sighting::Sightings;
 use crate::tasks::Spans;
 
 /// Work below this many floating-point operations is done on the calling thread: waking others costs more.
@@ -33,8 +33,8 @@ pub(crate) struct Scratch {
     pub words: Buffer,
     /// Rows on their way to vectors over lanes.
     pub stage: Buffer,
-    /// What a pair sees.
-    pub sighting: Sighting,
+    /// What pairs see.
+    pub sightings: Sightings,
     /// What will be read next.
     pub ahead: Ahead,
     /// What lanes see.

@@ -1,7 +1,8 @@
 //! What a pair of groups sees of a piece, in the order the kernels walk it: rows for scores, runs for sums.
 //!
-//! Neighbouring pairs mostly see the same pattern, shifted along the last axis. Patterns are therefore relative to the
-//! piece's first column and kept from one pair to the next; only the masks of each axis are compared.
+//! Most pairs of a call see one of a few patterns: that of the middle, those of the borders. A pattern is relative to the
+//! piece's first line and column, so the last few are kept, whatever box or tile comes next; only the masks of each axis
+//! are compared.
 
 use std::ops::Range;
 
@@ -11,13 +12,37 @@ use crate::arch::sums::Run;
 use crate::strips::{Meeting, StripShape};
 use crate::tasks::{Box3, intersect};
 
-/// The pattern, and where it lies.
+/// The patterns seen last.
 #[derive(Debug, Default)]
-pub(crate) struct Sighting {
-    key: Key,
-    /// Whether `key` and all that follows from it are of the present box.
-    valid: bool,
+pub(crate) struct Sightings {
+    kept: Vec<Pattern>,
+    /// The one to replace next.
+    oldest: usize,
+    /// What kept patterns are of: lanes of a group, and neighbours that sums take at once.
+    of: ([usize; 3], usize),
     candidate: Key,
+    starts: Vec<u32>,
+}
+
+/// Patterns that are kept: the middle and the borders of a plane.
+const KEPT: usize = 12;
+
+/// What a pair sees of a piece: a pattern, and where it lies.
+#[derive(Clone, Copy)]
+pub(crate) struct Sighting<'a> {
+    pattern: &'a Pattern,
+    /// The packed row at which each line of the piece starts.
+    pub starts: &'a [u32],
+    /// Rows from the first column of the packed box to that of the piece.
+    pub shift: usize,
+    /// Number of the piece's first line in the packed box.
+    pub first_line: usize,
+}
+
+/// What a pair sees, wherever that is.
+#[derive(Debug, Default)]
+struct Pattern {
+    key: Key,
     rows: RowList,
     /// Ends of the rows that the first group alone, both, and the second alone see.
     ends: [usize; 3],
@@ -25,20 +50,16 @@ pub(crate) struct Sighting {
     /// Four lanes along the last axis: which of the group, and whose runs.
     quads: [Vec<(usize, Range<usize>)>; 2],
     lane_rows: Vec<LaneRow>,
-    shift: usize,
-    first_line: usize,
 }
 
-/// All that a pattern depends on inside one packed box.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// All that a pattern depends on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Key {
-    /// Lanes that see each coordinate of the piece, one bit a lane, the second group's after the first's.
-    seen: [Vec<u32>; 3],
-    /// Lanes that exist, likewise.
+    /// Lanes that exist, one bit a lane, the second group's after the first's.
     present: u32,
-    x: Range<usize>,
-    y: Range<usize>,
     columns: [Range<usize>; 2],
+    /// Lanes that see each coordinate of the piece, likewise.
+    seen: [Vec<u32>; 3],
 }
 
 /// Lanes of a group that differ along the last axis alone, and the lines of the piece that they see.
@@ -52,119 +73,122 @@ pub(crate) struct LaneRow {
     pub y: Range<usize>,
 }
 
-impl Sighting {
-    /// Forgets the pattern: the packed box has changed.
-    pub(crate) fn clear(&mut self) {
-        self.valid = false;
-    }
-
+impl Sightings {
     /// Looks at a piece. Sums take `unit` neighbours along the last axis at once.
     #[inline(always)]
-    pub(crate) fn look(&mut self, meeting: &Meeting<'_>, piece: &Box3, unit: usize) {
-        let stream = &meeting.stream.extents;
-        self.shift = piece[2].start - stream[2].start;
-        self.first_line =
-            (piece[0].start - stream[0].start) * stream[1].len() + (piece[1].start - stream[1].start);
-        self.candidate.set(meeting, piece);
-        if self.valid && self.candidate == self.key {
-            return;
+    pub(crate) fn look(&mut self, meeting: &Meeting<'_>, piece: &Box3, unit: usize) -> Sighting<'_> {
+        let of = (meeting.groups.group, unit);
+        if self.of != of {
+            self.of = of;
+            self.kept.clear();
         }
-        std::mem::swap(&mut self.key, &mut self.candidate);
-        self.valid = true;
-        self.list_rows(meeting);
-        self.find_runs(meeting, piece, unit);
+        self.candidate.set(meeting, piece);
+        let known = self.kept.iter().position(|pattern| pattern.key == self.candidate);
+        let index = known.unwrap_or_else(|| self.learn(meeting, piece, unit));
+        let [x, y, z] = &meeting.stream.extents;
+        let (shift, len) = (piece[2].start - z.start, z.len());
+        self.starts.clear();
+        for x in piece[0].clone() {
+            let lines = piece[1].clone().map(|y| (meeting.line(x, y) * len + shift) as u32);
+            self.starts.extend(lines);
+        }
+        let first_line = (piece[0].start - x.start) * y.len() + (piece[1].start - y.start);
+        Sighting { pattern: &self.kept[index], starts: &self.starts, shift, first_line }
     }
 
+    /// Keeps the pattern of the candidate in place of the oldest; returns where.
+    #[inline(never)]
+    fn learn(&mut self, meeting: &Meeting<'_>, piece: &Box3, unit: usize) -> usize {
+        if self.kept.len() < KEPT {
+            self.oldest = self.kept.len();
+            self.kept.push(Pattern::default());
+        }
+        let index = self.oldest;
+        self.oldest = (index + 1) % KEPT;
+        let pattern = &mut self.kept[index];
+        std::mem::swap(&mut pattern.key, &mut self.candidate);
+        pattern.list_rows();
+        pattern.find_runs(meeting, piece, unit);
+        index
+    }
+}
+
+impl<'a> Sighting<'a> {
     /// Rows of the scores, and whose they are.
     #[inline(always)]
-    pub(crate) fn runs(&self) -> [(JobRows<'_>, Of); 3] {
-        let [first, both, second] = self.ends;
+    pub(crate) fn runs(&self) -> [(JobRows<'a>, Of); 3] {
+        let Pattern { rows, ends: [first, both, second], .. } = self.pattern;
         [
-            (self.rows.part(0..first), Of::First),
-            (self.rows.part(first..both), Of::Both),
-            (self.rows.part(both..second), Of::Second),
+            (rows.part(0..*first), Of::First),
+            (rows.part(*first..*both), Of::Both),
+            (rows.part(*both..*second), Of::Second),
         ]
     }
 
     /// The runs of each four lanes of group `g`, with the four's number.
     #[inline(always)]
-    pub(crate) fn sum_runs(&self, g: usize) -> impl Iterator<Item = (usize, &[Run])> {
-        self.quads[g].iter().map(|(quad, runs)| (*quad, &self.runs[runs.clone()]))
+    pub(crate) fn sum_runs(&self, g: usize) -> impl Iterator<Item = (usize, &'a [Run])> {
+        let pattern = self.pattern;
+        pattern.quads[g].iter().map(|(quad, runs)| (*quad, &pattern.runs[runs.clone()]))
     }
 
     /// The rows of lanes of a group.
     #[inline(always)]
-    pub(crate) fn lane_rows(&self) -> &[LaneRow] {
-        &self.lane_rows
-    }
-
-    /// Rows from the first column of the packed box to that of the piece.
-    #[inline(always)]
-    pub(crate) fn shift(&self) -> usize {
-        self.shift
-    }
-
-    /// Number of the piece's first line in the packed box.
-    #[inline(always)]
-    pub(crate) fn first_line(&self) -> usize {
-        self.first_line
+    pub(crate) fn lane_rows(&self) -> &'a [LaneRow] {
+        &self.pattern.lane_rows
     }
 
     /// Lines of the piece along the second axis.
     #[inline(always)]
     pub(crate) fn extent_y(&self) -> usize {
-        self.key.y.len()
+        self.pattern.key.seen[1].len()
     }
 
     /// Slots of a line of the strip.
     #[inline(always)]
     pub(crate) fn pitch(&self) -> usize {
-        self.key.seen[2].len().next_multiple_of(2)
+        self.pattern.key.pitch()
     }
 
     /// Numbers in the strip of the pair.
     #[inline(always)]
     pub(crate) fn strip_len<S: Simd>(&self) -> usize {
-        self.key.x.len() * self.key.y.len() * self.pitch() * 2 * S::LANES
+        self.starts.len() * self.pitch() * 2 * S::LANES
     }
 
     /// The slots of group `g` in its strip.
     #[inline(always)]
     pub(crate) fn shape(&self, g: usize) -> StripShape {
-        let columns = &self.key.columns[g];
+        let Key { seen: [x, y, _], columns, .. } = &self.pattern.key;
         StripShape {
-            x: self.key.x.len(),
-            y: self.key.y.len(),
+            x: x.len(),
+            y: y.len(),
             pitch: self.pitch(),
-            first: columns.start,
-            columns: columns.len(),
+            first: columns[g].start,
+            columns: columns[g].len(),
         }
     }
+}
 
+impl Pattern {
     /// Lists the rows of all lines: those of the first group alone, of both, of the second alone.
-    #[inline(always)]
-    fn list_rows(&mut self, meeting: &Meeting<'_>) {
-        let [a, b] = &self.key.columns;
+    fn list_rows(&mut self) {
+        let Key { columns: [a, b], seen, .. } = &self.key;
         let split = b.start.clamp(a.start, a.end);
         let parts = [a.start..split, split..a.end, b.start.max(a.end)..b.end.max(a.end)];
-        let (pitch, len) = (self.pitch(), meeting.stream.extents[2].len());
+        let pitch = self.key.pitch();
         self.rows.clear();
         for (part, end) in parts.into_iter().zip(&mut self.ends) {
-            let mut slots = 0;
-            for (x, seen_x) in self.key.x.clone().zip(&self.key.seen[0]) {
-                for (y, seen_y) in self.key.y.clone().zip(&self.key.seen[1]) {
-                    let (row, seen) = (meeting.line(x, y) * len, seen_x & seen_y);
-                    let seen = self.key.seen[2][part.clone()].iter().map(|&z| seen & z);
-                    self.rows.extend((row + part.start) as u32, (slots + part.start) as u32, seen);
-                    slots += pitch;
-                }
+            let of_lines = seen[0].iter().flat_map(|x| seen[1].iter().map(move |y| x & y));
+            for (line, of_line) in of_lines.enumerate() {
+                let seen = seen[2][part.clone()].iter().map(|of_column| of_line & of_column);
+                self.rows.extend(line, part.start, line * pitch + part.start, seen);
             }
             *end = self.rows.len();
         }
     }
 
     /// Finds what lanes of the groups see in common.
-    #[inline(always)]
     fn find_runs(&mut self, meeting: &Meeting<'_>, piece: &Box3, unit: usize) {
         let Meeting { groups, spans, pair, .. } = meeting;
         self.runs.clear();
@@ -208,11 +232,16 @@ impl Sighting {
 }
 
 impl Key {
+    /// Slots of a line of the strip.
+    #[inline(always)]
+    fn pitch(&self) -> usize {
+        self.seen[2].len().next_multiple_of(2)
+    }
+
     /// Reads what the pair sees of the piece along each axis.
     #[inline(always)]
     fn set(&mut self, meeting: &Meeting<'_>, piece: &Box3) {
         let Meeting { groups, pair, .. } = meeting;
-        (self.x, self.y) = (piece[0].clone(), piece[1].clone());
         self.columns = [0..0, 0..0];
         self.seen.iter_mut().zip(piece).for_each(|(seen, range)| {
             seen.clear();

@@ -90,7 +90,7 @@ impl<'a> Meeting<'a> {
         &self,
         simd: S,
         operands: &ScoreOperands<'_>,
-        sighting: &Sighting,
+        sighting: &Sighting<'_>,
         ahead: &mut Ahead,
         (strip, maxima): (&mut [f32], &mut [f32]),
     ) {
@@ -102,9 +102,10 @@ impl<'a> Meeting<'a> {
             let job = Scores {
                 lanes: &operands.lanes[self.pair.index * of_pair..],
                 words: operands.words,
-                stream: &operands.stream[sighting.shift() * operands.pitch..],
+                stream: operands.stream,
                 pitch: operands.pitch,
                 rows,
+                starts: sighting.starts,
                 of,
                 scale: operands.scale,
             };
@@ -120,7 +121,7 @@ impl<'a> Meeting<'a> {
     pub(crate) fn weighted_sums<S: Simd, const PAIRS: bool>(
         &self,
         simd: S,
-        (g, sighting): (usize, &Sighting),
+        (g, sighting): (usize, &Sighting<'_>),
         operands: &SumOperands<'_>,
         sums: &mut [f32],
     ) {
@@ -139,8 +140,8 @@ impl<'a> Meeting<'a> {
                         + lane,
                     weights_strides: [sighting.extent_y() * line, line],
                     stream: operands.stream,
-                    column: sighting.shift() / unit * width,
-                    lines: &self.stream.lines[sighting.first_line()..],
+                    column: sighting.shift / unit * width,
+                    lines: &self.stream.lines[sighting.first_line..],
                     lines_pitch: self.stream.extents[1].len(),
                     line_len,
                     x: row.x.clone(),

@@ -20,28 +20,28 @@ use super::{Kernel, Simd};
 /// A row of the stream, the slot of the strip that its scores go to, and which lanes of the pair see it.
 #[derive(Clone, Copy, Debug)]
 struct RowSlot {
-    /// Index of the row.
-    row: u32,
+    /// Line of the row, and its column there.
+    line: u16,
+    column: u16,
     /// Slot, in vectors over the lanes of two groups.
     slot: u32,
     /// One bit a lane, those of the second group after those of the first.
     seen: u32,
 }
 
-/// Rows of one or more jobs, and how far they reach: what a job checks once instead of for each row.
+/// Rows of one or more jobs.
 #[derive(Debug, Default)]
 pub(crate) struct RowList {
     rows: Vec<RowSlot>,
-    /// One more than the largest row and slot.
-    row_end: u32,
-    slot_end: u32,
+    /// One more than the largest slot: what a job checks once instead of for each row.
+    slot_end: usize,
 }
 
 impl RowList {
     /// Empties the list.
     pub(crate) fn clear(&mut self) {
         self.rows.clear();
-        (self.row_end, self.slot_end) = (0, 0);
+        self.slot_end = 0;
     }
 
     /// How many there are.
@@ -49,21 +49,28 @@ impl RowList {
         self.rows.len()
     }
 
-    /// Adds rows that follow each other, and their slots.
-    #[inline(always)]
-    pub(crate) fn extend(&mut self, row: u32, slot: u32, seen: impl Iterator<Item = u32>) {
-        let rows = (0..).zip(seen).map(|(i, seen)| RowSlot { row: row + i, slot: slot + i, seen });
+    /// Adds rows that follow each other in a line, and their slots, which do too.
+    pub(crate) fn extend(
+        &mut self,
+        line: usize,
+        column: usize,
+        slot: usize,
+        seen: impl ExactSizeIterator<Item = u32>,
+    ) {
+        self.slot_end = self.slot_end.max(slot + seen.len());
+        let rows = seen.enumerate().map(|(i, seen)| RowSlot {
+            line: line as u16,
+            column: (column + i) as u16,
+            slot: (slot + i) as u32,
+            seen,
+        });
         self.rows.extend(rows);
-        if let Some(last) = self.rows.last() {
-            self.row_end = self.row_end.max(last.row + 1);
-            self.slot_end = self.slot_end.max(last.slot + 1);
-        }
     }
 
     /// Those in a range.
     #[inline(always)]
     pub(crate) fn part(&self, range: Range<usize>) -> JobRows<'_> {
-        JobRows { rows: &self.rows[range], row_end: self.row_end as usize, slot_end: self.slot_end as usize }
+        JobRows { rows: &self.rows[range], slot_end: self.slot_end }
     }
 }
 
@@ -71,7 +78,6 @@ impl RowList {
 #[derive(Clone, Copy)]
 pub(crate) struct JobRows<'a> {
     rows: &'a [RowSlot],
-    row_end: usize,
     slot_end: usize,
 }
 
@@ -106,6 +112,8 @@ pub(crate) struct Scores<'a> {
     pub pitch: usize,
     /// Which rows, and where their scores go.
     pub rows: JobRows<'a>,
+    /// The row at which each of their lines starts.
+    pub starts: &'a [u32],
     /// Whose scores.
     pub of: Of,
     /// Factor on each score.
@@ -140,7 +148,6 @@ impl<const PAIRS: bool, const SOFTMAX: bool> Kernel for ScoresKernel<'_, '_, PAI
     fn run<S: Simd>(self, simd: S) {
         let ScoresKernel { job, ahead, out, maxima } = self;
         assert!(job.lanes.len() >= 2 * job.words * S::LANES);
-        assert!(job.rows.row_end.saturating_sub(1) * job.pitch + job.words <= job.stream.len());
         assert!(job.rows.slot_end * 2 * S::LANES <= out.len());
         match job.of {
             Of::Both => all::<S, Two, PAIRS, SOFTMAX>(simd, job, 0, ahead, (out, maxima)),
@@ -200,7 +207,12 @@ fn tile<S: Simd, L: Lanes<S>, const PAIRS: bool, const SOFTMAX: bool, const KEYS
     out: &mut [f32],
     max: &mut L::Vector,
 ) {
-    let from = rows.map(|row| job.stream.as_ptr().wrapping_add(row.row as usize * job.pitch));
+    let mut from = [job.stream.as_ptr(); KEYS];
+    for (from, row) in from.iter_mut().zip(rows) {
+        let start = (job.starts[usize::from(row.line)] as usize + usize::from(row.column)) * job.pitch;
+        assert!(start + job.words <= job.stream.len());
+        *from = from.wrapping_add(start);
+    }
     let mut acc = [L::splat(simd, 0.0); KEYS];
     let mut lanes = job.lanes[first..].as_ptr();
     for d in 0..job.words {
@@ -209,7 +221,7 @@ fn tile<S: Simd, L: Lanes<S>, const PAIRS: bool, const SOFTMAX: bool, const KEYS
         let q = unsafe { L::load_at(simd, lanes) };
         lanes = lanes.wrapping_add(2 * S::LANES);
         for (acc, from) in acc.iter_mut().zip(from) {
-            // SAFETY: the kernel checked that the list's last row has `words` words; d < words.
+            // SAFETY: the row was checked above to have `words` words; d < words.
             let k = L::splat(simd, unsafe { *from.add(d) });
             *acc = if PAIRS { L::dot(simd, *acc, q, k) } else { L::fma(simd, q, k, *acc) };
         }

@@ -227,7 +227,6 @@ impl<const OF_QUERIES: bool> Part<'_, OF_QUERIES> {
             }
             scratch.ahead.clear();
             announce(boxes.peek(), scratch);
-            scratch.sighting.clear();
             simd.vectorize(Take { part: self, scratch });
         }
     }
@@ -266,12 +265,12 @@ impl<const OF_QUERIES: bool> Kernel for Take<'_, '_, OF_QUERIES> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Take { part, scratch } = self;
-        let Scratch { lanes, stream, strips, sighting, ahead, sums, lane_scalars, spans, .. } = scratch;
+        let Scratch { lanes, stream, strips, sightings, ahead, sums, lane_scalars, spans, .. } = scratch;
         let (stream, spans) = (&*stream, &*spans);
         for pair in pairs(part.groups) {
             let Some(meeting) = Meeting::new(spans, part.groups, pair, stream) else { continue };
             for piece in meeting.pieces() {
-                sighting.look(&meeting, &piece, 1);
+                let sighting = &sightings.look(&meeting, &piece, 1);
                 let strip = sighting.strip_len::<S>();
                 let mut maxima = [0.0; 64];
                 for (i, scale) in [part.shape.scale * LOG2_E, 1.0].into_iter().enumerate() {
