@@ -21,6 +21,7 @@
 //! | lse | natural log of the softmax's denominator |
 #![forbid(unsafe_code)]
 
+mod aligned;
 pub mod backend;
 mod element;
 mod error;

@@ -1,13 +1,14 @@
 //! Tensors in host memory: owned ones, and views with any strides.
 
+use crate::aligned::Aligned;
 use crate::element::Element;
 use crate::error::TensorError;
 use crate::layout::{Layout, RowLayout};
 
-/// An owned, contiguous tensor.
+/// An owned, contiguous tensor. Where it allocates its memory itself, that starts at a cache line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor<E> {
-    data: Vec<E>,
+    data: Aligned<E>,
     layout: Layout,
 }
 
@@ -22,7 +23,7 @@ impl<E: Element> Tensor<E> {
         if layout.len() != data.len() {
             return Err(TensorError::Length { expected: layout.len(), found: data.len() });
         }
-        Ok(Tensor { data, layout })
+        Ok(Tensor { data: Aligned::from_vec(data), layout })
     }
 
     /// A tensor of zeros.
@@ -33,8 +34,7 @@ impl<E: Element> Tensor<E> {
     pub fn zeros(shape: &[usize]) -> Result<Self, TensorError> {
         let layout = Layout::contiguous(shape)?;
         let bytes = check_size::<E>(&layout)?;
-        let data = bytemuck::allocation::try_zeroed_vec(layout.len())
-            .map_err(|()| TensorError::OutOfMemory { bytes })?;
+        let data = Aligned::zeroed(layout.len()).ok_or(TensorError::OutOfMemory { bytes })?;
         Ok(Tensor { data, layout })
     }
 
@@ -45,7 +45,7 @@ impl<E: Element> Tensor<E> {
     pub fn from_fn(shape: &[usize], value: impl FnMut(usize) -> E) -> Result<Self, TensorError> {
         let layout = Layout::contiguous(shape)?;
         check_size::<E>(&layout)?;
-        Ok(Tensor { data: (0..layout.len()).map(value).collect(), layout })
+        Ok(Tensor { data: Aligned::collect(E::default(), (0..layout.len()).map(value)), layout })
     }
 
     /// Extent of each axis.
@@ -55,32 +55,33 @@ impl<E: Element> Tensor<E> {
 
     /// The elements, last axis fastest.
     pub fn as_slice(&self) -> &[E] {
-        &self.data
+        self.data.as_slice()
     }
 
     /// The elements, to write.
     pub fn as_mut_slice(&mut self) -> &mut [E] {
-        &mut self.data
+        self.data.as_mut_slice()
     }
 
-    /// Gives the buffer back.
+    /// The elements: the buffer that was taken over, or one that they are moved to the start of.
     pub fn into_vec(self) -> Vec<E> {
-        self.data
+        self.data.into_vec()
     }
 
     /// A view of the whole.
     pub fn view(&self) -> TensorView<'_, E> {
-        TensorView { data: &self.data, offset: 0, layout: self.layout }
+        TensorView { data: self.data.as_slice(), offset: 0, layout: self.layout }
     }
 
     /// A view of the whole, to write.
     pub fn view_mut(&mut self) -> TensorViewMut<'_, E> {
-        TensorViewMut { data: &mut self.data, offset: 0, layout: self.layout }
+        TensorViewMut { data: self.data.as_mut_slice(), offset: 0, layout: self.layout }
     }
 
     /// The same numbers in another element type.
     pub fn cast<T: Element>(&self) -> Tensor<T> {
-        let data = self.data.iter().map(|x| T::from_f64(x.to_f64())).collect();
+        let data = self.as_slice().iter().map(|x| T::from_f64(x.to_f64()));
+        let data = Aligned::collect(T::default(), data);
         Tensor { data, layout: self.layout }
     }
 }
@@ -168,11 +169,9 @@ impl<'a, E: Element> TensorView<'a, E> {
     /// Copies into a new contiguous tensor.
     pub fn to_tensor(&self) -> Tensor<E> {
         let shape = self.shape();
-        let mut data = Vec::with_capacity(self.layout.len());
         let mut index = vec![0usize; shape.len()];
-        for _ in 0..self.layout.len() {
+        let data = (0..self.layout.len()).map(|_| {
             let step: isize = index.iter().zip(self.layout.strides()).map(|(&i, &s)| i as isize * s).sum();
-            data.push(self.data[self.offset.wrapping_add_signed(step)]);
             for axis in (0..shape.len()).rev() {
                 index[axis] += 1;
                 if index[axis] < shape[axis] {
@@ -180,7 +179,9 @@ impl<'a, E: Element> TensorView<'a, E> {
                 }
                 index[axis] = 0;
             }
-        }
+            self.data[self.offset.wrapping_add_signed(step)]
+        });
+        let data = Aligned::collect(E::default(), data);
         let layout = Layout::contiguous(shape).expect("the view's own shape was checked");
         Tensor { data, layout }
     }
