@@ -86,7 +86,9 @@ mod tests {
     use super::*;
 
     fn starts_at_a_line<E>(aligned: &Aligned<E>) -> bool {
-        cfg!(miri) || aligned.as_slice().is_empty() || aligned.as_slice().as_ptr().addr().is_multiple_of(LINE_BYTES)
+        cfg!(miri)
+            || aligned.as_slice().is_empty()
+            || aligned.as_slice().as_ptr().addr().is_multiple_of(LINE_BYTES)
     }
 
     #[test]

@@ -39,12 +39,6 @@ impl Groups {
         self.group.iter().product()
     }
 
-    /// The bits of all lanes of a group.
-    #[inline(always)]
-    pub(crate) fn all_bits(&self) -> u32 {
-        (1 << self.lane_count()) - 1
-    }
-
     /// Number of pairs.
     pub(crate) fn pair_count(&self) -> usize {
         self.counts[0] * self.counts[1] * self.counts[2].div_ceil(2)

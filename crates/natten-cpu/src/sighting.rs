@@ -9,8 +9,9 @@ use std::ops::Range;
 use crate::arch::Simd;
 use crate::arch::scores::{JobRows, Of, RowList};
 use crate::arch::sums::Run;
+use crate::groups::Groups;
 use crate::strips::{Meeting, StripShape};
-use crate::tasks::{Box3, intersect};
+use crate::tasks::Box3;
 
 /// The patterns seen last.
 #[derive(Debug, Default)]
@@ -43,6 +44,8 @@ pub(crate) struct Sighting<'a> {
 #[derive(Debug, Default)]
 struct Pattern {
     key: Key,
+    /// Coordinates of the piece's last axis that each group sees.
+    columns: [Range<usize>; 2],
     rows: RowList,
     /// Ends of the rows that the first group alone, both, and the second alone see.
     ends: [usize; 3],
@@ -53,13 +56,12 @@ struct Pattern {
 }
 
 /// All that a pattern depends on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Key {
-    /// Lanes that exist, one bit a lane, the second group's after the first's.
-    present: u32,
-    columns: [Range<usize>; 2],
-    /// Lanes that see each coordinate of the piece, likewise.
-    seen: [Vec<u32>; 3],
+    /// Extents of the piece.
+    extents: [usize; 3],
+    /// What each lane sees along each axis, from the piece's start; along the last one, those of both groups.
+    windows: [Vec<[u16; 2]>; 3],
 }
 
 /// Lanes of a group that differ along the last axis alone, and the lines of the piece that they see.
@@ -84,7 +86,7 @@ impl Sightings {
         }
         self.candidate.set(meeting, piece);
         let known = self.kept.iter().position(|pattern| pattern.key == self.candidate);
-        let index = known.unwrap_or_else(|| self.learn(meeting, piece, unit));
+        let index = known.unwrap_or_else(|| self.learn(meeting, unit));
         let [x, y, z] = &meeting.stream.extents;
         let (shift, len) = (piece[2].start - z.start, z.len());
         self.starts.clear();
@@ -98,7 +100,7 @@ impl Sightings {
 
     /// Keeps the pattern of the candidate in place of the oldest; returns where.
     #[inline(never)]
-    fn learn(&mut self, meeting: &Meeting<'_>, piece: &Box3, unit: usize) -> usize {
+    fn learn(&mut self, meeting: &Meeting<'_>, unit: usize) -> usize {
         if self.kept.len() < KEPT {
             self.oldest = self.kept.len();
             self.kept.push(Pattern::default());
@@ -107,8 +109,8 @@ impl Sightings {
         self.oldest = (index + 1) % KEPT;
         let pattern = &mut self.kept[index];
         std::mem::swap(&mut pattern.key, &mut self.candidate);
-        pattern.list_rows();
-        pattern.find_runs(meeting, piece, unit);
+        pattern.list_rows(meeting.groups);
+        pattern.find_runs(meeting.groups, unit);
         index
     }
 }
@@ -141,7 +143,7 @@ impl<'a> Sighting<'a> {
     /// Lines of the piece along the second axis.
     #[inline(always)]
     pub(crate) fn extent_y(&self) -> usize {
-        self.pattern.key.seen[1].len()
+        self.pattern.key.extents[1]
     }
 
     /// Slots of a line of the strip.
@@ -159,21 +161,17 @@ impl<'a> Sighting<'a> {
     /// The slots of group `g` in its strip.
     #[inline(always)]
     pub(crate) fn shape(&self, g: usize) -> StripShape {
-        let Key { seen: [x, y, _], columns, .. } = &self.pattern.key;
-        StripShape {
-            x: x.len(),
-            y: y.len(),
-            pitch: self.pitch(),
-            first: columns[g].start,
-            columns: columns[g].len(),
-        }
+        let Pattern { key: Key { extents: [x, y, _], .. }, columns, .. } = self.pattern;
+        StripShape { x: *x, y: *y, pitch: self.pitch(), first: columns[g].start, columns: columns[g].len() }
     }
 }
 
 impl Pattern {
     /// Lists the rows of all lines: those of the first group alone, of both, of the second alone.
-    fn list_rows(&mut self) {
-        let Key { columns: [a, b], seen, .. } = &self.key;
+    fn list_rows(&mut self, groups: &Groups) {
+        let seen = self.key.seen(groups);
+        self.columns = self.key.columns(groups);
+        let [a, b] = &self.columns;
         let split = b.start.clamp(a.start, a.end);
         let parts = [a.start..split, split..a.end, b.start.max(a.end)..b.end.max(a.end)];
         let pitch = self.key.pitch();
@@ -189,43 +187,34 @@ impl Pattern {
     }
 
     /// Finds what lanes of the groups see in common.
-    fn find_runs(&mut self, meeting: &Meeting<'_>, piece: &Box3, unit: usize) {
-        let Meeting { groups, spans, pair, .. } = meeting;
+    fn find_runs(&mut self, groups: &Groups, unit: usize) {
         self.runs.clear();
-        for g in 0..2 {
-            self.quads[g].clear();
-            if g >= pair.count || self.key.columns[g].is_empty() {
+        self.quads.iter_mut().for_each(Vec::clear);
+        for (g, lanes) in self.key.windows[2].chunks(groups.group[2]).enumerate() {
+            if self.columns[g].is_empty() {
                 continue;
             }
-            let origin = groups.origin(pair.first + g)[2];
-            let present = groups.present(2, origin);
-            for lane in (0..present).step_by(4) {
+            for (quad, lanes) in lanes.chunks(4).enumerate() {
                 let mut windows = [0..0, 0..0, 0..0, 0..0];
-                let count = (present - lane).min(4);
-                for (i, window) in windows[..count].iter_mut().enumerate() {
-                    let span = intersect(&spans.at(2, origin + lane + i), &piece[2]);
-                    let (start, end) = (span.start - piece[2].start, span.end - piece[2].start);
+                for (window, &[start, end]) in windows.iter_mut().zip(lanes) {
+                    let (start, end) = (usize::from(start), usize::from(end));
                     // An empty window keeps its place in the order.
-                    let first = if span.is_empty() { start.div_ceil(unit) } else { start / unit };
+                    let first = if start == end { start.div_ceil(unit) } else { start / unit };
                     *window = first..end.div_ceil(unit).max(first);
                 }
                 let first = self.runs.len();
-                runs(&windows[..count], |columns, lanes| {
+                runs(&windows[..lanes.len()], |columns, lanes| {
                     self.runs.push(Run { first: columns.start, len: columns.len(), lanes });
                 });
-                self.quads[g].push((lane / 4, first..self.runs.len()));
+                self.quads[g].push((quad, first..self.runs.len()));
             }
         }
-        let origin = groups.origin(pair.first);
         self.lane_rows.clear();
-        for x in 0..groups.present(0, origin[0]) {
-            for y in 0..groups.present(1, origin[1]) {
-                let along = |a: usize, lane: usize| {
-                    let seen = intersect(&spans.at(a, origin[a] + lane), &piece[a]);
-                    seen.start - piece[a].start..seen.end - piece[a].start
-                };
-                let index = x * groups.group[1] + y;
-                self.lane_rows.push(LaneRow { index, x: along(0, x), y: along(1, y) });
+        let range = |&[start, end]: &[u16; 2]| usize::from(start)..usize::from(end);
+        for (i, x) in self.key.windows[0].iter().enumerate() {
+            for (j, y) in self.key.windows[1].iter().enumerate() {
+                let index = i * groups.group[1] + j;
+                self.lane_rows.push(LaneRow { index, x: range(x), y: range(y) });
             }
         }
     }
@@ -235,49 +224,55 @@ impl Key {
     /// Slots of a line of the strip.
     #[inline(always)]
     fn pitch(&self) -> usize {
-        self.seen[2].len().next_multiple_of(2)
+        self.extents[2].next_multiple_of(2)
     }
 
-    /// Reads what the pair sees of the piece along each axis.
+    /// Reads what the pair sees of the piece.
     #[inline(always)]
     fn set(&mut self, meeting: &Meeting<'_>, piece: &Box3) {
-        let Meeting { groups, pair, .. } = meeting;
-        self.columns = [0..0, 0..0];
-        self.seen.iter_mut().zip(piece).for_each(|(seen, range)| {
-            seen.clear();
-            seen.resize(range.len(), 0);
-        });
-        self.present = 0;
-        for g in 0..pair.count {
-            let half = g * groups.lane_count();
-            let origin = groups.origin(pair.first + g);
-            let mut present = groups.all_bits();
-            for (a, &start) in origin.iter().enumerate() {
-                // Both groups have the same lanes along the first two axes.
-                present &= self.add(meeting, piece, (a, start), half);
-            }
-            self.present |= present << half;
-            let columns = meeting.columns(g, piece);
-            self.columns[g] = columns.start - piece[2].start..columns.end - piece[2].start;
-        }
-        if pair.count == 1 {
-            self.columns[1] = self.columns[0].end..self.columns[0].end;
+        let Meeting { groups, pair, spans, .. } = meeting;
+        let mut lanes = groups.group;
+        lanes[2] *= pair.count;
+        let origin = groups.origin(pair.first);
+        for a in 0..3 {
+            let Range { start: from, end: to } = piece[a];
+            self.extents[a] = to - from;
+            self.windows[a].clear();
+            self.windows[a].extend(spans.of(a, origin[a], lanes[a]).iter().map(|span| {
+                let start = span.start.clamp(from, to);
+                [start - from, span.end.clamp(start, to) - from].map(|at| at as u16)
+            }));
         }
     }
 
-    /// Adds the lanes of a group along an axis; returns those that exist.
-    #[inline(always)]
-    fn add(&mut self, meeting: &Meeting<'_>, piece: &Box3, (a, origin): (usize, usize), half: usize) -> u32 {
-        let Meeting { groups, spans, .. } = meeting;
-        let mut all = 0;
-        for i in 0..groups.present(a, origin) {
-            let bits = groups.bits[a][i];
-            let span = intersect(&spans.at(a, origin + i), &piece[a]);
-            let seen = span.start - piece[a].start..span.end - piece[a].start;
-            self.seen[a][seen].iter_mut().for_each(|seen| *seen |= bits << half);
-            all |= bits;
+    /// The lanes that see each coordinate of the piece, one bit a lane, the second group's after the first's.
+    fn seen(&self, groups: &Groups) -> [Vec<u32>; 3] {
+        let mut seen = self.extents.map(|extent| vec![0; extent]);
+        for (a, (seen, windows)) in seen.iter_mut().zip(&self.windows).enumerate() {
+            for (i, &[start, end]) in windows.iter().enumerate() {
+                let bits = groups.bits[a][i % groups.group[a]];
+                let bits = match a {
+                    2 => bits << (i / groups.group[2] * groups.lane_count()),
+                    // Both groups have the same lanes along the first two axes.
+                    _ => bits | bits << groups.lane_count(),
+                };
+                seen[usize::from(start)..usize::from(end)].iter_mut().for_each(|seen| *seen |= bits);
+            }
         }
-        all
+        seen
+    }
+
+    /// What each group sees along the last axis. Windows never fall.
+    fn columns(&self, groups: &Groups) -> [Range<usize>; 2] {
+        let mut groups = self.windows[2].chunks(groups.group[2]);
+        let mut next = || match groups.next() {
+            Some([[start, end]]) | Some([[start, _], .., [_, end]]) => usize::from(*start)..usize::from(*end),
+            _ => 0..0,
+        };
+        let first = next();
+        let second = next();
+        let none = first.end..first.end;
+        [first, if second.is_empty() { none } else { second }]
     }
 }
 

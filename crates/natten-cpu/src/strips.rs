@@ -8,8 +8,6 @@
 //! Two groups side by side share the loads of all rows that both see. Sums never touch what a lane does not see,
 //! so a NaN there is harmless; scores of such rows are computed and then replaced.
 
-use std::ops::Range;
-
 use crate::arch::Simd;
 use crate::arch::prefetch::Ahead;
 use crate::arch::scores::{Scores, scores};
@@ -67,13 +65,6 @@ impl<'a> Meeting<'a> {
     #[inline(always)]
     pub(crate) fn pieces(&self) -> Boxes {
         cut(&self.seen, STRIP_SLOTS, STRIP_SLOTS)
-    }
-
-    /// What group `g` of the pair sees of a piece along the last axis.
-    #[inline(always)]
-    pub(crate) fn columns(&self, g: usize, piece: &Box3) -> Range<usize> {
-        let origin = self.groups.origin(self.pair.first + g)[2];
-        intersect(&self.spans.union(2, origin, self.groups.group[2]), &piece[2])
     }
 
     /// Index of a line of the packed box.

@@ -194,10 +194,11 @@ impl Spans {
         }
     }
 
-    /// What lane `lane` of the tile sees along an axis.
+    /// What each of `count` lanes from `lane` on sees along an axis; fewer where the tile ends.
     #[inline(always)]
-    pub(crate) fn at(&self, axis: usize, lane: usize) -> Range<usize> {
-        self.axes[axis][lane].clone()
+    pub(crate) fn of(&self, axis: usize, lane: usize, count: usize) -> &[Range<usize>] {
+        let spans = &self.axes[axis];
+        &spans[lane..(lane + count).min(spans.len())]
     }
 
     /// What some of `count` lanes from `lane` on sees along an axis. Lanes past the tile see nothing.

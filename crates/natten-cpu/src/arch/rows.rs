@@ -62,7 +62,12 @@ impl<'a, E: Element> SharedRows<'a, E> {
 
     /// The rows `positions` of the line through `[x, y]`.
     #[inline(always)]
-    pub(crate) fn line(&self, tokens: &Tokens, [x, y]: [usize; 2], positions: &Range<usize>) -> SharedLine<'_, E> {
+    pub(crate) fn line(
+        &self,
+        tokens: &Tokens,
+        [x, y]: [usize; 2],
+        positions: &Range<usize>,
+    ) -> SharedLine<'_, E> {
         let first = self.layout.row(tokens.batch, tokens.at([x, y, positions.start]), tokens.head);
         let step = self.layout.token_strides[2] * tokens.step[2] as isize;
         SharedLine { rows: self, first, step, len: positions.len() }

@@ -191,9 +191,11 @@ fn staircase(runs: &[Run]) -> Option<Staircase> {
     let lanes = [0..1, 0..2, 0..3, 0..4, 1..4, 2..4, 3..4];
     let lens = [1, 1, 1, common, 1, 1, 1];
     let mut runs = runs.iter();
-    let stairs = lanes.into_iter().zip(lens).filter(|&(_, len)| len > 0).all(|(lanes, len)| {
-        runs.next().is_some_and(|run| run.lanes == lanes && run.len == len)
-    });
+    let stairs = lanes
+        .into_iter()
+        .zip(lens)
+        .filter(|&(_, len)| len > 0)
+        .all(|(lanes, len)| runs.next().is_some_and(|run| run.lanes == lanes && run.len == len));
     if !stairs || runs.next().is_some() {
         return None;
     }
