@@ -271,7 +271,9 @@ fn time_kernels(driver: &Driver, spec: &Spec, published: &str) -> Result<(), Cud
             }
         };
         let mut rows = boxes.clone();
-        rows.params.neighbours = rows.params.tiles.map(|tiles| tiles.value as i32);
+        for launch in &mut rows.launches {
+            launch.params.neighbours = launch.params.tiles.map(|tiles| tiles.value as i32);
+        }
         let run_one = |prepared: &Prepared| {
             // SAFETY: all tensors live to the end of this function, and the stream orders their release after this.
             #[allow(unsafe_code)]

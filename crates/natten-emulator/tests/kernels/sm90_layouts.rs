@@ -19,6 +19,8 @@ fn neighbouring_heads_do_not_leak() {
         ([1, 12, 14], [1, 7, 9], [1, 1, 1]),
         ([4, 6, 9], [3, 5, 5], [1, 1, 1]),
         ([1, 20, 27], [1, 2, 2], [1, 10, 9]),
+        ([1, 1, 151], [1, 1, 30], [1, 1, 4]),
+        ([1, 23, 25], [1, 2, 2], [1, 10, 9]),
     ] {
         for (i, head_dim) in [40, 72, 80, 96, 8, 64].into_iter().enumerate() {
             let mut case = Case::new(tokens, Params::new(window).dilation(dilation))
