@@ -187,6 +187,33 @@ mod tests {
         assert_eq!(select(&tiny, ALIGNED, &h100(), &request).map(|kernel| kernel.entry).ok(), entry);
     }
 
+    /// Residues of four lengths are four launches: nothing to a large image, all the difference to a small one.
+    #[test]
+    fn every_length_of_residues_costs_a_launch() {
+        let own = |problem: &Problem| {
+            let (kernel, boxes) = boxes(problem, problem.axes(), None, 132).unwrap();
+            let classes = classes(problem.axes());
+            (classes.len(), predict(kernel, &boxes, &classes, problem.heads(), 132))
+        };
+        let squares = |side: usize, window: usize| {
+            [side, side - 1].map(|side| {
+                let params = Params::new([window, window]).dilation([2, 2]);
+                problem([side, side], 8, 128, params)
+            })
+        };
+        let [even, uneven] = squares(512, 80);
+        let ((one, whole), (four, parts)) = (own(&even), own(&uneven));
+        assert_eq!((one, four), (1, 4));
+        assert!((parts / whole - 1.0).abs() < 0.1, "{parts} us, in one launch {whole}");
+        assert!(select(&uneven, ALIGNED, &h100(), &Request::default()).is_ok());
+        let [even, uneven] = squares(64, 16);
+        let ((_, whole), (_, parts)) = (own(&even), own(&uneven));
+        assert!(parts > whole + 12.0, "{parts} us, in one launch {whole}");
+        assert!(select(&even, ALIGNED, &h100(), &Request::default()).is_ok());
+        let slower = select(&uneven, ALIGNED, &h100(), &Request::default()).unwrap_err();
+        assert!(matches!(slower, RejectionReason::PredictedSlower { .. }), "{slower}");
+    }
+
     #[test]
     fn what_the_family_cannot_do() {
         let video = problem([30, 48, 80], 24, 128, Params::new([18, 24, 24]));

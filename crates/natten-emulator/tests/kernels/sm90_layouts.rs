@@ -1,6 +1,7 @@
 //! The Hopper kernels on views of all sorts: neighbouring heads, repeated and reversed axes, and what is chosen and compiled.
 
-use natten_core::{Backend, Inputs, Layout, Output, Params, Tensor, bf16};
+use natten_core::plan::TileCounts;
+use natten_core::{Backend, Inputs, Layout, Output, Params, Tensor, bf16, reference};
 use natten_cuda::registry::Operation;
 use natten_cuda::select::LayoutSummary;
 use natten_cuda::tiles::Request;
@@ -200,6 +201,29 @@ fn reversed_axes_go_to_another_family() {
         refused.contains("cannot map a tensor: the copy engine takes no stride of -128 elements"),
         "{refused}"
     );
+}
+
+/// A call of the backend launches once for each length of residues, nothing else; nobody asks for the log-sum-exp.
+#[test]
+fn each_length_of_residues_is_a_launch_of_one_call() {
+    let case = Case::new([1, 11, 25], Params::new([1, 2, 2]).dilation([1, 4, 9])).dims(64, 64);
+    let operands = Operands::<bf16>::draw(&case);
+    let problem = operands.problem(&case.params);
+    let entry = "natten_forward_sm90_bf16_d64";
+    let cuda = hopper(1, Completion::Random).with_request(Request { entry: Some(entry), tiling: None });
+    let device = OnDevice::upload(&cuda, &operands);
+    let mut out = cuda.allocate::<bf16>(&problem.out_shape()).unwrap();
+    let output = Output { out: out.view_mut(), lse: None };
+    let decision = cuda.decide(&problem, &device.inputs(), &output).unwrap();
+    let planned = TileCounts::of(&problem, &decision.tiling.unwrap()).issued_over_useful();
+    assert!((decision.issued_over_useful - planned).abs() < 1e-9 * planned);
+    cuda.device().take_counters();
+    cuda.forward(&problem, &device.inputs(), output).unwrap();
+    let counters = cuda.device().take_counters();
+    assert_eq!(counters.keys().copied().collect::<Vec<_>>(), [entry]);
+    assert_eq!(counters[entry].ctas, 4);
+    let lse = reference::forward(&problem, &operands.inputs()).lse.cast::<f32>();
+    compare(&operands, &problem, &(cuda.download(&out).unwrap(), lse)).unwrap();
 }
 
 /// What warming up compiles is what a call runs: nothing is left to compile while a graph is captured.
