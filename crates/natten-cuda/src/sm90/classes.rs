@@ -18,26 +18,26 @@ pub(crate) struct Class {
     pub axes: [Axis; 3],
     /// How many.
     pub residues: [usize; 3],
+    /// Queries that each has.
+    pub queries: [usize; 3],
 }
 
 impl Class {
     /// Tiles along each axis, of so many queries.
     pub fn tiles(&self, sides: &[usize; 3]) -> [usize; 3] {
-        std::array::from_fn(|a| {
-            let Axis { query_extent, dilation, .. } = self.axes[a];
-            self.residues[a] * query_extent.div_ceil(dilation).div_ceil(sides[a])
-        })
+        std::array::from_fn(|a| self.residues[a] * self.queries[a].div_ceil(sides[a]))
     }
 }
 
 /// The classes of a problem: one where every dilation divides its axis, twice as many for every one that does not.
 pub(crate) fn classes(axes: &[Axis; 3]) -> Vec<Class> {
-    let mut classes = vec![Class { first: [0; 3], axes: *axes, residues: [1; 3] }];
+    let mut classes = vec![Class { first: [0; 3], axes: *axes, residues: [1; 3], queries: [0; 3] }];
     for (a, axis) in axes.iter().enumerate() {
         let with = |class: &Class, run: &Range<usize>| {
             let mut class = *class;
             (class.first[a], class.residues[a]) = (run.start, run.len());
             class.axes[a].query_extent -= run.start;
+            class.queries[a] = class.axes[a].query_extent.div_ceil(axis.dilation);
             class.axes[a].key_extent = axis.key_extent.saturating_sub(run.start);
             class
         };
@@ -77,6 +77,7 @@ mod tests {
                         for residue in 0..class.residues[1] {
                             assert_eq!(part.residue(residue), whole.residue(seen + residue), "{whole:?}");
                             assert_eq!(part.residue(residue), part.residue(0), "{whole:?}");
+                            assert_eq!(part.residue(residue).query_len, class.queries[1], "{whole:?}");
                         }
                         seen += class.residues[1];
                     }
