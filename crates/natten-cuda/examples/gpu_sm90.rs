@@ -90,6 +90,22 @@ fn check(driver: &Driver) -> usize {
         Spec::new("1-D dilation 8", [1, 1, 1104], Params::new([1, 1, 130]).dilation([1, 1, 8])),
         Spec::new("1-D dilation 17", [1, 1, 2006], Params::new([1, 1, 90]).dilation([1, 1, 17])),
         Spec::new("2-D dilation 16,16", [1, 80, 96], Params::new([1, 4, 5]).dilation([1, 16, 16])),
+        Spec::new("1-D 1000, dilation 3", [1, 1, 1000], Params::new([1, 1, 200]).dilation([1, 1, 3])),
+        Spec::new("1-D 1999, dil. 17", [1, 1, 1999], Params::new([1, 1, 90]).dilation([1, 1, 17])),
+        Spec::new("2-D 70x100, dil. 16", [1, 70, 100], Params::new([1, 4, 5]).dilation([1, 16, 16])),
+        Spec {
+            heads: [6, 2],
+            additional: 130,
+            ..Spec::new(
+                "2-D 40x41, GQA",
+                [1, 40, 41],
+                Params::new([1, 9, 7]).dilation([1, 3, 4]).stride([1, 2, 7]),
+            )
+        },
+        Spec {
+            batch: 2,
+            ..Spec::new("3-D 11x19x23, dil.", [11, 19, 23], Params::new([3, 3, 2]).dilation([2, 5, 9]))
+        },
         Spec::new("2-D scale -0.5", [1, 30, 40], wide.scale(-0.5)),
         Spec::new("2-D scale 0", [1, 30, 40], wide.scale(0.0)),
         Spec::new("2-D", [1, 30, 40], wide),
@@ -271,7 +287,9 @@ fn time_kernels(driver: &Driver, spec: &Spec, published: &str) -> Result<(), Cud
             }
         };
         let mut rows = boxes.clone();
-        rows.params.neighbours = rows.params.tiles.map(|tiles| tiles.value as i32);
+        for launch in &mut rows.launches {
+            launch.params.neighbours = launch.params.tiles.map(|tiles| tiles.value as i32);
+        }
         let run_one = |prepared: &Prepared| {
             // SAFETY: all tensors live to the end of this function, and the stream orders their release after this.
             #[allow(unsafe_code)]

@@ -82,6 +82,14 @@ pub struct Strides {
     pub head: i64,
 }
 
+impl Strides {
+    /// The address of a token, by its place on each axis, in a tensor that begins at `address`.
+    pub(crate) fn at(&self, address: u64, token: [usize; 3], element_bytes: u64) -> u64 {
+        let elements: i64 = token.iter().zip(&self.axis).map(|(&token, stride)| token as i64 * stride).sum();
+        address.wrapping_add_signed(elements * element_bytes as i64)
+    }
+}
+
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct ListStrides {

@@ -3,8 +3,10 @@
 //! From the innermost: head_dim, the positions along the three token axes from last to first, and one axis for all the
 //! rest. Batch items, heads and the residues of a dilated axis share that one: its step is the greatest that all their
 //! strides are multiples of, and its coordinate the sum of what each contributes. So every layout with positive strides
-//! has a map, heads-first and heads-last alike, at any dilation that divides its axis; a box stays within one row's head_dim, since that axis
-//! ends there.
+//! has a map, heads-first and heads-last alike, at any dilation; a box stays within one row's head_dim, since that axis
+//! ends there, and within its residue, since all residues of one map have the same length (sm90/classes.rs).
+//!
+//! No coordinate inside a map's extents lies outside the tensor: the copy engine may do as it likes with one that does.
 
 use crate::device::TensorMapSpec;
 use crate::params::Strides;
@@ -36,6 +38,17 @@ pub struct RowView {
     pub strides: Strides,
 }
 
+impl RowView {
+    /// The view from a token of each axis on.
+    pub(crate) fn from(&self, first: [usize; 3]) -> Self {
+        RowView {
+            address: self.strides.at(self.address, first, ELEMENT_BYTES),
+            tokens: std::array::from_fn(|a| self.tokens[a].saturating_sub(first[a])),
+            ..*self
+        }
+    }
+}
+
 /// How the kernel cuts a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tile {
@@ -43,6 +56,8 @@ pub struct Tile {
     pub side: [usize; 3],
     /// Tokens from one position to the next.
     pub dilation: [usize; 3],
+    /// So many residues of each axis, from the first on, are read: at most the dilation, and all of the same length.
+    pub residues: [usize; 3],
     /// The kernel's bucket of head_dim.
     pub head_dim: usize,
 }
@@ -59,14 +74,6 @@ pub enum MapError {
     Stride {
         /// The stride.
         elements: i64,
-    },
-    /// Residues of an axis differ in length, so they would not all end where an axis of the map ends.
-    #[error("the copy engine takes no {tokens} tokens at dilation {dilation}, which does not divide them")]
-    Residues {
-        /// Tokens of the axis.
-        tokens: usize,
-        /// Its dilation.
-        dilation: usize,
     },
     /// The driver knows of a limit that this crate does not.
     #[error("the driver refuses the map")]
@@ -91,19 +98,17 @@ pub fn tensor_map(view: &RowView, tile: &Tile) -> Result<(TensorMapSpec, MapStep
     let mut box_extents = vec![slab as u32];
     let mut residues = [(1, 0); 3];
     for axis in [2, 1, 0] {
-        let (tokens, dilation) = (view.tokens[axis], tile.dilation[axis]);
+        let (tokens, dilation, count) = (view.tokens[axis], tile.dilation[axis], tile.residues[axis]);
         // The stride of a single element is never taken, but it must be a legal one.
         let stride = if tokens == 1 { ALIGNMENT } else { stride_bytes(view.strides.axis[axis])? };
         if stride == 0 || stride.checked_mul(dilation as u64).is_none_or(|bytes| bytes >= STRIDE_LIMIT) {
             return Err(MapError::Stride { elements: view.strides.axis[axis] });
         }
-        if !tokens.is_multiple_of(dilation) {
-            return Err(MapError::Residues { tokens, dilation });
-        }
-        extents.push((tokens / dilation) as u64);
+        // What the last of the residues has, and so each: with more, the map would reach past the tensor.
+        extents.push(((tokens + dilation - count) / dilation) as u64);
         strides_bytes.push(stride * dilation as u64);
         box_extents.push(tile.side[axis] as u32);
-        residues[axis] = (dilation, stride);
+        residues[axis] = (count, stride);
     }
     let of = |count: usize, stride: i64| Ok((count, if count == 1 { 0 } else { stride_bytes(stride)? }));
     let rest: [(usize, u64); 5] = [
@@ -157,7 +162,10 @@ fn gcd(a: u64, b: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use natten_core::window::Axis;
+
     use super::*;
+    use crate::sm90::classes::{Class, classes};
 
     /// Heads-last and dense.
     fn video(batch: usize, tokens: [usize; 3], heads: usize, head_dim: usize) -> RowView {
@@ -177,7 +185,7 @@ mod tests {
     }
 
     fn tile(side: [usize; 3], dilation: [usize; 3], head_dim: usize) -> Tile {
-        Tile { side, dilation, head_dim }
+        Tile { side, dilation, residues: dilation, head_dim }
     }
 
     /// Where the map says that element `at` of a row lies, by the kernel's arithmetic (sm90/work.cuh).
@@ -195,37 +203,49 @@ mod tests {
         inside.then(|| spec.address.wrapping_add(coordinates[0] as u64 * 2 + outer))
     }
 
-    /// The map reaches every row where it lies, and ends where each residue of each axis does.
+    /// Where an element lies.
+    fn place(view: &RowView, [batch, x, y, z, head, element]: [usize; 6]) -> u64 {
+        let s = &view.strides;
+        let tokens = x as i64 * s.axis[0] + y as i64 * s.axis[1] + z as i64 * s.axis[2];
+        let offset = batch as i64 * s.batch + tokens + head as i64 * s.head + element as i64;
+        view.address.wrapping_add_signed(offset * 2)
+    }
+
+    /// The map reaches every row of the tile's residues where it lies, ends where each residue of each axis does, and has
+    /// no coordinate outside the tensor.
     fn check(view: &RowView, tile: &Tile) -> (TensorMapSpec, MapSteps) {
         let map = tensor_map(view, tile).unwrap();
-        let s = &view.strides;
         let [tx, ty, tz] = view.tokens;
+        let is_read = |axis: usize, token: usize| token % tile.dilation[axis] < tile.residues[axis];
         for batch in [0, view.batch - 1] {
             for token in 0..tx * ty * tz {
                 let (x, y, z) = (token / (ty * tz), token / tz % ty, token % tz);
+                if !(is_read(0, x) && is_read(1, y) && is_read(2, z)) {
+                    continue;
+                }
                 for head in [0, view.heads - 1] {
                     for element in [0, view.head_dim - 1] {
-                        let offset = batch as i64 * s.batch
-                            + x as i64 * s.axis[0]
-                            + y as i64 * s.axis[1]
-                            + z as i64 * s.axis[2]
-                            + head as i64 * s.head
-                            + element as i64;
-                        let expected = view.address.wrapping_add_signed(offset * 2);
-                        assert_eq!(reach(tile, &map, [batch, x, y, z, head, element]), Some(expected));
+                        let at = [batch, x, y, z, head, element];
+                        assert_eq!(reach(tile, &map, at), Some(place(view, at)));
                     }
                 }
             }
         }
         assert_eq!(reach(tile, &map, [0, 0, 0, 0, 0, view.head_dim]), None);
         for axis in 0..3 {
-            for residue in 0..tile.dilation[axis] {
+            let first_past = view.tokens[axis]..view.tokens[axis] + tile.dilation[axis];
+            for token in first_past.filter(|&token| is_read(axis, token)) {
                 let mut at = [0; 6];
-                at[1 + axis] = view.tokens[axis] + residue;
-                let past = reach(tile, &map, at);
-                assert_eq!(past, None, "past the end of residue {residue} of axis {axis}");
+                at[1 + axis] = token;
+                assert_eq!(reach(tile, &map, at), None, "token {token} of axis {axis} is past the end");
             }
         }
+        let last = [view.batch - 1, tx - 1, ty - 1, tz - 1, view.heads - 1, view.head_dim - 1];
+        let spec = &map.0;
+        let steps =
+            spec.extents[1..].iter().zip(&spec.strides_bytes).map(|(extent, stride)| (extent - 1) * stride);
+        let farthest = spec.address + (spec.extents[0] - 1) * ELEMENT_BYTES + steps.sum::<u64>();
+        assert!(spec.address >= view.address && farthest <= place(view, last), "{spec:?} leaves {view:?}");
         map
     }
 
@@ -248,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn any_dilation_that_divides_has_a_map() {
+    fn any_dilation_has_a_map() {
         for dilation in [[1, 1, 3], [1, 2, 8], [2, 3, 6], [1, 6, 4], [5, 6, 12], [5, 1, 1]] {
             for (batch, heads, head_dim) in [(1, 3, 40), (2, 3, 64), (2, 1, 72)] {
                 let square = tile([1, 8, 16], dilation, 128);
@@ -257,11 +277,40 @@ mod tests {
                 check(&heads_first(video(batch, tokens, heads, head_dim)), &square);
             }
         }
-        let uneven = tensor_map(&video(1, [1, 1, 20], 1, 64), &tile([1, 1, 64], [1, 1, 3], 64));
-        assert_eq!(uneven.unwrap_err(), MapError::Residues { tokens: 20, dilation: 3 });
         let (spec, steps) = check(&video(1, [1, 32, 48], 4, 8), &tile([1, 8, 16], [1, 16, 16], 32));
         assert_eq!(spec.extents, [8, 3, 2, 1, 4 + 15 * 4 + 15 * 4 * 48]);
         assert_eq!((steps.head, steps.residue), (1, [0, 4 * 48, 4]));
+    }
+
+    /// One map for the residues of each length.
+    #[test]
+    fn residues_that_differ_in_length_have_maps() {
+        for dilation in [[1, 1, 3], [1, 2, 7], [2, 3, 5], [1, 6, 4], [5, 6, 7], [4, 4, 4]] {
+            for (batch, heads, head_dim) in [(1, 3, 40), (2, 3, 64), (2, 1, 72)] {
+                let whole = video(batch, [5, 6, 7], heads, head_dim);
+                for view in [whole, heads_first(whole)] {
+                    let axis = |a: usize| Axis {
+                        query_extent: view.tokens[a],
+                        key_extent: view.tokens[a],
+                        dilation: dilation[a],
+                        ..Axis::UNIT
+                    };
+                    for Class { first, residues, .. } in classes(&[axis(0), axis(1), axis(2)]) {
+                        let square = Tile { residues, ..tile([1, 8, 16], dilation, 128) };
+                        check(&view.from(first), &square);
+                    }
+                }
+            }
+        }
+        let line = video(1, [1, 1, 20], 1, 64);
+        let longer = Tile { residues: [1, 1, 2], ..tile([1, 1, 64], [1, 1, 3], 64) };
+        assert_eq!(check(&line, &longer).0.extents, [64, 7, 1, 1, 2]);
+        let shorter = Tile { residues: [1, 1, 1], ..longer };
+        let (spec, steps) = check(&line.from([0, 0, 2]), &shorter);
+        assert_eq!(
+            (spec.address, &spec.extents[..], steps.residue),
+            (line.address + 256, &[64, 6, 1, 1, 1][..], [0; 3])
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 mod support;
 
-use natten_emulator::{Launch, Swizzle, TensorMapDesc};
+use natten_emulator::{FaultKind, Launch, MemorySpace, Swizzle, TensorMapDesc};
 use support::{Device, bf16, floats};
 
 /// (row, column) of element `i` of a lane's A fragment of m16n8k16, from the manual's figure.
@@ -178,24 +178,26 @@ fn swizzles_permute_16_byte_chunks() {
     }
 }
 
+/// Loads a box 8 x 2 x 2 of u32 at (-4, 3, 2) and writes it out.
+const LOAD_BOX: &str = ".version 8.0\n.target sm_90\n.address_size 64
+    .visible .entry k(.param .align 64 .b8 map[128], .param .u64 p) {
+    .reg .b32 %r<8>; .reg .b64 %rd<5>; .reg .pred %p<3>;
+    .shared .align 128 .b8 s[128]; .shared .align 8 .b8 bar[8];
+    mov.b64 %rd1, map; cvta.param.u64 %rd1, %rd1; ld.param.u64 %rd2, [p];
+    mov.u32 %r1, %tid.x; mov.u32 %r2, s; mov.u32 %r3, bar;
+    setp.ne.u32 %p1, %r1, 0; @%p1 bra JOIN;
+    mbarrier.init.shared::cta.b64 [%r3], 1; fence.proxy.async;
+    mbarrier.arrive.expect_tx.shared::cta.b64 %rd3, [%r3], 128;
+    cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%r2], [%rd1, {-4, 3, 2}], [%r3];
+    JOIN: bar.sync 0;
+    WAIT: mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r3], 0; @!%p2 bra WAIT;
+    mad.lo.u32 %r4, %r1, 4, %r2; ld.shared.u32 %r5, [%r4]; mad.wide.u32 %rd4, %r1, 4, %rd2;
+    st.global.u32 [%rd4], %r5; ret; }";
+
 #[test]
 fn tensor_maps_fill_with_zeros_outside() {
-    // A 3-d tensor 5 x 4 x 3 of u32 (rows padded to 32 bytes), a box 8 x 2 x 2 at (-4, 3, 2).
-    let ptx = ".version 8.0\n.target sm_90\n.address_size 64
-        .visible .entry k(.param .align 64 .b8 map[128], .param .u64 p) {
-        .reg .b32 %r<8>; .reg .b64 %rd<5>; .reg .pred %p<3>;
-        .shared .align 128 .b8 s[128]; .shared .align 8 .b8 bar[8];
-        mov.b64 %rd1, map; cvta.param.u64 %rd1, %rd1; ld.param.u64 %rd2, [p];
-        mov.u32 %r1, %tid.x; mov.u32 %r2, s; mov.u32 %r3, bar;
-        setp.ne.u32 %p1, %r1, 0; @%p1 bra JOIN;
-        mbarrier.init.shared::cta.b64 [%r3], 1; fence.proxy.async;
-        mbarrier.arrive.expect_tx.shared::cta.b64 %rd3, [%r3], 128;
-        cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%r2], [%rd1, {-4, 3, 2}], [%r3];
-        JOIN: bar.sync 0;
-        WAIT: mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r3], 0; @!%p2 bra WAIT;
-        mad.lo.u32 %r4, %r1, 4, %r2; ld.shared.u32 %r5, [%r4]; mad.wide.u32 %rd4, %r1, 4, %rd2;
-        st.global.u32 [%rd4], %r5; ret; }";
-    let device = Device::new(ptx);
+    // A 3-d tensor 5 x 4 x 3 of u32, rows padded to 32 bytes.
+    let device = Device::new(LOAD_BOX);
     let tensor: Vec<u32> = (0..3 * 4 * 8).map(|i| 1000 + i).collect();
     let base = device.upload(&tensor);
     let out = device.memory.alloc(128);
@@ -223,4 +225,33 @@ fn tensor_maps_survive_encoding_and_are_checked() {
     assert!(TensorMapDesc { base: 0x1001, ..map }.check().is_err());
     assert!(TensorMapDesc { box_dims: [128, 1, 1, 1, 1], ..map }.check().is_err());
     assert!(TensorMapDesc { strides_bytes: [24, 0, 0, 0], ..map }.check().is_err());
+}
+
+/// A box inside the extents, of a tensor that begins before or ends behind its memory.
+#[test]
+fn tensor_maps_of_memory_that_is_not_there_are_faults() {
+    let device = Device::new(LOAD_BOX);
+    let below = device.upload(&[0u32; 96]);
+    let base = device.upload(&[0u32; 96]);
+    let out = device.memory.alloc(128);
+    let map = TensorMapDesc::new(base, 4, &[5, 4, 3], &[32, 128], &[8, 2, 2]);
+    let load = |map: TensorMapDesc| {
+        let launch = Launch::new([1, 1, 1], [32, 1, 1]).arg(map.to_bytes()).arg(out.to_le_bytes());
+        device.try_run("k", &launch)
+    };
+    load(map).unwrap();
+    // What the box reads of it is there all the same.
+    let early = TensorMapDesc { base: base - 128, ..map };
+    let fault = load(early).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::TensorMapBase { base: base - 128 });
+    assert!(fault.to_string().contains("where nothing is allocated"), "{fault}");
+    // The box reads row 3 of plane 2.
+    let out_of_bounds = |map, address| {
+        let kind = FaultKind::OutOfBounds { space: MemorySpace::Global, address, bytes: 16 };
+        assert_eq!(load(map).unwrap_err().kind, kind);
+    };
+    out_of_bounds(TensorMapDesc { base: base + 128, ..map }, base + 128 + 2 * 128 + 3 * 32);
+    // From one allocation into another.
+    let across = TensorMapDesc { base: below, strides_bytes: [32, (base - below) / 2, 0, 0], ..map };
+    out_of_bounds(across, base + 3 * 32);
 }

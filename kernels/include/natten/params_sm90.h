@@ -9,7 +9,9 @@ namespace natten {
 // What the outermost axis of a tensor map holds. The axes are, innermost first: head_dim, the positions along token axes
 // 2, 1, 0, and one for all the rest, whose coordinate is the sum of these steps times batch item, head and residues.
 //
-// What lies past a residue's end must arrive as zeros, so it must end where the map's axis ends: dilations divide extents.
+// What lies past a residue's end must arrive as zeros, so it must end where the map's axis ends: all residues of a launch
+// have the same length. Where a dilation does not divide its axis they are not all that there are, and the tensors begin
+// at the first of them.
 struct MapSteps {
   int batch;
   int head;
@@ -27,7 +29,8 @@ struct ForwardParamsSm90 {
   Strides out_strides;
   Strides lse_strides;
   Geometry geometry;
-  Divisor tiles[3];       // per axis: dilation * query tiles of one residue
+  Divisor tiles[3];       // per axis: residues * query tiles of one residue
+  Divisor residues[3];    // residues of each axis that this launch works on, from 0; at most the dilation
   int neighbours[3];      // items come in boxes of so many tiles, axis 2 fastest inside and among them; then heads, then batch
   Divisor heads;
   int items;              // query tiles of all heads and batch items
@@ -45,8 +48,9 @@ static_assert(sizeof(MapSteps) == 20 && sizeof(ForwardParamsSm90) == 1152, "");
 NATTEN_OFFSET(ForwardParamsSm90, out, 640);
 NATTEN_OFFSET(ForwardParamsSm90, geometry, 736);
 NATTEN_OFFSET(ForwardParamsSm90, tiles, 912);
-NATTEN_OFFSET(ForwardParamsSm90, neighbours, 948);
-NATTEN_OFFSET(ForwardParamsSm90, items, 972);
-NATTEN_OFFSET(ForwardParamsSm90, query_steps, 1004);
+NATTEN_OFFSET(ForwardParamsSm90, residues, 948);
+NATTEN_OFFSET(ForwardParamsSm90, neighbours, 984);
+NATTEN_OFFSET(ForwardParamsSm90, items, 1008);
+NATTEN_OFFSET(ForwardParamsSm90, query_steps, 1040);
 
 }  // namespace natten

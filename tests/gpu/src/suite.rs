@@ -240,12 +240,21 @@ fn every_kernel_on_tiles<D: Device>() -> Vec<Check<D>> {
                 .dilation(&[1, 2, 1])
                 .heads(2, 2)
                 .batch(2),
+            // Residues that differ in length: one Hopper launch for each length, two and eight.
+            Spec::na(&[200], &[40]).dims(dim, dim).dilation(&[3]).stride(&[7]).heads(2, 1).additional(9),
+            Spec::na(&[7, 11, 22], &[2, 3, 5])
+                .dims(dim, dim - 8)
+                .dilation(&[2, 3, 4])
+                .causal(&[false, true, false])
+                .heads(2, 1)
+                .batch(2),
         ];
         for (i, spec) in specs.into_iter().enumerate() {
             let case = spec.draw(300 + i as u64);
             let what = format!("{spec:?}");
             let run: Body<D> = Box::new(move |subject| {
-                let (subject, at) = (subject.asking_for(entry), Arrangements::all(Arrangement::Contiguous));
+                let order = if i == 4 { Arrangement::HeadsFirst } else { Arrangement::Contiguous };
+                let (subject, at) = (subject.asking_for(entry), Arrangements::all(order));
                 match ty {
                     ElementType::F16 => Expected::<f16>::of(&case).check_forward(&subject, at),
                     ElementType::Bf16 => Expected::<bf16>::of(&case).check_forward(&subject, at),

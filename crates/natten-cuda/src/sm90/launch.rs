@@ -4,7 +4,7 @@
 use natten_core::Problem;
 
 use super::params::ForwardParamsSm90;
-use super::{Prepared, Views, boxes_as, prepare_boxes};
+use super::{Launch, Prepared, Views, boxes_as, prepare_boxes};
 use crate::buffer::Raw;
 use crate::device::{Device, LaunchConfig, PreparedLaunch, Properties, TensorMap};
 use crate::error::{CudaError, DeviceError};
@@ -26,26 +26,26 @@ pub(crate) fn forward<D: Device>(
         Err(reason) => return Ok(Err(reason)),
     };
     // What the driver refuses is left to the other families, like what this crate refuses.
-    let Ok(params) = prepared.iter().map(|one| encode(device, one)).collect::<Result<Vec<_>, _>>() else {
+    let Ok(encoded) = prepared.iter().map(|one| encode(device, one)).collect::<Result<Vec<_>, _>>() else {
         return Ok(Err(RejectionReason::TensorMap(MapError::Refused)));
     };
-    for (prepared, params) in prepared.iter().zip(&params) {
+    for (prepared, encoded) in prepared.iter().zip(&encoded) {
         // SAFETY: the addresses come from views, whose borrows (or the contract of their unsafe constructors) keep the
         // memory alive and unaliased while the call queues work on this device's stream; extents and strides come from
         // the same views, checked against the problem before.
-        unsafe { start(device, prepared, params)? };
+        unsafe { start(device, prepared, encoded)? };
     }
     Ok(Ok(()))
 }
 
-/// The launches of a forward pass, or why there are none.
+/// The launches of a forward pass, sequence by sequence, or why there are none.
 pub(crate) fn prepare_forward(
     properties: &Properties,
     problem: &Problem,
     views: &Forward,
     request: &Request,
 ) -> Result<Result<Vec<Prepared>, RejectionReason>, CudaError> {
-    let mut launches = Vec::new();
+    let mut sequences = Vec::new();
     for sequence in problem.sequences().filter(|s| s.axes.iter().all(|axis| axis.query_extent > 0)) {
         let queries = sequence.axes.map(|axis| axis.query_extent);
         let keys = sequence.axes.map(|axis| axis.key_extent);
@@ -65,11 +65,11 @@ pub(crate) fn prepare_forward(
             Err(reason) => return Ok(Err(reason)),
         };
         match prepare_boxes(problem, &sequence.axes, &views, (kernel, boxes), multiprocessors)? {
-            Ok(prepared) => launches.push(prepared),
+            Ok(prepared) => sequences.push(prepared),
             Err(reason) => return Ok(Err(reason)),
         }
     }
-    Ok(Ok(launches))
+    Ok(Ok(sequences))
 }
 
 fn row_view(view: &Raw, first_token: usize, tokens: [usize; 3]) -> RowView {
@@ -93,7 +93,7 @@ fn place(view: &Raw, strides: Strides, first_token: usize) -> (u64, Strides) {
     (at_token(view, &strides, first_token), strides)
 }
 
-/// Encodes the maps and launches.
+/// Encodes all maps, then launches.
 ///
 /// # Safety
 /// Every address in `prepared` stands for memory of this device that outlives the launch in stream order, holds all
@@ -102,14 +102,18 @@ fn place(view: &Raw, strides: Strides, first_token: usize) -> (u64, Strides) {
 /// # Errors
 /// When the device refuses.
 pub unsafe fn run<D: Device>(device: &D, prepared: &Prepared) -> Result<(), CudaError> {
-    let params = encode(device, prepared)?;
+    let encoded = encode(device, prepared)?;
     // SAFETY: the caller's promise.
-    unsafe { start(device, prepared, &params) }
+    unsafe { start(device, prepared, &encoded) }
 }
 
-/// The parameters with the encoded maps.
-fn encode<D: Device>(device: &D, prepared: &Prepared) -> Result<ForwardParamsSm90, DeviceError> {
-    let mut params = prepared.params;
+/// Each launch's parameters with the encoded maps.
+fn encode<D: Device>(device: &D, prepared: &Prepared) -> Result<Vec<ForwardParamsSm90>, DeviceError> {
+    prepared.launches.iter().map(|launch| encode_one(device, launch)).collect()
+}
+
+fn encode_one<D: Device>(device: &D, launch: &Launch) -> Result<ForwardParamsSm90, DeviceError> {
+    let mut params = launch.params;
     let places = [
         &mut params.query,
         &mut params.key,
@@ -117,7 +121,7 @@ fn encode<D: Device>(device: &D, prepared: &Prepared) -> Result<ForwardParamsSm9
         &mut params.additional_key,
         &mut params.additional_value,
     ];
-    for (place, spec) in places.into_iter().zip(&prepared.maps) {
+    for (place, spec) in places.into_iter().zip(&launch.maps) {
         if let Some(spec) = spec {
             let TensorMap(words) = device.tensor_map(spec)?;
             *place = words;
@@ -127,22 +131,25 @@ fn encode<D: Device>(device: &D, prepared: &Prepared) -> Result<ForwardParamsSm9
 }
 
 /// # Safety
-/// As [`run`]; and `params` are the encoded ones of `prepared`.
+/// As [`run`]; and `encoded` are the launches' parameters.
 unsafe fn start<D: Device>(
     device: &D,
     prepared: &Prepared,
-    params: &ForwardParamsSm90,
+    encoded: &[ForwardParamsSm90],
 ) -> Result<(), CudaError> {
     let kernel = prepared.kernel;
     let function = device
         .functions()
         .get_or_load(kernel.entry, || device.load(kernel.ptx, kernel.entry, kernel.shared_bytes))?;
-    let config = LaunchConfig {
-        shared_bytes: kernel.shared_bytes,
-        ..LaunchConfig::new([prepared.grid, 1, 1], kernel.threads())
-    };
-    let params = [bytemuck::bytes_of(params)];
-    // SAFETY: the one parameter is the struct that the header's assertions mirror; addresses are the caller's promise.
-    let launch = unsafe { PreparedLaunch::new(&*function, config, &params) };
-    Ok(device.launch(&launch)?)
+    for (launch, params) in prepared.launches.iter().zip(encoded) {
+        let config = LaunchConfig {
+            shared_bytes: kernel.shared_bytes,
+            ..LaunchConfig::new([launch.grid, 1, 1], kernel.threads())
+        };
+        let params = [bytemuck::bytes_of(params)];
+        // SAFETY: the one parameter is the struct that the header's assertions mirror; addresses are the caller's promise.
+        let prepared = unsafe { PreparedLaunch::new(&*function, config, &params) };
+        device.launch(&prepared)?;
+    }
+    Ok(())
 }

@@ -1,8 +1,9 @@
 //! The Hopper family: which of its kernels serves a problem, with what tiles, and its launches.
 //!
 //! [`prepare`] is pure: from a problem and the places of its tensors to launches, or the reason why there are none.
-//! [`run`] encodes the tensor maps and launches.
+//! [`run`] encodes the tensor maps and launches: once, but for dilations that do not divide their axis (classes.rs).
 
+pub(crate) mod classes;
 mod kept;
 mod launch;
 pub mod params;
@@ -21,6 +22,7 @@ use crate::select::{ComputeCapability, RejectionReason};
 use crate::tiles::Request;
 use crate::tma::{MapError, RowView, Tile, tensor_map};
 
+use classes::{Class, classes};
 pub use launch::run;
 pub(crate) use launch::{forward, prepare_forward};
 use params::{ForwardParamsSm90, MapSteps};
@@ -106,24 +108,47 @@ pub struct Views {
     pub lse: (u64, Strides),
 }
 
-/// One launch but for its tensor maps.
+impl Views {
+    /// The same from a token of each axis on.
+    fn from(&self, first: [usize; 3]) -> Self {
+        let (out, lse) = (self.out, self.lse);
+        let lse_address = if lse.0 == 0 { 0 } else { lse.1.at(lse.0, first, 4) };
+        Views {
+            query: self.query.from(first),
+            key: self.key.from(first),
+            value: self.value.from(first),
+            additional: self.additional,
+            out: (out.1.at(out.0, first, 2), out.1),
+            lse: (lse_address, lse.1),
+        }
+    }
+}
+
+/// The launches that serve one sequence, but for their tensor maps.
 #[derive(Clone, Debug)]
 pub struct Prepared {
     /// The kernel.
     pub kernel: &'static Kernel,
-    /// Thread blocks.
-    pub grid: u32,
-    /// Tiles.
+    /// Tiles of all of it.
     pub boxes: Boxes,
     /// Scores computed.
     pub issued: u64,
+    /// One for the residues of each length: they write to different places.
+    pub launches: Vec<Launch>,
+}
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// Thread blocks.
+    pub grid: u32,
     /// All parameters but the maps.
     pub params: ForwardParamsSm90,
     /// Of queries, keys, values, additional keys, additional values.
     pub maps: [Option<TensorMapSpec>; 5],
 }
 
-/// The launch that serves one sequence of a problem, or why there is none. `entry` asks for one kernel.
+/// The launches that serve one sequence of a problem, or why there are none. `entry` asks for one kernel.
 ///
 /// # Errors
 /// The reason against the family; [`CudaError::TooLarge`] where a number does not fit a kernel's integers.
@@ -148,17 +173,36 @@ pub(crate) fn prepare_boxes(
     (kernel, boxes): (&'static Kernel, Boxes),
     multiprocessors: u32,
 ) -> Result<Result<Prepared, RejectionReason>, CudaError> {
-    let (maps, params) = match maps(views, kernel, &boxes, axes) {
-        Ok(maps) => maps,
-        Err(reason) => return Ok(Err(RejectionReason::TensorMap(reason))),
-    };
+    let mut launches = Vec::new();
+    for class in classes(axes) {
+        let views = views.from(class.first);
+        match maps(&views, kernel, &boxes, &class) {
+            Ok(maps) => {
+                launches.push(launch(problem, &class, &views, (kernel, &boxes), maps, multiprocessors)?)
+            }
+            Err(reason) => return Ok(Err(RejectionReason::TensorMap(reason))),
+        }
+    }
+    let issued = boxes.issued * (views.query.batch * problem.heads()) as u64;
+    Ok(Ok(Prepared { kernel, boxes, issued, launches }))
+}
+
+/// The launch of a class, whose views these are.
+fn launch(
+    problem: &Problem,
+    class: &Class,
+    views: &Views,
+    (kernel, boxes): (&'static Kernel, &Boxes),
+    (maps, params): (Maps, ForwardParamsSm90),
+    multiprocessors: u32,
+) -> Result<Launch, CudaError> {
     let batch = views.query.batch;
     let mut params = ForwardParamsSm90 {
         out: views.out.0,
         lse: views.lse.0,
         out_strides: views.out.1,
         lse_strides: views.lse.1,
-        geometry: geometry(problem, axes)?,
+        geometry: geometry(problem, &class.axes)?,
         heads: Divisor::new("the number of heads", problem.heads())?,
         query_box_log2: boxes.query_log2.map(|log2| log2 as i32),
         query_side: boxes.side as i32,
@@ -170,23 +214,21 @@ pub(crate) fn prepare_boxes(
     let scale_log2 = &mut params.geometry.scale_log2;
     *scale_log2 = scale_log2.abs().clamp(f32::from_bits(1), f32::MAX);
     let mut items = (batch * problem.heads()) as u128;
-    let mut tiles = [0; 3];
-    for (a, axis) in axes.iter().enumerate() {
-        let longest = axis.query_extent.div_ceil(axis.dilation);
-        tiles[a] = axis.dilation * longest.div_ceil(boxes.query_side(a, kernel.warpgroups));
-        params.tiles[a] = Divisor::new("the tiles of an axis", tiles[a])?;
-        items *= tiles[a] as u128;
+    let sides = boxes.query_tile(kernel.warpgroups);
+    let tiles = class.tiles(&sides);
+    for (a, (&tiles, &residues)) in tiles.iter().zip(&class.residues).enumerate() {
+        params.tiles[a] = Divisor::new("the tiles of an axis", tiles)?;
+        params.residues[a] = Divisor::new("the residues of an axis", residues)?;
+        items *= tiles as u128;
     }
     let limit = i32::MAX as u128;
     if items > limit {
         return Err(CudaError::TooLarge { what: "the number of tiles", value: items, limit });
     }
     params.items = to_i32("the number of tiles", items as usize)?;
-    let sides = [0, 1, 2].map(|a| boxes.query_side(a, kernel.warpgroups));
-    params.neighbours = neighbours(axes, &sides, &tiles, multiprocessors as usize).map(|count| count as i32);
+    params.neighbours = neighbours(class, &sides, &tiles, multiprocessors as usize).map(|count| count as i32);
     let grid = multiprocessors.min(items as u32).max(1);
-    let issued = boxes.issued * (batch * problem.heads()) as u64;
-    Ok(Ok(Prepared { kernel, grid, boxes, issued, params, maps }))
+    Ok(Launch { grid, params, maps })
 }
 
 /// The kernel and tiles that [`prepare`] takes.
@@ -246,13 +288,6 @@ fn candidates(
     if axes.iter().any(|axis| axis.key_extent == 0) {
         return Err(RejectionReason::NoKeys);
     }
-    for axis in axes {
-        let dilation = axis.dilation;
-        let uneven = [axis.query_extent, axis.key_extent].into_iter().find(|&n| !n.is_multiple_of(dilation));
-        if let Some(tokens) = uneven {
-            return Err(RejectionReason::TensorMap(MapError::Residues { tokens, dilation }));
-        }
-    }
     let Some(bucket) = of_type.iter().map(|k| k.head_dim).filter(|&d| d >= head_dim).min() else {
         let max = of_type.iter().map(|k| k.head_dim).max().unwrap_or(first.head_dim);
         return Err(RejectionReason::HeadDim { max, found: head_dim });
@@ -267,15 +302,17 @@ fn maps(
     views: &Views,
     kernel: &Kernel,
     boxes: &Boxes,
-    axes: &[Axis; 3],
+    class: &Class,
 ) -> Result<(Maps, ForwardParamsSm90), MapError> {
     let tile = |log2: [u32; 3]| Tile {
         side: log2.map(|log2| 1 << log2),
-        dilation: axes.map(|axis| axis.dilation),
+        dilation: class.axes.map(|axis| axis.dilation),
+        residues: class.residues,
         head_dim: kernel.head_dim,
     };
     let (query_tile, key_tile) = (tile(boxes.query_log2), tile(boxes.key_log2));
-    let list = Tile { side: [1, 1, kernel.keys], dilation: [1; 3], head_dim: kernel.head_dim };
+    let list =
+        Tile { side: [1, 1, kernel.keys], dilation: [1; 3], residues: [1; 3], head_dim: kernel.head_dim };
     let lists = views.additional.iter().flatten().map(|view| (view, &list));
     let rows = [(&views.query, &query_tile), (&views.key, &key_tile), (&views.value, &key_tile)];
     let mut maps = [const { None }; 5];

@@ -29,6 +29,7 @@ pub struct ForwardParamsSm90 {
     pub lse_strides: Strides,
     pub geometry: Geometry,
     pub tiles: [Divisor; 3],
+    pub residues: [Divisor; 3],
     pub neighbours: [i32; 3],
     pub heads: Divisor,
     pub items: i32,
@@ -41,7 +42,7 @@ pub struct ForwardParamsSm90 {
     pub additional_key_steps: MapSteps,
     pub additional_value_steps: MapSteps,
     /// The header's struct is aligned to 64 bytes, as tensor maps are.
-    pub padding: [i32; 12],
+    pub padding: [i32; 3],
 }
 
 #[cfg(test)]
@@ -64,6 +65,6 @@ mod tests {
                 ));)*
             };
         }
-        offsets!(out geometry tiles neighbours items query_steps);
+        offsets!(out geometry tiles residues neighbours items query_steps);
     }
 }

@@ -3,6 +3,7 @@
 
 use natten_core::Problem;
 
+use super::classes::Class;
 use super::{Boxes, Kernel};
 use crate::device::Properties;
 use crate::tiles::Choice;
@@ -39,12 +40,21 @@ fn rates(kernel: &Kernel) -> Rates {
     Rates { full: full * wider, masked: full * wider * (1.0 + mask), item }
 }
 
-/// The predicted time of a kernel of this family on its boxes, for as many heads of as many batch items.
-pub(super) fn predict(kernel: &Kernel, boxes: &Boxes, heads: usize, multiprocessors: u32) -> f64 {
+/// The predicted time of a kernel of this family on its boxes, for as many heads of as many batch items. Each class of
+/// residues is a launch of its own, whose last wave ends before the next begins.
+pub(super) fn predict(
+    kernel: &Kernel,
+    boxes: &Boxes,
+    classes: &[Class],
+    heads: usize,
+    multiprocessors: u32,
+) -> f64 {
     let Rates { full, masked, item } = rates(kernel);
     let tiles = full * boxes.full_tiles as f64 + masked * (boxes.key_tiles - boxes.full_tiles) as f64;
     let mean = item + tiles / boxes.query_tiles.max(1) as f64;
-    LAUNCH + waves(boxes.query_tiles as f64 * heads as f64, f64::from(multiprocessors.max(1))) * mean
+    let (sides, slots) = (boxes.query_tile(kernel.warpgroups), f64::from(multiprocessors.max(1)));
+    let items = |class: &Class| class.tiles(&sides).iter().map(|&tiles| tiles as f64).product::<f64>();
+    classes.iter().map(|class| LAUNCH + waves(items(class) * heads as f64, slots) * mean).sum()
 }
 
 /// The predicted time of what the other families chose: mma tiles, two thread blocks a multiprocessor, or windows walked

@@ -6,6 +6,7 @@
 use natten_core::window::Axis;
 use natten_core::{ElementType, Problem};
 
+use super::classes::classes;
 use super::kept::Kept;
 use super::rates::{predict, predict_other, traffic};
 use super::{Boxes, CAPABILITY, KERNELS, Kernel, boxes_as};
@@ -58,7 +59,9 @@ fn verdict(
 ) -> Option<RejectionReason> {
     let compare = || {
         let other = tiles::choose(problem, layout, properties, &Request::default()).ok()?;
-        let own = predict(kernel, boxes, problem.batch() * problem.heads(), properties.multiprocessors);
+        let classes = classes(problem.axes());
+        let heads = problem.batch() * problem.heads();
+        let own = predict(kernel, boxes, &classes, heads, properties.multiprocessors);
         let times = [own, predict_other(problem, &other, properties)];
         let least = traffic(problem);
         let [own_nanoseconds, nanoseconds] = times.map(|microseconds| (microseconds.max(least) * 1e3) as u64);
@@ -157,7 +160,7 @@ mod tests {
             assert!(choice.tiling.is_some(), "{name}");
             let heads = problem.batch() * problem.heads();
             let predicted = [
-                predict(kernel, &boxes, heads, properties.multiprocessors),
+                predict(kernel, &boxes, &classes(problem.axes()), heads, properties.multiprocessors),
                 predict_other(&problem, &choice, &properties),
             ];
             for (predicted, measured) in predicted.into_iter().zip([own, other]) {
@@ -184,6 +187,33 @@ mod tests {
         assert_eq!(select(&tiny, ALIGNED, &h100(), &request).map(|kernel| kernel.entry).ok(), entry);
     }
 
+    /// Residues of four lengths are four launches: nothing to a large image, all the difference to a small one.
+    #[test]
+    fn every_length_of_residues_costs_a_launch() {
+        let own = |problem: &Problem| {
+            let (kernel, boxes) = boxes(problem, problem.axes(), None, 132).unwrap();
+            let classes = classes(problem.axes());
+            (classes.len(), predict(kernel, &boxes, &classes, problem.heads(), 132))
+        };
+        let squares = |side: usize, window: usize| {
+            [side, side - 1].map(|side| {
+                let params = Params::new([window, window]).dilation([2, 2]);
+                problem([side, side], 8, 128, params)
+            })
+        };
+        let [even, uneven] = squares(512, 80);
+        let ((one, whole), (four, parts)) = (own(&even), own(&uneven));
+        assert_eq!((one, four), (1, 4));
+        assert!((parts / whole - 1.0).abs() < 0.1, "{parts} us, in one launch {whole}");
+        assert!(select(&uneven, ALIGNED, &h100(), &Request::default()).is_ok());
+        let [even, uneven] = squares(64, 16);
+        let ((_, whole), (_, parts)) = (own(&even), own(&uneven));
+        assert!(parts > whole + 12.0, "{parts} us, in one launch {whole}");
+        assert!(select(&even, ALIGNED, &h100(), &Request::default()).is_ok());
+        let slower = select(&uneven, ALIGNED, &h100(), &Request::default()).unwrap_err();
+        assert!(matches!(slower, RejectionReason::PredictedSlower { .. }), "{slower}");
+    }
+
     #[test]
     fn what_the_family_cannot_do() {
         let video = problem([30, 48, 80], 24, 128, Params::new([18, 24, 24]));
@@ -198,12 +228,6 @@ mod tests {
         assert_eq!(
             refused.map(|kernel| kernel.entry),
             Err(RejectionReason::HeadDim { max: 256, found: 264 })
-        );
-        let uneven = problem([32, 50], 1, 64, Params::new([7, 7]).dilation([4, 7]));
-        let refused = select(&uneven, ALIGNED, &h100(), &Request::default()).unwrap_err();
-        assert_eq!(
-            refused.to_string(),
-            "cannot map a tensor: the copy engine takes no 50 tokens at dilation 7, which does not divide them"
         );
     }
 }

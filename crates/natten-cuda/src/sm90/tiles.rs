@@ -11,6 +11,7 @@ use natten_core::plan::{KeyStart, Tiling};
 use natten_core::window::{Axis, Residue};
 
 use super::Kernel;
+use super::classes::{Class, classes};
 use super::kept::Kept;
 use super::rates::predict;
 
@@ -37,15 +38,15 @@ pub struct Boxes {
 }
 
 impl Boxes {
-    /// Queries of a whole thread block along an axis.
-    pub fn query_side(&self, axis: usize, warpgroups: usize) -> usize {
-        query_tile(self.query_log2, self.side, warpgroups)[axis]
+    /// Queries of a whole thread block along each axis.
+    pub fn query_tile(&self, warpgroups: usize) -> [usize; 3] {
+        query_tile(self.query_log2, self.side, warpgroups)
     }
 
     /// As a request names them: the box of all warpgroups' queries, and that of the keys.
     pub fn tiling(&self, warpgroups: usize) -> Tiling {
         Tiling {
-            query_tile: query_tile(self.query_log2, self.side, warpgroups),
+            query_tile: self.query_tile(warpgroups),
             key_tile: self.key_log2.map(|log2| 1 << log2),
             key_start: KeyStart::Dynamic,
         }
@@ -205,6 +206,7 @@ fn each_candidate(
     mut visit: impl FnMut(Candidate),
 ) {
     let heads = problem.batch() * problem.heads();
+    let classes = classes(axes);
     let longest_query = axes.each_ref().map(|axis| axis.query_extent.div_ceil(axis.dilation));
     let longest_key = axes.each_ref().map(|axis| axis.key_extent.div_ceil(axis.dilation));
     let query_boxes = sensible(all_boxes(QUERY_LOG2), &longest_query);
@@ -220,7 +222,7 @@ fn each_candidate(
             for side in sides {
                 for &key_log2 in &key_boxes {
                     let boxes = count(problem, &mut tables, kernel, query_log2, side, key_log2);
-                    let cost = predict(kernel, &boxes, heads, multiprocessors);
+                    let cost = predict(kernel, &boxes, &classes, heads, multiprocessors);
                     let runs = (key_log2[2], query_log2[2] + u32::from(side == 2));
                     visit(Candidate { kernel, boxes, cost, runs });
                 }
@@ -283,16 +285,16 @@ fn all_boxes(log2: u32) -> Vec<[u32; 3]> {
 ///
 /// `sides` are a tile's queries along each axis, `tiles` the tiles there are.
 pub(crate) fn neighbours(
-    axes: &[Axis; 3],
+    class: &Class,
     sides: &[usize; 3],
     tiles: &[usize; 3],
     multiprocessors: usize,
 ) -> [usize; 3] {
     let keys = |a: usize, count: usize| {
-        let (axis, residues) = (&axes[a], count.min(axes[a].dilation));
-        let queries = count.div_ceil(axis.dilation) * sides[a];
+        let (axis, residues) = (&class.axes[a], class.residues[a]);
+        let queries = count.div_ceil(residues) * sides[a];
         let union = axis.kernel_size + (queries - 1) / axis.stride * axis.stride;
-        (residues * union.min(axis.key_extent.div_ceil(axis.dilation))) as f64
+        (count.min(residues) * union.min(axis.key_extent.div_ceil(axis.dilation))) as f64
     };
     let candidates = |a: usize| {
         let pieces = (0..usize::BITS - 1).flat_map(|log2| [1 << log2, 3 << log2]);
@@ -346,7 +348,7 @@ mod tests {
             let (kernel, boxes) = best(&problem);
             let sides = |log2: [u32; 3]| log2.map(|log2| 1usize << log2);
             let tiling = Tiling {
-                query_tile: std::array::from_fn(|a| boxes.query_side(a, kernel.warpgroups)),
+                query_tile: boxes.query_tile(kernel.warpgroups),
                 key_tile: sides(boxes.key_log2),
                 key_start: KeyStart::Dynamic,
             };
@@ -382,11 +384,8 @@ mod tests {
     #[test]
     fn neighbours_see_the_same_keys() {
         let around = |problem: &Problem, sides: [usize; 3]| {
-            let tiles = [0, 1, 2].map(|a| {
-                let axis = &problem.axes()[a];
-                axis.dilation * axis.query_extent.div_ceil(axis.dilation).div_ceil(sides[a])
-            });
-            neighbours(problem.axes(), &sides, &tiles, 132)
+            let [class] = classes(problem.axes())[..] else { panic!("even dilations") };
+            neighbours(&class, &sides, &class.tiles(&sides), 132)
         };
         let video = problem([30, 48, 80], 128, Params::new([18, 24, 24]).stride([16, 8, 8]));
         // Eight tiles of two share a window along the first axis.

@@ -135,23 +135,29 @@ impl Cta<'_> {
         Ok((0..bytes).step_by(16).map(run).collect())
     }
 
+    /// What a box copies. All of a tensor lies in the allocation in which its map begins.
     fn tensor_runs(&mut self, map: &TensorMapDesc, coordinates: &[i32; 5], shared: u64) -> Exec<Vec<Run>> {
-        let mut runs = Vec::new();
+        let (index, _) = self.view.locate(map.base, 1).ok_or(FaultKind::TensorMapBase { base: map.base })?;
+        let allocation = self.view.allocation(index);
+        let (tensor, tensor_end) = (allocation.base, allocation.base + allocation.bytes);
         let (first, end) = (u64::from(SHARED_BASE), self.shared_end());
+        let mut runs = Vec::new();
         let mut outside = None;
         map.for_each_run(coordinates, shared as u32, |address, global, bytes| {
-            if u64::from(address) < first || u64::from(address + bytes) > end {
-                outside = outside.or(Some((address, bytes)));
+            let at = u64::from(address);
+            let out = |space, address| Some(FaultKind::OutOfBounds { space, address, bytes });
+            if outside.is_none() && (at < first || at + u64::from(bytes) > end) {
+                outside = out(MemorySpace::Shared, at);
+            }
+            if let Some(from) = global
+                && outside.is_none()
+                && (from < tensor || from.saturating_add(bytes.into()) > tensor_end)
+            {
+                outside = out(MemorySpace::Global, from);
             }
             runs.push(Run { shared: address.wrapping_sub(SHARED_BASE), global, bytes });
         });
-        match outside {
-            Some((address, bytes)) => {
-                Err(FaultKind::OutOfBounds { space: MemorySpace::Shared, address: address.into(), bytes }
-                    .into())
-            }
-            None => Ok(runs),
-        }
+        outside.map_or(Ok(runs), |kind| Err(kind.into()))
     }
 
     /// Reads a tensor map from a parameter, or from global memory.

@@ -174,6 +174,13 @@ pub enum FaultKind {
         /// What is wrong with it.
         error: crate::TensorMapError,
     },
+    /// A tensor map that begins where nothing is allocated. An H100 answers some of those with an illegal address, even if
+    /// all boxes that are copied lie in memory that is.
+    #[error("the tensor map begins at {base:#x}, where nothing is allocated")]
+    TensorMapBase {
+        /// Address of its first element.
+        base: u64,
+    },
     /// `setmaxnreg` with a count the hardware refuses.
     #[error("setmaxnreg {count}: {what}")]
     RegisterCount {

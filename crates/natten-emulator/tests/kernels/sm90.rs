@@ -52,10 +52,10 @@ pub fn run<E: Element>(
         lse: (lse.address(), strides(lse.layout().strides())),
     };
     // As if there were a few multiprocessors: the order of items has boxes of neighbours then.
-    let prepared = sm90::prepare(problem, problem.axes(), &views, entry, 4)
+    let mut prepared = sm90::prepare(problem, problem.axes(), &views, entry, 4)
         .map_err(|error| error.to_string())?
         .map_err(|reason| reason.to_string())?;
-    let prepared = sm90::Prepared { grid: 1, ..prepared };
+    prepared.launches.iter_mut().for_each(|launch| launch.grid = 1);
     // SAFETY: every view is of a tensor that outlives this call, and the emulator runs launches to their end.
     #[allow(unsafe_code)]
     unsafe {
@@ -172,7 +172,7 @@ fn extents_around_a_tile() {
     }
 }
 
-/// Windows at both borders, strides, dilations that divide, causality, on one to three axes.
+/// Windows at both borders, strides, dilations, causality, on one to three axes.
 #[test]
 fn flags_one_by_one() {
     let base = |tokens, params| check::<bf16>(&Case::new(tokens, params).dims(64, 64));
@@ -193,6 +193,26 @@ fn flags_one_by_one() {
     base([16, 8, 16], Params::new([8, 4, 8]).stride([8, 4, 8]));
 }
 
+/// Dilations that do not divide: one launch for the residues of each length, up to eight.
+#[test]
+fn residues_that_differ_in_length() {
+    let base = |tokens, params| check::<bf16>(&Case::new(tokens, params).dims(64, 64).heads(2, 1));
+    base([1, 1, 500], Params::new([1, 1, 90]).dilation([1, 1, 3]));
+    base([1, 1, 900], Params::new([1, 1, 100]).dilation([1, 1, 8]).stride([1, 1, 7]));
+    base([1, 1, 1999], Params::new([1, 1, 90]).dilation([1, 1, 17]).is_causal([false, false, true]));
+    // Residues of a token or two; all but the first of one; the last one token short.
+    base([1, 1, 40], Params::new([1, 1, 1]).dilation([1, 1, 33]));
+    base([1, 1, 34], Params::new([1, 1, 1]).dilation([1, 1, 33]).is_causal([false, false, true]));
+    base([1, 1, 65], Params::new([1, 1, 2]).dilation([1, 1, 32]));
+    base([1, 1, 255], Params::new([1, 1, 127]).dilation([1, 1, 2]));
+    base([1, 37, 100], Params::new([1, 2, 5]).dilation([1, 16, 16]));
+    base([1, 33, 40], Params::new([1, 1, 2]).dilation([1, 33, 19]).is_causal([false, true, true]));
+    base([1, 40, 33], Params::new([1, 9, 5]).dilation([1, 3, 4]).stride([1, 4, 2]));
+    base([6, 9, 10], Params::new([3, 3, 4]).dilation([2, 2, 2]).stride([1, 2, 3]));
+    base([7, 11, 13], Params::new([3, 3, 3]).dilation([2, 3, 4]).stride([2, 3, 1]));
+    base([7, 11, 13], Params::new([2, 3, 3]).dilation([3, 2, 4]).is_causal([true, false, true]));
+}
+
 /// Everything at once; three query heads on a key head, additional keys below, at and above a tile, both layouts.
 #[test]
 fn flags_together() {
@@ -208,6 +228,8 @@ fn flags_together() {
         let mut case = Case::new([8, 9, 15], params.scale(0.3)).dims(64, 64).heads(heads, heads_kv);
         (case.batch, case.additional, case.heads_first, case.seed) = (batch, additional, heads_first, 2);
         check::<f16>(&case);
+        let uneven = Case { tokens: [7, 8, 15], head_dim: 40, head_dim_v: 24, ..case.clone() };
+        check::<bf16>(&uneven);
         check::<bf16>(&Case { head_dim: 40, head_dim_v: 24, ..case });
     }
 }
@@ -233,7 +255,6 @@ fn random_problems() {
         }
         let most = [3, 3, 20][pick(3)];
         let dilation = tokens.map(|extent| 1 + pick(extent.min(most)));
-        let tokens: [usize; 3] = std::array::from_fn(|a| tokens[a].next_multiple_of(dilation[a]));
         let kernel_size: [usize; 3] = std::array::from_fn(|a| 1 + pick(tokens[a] / dilation[a]));
         let stride = kernel_size.map(|size| 1 + pick(size));
         let is_causal = [pick(3) == 0, pick(3) == 0, pick(3) == 0];

@@ -1,6 +1,7 @@
 //! The Hopper kernels on views of all sorts: neighbouring heads, repeated and reversed axes, and what is chosen and compiled.
 
-use natten_core::{Backend, Inputs, Layout, Output, Params, bf16};
+use natten_core::plan::TileCounts;
+use natten_core::{Backend, Inputs, Layout, Output, Params, Tensor, bf16, reference};
 use natten_cuda::registry::Operation;
 use natten_cuda::select::LayoutSummary;
 use natten_cuda::tiles::Request;
@@ -19,6 +20,8 @@ fn neighbouring_heads_do_not_leak() {
         ([1, 12, 14], [1, 7, 9], [1, 1, 1]),
         ([4, 6, 9], [3, 5, 5], [1, 1, 1]),
         ([1, 20, 27], [1, 2, 2], [1, 10, 9]),
+        ([1, 1, 151], [1, 1, 30], [1, 1, 4]),
+        ([1, 23, 25], [1, 2, 2], [1, 10, 9]),
     ] {
         for (i, head_dim) in [40, 72, 80, 96, 8, 64].into_iter().enumerate() {
             let mut case = Case::new(tokens, Params::new(window).dilation(dilation))
@@ -51,6 +54,71 @@ fn unaffected_by_neighbours(case: &Case) {
         assert_eq!(lse.as_slice()[at], found_lse.as_slice()[at], "{case:?}");
         let row = at * head_dim..(at + 1) * head_dim;
         assert_eq!(out.as_slice()[row.clone()], found.as_slice()[row], "{case:?}");
+    }
+}
+
+/// NaN in all tokens of other residues, which lie where a residue of an uneven dilation ends, does not leak either, nor
+/// what lies before the tensor and after it.
+#[test]
+fn other_residues_do_not_leak() {
+    for (tokens, window, dilation) in [
+        ([1, 1, 151], [1, 1, 30], [1, 1, 4]),
+        ([1, 11, 25], [1, 2, 2], [1, 4, 9]),
+        ([1, 7, 26], [1, 3, 4], [1, 1, 3]),
+        ([3, 5, 8], [1, 2, 2], [2, 2, 3]),
+    ] {
+        for (batch, heads_first) in [(1, false), (2, true)] {
+            let mut case = Case::new(tokens, Params::new(window).dilation(dilation)).dims(64, 64).heads(2, 1);
+            (case.batch, case.heads_first) = (batch, heads_first);
+            // The first residue and the last of either length along each axis.
+            let ends = [0, 1, 2].map(|a| [0, tokens[a] % dilation[a], dilation[a] - 1]);
+            for pick in 0..3 {
+                unaffected_by_other_residues(
+                    &case,
+                    dilation,
+                    [0, 1, 2].map(|a: usize| ends[a][(pick + a) % 3]),
+                );
+            }
+        }
+    }
+}
+
+fn unaffected_by_other_residues(case: &Case, dilation: [usize; 3], residue: [usize; 3]) {
+    let [_, y, z] = case.tokens;
+    let is_of = |token: usize| {
+        let at = [token / (y * z), token / z % y, token % z];
+        (0..3).all(|a| at[a] % dilation[a] == residue[a])
+    };
+    let all = case.tokens.iter().product::<usize>();
+    let clean = Operands::<bf16>::draw(case);
+    let problem = clean.problem(&case.params);
+    let mut poisoned = Operands::<bf16>::draw(case);
+    for (tensor, heads) in [(&mut poisoned.query, 2), (&mut poisoned.key, 1), (&mut poisoned.value, 1)] {
+        for (row, values) in tensor.as_mut_slice().chunks_mut(64).enumerate() {
+            if !is_of(if case.heads_first { row } else { row / heads } % all) {
+                values.fill(bf16::NAN);
+            }
+        }
+    }
+    let cuda = hopper(1, Completion::Latest);
+    let (out, lse) = forward(&cuda, None, &clean, &problem).unwrap();
+    let framed = [&poisoned.query, &poisoned.key, &poisoned.value].map(|tensor| {
+        let rows = tensor.as_slice();
+        let around = vec![bf16::NAN; 64 * all];
+        let flat =
+            Tensor::from_vec(&[rows.len() + 2 * around.len()], [&around, rows, &around].concat()).unwrap();
+        (cuda.upload(&flat.view()).unwrap(), *poisoned.host(tensor).layout())
+    });
+    let [query, key, value] =
+        framed.each_ref().map(|(flat, at)| view(&cuda, flat, at.shape(), at.strides(), 64 * all));
+    let found = cuda.allocate::<bf16>(&problem.out_shape()).unwrap();
+    let found_lse = cuda.allocate::<f32>(&problem.lse_shape()).unwrap();
+    run(&cuda, None, &problem, &Inputs::new(query, key, value), &found, &found_lse).unwrap();
+    let (found, found_lse) = (cuda.download(&found).unwrap(), cuda.download(&found_lse).unwrap());
+    for row in (0..case.batch * all * 2).filter(|row| is_of(row / 2 % all)) {
+        assert_eq!(lse.as_slice()[row], found_lse.as_slice()[row], "{residue:?} {case:?}");
+        let row = row * 64..(row + 1) * 64;
+        assert_eq!(out.as_slice()[row.clone()], found.as_slice()[row], "{residue:?} {case:?}");
     }
 }
 
@@ -133,6 +201,29 @@ fn reversed_axes_go_to_another_family() {
         refused.contains("cannot map a tensor: the copy engine takes no stride of -128 elements"),
         "{refused}"
     );
+}
+
+/// A call of the backend launches once for each length of residues, nothing else; nobody asks for the log-sum-exp.
+#[test]
+fn each_length_of_residues_is_a_launch_of_one_call() {
+    let case = Case::new([1, 11, 25], Params::new([1, 2, 2]).dilation([1, 4, 9])).dims(64, 64);
+    let operands = Operands::<bf16>::draw(&case);
+    let problem = operands.problem(&case.params);
+    let entry = "natten_forward_sm90_bf16_d64";
+    let cuda = hopper(1, Completion::Random).with_request(Request { entry: Some(entry), tiling: None });
+    let device = OnDevice::upload(&cuda, &operands);
+    let mut out = cuda.allocate::<bf16>(&problem.out_shape()).unwrap();
+    let output = Output { out: out.view_mut(), lse: None };
+    let decision = cuda.decide(&problem, &device.inputs(), &output).unwrap();
+    let planned = TileCounts::of(&problem, &decision.tiling.unwrap()).issued_over_useful();
+    assert!((decision.issued_over_useful - planned).abs() < 1e-9 * planned);
+    cuda.device().take_counters();
+    cuda.forward(&problem, &device.inputs(), output).unwrap();
+    let counters = cuda.device().take_counters();
+    assert_eq!(counters.keys().copied().collect::<Vec<_>>(), [entry]);
+    assert_eq!(counters[entry].ctas, 4);
+    let lse = reference::forward(&problem, &operands.inputs()).lse.cast::<f32>();
+    compare(&operands, &problem, &(cuda.download(&out).unwrap(), lse)).unwrap();
 }
 
 /// What warming up compiles is what a call runs: nothing is left to compile while a graph is captured.

@@ -39,6 +39,8 @@ const MUTATIONS: &[Mutation] = &[
     edit("values not transposed", "wgmma.mma_async", ", 1, 1, 1, 1;", ", 1, 1, 1, 0;"),
     edit("scores added up over tiles", "wgmma.mma_async", ", 0, 1, 1, 0, 0;", ", 1, 1, 1, 0, 0;"),
     edit("a box at the wrong place", "cp.async.bulk.tensor", "], [%r", "+128], [%r"),
+    edit("tiles of all residues taken for residues", "ld.param.u32", "+36];", "+0];"),
+    edit("residues of the next axis", "add.s64", ", 912;", ", 924;"),
     edit("a wrong swizzle", "4611686", "4611686", "9223372"),
     edit("a hidden score kept", "0fFF800000", "0fFF800000", "0f447A0000"),
     edit("the reference never moved", "0f41000000", "0f41000000", "0f7F000000"),
@@ -56,11 +58,11 @@ const MUTATIONS: &[Mutation] = &[
     edit("pairs packed wrongly", "cvt.rn.f16x2", "cvt.rn.f16x2.f32", "cvt.rn.bf16x2.f32"),
 ];
 
-/// Items of one tile, of residues; a grid of masked tiles, grouped heads, additional keys, a negative scale; a row of full
+/// Items of one tile, of residues that differ in length; a grid of masked tiles, grouped heads, additional keys, a negative scale; a row of full
 /// tiles with scores so large that weights overflow unless the reference moves.
 fn suite(entry: &'static str, ptx: &str) -> Result<(), String> {
     let head_dim = KERNELS.iter().find(|kernel| kernel.entry == entry).expect("a shipped kernel").head_dim;
-    let small = Case::new([1, 1, 35], Params::new([1, 1, 5]).dilation([1, 1, 5])).heads(3, 3);
+    let small = Case::new([1, 1, 32], Params::new([1, 1, 5]).dilation([1, 1, 5])).heads(3, 3);
     let params = Params::new([1, 9, 13]).is_causal([false, true, false]);
     let mut grid = Case::new([1, 12, 25], params.scale(-0.5)).heads(2, 1);
     grid.additional = 125;

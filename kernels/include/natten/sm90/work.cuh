@@ -64,8 +64,8 @@ NATTEN_DEVICE bool describe_item(const ForwardParamsSm90& p, int index, unsigned
     int along = (int)arch::load_shared(at + ITEM_AXES + 16 * a);
     // Items that see most keys come first.
     if (axis.is_causal) along = (int)p.tiles[a].value - 1 - along;
-    const int tile = divide(along, axis.dilation);
-    const int residue = along - tile * (int)axis.dilation.value;
+    const int tile = divide(along, p.residues[a]);
+    const int residue = along - tile * (int)p.residues[a].value;
     const int side = query_side<C::WARPGROUPS>(p, a);
     const int base = tile * side;
     const int queries = query_count(axis, residue);
