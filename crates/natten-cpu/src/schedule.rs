@@ -18,7 +18,8 @@ pub(crate) struct Schedule<'a> {
     pub blocking: Blocking,
     tiles: Tiles,
     inverse: bool,
-    /// Whether the pass's tensors are too large to wait in a last-level cache.
+    /// Whether rows come late: the pass's tensors are too large to wait in a last-level cache, or rows too far apart for
+    /// what a processor fetches by itself.
     pub far: bool,
 }
 
@@ -50,8 +51,9 @@ impl<'a> Schedule<'a> {
         let rows = problem.query_tokens() * problem.heads() + problem.key_tokens() * problem.heads_kv();
         let tensors = if pass == Pass::Forward { 1 } else { 2 };
         let bytes = tensors * problem.batch() * rows * components * problem.element_type().size_bytes();
+        let dilated = problem.axes().iter().any(|axis| axis.dilation > 1);
         let tiles = Tiles::new(problem, blocking.tile, inverse);
-        Schedule { problem, tiles, blocking, inverse, far: bytes > FAR_BYTES }
+        Schedule { problem, tiles, blocking, inverse, far: bytes > FAR_BYTES || dilated }
     }
 
     /// How many tasks there are.

@@ -29,7 +29,7 @@ pub(crate) fn exp2<S: Simd>(simd: S, x: S::V) -> S::V {
 #[inline(always)]
 pub(crate) fn exp2_below<S: Simd>(simd: S, x: S::V) -> S::V {
     let c = |value: f32| simd.splat(value);
-    let x = simd.max(c(LOWEST), x);
+    let x = if S::ANY_POWER { x } else { simd.max(c(LOWEST), x) };
     let n = simd.round(x);
     let r = simd.sub(x, n);
     let p = simd.fma(c(1.559_468e-4), r, c(1.340_664_4e-3));

@@ -28,6 +28,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     const LANES: usize = 8;
     const WIDE: usize = 16;
     const MANY_REGISTERS: bool = true;
+    const ANY_POWER: bool = true;
     const BF16_DOT: bool = BF16;
     type V = __m256;
     type W = __m512;

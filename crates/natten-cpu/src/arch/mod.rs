@@ -75,6 +75,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const WIDE: usize;
     /// Whether there are 32 vector registers rather than 16.
     const MANY_REGISTERS: bool;
+    /// Whether [`Simd::times_power_of_two`] takes any `n` up to 127, minus infinity and NaN too.
+    const ANY_POWER: bool = false;
     /// Whether [`Simd::dot`] and [`Simd::dot_wide`] exist.
     const BF16_DOT: bool = false;
     /// A vector over lanes.
@@ -112,7 +114,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn round(self, x: Self::V) -> Self::V;
     /// `a` in the lanes whose bit is set, `b` in the others.
     fn select(self, bits: u32, a: Self::V, b: Self::V) -> Self::V;
-    /// `x * 2^n` for an integer-valued `n` from -200 to 127, `x` about 1. Below the normal numbers it may be 0.
+    /// `x * 2^n` for an integer-valued `n` from -200 to 127 (see [`Simd::ANY_POWER`]), `x` about 1. Below the normal numbers
+    /// it may be 0.
     fn times_power_of_two(self, x: Self::V, n: Self::V) -> Self::V;
     /// `to[d * pitch + lane] = rows[lane][d]`: [`Simd::LANES`] rows of one length into vectors over lanes.
     #[inline(always)]
