@@ -155,21 +155,21 @@ macro_rules! sm80_kernels {
 
 static SM80_KERNELS: &[Kernel] = sm80_kernels! {
     F16 "f16":
-        d 32 q 128 k 64 shared 25328,
-        d 64 q 128 k 64 shared 45808,
-        d 128 q 128 k 64 shared 82928,
-        d 32 q 64 k 64 shared 21232,
-        d 64 q 64 k 64 shared 37616,
-        d 128 q 64 k 64 shared 70384,
-        d 256 q 64 k 32 shared 82672,;
+        d 32 q 128 k 64 shared 25344,
+        d 64 q 128 k 64 shared 45824,
+        d 128 q 128 k 64 shared 82944,
+        d 32 q 64 k 64 shared 21248,
+        d 64 q 64 k 64 shared 37632,
+        d 128 q 64 k 64 shared 70400,
+        d 256 q 64 k 32 shared 82688,;
     Bf16 "bf16":
-        d 32 q 128 k 64 shared 25328,
-        d 64 q 128 k 64 shared 45808,
-        d 128 q 128 k 64 shared 82928,
-        d 32 q 64 k 64 shared 21232,
-        d 64 q 64 k 64 shared 37616,
-        d 128 q 64 k 64 shared 70384,
-        d 256 q 64 k 32 shared 82672,;
+        d 32 q 128 k 64 shared 25344,
+        d 64 q 128 k 64 shared 45824,
+        d 128 q 128 k 64 shared 82944,
+        d 32 q 64 k 64 shared 21248,
+        d 64 q 64 k 64 shared 37632,
+        d 128 q 64 k 64 shared 70400,
+        d 256 q 64 k 32 shared 82688,;
 };
 
 macro_rules! row_kernels {
