@@ -3,7 +3,7 @@
 //
 //   Q = rows of the box of queries                       (to shared memory once; in registers where they fit)
 //   for the keys of the windows, then the additional keys:
-//     for each full tile but the last, then for that one and each partial tile with its mask:
+//     for each full tile, then for each partial tile with its mask:
 //       wait for K; start copying the next K
 //       S = Q K^T, in a partial tile from -infinity where a key is not seen
 //       if any score of the warp exceeds its row's reference by 2^8: move the references, rescale O and the sums
@@ -33,9 +33,8 @@ struct Forward {
     N = KEYS / 8,        // column blocks of S
     HOLDS_QUERY = M * D <= 256 && M * D != 256 || M == 1
   };
-  typedef Copier<ROWS, D, THREADS> QueryCopier;
   typedef Copier<KEYS, D, THREADS> KeyCopier;
-  typedef typename QueryCopier::Layout QueryLayout;
+  typedef Panels<ROWS, D> QueryLayout;
   typedef typename KeyCopier::Layout KeyLayout;
   typedef Thresholds<KEYS> Table;
   // Memory for copies of the starting scores is there, but for the two sizes that just fit twice into a multiprocessor.
@@ -46,13 +45,17 @@ struct Forward {
   struct Segment {
     long long row_step[2][2];    // bytes of K, V from a thread's row to its row STRIDE and 2 STRIDE further
     long long near_step[2];      // bytes of K, V to the next tile along axis 2
+    long long line_step[2];      // bytes of K, V from the last full tile of a line to the first of the next line
     long long token_step[3][2];  // bytes of K, V to the next key along each axis
     KeyGrid grid;
     QueryTile tile;
-    int first_word[2];           // where axes 0 and 1 have their parts of the table
-    int is_additional;           // the keys at hand are the additional ones
-    int rounds;                  // lists of keys begun so far
+    int first[3];                // position of the first key; -1: the keys at hand are the additional ones
+    int is_last;                 // no other keys follow those at hand
+
+    __device__ __forceinline__ bool is_additional() const { return first[2] < 0; }
   };
+  // Where the first key is, in bytes of K, V: what each axis adds, and in [3] batch item, head and the tensor's address.
+  typedef long long Origins[4][2];
   enum {
     SLOTS = QueryLayout::BYTES,
     SEGMENT = SLOTS + 3 * KeyLayout::BYTES,
@@ -83,104 +86,201 @@ struct Forward {
   // Only what the loops use in every tile lives in registers; the rest starts from the thread's number.
   __device__ __forceinline__ unsigned thread() const { return arch::thread_index(); }
   __device__ __forceinline__ unsigned lane() const { return thread() % 32; }
-  __device__ __forceinline__ int warp_row() const { return thread() / 32 * WARP_ROWS; }
+  __device__ __forceinline__ int warp() const { return thread() / 32; }
+  __device__ __forceinline__ int warp_row() const { return warp() * WARP_ROWS; }
 
   __device__ __forceinline__ Segment& segment() { return *(Segment*)(shared + SEGMENT); }
   __device__ __forceinline__ const QueryTile& query_tile() { return segment().tile; }
   __device__ __forceinline__ unsigned* table() { return (unsigned*)(shared + TABLE); }
+  // In the slot that is not copied to before the loops.
+  __device__ __forceinline__ Origins& origins() { return *(Origins*)(shared + SLOTS + 2 * KeyLayout::BYTES); }
 
   __device__ __forceinline__ void run() {
     QueryTile tile;
     if (!tile.place(p.geometry, p.plan, (int)blockIdx.x)) return;
-    if (thread() == 0) {
-      segment().tile = tile;
-      segment().rounds = 0;
-    }
+    if (thread() == 0) segment().tile = tile;
     copy_query(tile);
-    copy_at = KeyCopier::offset(thread());
-    Starts::build((float*)(shared + STARTS), thread(), THREADS);
+    describe(tile, false);
     clear();
-    __syncthreads();
-    do {
-      set_segment(segment().rounds == 1);
+    while (true) {
+      __syncthreads();
       start_at_first();
-      if (segment().grid.total() == 0) copied = 0;
       copy_tile<true>(0, slots[0]);
       copy_tile<true>(1, slots[1]);
-      if (!segment().is_additional) receive_query();
+      prepare_loops();
+      if (segment().is_additional()) __syncthreads();
+      else receive_query();
 #pragma unroll 1
-      for (int left = unmasked(); left > 0; --left) step<false>();
+      for (int left = segment().grid.full(); left > 0; --left) step<false>();
 
-      int left = segment().grid.total() - unmasked();
+      int left = segment().grid.total() - segment().grid.full();
       Partial partial;
       if (left > 0) start_partial(partial);
 #pragma unroll 1
       for (; left > 0; --left) step<true>(&partial);
       arch::wait_for_copies<0>();
       __syncthreads();
-    } while (segment().rounds <= (p.geometry.additional_keys > 0));
+      if (segment().is_last) break;
+      describe(query_tile(), true);
+    }
     store();
   }
 
-  // Tiles for the loop without masks. The last full tile is left to the other loop, so that here every tile but the
-  // present one is followed by a full one.
-  __device__ __forceinline__ int unmasked() { return maximum(segment().grid.full() - 1, 0); }
+  // Describes the keys of the windows, or the additional ones: each warp one axis, the last one what no axis knows. A
+  // thread block has few tiles of keys where windows are small, so what comes before them counts.
+  __device__ __forceinline__ void describe(const QueryTile& tile, bool additional) {
+    if (lane() != 0) return;
+    Segment& s = segment();
+    const int a = warp();
+    if (a == 3) {
+      const int head_kv = divide(tile.head, p.geometry.heads_per_kv);
+#pragma unroll
+      for (int side = 0; side < 2; ++side) {
+        const Strides& strides = side == 0 ? p.key_strides : p.value_strides;
+        const ListStrides& list = side == 0 ? p.additional_key_strides : p.additional_value_strides;
+        const void* base = side == 0 ? additional ? p.additional_key : p.key : additional ? p.additional_value : p.value;
+        const long long at = additional ? tile.batch * list.batch + head_kv * list.head
+                                        : tile.batch * strides.batch + head_kv * strides.head;
+        origins()[3][side] = (long long)base + at * 2;
+      }
+      return;
+    }
+    const int list_log2 = KEYS == 64 ? 6 : 5;
+    // The axis' bits of a row number: so many, above so many of later axes.
+    const int side_log2 = additional ? a == 2 ? list_log2 : 0 : p.plan.key_log2[a];
+    const int below_log2 =
+        a == 2 ? 0 : additional ? list_log2 : p.plan.key_log2[2] + (a == 0 ? p.plan.key_log2[1] : 0);
+    Range by_first = {0, a == 2 ? p.geometry.additional_keys : 1};
+    Range by_last = by_first;
+    if (!additional) tile.ends_see(p.geometry, p.plan, a, by_first, by_last);
+    s.grid.cut(a, side_log2, by_first, by_last);
+    s.first[a] = additional ? -1 : by_first.start;
+#pragma unroll
+    for (int side = 0; side < 2; ++side) {
+      const long long stride = (side == 0 ? p.key_strides : p.value_strides).axis[a] * 2;
+      const ListStrides& list = side == 0 ? p.additional_key_strides : p.additional_value_strides;
+      const long long step =
+          additional ? a == 2 ? list.token * 2 : 0 : stride * (int)p.geometry.axes[a].dilation.value;
+      origins()[a][side] = additional ? 0 : step * by_first.start + stride * pick(tile.residue, a);
+      s.token_step[a][side] = step;
+      if (a == 2) s.near_step[side] = step << side_log2;
+      // A row number's bit for STRIDE rows is one axis' own.
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int along = (KeyCopier::STRIDE << i) % KEYS >> below_log2 & ((1 << side_log2) - 1);
+        if (along != 0) s.row_step[side][i] = along * step;
+      }
+    }
+  }
 
+  // To the first full tile, or where none is, to the first one.
   __device__ __forceinline__ void start_at_first() {
     const KeyGrid& grid = segment().grid;
     const bool any_full = grid.full() > 0;
+    const int row = KeyCopier::row(thread()), chunk = KeyCopier::chunk(thread());
+    copy_at = KeyCopier::offset(thread());
 #pragma unroll
-    for (int a = 0; a < 3; ++a) at[a] = any_full ? grid.full_begin[a] : 0;
-    move(at[0] << grid.log2[0], at[1] << grid.log2[1], at[2] << grid.log2[2]);
+    for (int s = 0; s < 3; ++s) slots[s] = arch::shared_address(shared) + SLOTS + s * KeyLayout::BYTES;
+#pragma unroll
+    for (int side = 0; side < 2; ++side) next[side] = (const char*)origins()[3][side] + chunk * 16;
+#pragma unroll
+    for (int a = 0; a < 3; ++a) {
+      at[a] = any_full ? grid.full_begin[a] : 0;
+      const int key = (at[a] << grid.log2[a]) + coordinate(grid.log2, row, a);
+#pragma unroll
+      for (int side = 0; side < 2; ++side) next[side] += origins()[a][side] + key * segment().token_step[a][side];
+    }
+    unsigned rows = 0;
+#pragma unroll
+    for (int pass = 0; pass < KeyCopier::PASSES; ++pass) {
+      rows |= (unsigned)grid.exists(row + pass * KeyCopier::STRIDE) << pass;
+    }
+    copied = 0;
+#pragma unroll
+    for (int i = 0; i < 2 * KeyLayout::PANELS; ++i) {
+      const int length = i < KeyLayout::PANELS ? p.geometry.head_dim : p.geometry.head_dim_v;
+      const bool in_row = i % KeyLayout::PANELS * KeyLayout::CHUNKS + chunk < length / 8;
+      copied |= in_row ? rows << i * KeyCopier::PASSES : 0;
+    }
+    if (grid.total() == 0) copied = 0;
+  }
+
+  // While the first copies are under way: what the loops need besides. A barrier follows.
+  __device__ __forceinline__ void prepare_loops() {
+    Segment& s = segment();
+    const KeyGrid& grid = s.grid;
+    if (thread() == 0) {
+#pragma unroll
+      for (int side = 0; side < 2; ++side) {
+        const int near = grid.full_end[2] - grid.full_begin[2] - 1;
+        s.line_step[side] = (s.token_step[1][side] << grid.log2[1]) - near * s.near_step[side];
+      }
+      s.is_last = s.is_additional() || p.geometry.additional_keys == 0;
+    }
+    if (grid.total() == grid.full()) return;
+    Table::build(table(), grid.log2, thread());
+    Starts::build(arch::shared_address(shared) + STARTS, thread());
   }
 
   // What the loop with masks keeps besides.
   struct Partial {
-    RowMask mask;  // of this lane's row
+    RowMask<KEYS> mask;  // of this lane's row
     Start<M, KEYS, SPREAD> start;
-    int stop;      // where axis 2 leaves this line or comes to the full tiles
+    int stop;            // where axis 2 leaves this line or comes to the full tiles
   };
 
-  // From the last full tile (or the very first tile, where none is full) on with masks.
+  // From the first partial tile on, whose copies are under way.
   __device__ __forceinline__ void start_partial(Partial& partial) {
     const KeyGrid& grid = segment().grid;
-    RowMask& mask = partial.mask;
+    RowMask<KEYS>& mask = partial.mask;
     partial.start.set(lane());
     const int row = warp_row() + (M > 1 ? lane() : partial.start.row(lane()));
-    const bool additional = segment().is_additional;
+    const bool additional = segment().is_additional();
 #pragma unroll
     for (int a = 0; a < 3; ++a) {
-      const int first = query_tile().sees(p.geometry, p.plan, 0, a).start;
+      const int first = segment().first[a];
       const Range seen = query_tile().sees(p.geometry, p.plan, row, a);
       mask.set(a, additional ? 0 : seen.start - first, additional ? 0 : first + grid.count[a] - seen.end);
     }
-    if (grid.full() > 0) {
-      move(-(at[0] << grid.log2[0]), -(at[1] << grid.log2[1]), -((1 + at[2]) << grid.log2[2]));
-      at[0] = at[1] = 0;
-      at[2] = -1;
-    }
-    partial.stop = grid.first_stop(at);
-    mask.enter_line(table(), segment().first_word, grid, at);
-    if (at[2] < 0) mask.tile = {{~0u, ~0u}};
-    else mask.enter_tile(table(), grid, at);
+    partial.stop = grid.next_stop(at);
+    mask.enter_line(table(), grid, at);
+    mask.enter_tile(table(), grid, at);
   }
+
+  // What lane l knows of row l of its warp, and tells the others.
+  struct Rows {
+    long long at;    // offset in a tensor, in elements
+    unsigned exist;  // a bit a row
+
+    __device__ __forceinline__ long long offset(int row) const {
+      const unsigned low = arch::shuffle_from((unsigned)at, row);
+      return (long long)arch::shuffle_from((unsigned)(at >> 32), row) << 32 | low;
+    }
+  };
+
+  __device__ __forceinline__ Rows rows(const QueryTile& tile, const Strides& strides) const {
+    const int row = warp_row() + lane() % WARP_ROWS;
+    const bool exists = tile.exists(p.geometry, p.plan, row);
+    return {exists ? tile.offset(p.geometry, p.plan, strides, row) : 0, arch::ballot(exists)};
+  }
+
+  // How a warp copies its own rows of Q and O: a lane has one chunk column and every STRIDE-th row.
+  enum { ROW_STRIDE = 32 / QueryLayout::CHUNKS, ROW_PASSES = WARP_ROWS / ROW_STRIDE };
 
   // Starts copying the rows of the query box, zeros where there are none.
   __device__ __forceinline__ void copy_query(const QueryTile& tile) {
-    const unsigned thread = this->thread();
-    const unsigned to = arch::shared_address(shared) + QueryCopier::offset(thread);
-    const int chunk = QueryCopier::chunk(thread);
-#pragma unroll 1
-    for (int pass = 0; pass < QueryCopier::PASSES; ++pass) {
-      const int row = QueryCopier::row(thread) + pass * QueryCopier::STRIDE;
-      const bool exists = tile.exists(p.geometry, p.plan, row);
-      const long long at = exists ? tile.offset(p.geometry, p.plan, p.query_strides, row) : 0;
-      const unsigned to_row = to + pass * QueryCopier::STRIDE * QueryLayout::PITCH;
-      const char* from = (const char*)p.query + (at + chunk * 8) * 2;
+    const Rows rows = this->rows(tile, p.query_strides);
+    const int first = lane() / QueryLayout::CHUNKS, chunk = lane() % QueryLayout::CHUNKS;
+#pragma unroll
+    for (int pass = 0; pass < ROW_PASSES; ++pass) {
+      const int row = first + pass * ROW_STRIDE;
+      const char* from = (const char*)p.query + (rows.offset(row) + chunk * 8) * 2;
+      const unsigned to = arch::shared_address(shared) + QueryLayout::offset(warp_row() + row, chunk);
 #pragma unroll
       for (int panel = 0; panel < QueryLayout::PANELS; ++panel) {
-        const bool valid = exists && panel * QueryLayout::CHUNKS + chunk < p.geometry.head_dim / 8;
-        QueryCopier::copy(to_row, from, 0, panel, valid, 1);
+        const bool in_row = panel * QueryLayout::CHUNKS + chunk < p.geometry.head_dim / 8;
+        arch::copy_16_bytes_or_zero(to + panel * QueryLayout::PANEL_BYTES, from + panel * QueryLayout::PITCH,
+                                    in_row ? rows.exist : 0, 1u << row);
       }
     }
     arch::commit_copies();
@@ -226,66 +326,6 @@ struct Forward {
         for (int e = 0; e < 4; ++e) out[m][d][e] = 0.0f;
       }
     }
-#pragma unroll
-    for (int s = 0; s < 3; ++s) slots[s] = arch::shared_address(shared) + SLOTS + s * KeyLayout::BYTES;
-  }
-
-  // Describes the keys of the windows, or the additional ones, to the loops.
-  __device__ __forceinline__ void set_segment(bool additional) {
-    KeyGrid grid;
-    const QueryTile tile = query_tile();
-    if (additional) grid.of_list(p.geometry.additional_keys, KEYS == 64 ? 6 : 5);
-    else grid.of_window(p.geometry, p.plan, tile);
-    const int head_kv = divide(tile.head, p.geometry.heads_per_kv);
-    const unsigned thread = this->thread();
-    const int row = KeyCopier::row(thread);
-    Segment& s = segment();
-#pragma unroll
-    for (int side = 0; side < 2; ++side) {
-      const Strides& strides = side == 0 ? p.key_strides : p.value_strides;
-      const ListStrides& list = side == 0 ? p.additional_key_strides : p.additional_value_strides;
-      const void* base = side == 0 ? additional ? p.additional_key : p.key : additional ? p.additional_value : p.value;
-      long long start = additional ? tile.batch * list.batch + head_kv * list.head
-                                   : tile.batch * strides.batch + head_kv * strides.head;
-      long long near = 0;
-      long long far = 0;
-#pragma unroll
-      for (int a = 0; a < 3; ++a) {
-        const int dilation = (int)p.geometry.axes[a].dilation.value;
-        const long long step = additional ? (a == 2 ? list.token : 0) : strides.axis[a] * dilation;
-        const int residue = additional ? 0 : tile.residue[a];
-        const int first = additional ? 0 : tile.sees(p.geometry, p.plan, 0, a).start;
-        start += step * (first + coordinate(grid.log2, row, a)) + (additional ? 0 : residue * strides.axis[a]);
-        near += step * coordinate(grid.log2, KeyCopier::STRIDE % KEYS, a);
-        far += step * coordinate(grid.log2, 2 * KeyCopier::STRIDE % KEYS, a);
-        if (thread == 0) {
-          s.token_step[a][side] = step * 2;
-          if (a == 2) s.near_step[side] = (step << grid.log2[2]) * 2;
-        }
-      }
-      next[side] = (const char*)base + (start + KeyCopier::chunk(thread) * 8) * 2;
-      if (thread == 0) {
-        s.row_step[side][0] = near * 2;
-        s.row_step[side][1] = far * 2;
-      }
-    }
-    copied = 0;
-#pragma unroll
-    for (int i = 0; i < 2 * KeyLayout::PANELS * KeyCopier::PASSES; ++i) {
-      const int pass = i % KeyCopier::PASSES, panel = i / KeyCopier::PASSES % KeyLayout::PANELS;
-      const int length = i < KeyLayout::PANELS * KeyCopier::PASSES ? p.geometry.head_dim : p.geometry.head_dim_v;
-      const bool in_row = panel * KeyLayout::CHUNKS + KeyCopier::chunk(thread) < length / 8;
-      copied |= (unsigned)(in_row && grid.exists(row + pass * KeyCopier::STRIDE)) << i;
-    }
-    if (thread == 0) {
-      s.grid = grid;
-      s.is_additional = additional;
-#pragma unroll
-      for (int a = 0; a < 2; ++a) s.first_word[a] = Table::first_word(grid.log2, a);
-    }
-    Table::build(table(), grid.log2, thread / 32, WARPS, thread % 32);
-    __syncthreads();
-    if (thread == 0) ++s.rounds;  // read next after the barrier behind all tiles
   }
 
   // Moves `next` by so many keys along each axis.
@@ -303,12 +343,21 @@ struct Forward {
     for (int side = 0; side < 2; ++side) next[side] += segment().near_step[side];
   }
 
-  // To the next full tile.
+  // To the next full tile; from the last one to the first partial one.
   __device__ __forceinline__ void advance_full() {
     const KeyGrid& grid = segment().grid;
-    const int x = at[0], y = at[1], z = at[2];
-    if (__builtin_expect(grid.next_full(at), 1)) move_near();
-    else move((at[0] - x) << grid.log2[0], (at[1] - y) << grid.log2[1], (at[2] - z) << grid.log2[2]);
+    if (__builtin_expect(++at[2] < grid.full_end[2], 1)) return move_near();
+    at[2] = grid.full_begin[2];
+    if (++at[1] < grid.full_end[1]) {
+#pragma unroll
+      for (int side = 0; side < 2; ++side) next[side] += segment().line_step[side];
+      return;
+    }
+    const int x = at[0] << grid.log2[0], y = (at[1] - 1) << grid.log2[1], z = (grid.full_end[2] - 1) << grid.log2[2];
+    at[1] = grid.full_begin[1];
+    if (++at[0] == grid.full_end[0]) grid.to_first_partial(at);
+    if (grid.is_done(at)) copied = 0;
+    move(grid.origin(0, at[0]) - x, grid.origin(1, at[1]) - y, grid.origin(2, at[2]) - z);
   }
 
   // To the next tile with a mask.
@@ -323,7 +372,7 @@ struct Forward {
       grid.pass(at, partial.stop);
       if (grid.is_done(at)) copied = 0;
       move(grid.origin(0, at[0]) - x, grid.origin(1, at[1]) - y, grid.origin(2, at[2]) - z);
-      partial.mask.enter_line(table(), segment().first_word, grid, at);
+      partial.mask.enter_line(table(), grid, at);
     }
   }
 
@@ -526,28 +575,49 @@ struct Forward {
           const unsigned word = Mma<T>::pack(out[m][d][half * 2] * inverse, out[m][d][half * 2 + 1] * inverse);
           *(unsigned*)(shared + (QueryLayout::step(to, d / 2) ^ (d % 2 << 4)) + lane % 4 * 4) = word;
         }
-        if (p.lse != nullptr && lane % 4 == 0 && tile.exists(p.geometry, p.plan, row)) {
-          const float lse_log2 = reference_log2[m][half] + arch::log2_approx(total);
-          p.lse[tile.offset(p.geometry, p.plan, p.lse_strides, row)] =
-              total == 0.0f ? -__int_as_float(0x7f800000) : lse_log2 * NATTEN_LN_2;
-        }
+        const float lse_log2 = reference_log2[m][half] + arch::log2_approx(total);
+        sum[m][half] = total == 0.0f ? -__int_as_float(0x7f800000) : lse_log2 * NATTEN_LN_2;
       }
     }
+    if (p.lse != nullptr) store_lse(tile);
+    const Rows rows = this->rows(tile, p.out_strides);
     __syncwarp();
-    const int chunk = lane % QueryLayout::CHUNKS;
-#pragma unroll 1
-    for (int in_warp = lane / QueryLayout::CHUNKS; in_warp < WARP_ROWS; in_warp += 32 / QueryLayout::CHUNKS) {
-      const int row = warp_row() + in_warp;
-      if (!tile.exists(p.geometry, p.plan, row)) continue;
-      char* to = (char*)p.out + (tile.offset(p.geometry, p.plan, p.out_strides, row) + chunk * 8) * 2;
+    const int first = lane / QueryLayout::CHUNKS, chunk = lane % QueryLayout::CHUNKS;
+    // All reads before the first write: under its condition each would wait alone.
+    int words[ROW_PASSES][QueryLayout::PANELS][4];
+#pragma unroll
+    for (int pass = 0; pass < ROW_PASSES; ++pass) {
+      const unsigned from = arch::shared_address(shared) + QueryLayout::offset(warp_row() + first + pass * ROW_STRIDE, chunk);
 #pragma unroll
       for (int panel = 0; panel < QueryLayout::PANELS; ++panel) {
-        if ((panel * QueryLayout::CHUNKS + chunk) * 8 >= p.geometry.head_dim_v) continue;
-        const uint4 words = *(const uint4*)(shared + QueryLayout::offset(row, chunk) + panel * QueryLayout::PANEL_BYTES);
-        const unsigned parts[4] = {words.x, words.y, words.z, words.w};
-        arch::store_16_bytes(to + panel * QueryLayout::PITCH, parts);
+        arch::load_shared(words[pass][panel], from + panel * QueryLayout::PANEL_BYTES);
       }
     }
+#pragma unroll
+    for (int pass = 0; pass < ROW_PASSES; ++pass) {
+      const int row = first + pass * ROW_STRIDE;
+      char* to = (char*)p.out + (rows.offset(row) + chunk * 8) * 2;
+#pragma unroll
+      for (int panel = 0; panel < QueryLayout::PANELS; ++panel) {
+        const bool in_row = (panel * QueryLayout::CHUNKS + chunk) * 8 < p.geometry.head_dim_v;
+        const int(&w)[4] = words[pass][panel];
+        const unsigned parts[4] = {(unsigned)w[0], (unsigned)w[1], (unsigned)w[2], (unsigned)w[3]};
+        if (in_row & (rows.exist >> row & 1)) arch::store_16_bytes(to + panel * QueryLayout::PITCH, parts);
+      }
+    }
+  }
+
+  // Writes lse, which stands in `sum`: lane l that of row l.
+  __device__ __forceinline__ void store_lse(const QueryTile& tile) {
+    const Rows rows = this->rows(tile, p.lse_strides);
+    const unsigned lane = this->lane();
+    float lse = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 2 * M; ++i) {
+      const float of_eight = arch::shuffle_from(sum[i / 2][i % 2], lane % 8 * 4);
+      lse = lane / 8 == i ? of_eight : lse;
+    }
+    if (lane < WARP_ROWS && rows.exist >> lane & 1) p.lse[rows.at] = lse;
   }
 };
 

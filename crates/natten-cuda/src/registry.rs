@@ -135,8 +135,11 @@ static KERNELS: &[Kernel] = walk_kernels! {
 };
 
 macro_rules! sm80_kernels {
-    ($($ty:ident $type_name:literal: $(d $d:literal q $q:literal k $k:literal shared $shared:literal,)*;)*) => {
-        &[$($(Kernel {
+    ($(d $d:literal q $q:literal k $k:literal shared $shared:literal;)*) => {
+        sm80_kernels!(@types $(F16 "f16" $d $q $k $shared,)* $(Bf16 "bf16" $d $q $k $shared,)*)
+    };
+    (@types $($ty:ident $type_name:literal $d:literal $q:literal $k:literal $shared:literal,)*) => {
+        &[$(Kernel {
             entry: concat!("natten_forward_sm80_", $type_name, "_d", $d, "_q", $q, "_k", $k),
             ptx: include_str!(concat!("../ptx/natten_forward_sm80_", $type_name, "_d", $d, "_q", $q, "_k", $k, ".ptx")),
             operation: Operation::Forward,
@@ -149,27 +152,18 @@ macro_rules! sm80_kernels {
             tile: Some(Tile { queries: $q, keys: $k }),
             shared_bytes: $shared,
             min_capability: SM80,
-        },)*)*]
+        },)*]
     };
 }
 
 static SM80_KERNELS: &[Kernel] = sm80_kernels! {
-    F16 "f16":
-        d 32 q 128 k 64 shared 25328,
-        d 64 q 128 k 64 shared 45808,
-        d 128 q 128 k 64 shared 82928,
-        d 32 q 64 k 64 shared 21232,
-        d 64 q 64 k 64 shared 37616,
-        d 128 q 64 k 64 shared 70384,
-        d 256 q 64 k 32 shared 82672,;
-    Bf16 "bf16":
-        d 32 q 128 k 64 shared 25328,
-        d 64 q 128 k 64 shared 45808,
-        d 128 q 128 k 64 shared 82928,
-        d 32 q 64 k 64 shared 21232,
-        d 64 q 64 k 64 shared 37616,
-        d 128 q 64 k 64 shared 70384,
-        d 256 q 64 k 32 shared 82672,;
+    d 32 q 128 k 64 shared 25344;
+    d 64 q 128 k 64 shared 45824;
+    d 128 q 128 k 64 shared 82944;
+    d 32 q 64 k 64 shared 21248;
+    d 64 q 64 k 64 shared 37632;
+    d 128 q 64 k 64 shared 70400;
+    d 256 q 64 k 32 shared 82688;
 };
 
 macro_rules! row_kernels {

@@ -320,7 +320,7 @@ mod tests {
         assert_eq!(chosen(&single, &device(108, 163)).kernel.entry, "natten_forward_simt_f32_d64");
         let half = problem([400], 1, 128, params, ElementType::F16);
         let small = chosen(&half, &device(108, 64));
-        assert!(reason(&small, "natten_forward_sm80_f16_d128_q64_k64").starts_with("needs 70384 bytes"));
+        assert!(reason(&small, "natten_forward_sm80_f16_d128_q64_k64").starts_with("needs 70400 bytes"));
         let unaligned = LayoutSummary { is_aligned: false };
         let choice = choose(&half, unaligned, &device(108, 163), &Request::default()).unwrap();
         assert!(choice.tiling.is_none() && choice.kernel.entry.ends_with("_unaligned"));

@@ -150,7 +150,7 @@ fn sm80_entry((ty, type_name): (&str, &'static str), [head_dim, queries, keys]: 
     // Q, three slots for K and V, what describes the keys, the table of columns, that of starting scores, which is short
     // where two thread blocks with a long one would not fit into 164 KiB: forward/sm80.cu asserts the sum.
     let starts = if head_dim == 256 || head_dim == 128 && queries == 128 { 256 } else { 4096 };
-    let shared_bytes = 2 * head_dim * (queries + 3 * keys) + 216 + (keys + 1) * 8 + 16 + starts;
+    let shared_bytes = 2 * head_dim * (queries + 3 * keys) + 232 + (keys + 1) * 8 + 16 + starts;
     Entry {
         name: format!("natten_forward_sm80_{type_name}_d{head_dim}_q{queries}_k{keys}"),
         operation: Operation::Forward,

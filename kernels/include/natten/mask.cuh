@@ -23,32 +23,34 @@ namespace natten {
 struct Columns {
   unsigned word[2];
 
-  NATTEN_DEVICE int column(int bit, int parity) { return 2 * (bit ^ bit >> 1 & 1) + parity; }
+  // A word of groups of 2^group_log2 neighbouring pairs of columns, the first `pairs` of each group in it.
+  NATTEN_DEVICE unsigned repeated(int pairs, int group_log2) {
+    unsigned bits = (unsigned)((1ull << pairs) - 1);
+    for (int width = 1 << group_log2; width < 32; width *= 2) bits |= bits << width;
+    return bits & 0x33333333u | bits >> 1 & 0x44444444u | bits << 1 & 0x88888888u;
+  }
 };
 
-// The table of columns below a coordinate, built by all warps of a thread block: pairs of words for axis 2, then words for
-// axis 0 and for axis 1.
+// The table of columns below a coordinate: pairs of words for axis 2, then words for axis 1, and from the end backwards
+// those for axis 0.
 template <int KEYS>
 struct Thresholds {
-  enum { BYTES = 8 * (KEYS + 1) + 16 };
+  enum { WORDS = 2 * (KEYS + 1) + 4, BYTES = 4 * WORDS };
 
-  // Where in the table an axis begins, in words.
-  NATTEN_DEVICE int first_word(const int (&log2)[3], int a) {
-    return a == 2 ? 0 : 2 * ((1 << log2[2]) + 1) + (a == 0 ? 0 : (1 << log2[0]) + 1);
-  }
+  // Where columns below v are, in words, along axis 0 or 1.
+  NATTEN_DEVICE int at(const int (&log2)[3], int a, int v) { return a == 0 ? WORDS - 1 - v : 2 * ((1 << log2[2]) + 1) + v; }
 
-  NATTEN_DEVICE void build(unsigned* table, const int (&log2)[3], int warp, int warps, int lane) {
-#pragma unroll
-    for (int a = 0; a < 3; ++a) {
-#pragma unroll 1
-      for (int v = warp; v <= 1 << log2[a]; v += warps) {
-#pragma unroll
-        for (int parity = 0; parity < (a == 2 ? 2 : 1); ++parity) {
-          const int column = Columns::column(lane, parity);
-          const unsigned bits = arch::ballot(column < KEYS && coordinate(log2, column, a) < v);
-          if (lane == 0) table[first_word(log2, a) + (a == 2 ? 2 * v + parity : v)] = bits;
-        }
-      }
+  // By 128 threads, an entry each: the first ones for axes 2 and 1, the last ones for axis 0.
+  NATTEN_DEVICE void build(unsigned* table, const int (&log2)[3], int thread) {
+    const int across = thread - ((1 << log2[2]) + 1), from_end = 127 - thread;
+    if (across < 0) {
+      arch::store_shared(arch::shared_address(table + 2 * thread), Columns::repeated((thread + 1) >> 1, log2[2] - 1),
+                         Columns::repeated(thread >> 1, log2[2] - 1));
+    } else if (across <= 1 << log2[1]) {
+      table[at(log2, 1, across)] = Columns::repeated(across << (log2[2] - 1), log2[2] + log2[1] - 1);
+    } else if (from_end <= 1 << log2[0]) {
+      const int line_log2 = log2[2] + log2[1] - 1;
+      table[at(log2, 0, from_end)] = Columns::repeated(from_end << line_log2, line_log2 + log2[0]);
     }
   }
 };
@@ -58,22 +60,25 @@ struct Thresholds {
 // patterns share banks if they differ for quads 0 and 2 only, which intervals of seven columns and more never do.
 template <bool SPREAD>
 struct Starts {
-  enum { BYTES = SPREAD ? 4096 : 256 };
+  enum { COPIES = SPREAD ? 8 : 1, PITCH = SPREAD ? 256 : 16, BYTES = 16 * PITCH };
 
   // The number of each nibble's pattern.
   NATTEN_DEVICE unsigned numbers(unsigned bits) { return SPREAD ? bits : bits ^ bits >> 3 & 0x11111111u; }
 
-  NATTEN_DEVICE void build(float* table, int thread, int threads) {
-    for (int i = thread; i < BYTES / 4; i += threads) {
-      const int number = i / (BYTES / 64);
-      const int bits = SPREAD ? number : number ^ number >> 3;
-      const int quad = i % 4;
-      table[i] = bits >> (quad ^ quad >> 1) & 1 ? 0.0f : -__int_as_float(0x7f800000);
-    }
+  // A row a thread, of at least 128. `table` is a shared address.
+  NATTEN_DEVICE void build(unsigned table, int thread) {
+    const int number = thread / COPIES;
+    if (number >= 16) return;
+    const int bits = SPREAD ? number : number ^ number >> 3;
+    int words[4];
+#pragma unroll
+    for (int quad = 0; quad < 4; ++quad) words[quad] = bits >> (quad ^ quad >> 1) & 1 ? 0 : 0xff800000;
+    arch::store_shared(table + number * PITCH + thread % COPIES * 16, words[0], words[1], words[2], words[3]);
   }
 };
 
 // One row's view of a grid of key tiles.
+template <int KEYS>
 struct RowMask {
   // Per axis, both from 0 to 2^15: how far the row's window starts after the grid's first key, in the low half, and how
   // far it ends before the grid's last, in the high half. Neither exceeds the query tile's side plus the stride.
@@ -86,13 +91,13 @@ struct RowMask {
   }
 
   // Goes to another line of tiles.
-  __device__ __forceinline__ void enter_line(const unsigned* table, const int (&first_word)[2], const KeyGrid& grid,
-                                             const int (&at)[3]) {
+  __device__ __forceinline__ void enter_line(const unsigned* table, const KeyGrid& grid, const int (&at)[3]) {
+    typedef Thresholds<KEYS> Table;
     line = ~0u;
 #pragma unroll
     for (int a = 0; a < 2; ++a) {
       const Range seen = inside(grid, at, a);
-      line &= table[first_word[a] + seen.end] & ~table[first_word[a] + seen.start];
+      line &= table[Table::at(grid.log2, a, seen.end)] & ~table[Table::at(grid.log2, a, seen.start)];
     }
   }
 

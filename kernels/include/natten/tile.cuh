@@ -16,6 +16,9 @@ NATTEN_DEVICE int coordinate(const int (&log2)[3], int row, int a) {
   return row & ((1 << log2[a]) - 1);
 }
 
+// x[a] of an array in registers.
+NATTEN_DEVICE int pick(const int (&x)[3], int a) { return a == 0 ? x[0] : a == 1 ? x[1] : x[2]; }
+
 // A box of queries: of one batch item, one head and one residue per axis.
 struct QueryTile {
   int batch;
@@ -58,6 +61,16 @@ struct QueryTile {
     return window(geometry.axes[a], queries, key_count(geometry.axes[a], residue[a]), position);
   }
 
+  // What the first and the last query see along axis `a`, which need not be known to the compiler.
+  __device__ __forceinline__ void ends_see(const Geometry& geometry, const TilePlan& plan, int a, Range& by_first,
+                                           Range& by_last) const {
+    const Axis& axis = geometry.axes[a];
+    const int here = pick(residue, a), first = pick(base, a);
+    const int queries = query_count(axis, here), keys = key_count(axis, here);
+    by_first = window(axis, queries, keys, first);
+    by_last = window(axis, queries, keys, minimum(first + (1 << plan.query_log2[a]), queries) - 1);
+  }
+
   // Offset in elements of the tensor row of `row`.
   __device__ __forceinline__ long long offset(const Geometry& geometry, const TilePlan& plan, const Strides& strides,
                                               int row) const {
@@ -80,35 +93,20 @@ struct KeyGrid {
   int full_begin[3];
   int full_end[3];    // not before full_begin
 
-  // The keys of the window.
-  __device__ __forceinline__ void of_window(const Geometry& geometry, const TilePlan& plan, const QueryTile& tile) {
-#pragma unroll
-    for (int a = 0; a < 3; ++a) {
-      const Range first = tile.sees(geometry, plan, 0, a);
-      const Range last = tile.sees(geometry, plan, ~0, a);
-      log2[a] = plan.key_log2[a];
-      count[a] = maximum(last.end - first.start, 0);
-      cut(a, last.start - first.start, first.end - first.start);
-    }
-  }
-
-  // A list of keys that every query sees: tiles of 2^keys_log2 of them.
-  __device__ __forceinline__ void of_list(int keys, int keys_log2) {
-#pragma unroll
-    for (int a = 0; a < 3; ++a) {
-      log2[a] = a == 2 ? keys_log2 : 0;
-      count[a] = a == 2 ? keys : 1;
-      cut(a, 0, count[a]);
-    }
-  }
-
-  // Keys begin .. end, counted from the first, are seen by all queries of the tile.
-  __device__ __forceinline__ void cut(int a, int begin, int end) {
-    const int side = 1 << log2[a];
-    tiles[a] = (count[a] + side - 1) >> log2[a];
-    last[a] = maximum(count[a] - side, 0);
-    full_begin[a] = (maximum(begin, 0) + side - 1) >> log2[a];
-    full_end[a] = maximum(maximum(end, 0) >> log2[a], full_begin[a]);
+  // Cuts axis a into tiles of 2^side_log2 keys, given what the first and the last query of the box see along it.
+  __device__ __forceinline__ void cut(int a, int side_log2, const Range& by_first, const Range& by_last) {
+    const int side = 1 << side_log2;
+    const int keys = maximum(by_last.end - by_first.start, 0);
+    // Keys begin .. end, counted from the first, are seen by all queries of the box.
+    const int begin = maximum(by_last.start - by_first.start, 0);
+    const int end = maximum(by_first.end - by_first.start, 0);
+    const int full_from = (begin + side - 1) >> side_log2;
+    log2[a] = side_log2;
+    count[a] = keys;
+    tiles[a] = (keys + side - 1) >> side_log2;
+    last[a] = maximum(keys - side, 0);
+    full_begin[a] = full_from;
+    full_end[a] = maximum(end >> side_log2, full_from);
   }
 
   // Where tile i along axis a begins. A last tile that would reach beyond the keys is moved back to end with them, so that
@@ -132,20 +130,26 @@ struct KeyGrid {
     return (full_end[0] - full_begin[0]) * (full_end[1] - full_begin[1]) * (full_end[2] - full_begin[2]);
   }
 
-  // From one full tile to the next; true if only axis 2 moved, by one.
-  __device__ __forceinline__ bool next_full(int (&at)[3]) const {
-    if (++at[2] < full_end[2]) return true;
-    at[2] = full_begin[2];
-    if (++at[1] == full_end[1]) {
-      at[1] = full_begin[1];
-      ++at[0];
-    }
-    return false;
+  // Goes to the first tile that is not full, or nowhere.
+  __device__ __forceinline__ void to_first_partial(int (&at)[3]) const {
+    at[0] = total() == full() ? tiles[0] : 0;
+    at[1] = at[2] = 0;
+    if (is_done(at)) return;
+    int stop = first_stop(at);
+    if (stop == 0) pass(at, stop);
   }
 
-  // Where the tiles that are not full pause along the line of `at`: before the full ones, or at the line's end.
+  // Where, from `at` on, the tiles that are not full pause along its line.
+  __device__ __forceinline__ int next_stop(const int (&at)[3]) const {
+    const int stop = first_stop(at);
+    return at[2] < stop ? stop : tiles[2];
+  }
+
+  // Where they do from the line's start on: before the full ones, or at the line's end.
   __device__ __forceinline__ int first_stop(const int (&at)[3]) const {
-    return inside_full(at, 0) && inside_full(at, 1) && full_begin[2] < full_end[2] ? full_begin[2] : tiles[2];
+    // Few branches: the loads behind them would wait for each other.
+    const bool meets_full = inside_full(at, 0) & inside_full(at, 1) && full_begin[2] < full_end[2];
+    return meets_full ? full_begin[2] : tiles[2];
   }
 
   // Goes on where at[2] has reached `stop`: behind the full tiles, or with the next line, or nowhere behind the last.
@@ -168,7 +172,7 @@ struct KeyGrid {
   }
 
   __device__ __forceinline__ bool inside_full(const int (&at)[3], int a) const {
-    return at[a] >= full_begin[a] && at[a] < full_end[a];
+    return (at[a] >= full_begin[a]) & (at[a] < full_end[a]);
   }
 };
 

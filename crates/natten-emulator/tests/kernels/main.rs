@@ -10,5 +10,6 @@ mod sm90_layouts;
 mod sm90_mutations;
 mod subject;
 mod suites;
+mod tile_costs;
 mod tile_mutations;
 mod tiles;
