@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use natten_core::layout::RowLayout;
-use natten_core::{Element, ElementType, TensorView};
+use natten_core::{Element, TensorView};
 
 use crate::arch::prefetch::AheadLine;
 use crate::arch::{Kernel, Simd};
@@ -133,37 +133,30 @@ impl<E: Element, const PAIRS: bool> Kernel for PackLanes<'_, '_, E, PAIRS> {
         for (pair, to) in pairs(groups).zip(to.chunks_exact_mut(words * 2 * S::LANES)) {
             for g in 0..2 {
                 let to = (&mut to[g * S::LANES..], 2 * S::LANES);
-                let mut lanes = [&*zeros; MOST_LANES];
-                if g < pair.count && !PAIRS && E::TYPE == ElementType::F32 {
-                    for (lane, [x, y], z) in groups.rows_of(pair.first + g) {
-                        let line = rows.line(tokens, [x, y], &z);
-                        for (i, lane) in lanes[lane..][..z.len()].iter_mut().enumerate() {
-                            *lane = bytemuck::cast_slice(line.row(i));
-                        }
-                    }
-                    simd.transpose(&lanes[..S::LANES], to);
-                    continue;
-                }
-                let mut present = 0;
+                let mut lanes = [&bytemuck::cast_slice::<f32, E>(zeros)[..rows.width]; MOST_LANES];
                 if g < pair.count {
                     for (lane, [x, y], z) in groups.rows_of(pair.first + g) {
                         let line = rows.line(tokens, [x, y], &z);
-                        for i in 0..z.len() {
-                            let stage = &mut stage[(lane + i) * words..][..words];
-                            match PAIRS {
-                                true => copy_words(line.row(i), stage),
-                                false => simd.widen(line.row(i), stage),
+                        lanes[lane..].iter_mut().zip(line.rows()).for_each(|(lane, row)| *lane = row);
+                    }
+                }
+                let lanes = &lanes[..S::LANES];
+                if PAIRS {
+                    let mut of_words = [&*zeros; MOST_LANES];
+                    let stage = stage.chunks_exact_mut(words);
+                    for ((words, row), stage) in of_words.iter_mut().zip(lanes).zip(stage) {
+                        *words = match bytemuck::try_cast_slice(row) {
+                            Ok(words) if row.len() % 2 == 0 => words,
+                            _ => {
+                                copy_words(row, stage);
+                                stage
                             }
-                            present |= 1u32 << (lane + i);
-                        }
+                        };
                     }
+                    simd.transpose(&of_words[..S::LANES], to);
+                } else {
+                    simd.transpose(lanes, to);
                 }
-                for (lane, (row, stage)) in lanes.iter_mut().zip(stage.chunks_exact(words)).enumerate() {
-                    if present >> lane & 1 == 1 {
-                        *row = stage;
-                    }
-                }
-                simd.transpose(&lanes[..S::LANES], to);
             }
         }
     }

@@ -113,23 +113,12 @@ impl Packed {
         simd.vectorize(Pack { packed: self, which, form, rows, tokens, missing });
     }
 
-    /// Sets both numbers of the rows that are missing.
+    /// Both numbers of the rows of a line.
     #[inline(always)]
-    pub(crate) fn set_scalars(&mut self, missing: &Box3, of: impl Fn([usize; 3]) -> (f32, f32)) {
+    pub(crate) fn scalar_line(&mut self, at: [usize; 2]) -> [&mut [f32]; 2] {
         let len = self.extents[2].len();
-        let mut scalars = std::mem::take(&mut self.scalars);
-        let room = self.room[0] * self.room[1] * len;
-        let [first, second] = scalars.each_mut().map(|buffer| buffer.reserve(room));
-        for x in missing[0].clone() {
-            for y in missing[1].clone() {
-                let at = self.line([x, y]) * len;
-                let numbers = first[at..][..len].iter_mut().zip(&mut second[at..][..len]);
-                for (z, (first, second)) in missing[2].clone().zip(numbers) {
-                    (*first, *second) = of([x, y, z]);
-                }
-            }
-        }
-        self.scalars = scalars;
+        let (start, room) = (self.line(at) * len, self.room[0] * self.room[1] * len);
+        self.scalars.each_mut().map(|buffer| &mut buffer.reserve(room)[start..][..len])
     }
 }
 

@@ -76,13 +76,13 @@ pub(super) fn transpose_8x8(r: [__m256; 8]) -> [__m256; 8] {
 
 /// [`Simd::transpose`] for eight lanes.
 #[inline(always)]
-pub(super) fn transpose_rows(rows: &[&[f32]], (to, pitch): (&mut [f32], usize)) {
-    let rows: &[&[f32]; 8] = rows.try_into().expect("eight lanes");
+pub(super) fn transpose_rows<E: Element>(rows: &[&[E]], (to, pitch): (&mut [f32], usize)) {
+    let rows: &[&[E]; 8] = rows.try_into().expect("eight lanes");
     let width = rows[0].len();
     for d in 0..width / 8 {
-        let mut of_lanes = [load_8(&rows[0][d * 8..]); 8];
+        let mut of_lanes = [load_8_wider(&rows[0][d * 8..]); 8];
         for (lane, row) in of_lanes.iter_mut().zip(rows) {
-            *lane = load_8(&row[d * 8..]);
+            *lane = load_8_wider(&row[d * 8..]);
         }
         for (column, x) in transpose_8x8(of_lanes).into_iter().enumerate() {
             store_8(&mut to[(d * 8 + column) * pitch..], x);
@@ -90,7 +90,29 @@ pub(super) fn transpose_rows(rows: &[&[f32]], (to, pitch): (&mut [f32], usize)) 
     }
     for (lane, row) in rows.iter().enumerate() {
         for d in width / 8 * 8..width {
-            to[d * pitch + lane] = row[d];
+            to[d * pitch + lane] = row[d].to_f32();
+        }
+    }
+}
+
+/// Eight numbers of any type.
+#[inline(always)]
+pub(super) fn load_8_wider<E: Element>(from: &[E]) -> __m256 {
+    let from = &from[..8];
+    // SAFETY: called with AVX2 and F16C only; the types say that eight numbers of four or of two bytes are there.
+    unsafe {
+        match E::TYPE {
+            ElementType::F32 => _mm256_loadu_ps(from.as_ptr().cast()),
+            ElementType::F16 => _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast())),
+            ElementType::Bf16 => {
+                let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+            }
+            _ => {
+                let mut numbers = [0.0; 8];
+                numbers.iter_mut().zip(from).for_each(|(number, from)| *number = from.to_f32());
+                _mm256_loadu_ps(numbers.as_ptr())
+            }
         }
     }
 }
@@ -231,8 +253,12 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn transpose(self, rows: &[&[f32]], to: (&mut [f32], usize)) {
+    fn transpose<E: Element>(self, rows: &[&[E]], to: (&mut [f32], usize)) {
         transpose_rows(rows, to);
+    }
+    #[inline(always)]
+    fn load_wider<E: Element>(self, from: &[E]) -> __m256 {
+        load_8_wider(from)
     }
     #[inline(always)]
     fn splat_wide(self, x: f32) -> __m256 {

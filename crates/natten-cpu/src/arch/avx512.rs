@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 
 use natten_core::Element;
 
-use super::avx2::{load_8, narrow, prefetch, store_8, transpose_rows, widen};
+use super::avx2::{load_8, load_8_wider, narrow, prefetch, store_8, transpose_rows, widen};
 use super::{Kernel, Simd};
 use crate::isa::Isa;
 
@@ -113,8 +113,12 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         }
     }
     #[inline(always)]
-    fn transpose(self, rows: &[&[f32]], to: (&mut [f32], usize)) {
+    fn transpose<E: Element>(self, rows: &[&[E]], to: (&mut [f32], usize)) {
         transpose_rows(rows, to);
+    }
+    #[inline(always)]
+    fn load_wider<E: Element>(self, from: &[E]) -> __m256 {
+        load_8_wider(from)
     }
     #[inline(always)]
     fn dot(self, acc: __m256, a: __m256, b: __m256) -> __m256 {

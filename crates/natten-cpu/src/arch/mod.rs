@@ -119,12 +119,21 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn times_power_of_two(self, x: Self::V, n: Self::V) -> Self::V;
     /// `to[d * pitch + lane] = rows[lane][d]`: [`Simd::LANES`] rows of one length into vectors over lanes.
     #[inline(always)]
-    fn transpose(self, rows: &[&[f32]], (to, pitch): (&mut [f32], usize)) {
+    fn transpose<E: Element>(self, rows: &[&[E]], (to, pitch): (&mut [f32], usize)) {
         for (lane, row) in rows.iter().enumerate() {
             for (d, &x) in row.iter().enumerate() {
-                to[d * pitch + lane] = x;
+                to[d * pitch + lane] = x.to_f32();
             }
         }
+    }
+    /// [`Simd::load`] of any element.
+    #[inline(always)]
+    fn load_wider<E: Element>(self, from: &[E]) -> Self::V {
+        let mut numbers = [0.0; 16];
+        for (number, from) in numbers.iter_mut().zip(&from[..Self::LANES]) {
+            *number = from.to_f32();
+        }
+        self.load(&numbers)
     }
     /// Two products of `bf16` pairs added to each lane of `acc`.
     #[inline(always)]

@@ -17,6 +17,8 @@
 
 mod tile;
 
+use std::ops::Range;
+
 use natten_core::{Element, Gradients, Inputs, Problem, Saved, TensorView, TensorViewMut, bf16, f16};
 
 use crate::Cpu;
@@ -24,7 +26,7 @@ use crate::arch::rows::SharedRows;
 use crate::arch::{Kernel, Simd, dispatch};
 use crate::blocking;
 use crate::isa::Isa;
-use crate::pack::{Rows, Tokens};
+use crate::pack::{Line, Rows, Tokens};
 use crate::parallel::{Scratch, for_each_task};
 use crate::schedule::{ADDITIONAL_TILE, Place, Schedule};
 use crate::softmax::LOG2_E;
@@ -162,20 +164,42 @@ fn additional_place(problem: &Problem, index: usize) -> Place {
     }
 }
 
-impl<E: Element> Operands<'_, E> {
-    /// `lse`, in the units of scores, and `delta` of a query.
+impl<'a, E: Element> Operands<'a, E> {
+    /// What the scalars of the queries at `positions` of the line through `at` are made of.
     #[inline(always)]
-    fn scalars(&self, tokens: &Tokens, position: [usize; 3]) -> (f32, f32) {
-        let (batch, token, head) = (tokens.batch, tokens.at(position), tokens.head);
-        let (out, d_out) = (self.out.row(batch, token, head), self.d_out.row(batch, token, head));
-        // Eight sums side by side: more exact than one, and vectors for the compiler.
-        let mut sums = [0f32; 8];
-        for (out, d_out) in out.chunks(8).zip(d_out.chunks(8)) {
-            for ((sum, out), d_out) in sums.iter_mut().zip(out).zip(d_out) {
-                *sum += out.to_f32() * d_out.to_f32();
-            }
+    fn scalar_line(&self, tokens: &Tokens, at: [usize; 2], positions: &Range<usize>) -> ScalarLine<'a, E> {
+        ScalarLine {
+            out: self.out.line(tokens, at, positions),
+            d_out: self.d_out.line(tokens, at, positions),
+            lse: self.lse.line(tokens, at, positions),
+            d_lse: self.d_lse.as_ref().map(|d_lse| d_lse.line(tokens, at, positions)),
         }
-        let d_lse = self.d_lse.as_ref().map_or(0.0, |d_lse| d_lse.row(batch, token, head)[0]);
-        (self.lse.row(batch, token, head)[0] * LOG2_E, sums.iter().sum::<f32>() - d_lse)
+    }
+}
+
+/// Queries along the last axis.
+struct ScalarLine<'a, E> {
+    out: Line<'a, E>,
+    d_out: Line<'a, E>,
+    lse: Line<'a, f32>,
+    d_lse: Option<Line<'a, f32>>,
+}
+
+impl<E: Element> ScalarLine<'_, E> {
+    /// `lse`, in the units of scores, and `delta` of query number `i`.
+    #[inline(always)]
+    fn scalars<S: Simd>(&self, simd: S, i: usize) -> (f32, f32) {
+        let (out, d_out) = (self.out.row(i), self.d_out.row(i));
+        let whole = out.len() / S::LANES * S::LANES;
+        let mut sums = simd.splat(0.0);
+        for d in (0..whole).step_by(S::LANES) {
+            sums = simd.fma(simd.load_wider(&out[d..]), simd.load_wider(&d_out[d..]), sums);
+        }
+        let mut lanes = [0f32; 16];
+        simd.store(&mut lanes, sums);
+        let rest = out[whole..].iter().zip(&d_out[whole..]);
+        let rest: f32 = rest.map(|(out, d_out)| out.to_f32() * d_out.to_f32()).sum();
+        let d_lse = self.d_lse.as_ref().map_or(0.0, |d_lse| d_lse.row(i)[0]);
+        (self.lse.row(i)[0] * LOG2_E, lanes[..S::LANES].iter().sum::<f32>() + rest - d_lse)
     }
 }

@@ -48,7 +48,7 @@ pub(super) fn queries<S: Simd, E: Element>(
             let lanes = lane_tokens(&tile, place.batch, head);
             let part = Part::<true> { shape: &shape, groups: &groups };
             part.begin(simd, [&operands.query, &operands.d_out], &lanes, scratch);
-            part.pack_lane_scalars::<S, E>(operands, &lanes, scratch);
+            part.pack_lane_scalars(simd, operands, &lanes, scratch);
             let tokens = stream_tokens(&tile, place.batch, place.head_kv);
             let rows = [&operands.key, &operands.value];
             let boxes = schedule.boxes(&scratch.spans.all());
@@ -188,6 +188,7 @@ impl<const OF_QUERIES: bool> Part<'_, OF_QUERIES> {
     #[inline(always)]
     fn pack_lane_scalars<S: Simd, E: Element>(
         &self,
+        simd: S,
         operands: &Operands<'_, E>,
         tokens: &Tokens,
         scratch: &mut Scratch,
@@ -197,9 +198,32 @@ impl<const OF_QUERIES: bool> Part<'_, OF_QUERIES> {
         lse.fill(0.0);
         delta.fill(0.0);
         for group in 0..self.groups.len() {
-            for (lane, [x, y], z) in self.groups.rows_of(group) {
-                for (index, z) in (group * S::LANES + lane..).zip(z) {
-                    (lse[index], delta[index]) = operands.scalars(tokens, [x, y, z]);
+            for (lane, at, z) in self.groups.rows_of(group) {
+                let line = operands.scalar_line(tokens, at, &z);
+                let first = group * S::LANES + lane;
+                for i in 0..z.len() {
+                    (lse[first + i], delta[first + i]) = line.scalars(simd, i);
+                }
+            }
+        }
+    }
+
+    /// Packs those of the stream's missing rows.
+    #[inline(always)]
+    fn pack_stream_scalars<S: Simd, E: Element>(
+        &self,
+        simd: S,
+        operands: &Operands<'_, E>,
+        tokens: &Tokens,
+        missing: &Box3,
+        scratch: &mut Scratch,
+    ) {
+        for x in missing[0].clone() {
+            for y in missing[1].clone() {
+                let line = operands.scalar_line(tokens, [x, y], &missing[2]);
+                let [lse, delta] = scratch.stream.scalar_line([x, y]);
+                for (i, (lse, delta)) in lse.iter_mut().zip(delta).enumerate() {
+                    (*lse, *delta) = line.scalars(simd, i);
                 }
             }
         }
@@ -223,7 +247,7 @@ impl<const OF_QUERIES: bool> Part<'_, OF_QUERIES> {
                 scratch.stream.pack(simd, i, Form::Single(self.shape.widths[i]), (rows, tokens), &missing);
             }
             if !OF_QUERIES {
-                scratch.stream.set_scalars(&missing, |position| operands.scalars(tokens, position));
+                self.pack_stream_scalars(simd, operands, tokens, &missing, scratch);
             }
             scratch.ahead.clear();
             announce(boxes.peek(), scratch);
