@@ -141,19 +141,21 @@ fn sum<S: Simd, const PRODUCT: u8, const QUERIES: usize, const COLUMNS: usize>(
     }
     let end = job.runs.last().map_or(0, |run| run.first + run.len);
     let staircase = staircase(job.runs);
+    let [step_x, step_y] = job.weights_strides;
+    if !job.x.is_empty() && !job.y.is_empty() {
+        let last = job.weights_start + (job.x.len() - 1) * step_x + (job.y.len() - 1) * step_y;
+        assert!(last + end * 2 * S::LANES <= job.weights.len() + 2 * S::LANES - QUERIES);
+    }
+    let reach = end * job.width;
+    let mut weights_of_x = job.weights.as_ptr().wrapping_add(job.weights_start);
     for x in job.x.clone() {
-        for y in job.y.clone() {
-            let start = job.lines[x * job.lines_pitch + y] as usize * job.line_len + job.column;
-            assert!(start + end * job.width <= job.stream.len());
-            let (x, y) = (x - job.x.start, y - job.y.start);
-            let weights = job.weights_start + x * job.weights_strides[0] + y * job.weights_strides[1];
-            assert!(weights + end * 2 * S::LANES <= job.weights.len() + 2 * S::LANES - QUERIES);
-            let line = SumLine {
-                simd,
-                row: job.stream.as_ptr().wrapping_add(start + column),
-                weight: job.weights.as_ptr().wrapping_add(weights),
-                width: job.width,
-            };
+        let mut weight = weights_of_x;
+        for &line in &job.lines[x * job.lines_pitch..][job.y.clone()] {
+            let start = line as usize * job.line_len + job.column;
+            assert!(start + reach <= job.stream.len());
+            let row = job.stream.as_ptr().wrapping_add(start + column);
+            let line = SumLine { simd, row, weight, width: job.width };
+            weight = weight.wrapping_add(step_y);
             // SAFETY: runs ascend, so rows and weights up to `end` cover them; both were just checked. Columns are inside
             // `width`.
             unsafe {
@@ -163,6 +165,7 @@ fn sum<S: Simd, const PRODUCT: u8, const QUERIES: usize, const COLUMNS: usize>(
                 }
             }
         }
+        weights_of_x = weights_of_x.wrapping_add(step_x);
     }
     for (q, acc) in acc.iter().enumerate() {
         for (c, acc) in acc.iter().enumerate() {
