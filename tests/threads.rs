@@ -11,6 +11,7 @@ const SPREAD_FLOPS: f64 = 1e7;
 fn specs() -> Vec<Spec> {
     let large = vec![
         Spec::na(&[1300], &[9]).heads(8, 4).dims(16, 16).batch(2),
+        Spec::na(&[66, 50], &[9, 11]).dims(16, 16),
         Spec::na(&[40, 44], &[7, 9]).heads(4, 2).dims(40, 24).causal(&[true, false]),
         Spec::na(&[9, 18, 20], &[3, 3, 5]).dilation(&[1, 2, 2]).heads(6, 2).dims(8, 8).additional(3),
         Spec::na(&[50, 51], &[6, 6]).stride(&[2, 3]).heads(2, 1).dims(32, 32).additional(70),
@@ -48,11 +49,11 @@ fn same_results<E: Element>(cpu: &Cpu, other: &Cpu, what: &str) {
 }
 
 #[test]
-fn one_two_and_five_threads_give_the_same_bits() {
+fn any_number_of_threads_gives_the_same_bits() {
     for isa in Isa::available() {
         let cpu = |threads| Cpu::new().isa(isa).and_then(|cpu| cpu.threads(threads)).expect("available");
         let one = cpu(1);
-        for threads in [2, 5] {
+        for threads in [2, 5, 16] {
             let what = format!("{isa} with {threads} threads");
             same_results::<f32>(&one, &cpu(threads), &what);
             same_results::<f16>(&one, &cpu(threads), &what);

@@ -2,7 +2,8 @@
 //! walks along and its step, the box of the stream that is packed at once. docs/performance.md has the arithmetic
 //! behind it.
 //!
-//! Nothing here depends on the number of threads, so results do not either.
+//! Only how far a task walks depends on the number of threads. What a chunk computes does not depend on where a walk
+//! began, so results do not depend on it either.
 
 use natten_core::Problem;
 use natten_core::plan::{KeyStart, TileCounts, Tiling, tile_boxes};
@@ -47,9 +48,21 @@ pub(crate) struct Blocking {
     pub stream: usize,
 }
 
+/// What blocks are chosen for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Machine {
+    /// Lanes of a vector.
+    pub lanes: usize,
+    /// Bytes of a row of the stream, all operands packed together.
+    pub row_bytes: usize,
+    /// Threads that share the tasks.
+    pub threads: usize,
+}
+
 impl Blocking {
-    /// For vectors of `lanes` lanes and rows of `row_bytes` of the stream (all operands packed together).
-    pub(crate) fn choose(problem: &Problem, pass: Pass, lanes: usize, row_bytes: usize) -> Self {
+    /// For this machine's vectors and threads.
+    pub(crate) fn choose(problem: &Problem, pass: Pass, machine: &Machine) -> Self {
+        let Machine { lanes, row_bytes, threads } = *machine;
         let group = choose_group(problem, lanes);
         let heads = match pass {
             Pass::Forward | Pass::Queries => problem.heads_per_kv().min(4),
@@ -60,14 +73,14 @@ impl Blocking {
         let lanes = if pass == Pass::Forward { LANES_IN_TILE / heads } else { LANES_IN_TILE / 2 };
         let tile = choose_tile(problem, group, lanes);
         let still = Blocking { group, tile, step: tile, heads, stream: (STREAM_BYTES / row_bytes).max(16) };
-        let cost = |blocking: &Blocking| costs.of(blocking);
         if pass == Pass::Keys && heads > 1 {
             // The stream is another head's queries at every chunk: nothing to keep.
             return still;
         }
         let walks = walks(problem, &still, RING_BYTES / row_bytes);
-        let costs = walks.chain([still]).map(|blocking| (cost(&blocking), blocking));
-        costs.min_by(|(a, _), (b, _)| a.total_cmp(b)).map_or(still, |(_, blocking)| blocking)
+        let chosen = costs.cheapest(walks.chain([still]), &[1, 2, 4, 8, 16]).unwrap_or(still);
+        let Some(w) = chosen.walk() else { return chosen };
+        costs.cheapest(lengths(problem, &chosen, w), &[threads]).unwrap_or(chosen)
     }
 
     /// The axis that a task walks along, if it does.
@@ -99,7 +112,11 @@ fn parts(extent: usize, group: usize) -> impl Iterator<Item = usize> {
 }
 
 /// The ways to walk that keep at most `room` positions of the stream.
-fn walks(problem: &Problem, still: &Blocking, room: usize) -> impl Iterator<Item = Blocking> {
+fn walks<'a>(
+    problem: &'a Problem,
+    still: &Blocking,
+    room: usize,
+) -> impl Iterator<Item = Blocking> + use<'a> {
     let (axes, still) = (*problem.axes(), *still);
     // Not the last axis: rows along it are one line.
     (0..2).filter(move |&w| extent(&axes[w]) > still.group[w]).flat_map(move |w| {
@@ -116,15 +133,20 @@ fn walks(problem: &Problem, still: &Blocking, room: usize) -> impl Iterator<Item
                 (kept <= room).then_some(step)
             });
             steps.flat_map(move |step| {
-                let lengths = [1, 2, 3, 4, 8].into_iter();
-                let lengths = lengths.map(move |n| extent(&axes[w]).div_ceil(n).next_multiple_of(step[w]));
-                lengths.filter(move |&length| length > step[w]).map(move |length| {
-                    let mut tile = step;
-                    tile[w] = length;
-                    Blocking { tile, step, ..still }
-                })
+                lengths(problem, &Blocking { step, ..still }, w)
             })
         })
+    })
+}
+
+/// Walks of equal lengths along axis `w` with the same chunks.
+fn lengths(problem: &Problem, chunks: &Blocking, w: usize) -> impl Iterator<Item = Blocking> + use<> {
+    let (extent, chunks) = (extent(&problem.axes()[w]), *chunks);
+    let lengths = [1, 2, 3, 4, 6, 8, 12, 16].map(|n| extent.div_ceil(n).next_multiple_of(chunks.group[w]));
+    lengths.into_iter().filter(move |&length| length > chunks.step[w]).map(move |length| {
+        let mut tile = chunks.step;
+        tile[w] = length;
+        Blocking { tile, ..chunks }
     })
 }
 
@@ -154,23 +176,40 @@ impl<'a> Costs<'a> {
         }
     }
 
-    fn of(&self, blocking: &Blocking) -> f64 {
+    /// The cheapest for these numbers of threads.
+    fn cheapest(&self, blockings: impl Iterator<Item = Blocking>, threads: &[usize]) -> Option<Blocking> {
+        let costs = blockings.map(|blocking| (self.of(&blocking, threads), blocking));
+        costs.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, blocking)| blocking)
+    }
+
+    fn of(&self, blocking: &Blocking, threads: &[usize]) -> f64 {
         let axes = self.problem.axes();
         let lanes = |sides: &[usize; 3]| {
             (0..3).map(|a| sides[a].min(extent(&axes[a]))).product::<usize>() as f64 * self.heads as f64
         };
         let stream: f64 = (0..3).map(|a| seen(&axes[a], blocking.tile[a]) as f64).product();
-        let tasks: usize =
-            (0..3).map(|a| extent(&axes[a]).div_ceil(blocking.tile[a]) * axes[a].dilation).product();
-        let tasks = (tasks * self.problem.batch() * self.problem.heads_kv()) as f64;
         let boxes = match blocking.walk() {
-            Some(_) => 1.0,
+            Some(w) => blocking.tile[w].div_ceil(blocking.step[w]) as f64,
             None => (stream / blocking.stream as f64).ceil(),
         };
         let packing = stream * self.row / lanes(&blocking.tile);
-        let chunks = boxes * CHUNK_CYCLES / lanes(&blocking.step);
-        // The last tasks of a call leave threads idle.
-        packing + chunks + (self.products + packing + chunks) / (4.0 * tasks)
+        let chunks = boxes * CHUNK_CYCLES / lanes(&blocking.tile);
+        (self.products + packing + chunks) * self.idle(&blocking.tile, threads)
+    }
+
+    /// The time of a call over that of threads that are never idle, the mean for these numbers of threads: each task takes
+    /// as long as a whole tile, and threads are late by an eighth of one.
+    fn idle(&self, tile: &[usize; 3], threads: &[usize]) -> f64 {
+        let axes = self.problem.axes();
+        let tiles = |a: usize| extent(&axes[a]).div_ceil(tile[a]);
+        let padding = |a: usize| (tiles(a) * tile[a]).max(extent(&axes[a])) as f64 / extent(&axes[a]) as f64;
+        let tasks: usize = (0..3).map(|a| tiles(a) * axes[a].dilation).product();
+        let tasks = tasks * self.problem.batch() * self.problem.heads_kv();
+        let rounds = threads.iter().map(|&threads| {
+            let whole = (tasks.div_ceil(threads) * threads) as f64;
+            (whole + (threads - 1) as f64 / 8.0) / tasks as f64
+        });
+        (0..3).map(padding).product::<f64>() * rounds.sum::<f64>() / threads.len() as f64
     }
 }
 
@@ -243,12 +282,29 @@ mod tests {
         for (shape, window) in
             [([1, 64, 64, 8, 64], [13, 13]), ([1, 56, 56, 4, 32], [7, 7]), ([1, 3, 5, 1, 8], [1, 5])]
         {
-            let blocking = Blocking::choose(&problem(&shape, window), Pass::Forward, 8, 512);
-            assert_eq!(blocking.group.iter().product::<usize>(), 8);
-            for a in 0..3 {
-                assert_eq!(blocking.tile[a] % blocking.group[a], 0);
-                assert_eq!(blocking.step[a] % blocking.group[a], 0);
+            let choose = |threads| {
+                let machine = Machine { lanes: 8, row_bytes: 512, threads };
+                Blocking::choose(&problem(&shape, window), Pass::Forward, &machine)
+            };
+            for blocking in [1, 2, 3, 64].map(choose) {
+                assert_eq!(blocking.group.iter().product::<usize>(), 8);
+                for a in 0..3 {
+                    assert_eq!(blocking.tile[a] % blocking.group[a], 0);
+                    assert_eq!(blocking.step[a] % blocking.group[a], 0);
+                }
+                // All that results depend on.
+                let one = choose(1);
+                assert_eq!((blocking.group, blocking.step), (one.group, one.step));
             }
         }
+    }
+
+    #[test]
+    fn threads_share_equal_walks() {
+        let rows = |threads| {
+            let machine = Machine { lanes: 8, row_bytes: 256, threads };
+            Blocking::choose(&problem(&[1, 56, 56, 4, 32], [7, 7]), Pass::Forward, &machine).tile[1]
+        };
+        assert_eq!([1, 2, 16].map(rows), [56, 28, 14]);
     }
 }

@@ -75,7 +75,7 @@ fn forward<E: Element>(
 ) {
     let call = Call {
         problem,
-        schedule: Schedule::new(isa, problem, Pass::Forward),
+        schedule: Schedule::new(cpu, isa, problem, Pass::Forward),
         query: Rows::of_rows(&inputs.query),
         key: Rows::of_rows(&inputs.key),
         value: Rows::of_rows(&inputs.value),

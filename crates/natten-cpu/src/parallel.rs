@@ -45,6 +45,15 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
+/// How many threads share the tasks of a call of so many floating-point operations.
+pub(crate) fn threads(pool: Option<&rayon::ThreadPool>, flops: f64) -> usize {
+    match pool {
+        _ if flops < SERIAL_FLOPS => 1,
+        Some(pool) => pool.current_num_threads(),
+        None => rayon::current_num_threads(),
+    }
+}
+
 /// Runs `task` for each number below `count`, on the pool given, else the current one.
 pub(crate) fn for_each_task(
     pool: Option<&rayon::ThreadPool>,

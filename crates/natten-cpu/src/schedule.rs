@@ -4,11 +4,12 @@ use std::ops::Range;
 
 use natten_core::Problem;
 
+use crate::Cpu;
 use crate::arch::{Kernel, Simd, dispatch};
-use crate::blocking::{Blocking, Pass};
+use crate::blocking::{Blocking, Machine, Pass};
 use crate::isa::Isa;
 use crate::pack::Tokens;
-use crate::parallel::Scratch;
+use crate::parallel::{Scratch, threads};
 use crate::tasks::{Box3, Boxes, TileBox, Tiles, cut};
 
 /// The tasks of a pass.
@@ -41,11 +42,12 @@ pub(crate) struct Place {
 
 impl<'a> Schedule<'a> {
     /// Cuts the lanes of a pass.
-    pub(crate) fn new(isa: Isa, problem: &'a Problem, pass: Pass) -> Self {
+    pub(crate) fn new(cpu: &Cpu, isa: Isa, problem: &'a Problem, pass: Pass) -> Self {
         let vectors = dispatch(isa, VectorShape);
         let row = |width: usize| 4 * width.next_multiple_of(vectors.wide);
         let row_bytes = row(problem.head_dim()) + row(problem.head_dim_v());
-        let blocking = Blocking::choose(problem, pass, vectors.lanes, row_bytes);
+        let threads = threads(cpu.pool(), problem.useful_flops());
+        let blocking = Blocking::choose(problem, pass, &Machine { lanes: vectors.lanes, row_bytes, threads });
         let inverse = pass == Pass::Keys;
         let components = problem.head_dim() + problem.head_dim_v();
         let rows = problem.query_tokens() * problem.heads() + problem.key_tokens() * problem.heads_kv();

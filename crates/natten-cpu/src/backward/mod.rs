@@ -93,9 +93,9 @@ fn backward<E: Element>(
         });
     };
     let d_query = SharedRows::of_rows(gradients.query);
-    run(Pass::Queries { schedule: Schedule::new(isa, problem, blocking::Pass::Queries), d_query });
+    run(Pass::Queries { schedule: Schedule::new(cpu, isa, problem, blocking::Pass::Queries), d_query });
     let (d_key, d_value) = (SharedRows::of_rows(gradients.key), SharedRows::of_rows(gradients.value));
-    run(Pass::Keys { schedule: Schedule::new(isa, problem, blocking::Pass::Keys), d_key, d_value });
+    run(Pass::Keys { schedule: Schedule::new(cpu, isa, problem, blocking::Pass::Keys), d_key, d_value });
     if let Some([keys, values]) = gradients.additional {
         let (d_key, d_value) = (SharedRows::of_rows(keys), SharedRows::of_rows(values));
         run(Pass::Additional { d_key, d_value });
