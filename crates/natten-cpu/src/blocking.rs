@@ -132,9 +132,7 @@ fn walks<'a>(
                 let kept: usize = (0..3).map(|a| seen(&axes[a], step[a])).product();
                 (kept <= room).then_some(step)
             });
-            steps.flat_map(move |step| {
-                lengths(problem, &Blocking { step, ..still }, w)
-            })
+            steps.flat_map(move |step| lengths(problem, &Blocking { step, ..still }, w))
         })
     })
 }

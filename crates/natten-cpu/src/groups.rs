@@ -11,21 +11,19 @@ pub(crate) struct Groups {
     pub counts: [usize; 3],
     /// Lanes of the tile along each axis.
     pub lanes: [usize; 3],
-    /// The lanes of a group with a given coordinate, one bit a lane, by axis.
-    pub bits: [[u32; 32]; 3],
 }
 
 impl Groups {
     /// The groups that cover `lanes`.
     pub(crate) fn new(group: [usize; 3], lanes: [usize; 3]) -> Self {
-        let mut bits = [[0; 32]; 3];
-        for lane in 0..group.iter().product() {
-            let at = [lane / (group[1] * group[2]), lane / group[2] % group[1], lane % group[2]];
-            for (bits, at) in bits.iter_mut().zip(at) {
-                bits[at] |= 1 << lane;
-            }
-        }
-        Groups { group, counts: std::array::from_fn(|a| lanes[a].div_ceil(group[a])), lanes, bits }
+        Groups { group, counts: std::array::from_fn(|a| lanes[a].div_ceil(group[a])), lanes }
+    }
+
+    /// The lanes of a group with coordinate `at` along an axis, one bit a lane.
+    pub(crate) fn bits(&self, axis: usize, at: usize) -> u32 {
+        let [_, y, z] = self.group;
+        let coordinate = |lane: usize| [lane / (y * z), lane / z % y, lane % z][axis];
+        (0..self.lane_count()).filter(|&lane| coordinate(lane) == at).fold(0, |bits, lane| bits | 1 << lane)
     }
 
     /// Number of groups.

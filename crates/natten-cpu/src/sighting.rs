@@ -250,7 +250,7 @@ impl Key {
         let mut seen = self.extents.map(|extent| vec![0; extent]);
         for (a, (seen, windows)) in seen.iter_mut().zip(&self.windows).enumerate() {
             for (i, &[start, end]) in windows.iter().enumerate() {
-                let bits = groups.bits[a][i % groups.group[a]];
+                let bits = groups.bits(a, i % groups.group[a]);
                 let bits = match a {
                     2 => bits << (i / groups.group[2] * groups.lane_count()),
                     // Both groups have the same lanes along the first two axes.
