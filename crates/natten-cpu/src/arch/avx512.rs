@@ -136,13 +136,12 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         if !BF16 {
             return a;
         }
-        // SAFETY: token of the BF16 kind; both types are 16 bytes of plain data.
+        // SAFETY: token of the BF16 kind; both types are 32 bytes of plain data.
         unsafe {
-            let half = |x: __m256| {
-                let rounded: __m128i = std::mem::transmute::<__m128bh, __m128i>(_mm256_cvtneps_pbh(x));
-                _mm256_cvtepu16_epi32(rounded)
-            };
-            _mm256_castsi256_ps(_mm256_or_si256(half(a), _mm256_slli_epi32::<16>(half(b))))
+            let rounded = std::mem::transmute::<__m256bh, __m256i>(_mm256_cvtne2ps_pbh(b, a));
+            // All of `a`, then all of `b`: word `i` is number `i` of each.
+            let words = _mm256_set_epi16(15, 7, 14, 6, 13, 5, 12, 4, 11, 3, 10, 2, 9, 1, 8, 0);
+            _mm256_castsi256_ps(_mm256_permutexvar_epi16(words, rounded))
         }
     }
     #[inline(always)]
