@@ -19,11 +19,21 @@ impl Groups {
         Groups { group, counts: std::array::from_fn(|a| lanes[a].div_ceil(group[a])), lanes }
     }
 
-    /// The lanes of a group with coordinate `at` along an axis, one bit a lane.
-    pub(crate) fn bits(&self, axis: usize, at: usize) -> u32 {
-        let [_, y, z] = self.group;
-        let coordinate = |lane: usize| [lane / (y * z), lane / z % y, lane % z][axis];
-        (0..self.lane_count()).filter(|&lane| coordinate(lane) == at).fold(0, |bits, lane| bits | 1 << lane)
+    /// The lanes of a group with a given coordinate, one bit a lane, by axis.
+    pub(crate) fn bits(&self) -> [[u32; 16]; 3] {
+        let mut bits = [[0; 16]; 3];
+        let mut lane = 1;
+        for x in 0..self.group[0] {
+            for y in 0..self.group[1] {
+                for z in 0..self.group[2] {
+                    bits[0][x] |= lane;
+                    bits[1][y] |= lane;
+                    bits[2][z] |= lane;
+                    lane <<= 1;
+                }
+            }
+        }
+        bits
     }
 
     /// Number of groups.

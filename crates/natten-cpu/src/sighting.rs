@@ -247,16 +247,18 @@ impl Key {
 
     /// The lanes that see each coordinate of the piece, one bit a lane, the second group's after the first's.
     fn seen(&self, groups: &Groups) -> [Vec<u32>; 3] {
+        let (bits, second) = (groups.bits(), groups.lane_count());
         let mut seen = self.extents.map(|extent| vec![0; extent]);
         for (a, (seen, windows)) in seen.iter_mut().zip(&self.windows).enumerate() {
-            for (i, &[start, end]) in windows.iter().enumerate() {
-                let bits = groups.bits(a, i % groups.group[a]);
-                let bits = match a {
-                    2 => bits << (i / groups.group[2] * groups.lane_count()),
-                    // Both groups have the same lanes along the first two axes.
-                    _ => bits | bits << groups.lane_count(),
-                };
-                seen[usize::from(start)..usize::from(end)].iter_mut().for_each(|seen| *seen |= bits);
+            for (of_group, shift) in windows.chunks(groups.group[a]).zip([0, second]) {
+                for (&[start, end], bits) in of_group.iter().zip(bits[a]) {
+                    let bits = match a {
+                        2 => bits << shift,
+                        // Both groups have the same lanes along the first two axes.
+                        _ => bits | bits << second,
+                    };
+                    seen[usize::from(start)..usize::from(end)].iter_mut().for_each(|seen| *seen |= bits);
+                }
             }
         }
         seen
