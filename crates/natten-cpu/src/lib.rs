@@ -54,8 +54,8 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// The best instructions this machine has, unless [`ISA_VARIABLE`] says otherwise, on the rayon pool that the
-    /// call is made from: the global one, or the one whose `install` the caller is in.
+    /// The best instructions this machine has, unless [`ISA_VARIABLE`] says otherwise, on the caller's thread and the rayon
+    /// pool that the call is made from: the global one, or the one whose `install` the caller is in.
     pub fn new() -> Self {
         Cpu::default()
     }
@@ -68,7 +68,7 @@ impl Cpu {
         Ok(Cpu { isa: Some(isa.require()?), ..self })
     }
 
-    /// On a pool of its own with this many threads; 0 means one for each core.
+    /// On this many threads, 0 meaning one for each core: the caller's, and those of a pool of its own.
     ///
     /// # Errors
     /// [`CpuError::Threads`] when the system refuses them.

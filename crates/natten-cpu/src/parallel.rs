@@ -1,8 +1,7 @@
 //! Spreading tasks over threads, with scratch memory that each thread keeps.
 
 use std::cell::RefCell;
-
-use rayon::prelude::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::arch::prefetch::Ahead;
 use crate::buffer::Buffer;
@@ -68,12 +67,62 @@ pub(crate) fn for_each_task(
             Err(_) => task(index, &mut Scratch::default()),
         });
     };
-    if flops < SERIAL_FLOPS || count < 2 {
+    let threads = threads(pool, flops).min(count);
+    if threads < 2 {
         return (0..count).for_each(run);
     }
-    let parallel = || (0..count).into_par_iter().with_max_len(1).for_each(run);
+    let (shares, arrived) = (Shares::new(count, threads), AtomicUsize::new(0));
+    let work = || shares.take_from(arrived.fetch_add(1, Ordering::Relaxed)).for_each(run);
     match pool {
-        Some(pool) => pool.install(parallel),
-        None => parallel(),
+        Some(pool) => pool.in_place_scope(|scope| share(scope, threads, &work)),
+        None => rayon::in_place_scope(|scope| share(scope, threads, &work)),
+    }
+}
+
+/// Works on this many threads, the caller's among them: it begins at once, and waits for the others only at the end.
+fn share<'a>(scope: &rayon::Scope<'a>, threads: usize, work: &'a (dyn Fn() + Sync)) {
+    (1..threads).for_each(|_| scope.spawn(move |_| work()));
+    work();
+}
+
+/// Tasks by number, as many neighbours for each thread: one task fetches ahead for the next, and they share pages.
+struct Shares {
+    /// The first task of each share that nobody has taken.
+    next: Vec<AtomicUsize>,
+    count: usize,
+}
+
+impl Shares {
+    fn new(count: usize, threads: usize) -> Self {
+        let next = (0..threads).map(|thread| AtomicUsize::new(count * thread / threads)).collect();
+        Shares { next, count }
+    }
+
+    /// The tasks of a thread: those of its share, then what is left of others'.
+    fn take_from(&self, thread: usize) -> impl Iterator<Item = usize> {
+        let threads = self.next.len();
+        (0..threads).map(move |i| (thread + i) % threads).flat_map(move |share| {
+            let end = self.count * (share + 1) / threads;
+            let take =
+                move || Some(self.next[share].fetch_add(1, Ordering::Relaxed)).filter(|&task| task < end);
+            std::iter::from_fn(take)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_is_taken_once() {
+        for (count, threads) in [(1, 1), (7, 3), (16, 4), (3, 5), (100, 16)] {
+            let shares = Shares::new(count, threads);
+            let first: Vec<_> = shares.take_from(threads - 1).take(count / 2).collect();
+            let mut all: Vec<_> =
+                (0..threads).flat_map(|thread| shares.take_from(thread)).chain(first).collect();
+            all.sort_unstable();
+            assert_eq!(all, (0..count).collect::<Vec<_>>(), "{count} tasks, {threads} threads");
+        }
     }
 }
