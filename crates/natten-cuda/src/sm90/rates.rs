@@ -25,18 +25,18 @@ struct Rates {
     item: f64,
 }
 
-/// Tiles of 128 queries. head_dim 64: items and masked tiles from the windows of a few tokens (L0 to L4, C3), the mask's
-/// price from Hunyuan. 128: long block-sparse windows and the 64x64 images. 32: the mask's price is measured, the rest set
-/// so that the 64x64 images come out as they were seen, up to a fifth faster on mma. 256: an estimate. Three warpgroups
-/// took 1.3 times as long as two for 1.5 times the queries (L4, the only time on record).
+/// Tiles of 128 queries, each row fitted to all times of its kernels: 8 problems of head_dim 32, 17 of 64 and of 128, 8 of
+/// 256. Predictions come within a sixteenth, a ninth, an eighth and a fifth of them. What is least certain: the item of
+/// head_dim 32 rests on one small image; of head_dim 256, a full tile of FLUX took 1.8 and one of a single axis 1.5. Three
+/// warpgroups take 1.3 times as long as two for 1.5 times the queries.
 fn rates(kernel: &Kernel) -> Rates {
     let (full, mask, item) = match kernel.head_dim {
-        32 => (0.9, 0.43, 3.0),
-        64 => (1.1, 0.25, 3.9),
-        128 => (1.7, 0.07, 3.0),
-        _ => (1.8, 0.07, 4.0),
+        32 => (0.98, 0.27, 2.2),
+        64 => (1.15, 0.28, 2.7),
+        128 => (1.7, 0.14, 3.0),
+        _ => (1.6, 0.3, 2.5),
     };
-    let wider = if kernel.warpgroups == 3 { 1.35 } else { 1.0 };
+    let wider = if kernel.warpgroups == 3 { 1.3 } else { 1.0 };
     Rates { full: full * wider, masked: full * wider * (1.0 + mask), item }
 }
 
@@ -60,12 +60,8 @@ pub(super) fn predict(
 /// The predicted time of what the other families chose: mma tiles, two thread blocks a multiprocessor, or windows walked
 /// by CUDA cores.
 pub(super) fn predict_other(problem: &Problem, choice: &Choice, properties: &Properties) -> f64 {
-    /// A masked tile against a full one.
-    const MASK: f64 = 0.18;
     /// Tiles of 64 queries read every key from shared memory twice as often.
-    const SMALL_TILE: f64 = 1.15;
-    /// An item of 64 queries of head_dim 64: longer ones have more to read and write.
-    const ITEM: f64 = 1.1;
+    const SMALL_TILE: f64 = 1.2;
     /// Thread blocks that a multiprocessor runs at once.
     const RESIDENT: f64 = 2.0;
     /// Useful floating-point operations a microsecond of one multiprocessor on CUDA cores.
@@ -74,18 +70,19 @@ pub(super) fn predict_other(problem: &Problem, choice: &Choice, properties: &Pro
     let (Some(counts), Some(tile)) = (&choice.counts, choice.kernel.tile) else {
         return LAUNCH + problem.useful_flops() / (WALKED * multiprocessors);
     };
-    // 64 queries against 64 keys without masks: head_dim 64 and 128 measured, 256 an estimate, 32 see above.
-    let square = match choice.kernel.max_head_dim {
-        0..=32 => 0.36,
-        33..=64 => 0.55,
-        65..=128 => 0.67,
-        _ => 1.4,
+    // For 64 queries: 64 keys without masks, what a mask adds to that, an item besides its tiles. Fitted as above to 14
+    // problems of head_dim 32, 20 of 64, 17 of 128 and 8 of 256, nearly all within a tenth of the prediction (C3 a fifth).
+    let (square, mask, item) = match choice.kernel.max_head_dim {
+        0..=32 => (0.25, 0.54, 0.85),
+        33..=64 => (0.37, 0.41, 1.2),
+        65..=128 => (0.67, 0.19, 1.9),
+        _ => (1.43, 0.1, 2.75),
     };
     let small = if tile.queries < 128 { SMALL_TILE } else { 1.0 };
     let full = square * small * (tile.queries * tile.keys) as f64 / 4096.0;
-    let tiles = counts.full_tiles as f64 + (counts.key_tiles - counts.full_tiles) as f64 * (1.0 + MASK);
-    let rows = tile.queries as f64 / 64.0 * choice.kernel.max_head_dim.max(64) as f64 / 64.0;
-    let mean = ITEM * rows + full * tiles / counts.query_tiles.max(1) as f64;
+    let masked_tiles = (counts.key_tiles - counts.full_tiles) as f64;
+    let tiles = counts.full_tiles as f64 + masked_tiles * (1.0 + mask);
+    let mean = item * tile.queries as f64 / 64.0 + full * tiles / counts.query_tiles.max(1) as f64;
     let items = counts.query_tiles as f64 * (problem.batch() * problem.heads()) as f64;
     LAUNCH + waves(items, multiprocessors * RESIDENT) * mean * RESIDENT
 }
