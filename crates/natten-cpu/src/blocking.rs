@@ -22,6 +22,9 @@ pub(crate) const STRIP_SLOTS: usize = 512;
 /// Lanes of a task that does not walk, over all its heads. Large tiles share the keys around them.
 const LANES_IN_TILE: usize = 512;
 
+/// Lanes that a task walks over, at most: the heads of a tile follow each other, and find its pages again.
+const WALK_LANES: usize = 4096;
+
 /// What the lanes of a task are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pass {
@@ -140,7 +143,10 @@ fn walks<'a>(
 /// Walks of equal lengths along axis `w` with the same chunks.
 fn lengths(problem: &Problem, chunks: &Blocking, w: usize) -> impl Iterator<Item = Blocking> + use<> {
     let (extent, chunks) = (extent(&problem.axes()[w]), *chunks);
-    let lengths = [1, 2, 3, 4, 6, 8, 12, 16].map(|n| extent.div_ceil(n).next_multiple_of(chunks.group[w]));
+    let across = chunks.step.iter().product::<usize>() / chunks.step[w];
+    let fewest = (extent * across).div_ceil(WALK_LANES).max(1);
+    let lengths = [1, 2, 3, 4, 6, 8, 12, 16];
+    let lengths = lengths.map(|n| extent.div_ceil(fewest * n).next_multiple_of(chunks.group[w]));
     lengths.into_iter().filter(move |&length| length > chunks.step[w]).map(move |length| {
         let mut tile = chunks.step;
         tile[w] = length;
