@@ -401,7 +401,13 @@ fn tensors() {
     assert_eq!(TensorError::Overlap.to_string(), "axes overlap in memory, a tensor to write to must not");
     for shape in [&[usize::MAX][..], &[usize::MAX / 2, 3], &[0, usize::MAX, 2], &[isize::MAX as usize]] {
         assert_eq!(Tensor::<f32>::zeros(shape), Err(TensorError::Overflow), "{shape:?}");
+        assert_eq!(Tensor::from_fn(shape, |_| 0f32), Err(TensorError::Overflow), "{shape:?}");
     }
+    // Few enough bytes to be asked for, more than any machine has.
+    let most = isize::MAX as usize / size_of::<f32>();
+    let refused = TensorError::OutOfMemory { bytes: most * size_of::<f32>() };
+    assert_eq!(Tensor::<f32>::zeros(&[most]), Err(refused.clone()));
+    assert_eq!(Tensor::from_fn(&[most], |_| 0f32), Err(refused));
     assert_eq!(TensorError::Overflow.to_string(), "the shape's element count overflows");
 }
 

@@ -42,10 +42,10 @@ impl<E: Element> Tensor<E> {
     ///
     /// # Errors
     /// As [`Tensor::zeros`].
-    pub fn from_fn(shape: &[usize], value: impl FnMut(usize) -> E) -> Result<Self, TensorError> {
-        let layout = Layout::contiguous(shape)?;
-        check_size::<E>(&layout)?;
-        Ok(Tensor { data: Aligned::collect(E::default(), (0..layout.len()).map(value)), layout })
+    pub fn from_fn(shape: &[usize], mut value: impl FnMut(usize) -> E) -> Result<Self, TensorError> {
+        let mut tensor = Tensor::zeros(shape)?;
+        tensor.as_mut_slice().iter_mut().enumerate().for_each(|(i, number)| *number = value(i));
+        Ok(tensor)
     }
 
     /// Extent of each axis.

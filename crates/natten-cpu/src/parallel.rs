@@ -53,7 +53,7 @@ pub(crate) fn threads(pool: Option<&rayon::ThreadPool>, flops: f64) -> usize {
     }
 }
 
-/// Runs `task` for each number below `count`, on the pool given, else the current one.
+/// Runs `task` for each number below `count`, on the caller's thread and the pool given, else the current one.
 pub(crate) fn for_each_task(
     pool: Option<&rayon::ThreadPool>,
     count: usize,
