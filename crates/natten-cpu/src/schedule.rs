@@ -26,7 +26,7 @@ pub(crate) struct Schedule<'a> {
 
 /// Bytes of a pass's tensors above which they are not taken to wait in a last-level cache, which others share. Fetching
 /// rows of the stream ahead is worth a tenth then, and costs a twentieth where they do.
-const FAR_BYTES: usize = 8 << 20;
+const FAR_BYTES: f64 = 8.0 * 1024.0 * 1024.0;
 
 /// What a task works on.
 pub(crate) struct Place {
@@ -49,10 +49,12 @@ impl<'a> Schedule<'a> {
         let threads = threads(cpu.pool(), problem.useful_flops());
         let blocking = Blocking::choose(problem, pass, &Machine { lanes: vectors.lanes, row_bytes, threads });
         let inverse = pass == Pass::Keys;
-        let components = problem.head_dim() + problem.head_dim_v();
-        let rows = problem.query_tokens() * problem.heads() + problem.key_tokens() * problem.heads_kv();
-        let tensors = if pass == Pass::Forward { 1 } else { 2 };
-        let bytes = tensors * problem.batch() * rows * components * problem.element_type().size_bytes();
+        // In floating point: a view without strides may claim more than there is memory for.
+        let rows = |tokens: usize, heads: usize| tokens as f64 * (problem.batch() * heads) as f64;
+        let rows =
+            rows(problem.query_tokens(), problem.heads()) + rows(problem.key_tokens(), problem.heads_kv());
+        let row = (problem.head_dim() + problem.head_dim_v()) * problem.element_type().size_bytes();
+        let bytes = rows * row as f64 * if pass == Pass::Forward { 1.0 } else { 2.0 };
         let dilated = problem.axes().iter().any(|axis| axis.dilation > 1);
         let tiles = Tiles::new(problem, blocking.tile, inverse);
         Schedule { problem, tiles, blocking, inverse, far: bytes > FAR_BYTES || dilated }
