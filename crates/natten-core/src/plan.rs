@@ -2,13 +2,22 @@
 //!
 //! Work is done on tiles: boxes of tokens of one residue. The keys that a query tile sees are a box
 //! ([`Residue::keys_of`]), so its key tiles form a grid, and every count is a product over axes of sums along
-//! one axis. A plan of a million tokens takes microseconds.
+//! one axis. [`PlanTables`] has these sums of a problem for all tilings, each worked out once, and
+//! [`tile_boxes`] the boxes there are. A plan of a million tokens takes microseconds.
 
-use std::collections::HashMap;
+mod along;
+mod boxes;
+mod tables;
+
 use std::ops::Range;
 
+use crate::packed::PackedSequence;
 use crate::problem::Problem;
 use crate::window::{Axis, Residue};
+
+use along::KeyTiles;
+pub use boxes::{abreast, fitting_boxes, tile_boxes};
+pub use tables::{PlanTables, QueryTile};
 
 /// Where the first key tile of a query tile begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -77,7 +86,7 @@ impl Residue {
 
     /// Visible pairs of a query and a key; `u64::MAX` when there are more.
     pub fn scores(&self) -> u64 {
-        u64::try_from(self.scores_u128()).unwrap_or(u64::MAX)
+        u64_or_max(self.scores_u128())
     }
 
     fn scores_u128(&self) -> u128 {
@@ -110,50 +119,43 @@ pub struct Tiling {
     pub key_start: KeyStart,
 }
 
+impl Tiling {
+    /// What tilings of one problem are ranked by, the best having least: fewest pairs issued, then most full tiles, then
+    /// the longest last axis, which is the contiguous one.
+    pub fn order(&self, counts: &TileCounts) -> (u64, u64, usize) {
+        (counts.issued, u64::MAX - counts.full_tiles, usize::MAX - self.query_tile[2] - self.key_tile[2])
+    }
+
+    /// The same without sides of 0, which would be a mistake.
+    fn checked(&self) -> Self {
+        let is_side = |sides: [usize; 3]| sides.iter().all(|&side| side > 0);
+        debug_assert!(
+            is_side(self.query_tile) && is_side(self.key_tile),
+            "a tile has a token along every axis"
+        );
+        let at_least_one = |sides: [usize; 3]| sides.map(|side| side.max(1));
+        Tiling {
+            query_tile: at_least_one(self.query_tile),
+            key_tile: at_least_one(self.key_tile),
+            key_start: self.key_start,
+        }
+    }
+}
+
 /// Sums along one axis, over its residues and query tiles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct AxisCounts {
     query_tiles: u64,
-    key_tiles: u64,
-    full: u64,
-    worst: u64,
     scores: u64,
+    tiles: KeyTiles,
 }
 
 impl AxisCounts {
-    fn of(axis: &Axis, query_tile: usize, key_tile: usize, start: KeyStart) -> Self {
-        debug_assert!(query_tile > 0 && key_tile > 0, "a tile has at least one token along every axis");
-        let (query_tile, key_tile) = (query_tile.max(1), key_tile.max(1));
-        let mut counts = AxisCounts::default();
-        for (residue, multiplicity) in axis.residue_kinds() {
-            let times = multiplicity as u64;
-            for q in (0..residue.query_len).step_by(query_tile) {
-                let queries = q..(q + query_tile).min(residue.query_len);
-                let (tiles, full) = count_key_tiles(&residue, queries, key_tile, start);
-                counts.query_tiles += times;
-                counts.key_tiles += times * tiles;
-                counts.full += times * full;
-                counts.worst = counts.worst.max(tiles);
-            }
-            counts.scores += times * residue.scores();
-        }
-        counts
+    fn of(axis: &Axis, query_side: usize, key_side: usize, start: KeyStart) -> Self {
+        let (query_tiles, scores) = along::query_tiles_and_scores(axis, query_side);
+        let [tiles] = along::key_tiles(axis, query_side, start, &[key_side]);
+        AxisCounts { query_tiles, scores, tiles }
     }
-}
-
-/// Key tiles of one query tile along one axis, and the full ones among them, without walking them.
-fn count_key_tiles(residue: &Residue, queries: Range<usize>, tile: usize, start: KeyStart) -> (u64, u64) {
-    let seen = residue.keys_of(queries.clone());
-    let common = residue.common_keys_of(queries);
-    let first = match start {
-        KeyStart::Aligned => seen.start / tile * tile,
-        KeyStart::Dynamic => seen.start,
-    };
-    let tiles = seen.end.saturating_sub(first).div_ceil(tile);
-    // Tiles first + n * tile that lie inside `common`.
-    let lowest = common.start.saturating_sub(first).div_ceil(tile);
-    let highest = common.end.saturating_sub(first) / tile;
-    (tiles as u64, highest.saturating_sub(lowest) as u64)
 }
 
 /// What a tiling costs, for one batch item and one head.
@@ -177,60 +179,57 @@ pub struct TileCounts {
 
 impl TileCounts {
     /// Counts a problem's tiles, for one batch item and one head. Additional keys come as further key tiles of
-    /// their own.
+    /// their own. What a `u64` does not hold is `u64::MAX`. [`PlanTables`] is quicker for many tilings of one problem.
     pub fn of(problem: &Problem, tiling: &Tiling) -> Self {
-        Self::with(problem, tiling, |_, axis, query_tile, key_tile| {
-            AxisCounts::of(axis, query_tile, key_tile, tiling.key_start)
+        let Tiling { query_tile, key_tile, key_start } = tiling.checked();
+        problem.sequences().fold(TileCounts::default(), |total, PackedSequence { axes, .. }| {
+            let along = |a: usize| AxisCounts::of(&axes[a], query_tile[a], key_tile[a], key_start);
+            let counts = std::array::from_fn(along);
+            let additional = problem.additional_keys();
+            total.plus(&Self::combine(&axes, &counts, additional, [&query_tile, &key_tile]), 1)
         })
     }
 
-    /// [`TileCounts::of`] with the counts along one axis from elsewhere.
-    fn with(
-        problem: &Problem,
-        tiling: &Tiling,
-        mut along: impl FnMut(usize, &Axis, usize, usize) -> AxisCounts,
+    /// Of the counts along the axes of a sequence.
+    #[inline]
+    fn combine(
+        axes: &[Axis; 3],
+        counts: &[AxisCounts; 3],
+        additional_keys: usize,
+        [query_tile, key_tile]: [&[usize; 3]; 2],
     ) -> Self {
-        problem.sequences().fold(TileCounts::default(), |total, sequence| {
-            let axes = std::array::from_fn(|i| {
-                along(i, &sequence.axes[i], tiling.query_tile[i], tiling.key_tile[i])
-            });
-            let extents = sequence.axes.map(|a| (a.query_extent as u64, a.key_extent as u64));
-            total.plus(&Self::combine(
-                axes,
-                extents,
-                problem.additional_keys() as u64,
-                tiling.query_tile.iter().product::<usize>() as u64,
-                tiling.key_tile.iter().product::<usize>() as u64,
-            ))
-        })
-    }
-
-    fn combine(axes: [AxisCounts; 3], extents: [(u64, u64); 3], additional: u64, q: u64, k: u64) -> Self {
-        let product = |f: fn(&AxisCounts) -> u64| axes.iter().map(f).product::<u64>();
+        let product = |f: fn(&AxisCounts) -> u64| counts.iter().map(f).fold(1, u64::saturating_mul);
+        let tokens =
+            |f: fn(&Axis) -> usize| axes.iter().map(|axis| f(axis) as u64).fold(1, u64::saturating_mul);
+        let size = |sides: &[usize; 3]| sides.iter().map(|&side| side as u64).fold(1, u64::saturating_mul);
+        let (query_size, key_size, additional) = (size(query_tile), size(key_tile), additional_keys as u64);
         let query_tiles = product(|a| a.query_tiles);
-        let queries: u64 = extents.iter().map(|e| e.0).product();
-        let keys: u64 = extents.iter().map(|e| e.1).product::<u64>() + additional;
-        let key_tiles = product(|a| a.key_tiles) + query_tiles * additional.div_ceil(k);
+        let of_list = |tiles: u64| query_tiles.saturating_mul(tiles);
+        let key_tiles = product(|a| a.tiles.all).saturating_add(of_list(additional.div_ceil(key_size)));
+        let queries = tokens(|axis| axis.query_extent);
         TileCounts {
             query_tiles,
             key_tiles,
-            full_tiles: product(|a| a.full) + query_tiles * (additional / k),
-            worst: product(|a| a.worst) + additional.div_ceil(k),
-            scores: product(|a| a.scores) + queries * additional,
-            issued: key_tiles * q * k,
-            dense: queries * keys,
+            full_tiles: product(|a| a.tiles.full).saturating_add(of_list(additional / key_size)),
+            worst: product(|a| a.tiles.worst).saturating_add(additional.div_ceil(key_size)),
+            scores: product(|a| a.scores).saturating_add(queries.saturating_mul(additional)),
+            issued: key_tiles.saturating_mul(query_size).saturating_mul(key_size),
+            dense: queries.saturating_mul(tokens(|axis| axis.key_extent).saturating_add(additional)),
         }
     }
 
-    fn plus(&self, other: &Self) -> Self {
+    /// With those of another sequence, of which there are `times`.
+    #[inline]
+    fn plus(&self, other: &Self, times: u64) -> Self {
+        let plus = |sum: u64, more: u64| sum.saturating_add(more.saturating_mul(times));
         TileCounts {
-            query_tiles: self.query_tiles + other.query_tiles,
-            key_tiles: self.key_tiles + other.key_tiles,
-            full_tiles: self.full_tiles + other.full_tiles,
+            query_tiles: plus(self.query_tiles, other.query_tiles),
+            key_tiles: plus(self.key_tiles, other.key_tiles),
+            full_tiles: plus(self.full_tiles, other.full_tiles),
             worst: self.worst.max(other.worst),
-            scores: self.scores + other.scores,
-            issued: self.issued + other.issued,
-            dense: self.dense + other.dense,
+            scores: plus(self.scores, other.scores),
+            issued: plus(self.issued, other.issued),
+            dense: plus(self.dense, other.dense),
         }
     }
 
@@ -285,61 +284,18 @@ impl Problem {
     }
 }
 
-/// All boxes of `size` tokens with power-of-two sides, `size` itself a power of two (none for 0). Axes of one token get 1;
-/// if all have one token, the box extends along the last.
-pub fn tile_boxes(size: usize, axes: &[Axis; 3]) -> Vec<[usize; 3]> {
-    let mut boxes = Vec::new();
-    let Some(log2) = size.checked_ilog2() else { return boxes };
-    for x in 0..=log2 {
-        for y in 0..=log2 - x {
-            let sides = [1 << x, 1 << y, 1 << (log2 - x - y)];
-            let wasted =
-                |(axis, &side): (&Axis, &usize)| side > 1 && axis.query_extent.max(axis.key_extent) == 1;
-            if !axes.iter().zip(&sides).any(wasted) {
-                boxes.push(sides);
-            }
-        }
-    }
-    // A problem of a single token has no axis to spend the size on.
-    if boxes.is_empty() {
-        boxes.push([1, 1, size]);
-    }
-    boxes
-}
-
-/// The tilings of `query_tokens x key_tokens` (powers of two), best first: fewest pairs issued, then most full
-/// tiles, then the longest last axis, which is the contiguous one.
+/// The tilings of `query_tokens x key_tokens` (powers of two), best first as by [`Tiling::order`].
 pub fn rank_tilings(
     problem: &Problem,
     query_tokens: usize,
     key_tokens: usize,
     key_start: KeyStart,
 ) -> Vec<(Tiling, TileCounts)> {
-    let key_boxes = tile_boxes(key_tokens, problem.axes());
-    // Hundreds of tilings share a few dozen pairs of sides along each axis.
-    let mut known = HashMap::new();
-    let mut count = |tiling: &Tiling| {
-        if problem.is_packed() {
-            return TileCounts::of(problem, tiling);
-        }
-        TileCounts::with(problem, tiling, |i, axis, query_tile, key_tile| {
-            *known
-                .entry((i, query_tile, key_tile))
-                .or_insert_with(|| AxisCounts::of(axis, query_tile, key_tile, key_start))
-        })
-    };
-    let mut ranked: Vec<(Tiling, TileCounts)> = tile_boxes(query_tokens, problem.axes())
-        .into_iter()
-        .flat_map(|query_tile| {
-            key_boxes.iter().map(move |&key_tile| Tiling { query_tile, key_tile, key_start })
-        })
-        .map(|tiling| (tiling, count(&tiling)))
-        .collect();
-    let order = |(tiling, counts): &(Tiling, TileCounts)| {
-        (counts.issued, u64::MAX - counts.full_tiles, usize::MAX - tiling.query_tile[2] - tiling.key_tile[2])
-    };
-    ranked.sort_by_key(order);
-    ranked
+    PlanTables::of(problem).ranked(query_tokens, key_tokens, key_start)
+}
+
+fn u64_or_max(number: u128) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

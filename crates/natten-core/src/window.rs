@@ -48,11 +48,16 @@ impl Axis {
         }
     }
 
-    /// The distinct residues with how many of each there are: at most two lengths occur.
+    /// The distinct residues with how many of each there are. Queries have at most two lengths, and keys.
     pub fn residue_kinds(&self) -> impl Iterator<Item = (Residue, usize)> {
-        let longer = self.query_extent % self.dilation;
-        let kinds = [(0, longer), (longer, self.dilation - longer)];
-        kinds.into_iter().filter(|&(_, count)| count > 0).map(|(g, count)| (self.residue(g), count))
+        let [queries, keys] = [self.query_extent, self.key_extent].map(|extent| extent % self.dilation);
+        let kinds = [
+            (0, queries.min(keys)),
+            (queries.min(keys), queries.max(keys)),
+            (queries.max(keys), self.dilation),
+        ];
+        let kinds = kinds.into_iter().filter(|&(first, end)| first < end);
+        kinds.map(|(first, end)| (self.residue(first), end - first))
     }
 
     /// Whether every query sees every key.
@@ -91,6 +96,23 @@ impl Residue {
             let start = leader.saturating_sub(w / 2).min(self.key_len - w);
             start..start + w
         }
+    }
+
+    /// The queries whose windows move by one stride from block to block. Those before them see a window that starts at
+    /// key 0, those after them windows that start where the last one does.
+    pub fn sliding(&self) -> Range<usize> {
+        let (w, s, len) = (self.kernel_size, self.stride, self.query_len);
+        let (start, end) = if self.is_causal {
+            (w.div_ceil(s).saturating_sub(1) * s, (len / s * s).min(self.key_len))
+        } else {
+            // The leader of a block is `half` after its start, at least `w / 2` and at most `last`.
+            let half = s / 2;
+            let last = (self.key_len - w + w / 2).min(len.saturating_sub(1));
+            let end = if last < half { 0 } else { ((last - half) / s + 1) * s };
+            ((w / 2).saturating_sub(half).div_ceil(s) * s, end)
+        };
+        let end = end.min(len);
+        start.min(end)..end
     }
 
     /// The queries that see key `k`.
@@ -201,6 +223,35 @@ mod tests {
             }
         }
         axis.query_extent * axis.key_extent
+    }
+
+    /// Before the sliding queries windows start at 0, after them where the last does, and between them windows move along.
+    #[test]
+    fn windows_slide_between_the_ends() {
+        for len in 1..=30 {
+            for (kernel_size, stride) in (1..=len).flat_map(|w| (1..=w).map(move |s| (w, s))) {
+                for is_causal in [false, true] {
+                    let residue = Residue { query_len: len, key_len: len, kernel_size, stride, is_causal };
+                    let sliding = residue.sliding();
+                    assert!(sliding.end <= len, "{residue:?}");
+                    for i in 0..len {
+                        let window = residue.window(i);
+                        if i < sliding.start {
+                            assert_eq!(window.start, 0, "{residue:?} query {i}");
+                        } else if i >= sliding.end {
+                            assert_eq!(window.start, residue.window(len - 1).start, "{residue:?} query {i}");
+                        } else if i + stride < sliding.end {
+                            let next = residue.window(i + stride);
+                            let moved = window.start + stride..window.end + stride;
+                            assert_eq!(next, moved, "{residue:?} query {i}");
+                        }
+                    }
+                }
+            }
+        }
+        let line = Residue { query_len: 100, key_len: 100, kernel_size: 7, stride: 1, is_causal: false };
+        assert_eq!(line.sliding(), 3..97);
+        assert_eq!(Residue { is_causal: true, ..line }.sliding(), 6..100);
     }
 
     #[test]

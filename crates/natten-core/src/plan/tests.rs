@@ -278,16 +278,74 @@ fn walk(axis: &Axis, query_tile: usize, key_tile: usize, start: KeyStart) {
                 assert_eq!(coverage, walked, "{axis:?} {queries:?} {keys:?}");
                 assert_ne!(coverage, Coverage::Empty, "a tile in the box that nobody sees");
                 tiles += 1;
-                expected.full += u64::from(coverage == Coverage::Full);
+                expected.tiles.full += u64::from(coverage == Coverage::Full);
                 visible_in_tiles += visible as u64;
             }
             expected.query_tiles += 1;
-            expected.key_tiles += tiles;
-            expected.worst = expected.worst.max(tiles);
+            expected.tiles.all += tiles;
+            expected.tiles.worst = expected.tiles.worst.max(tiles);
             expected.scores += visible_in_tiles;
+            let seen = residue.keys_of(queries).len();
+            expected.tiles.copied += match start {
+                KeyStart::Dynamic => tiles * seen.min(key_tile) as u64,
+                // Counted from the first tile's first key on, not a thing that a kernel does.
+                KeyStart::Aligned => 0,
+            };
         }
     }
-    assert_eq!(AxisCounts::of(axis, query_tile, key_tile, start), expected, "{axis:?}");
+    let mut counts = AxisCounts::of(axis, query_tile, key_tile, start);
+    if start == KeyStart::Aligned {
+        counts.tiles.copied = 0;
+    }
+    assert_eq!(counts, expected, "{axis:?}");
+}
+
+/// What a problem's tables say is what each of its tilings says, packed sequences and additional keys included.
+#[test]
+fn tables_say_what_tilings_say() {
+    let params = AttentionParams::new().is_causal(true);
+    let layout = |tokens: usize| Layout::contiguous(&[1, tokens, 2, 64]).unwrap();
+    let inputs = Inputs::new(layout(400), layout(400), layout(400));
+    let sequences = crate::Sequences::from_lengths(&[7, 0, 193, 193, 7], &[7, 2, 191, 191, 9]).unwrap();
+    let packed = Problem::packed_attention(&params, &sequences, &inputs, ElementType::F32).unwrap();
+    let additional = Inputs { additional: Some([layout(77); 2]), ..inputs };
+    let attention = Problem::attention(&params, &additional, ElementType::F32).unwrap();
+    for problem in [packed, attention, problem(&[30, 48, 80], &[18, 24, 24], &[16, 8, 8])] {
+        let tables = PlanTables::of(&problem);
+        for start in [KeyStart::Dynamic, KeyStart::Aligned] {
+            let ranked = tables.ranked(64, 32, start);
+            assert_eq!(tables.best(64, 32, start), ranked.first().copied());
+            for (tiling, counts) in ranked {
+                assert_eq!(counts, TileCounts::of(&problem, &tiling), "{tiling:?}");
+            }
+        }
+        let odd = Tiling { query_tile: [2, 3, 192], key_tile: [1, 5, 300], key_start: KeyStart::Dynamic };
+        assert_eq!(tables.counts(&odd), TileCounts::of(&problem, &odd));
+        assert!(tables.keys_copied(&odd) <= tables.counts(&odd).key_tiles * 1500);
+    }
+}
+
+/// Views without strides may claim any number of tokens.
+#[test]
+fn counts_saturate() {
+    let tokens = |tokens: usize| Layout::strided(&[1, tokens, 1, 1], &[0, 0, 0, 1]).unwrap();
+    let few = tokens(10);
+    let params = AttentionParams::new();
+    let endless = tokens(usize::MAX / 2);
+    let additional = Inputs { additional: Some([endless; 2]), ..Inputs::new(few, few, few) };
+    let long = Inputs::new(endless, endless, endless);
+    for inputs in [additional, long, Inputs { additional: Some([endless; 2]), ..long }] {
+        let problem = Problem::attention(&params, &inputs, ElementType::F32).unwrap();
+        for tile in [1, 64, usize::MAX] {
+            let tiling =
+                Tiling { query_tile: [1, 1, tile], key_tile: [1, 1, tile], key_start: KeyStart::Dynamic };
+            let counts = TileCounts::of(&problem, &tiling);
+            assert_eq!(PlanTables::of(&problem).counts(&tiling), counts);
+            assert!(counts.issued == u64::MAX || tile == 1, "{counts:?}");
+            assert!(counts.scores > u64::MAX / 4, "{counts:?}");
+        }
+        assert!(!rank_tilings(&problem, 64, 64, KeyStart::Aligned).is_empty());
+    }
 }
 
 #[test]

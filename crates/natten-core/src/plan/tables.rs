@@ -1,0 +1,171 @@
+//! The sums along a problem's axes, kept for everybody who asks about its tilings.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use super::along::AxisRow;
+use super::{AxisCounts, KeyStart, TileCounts, Tiling, tile_boxes};
+use crate::packed::PackedSequence;
+use crate::problem::Problem;
+use crate::window::Axis;
+
+/// What tilings of a problem cost. Sums along an axis are worked out for a side of queries and all sides of keys when
+/// they are first asked for, and kept: hundreds of tilings share a few dozen of them. Make one for a problem and pass it
+/// to whoever plans.
+#[derive(Debug)]
+pub struct PlanTables {
+    /// The axes as the problem has them.
+    axes: [Axis; 3],
+    additional_keys: usize,
+    /// The problem, or the packed sequences that differ.
+    sequences: Vec<Sequence>,
+}
+
+/// Sequences of the same extents.
+#[derive(Debug)]
+struct Sequence {
+    times: u64,
+    axes: [AxisTable; 3],
+}
+
+/// The rows of one axis that were asked for, by their sides of queries.
+#[derive(Debug)]
+struct AxisTable {
+    axis: Axis,
+    rows: Mutex<Vec<(usize, KeyStart, AxisRow)>>,
+}
+
+impl AxisTable {
+    fn row(&self, query_side: usize, start: KeyStart) -> AxisRow {
+        // A panic elsewhere leaves the list whole.
+        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((.., row)) = rows.iter().find(|(side, at, _)| (*side, *at) == (query_side, start)) {
+            return *row;
+        }
+        let row = AxisRow::new(&self.axis, query_side, start);
+        rows.push((query_side, start, row));
+        row
+    }
+}
+
+impl PlanTables {
+    /// Tables of a problem, with nothing in them yet.
+    pub fn of(problem: &Problem) -> Self {
+        let mut places = HashMap::new();
+        let mut sequences: Vec<Sequence> = Vec::new();
+        for PackedSequence { axes, .. } in problem.sequences() {
+            let place = *places.entry(axes).or_insert(sequences.len());
+            if place == sequences.len() {
+                let axes = axes.map(|axis| AxisTable { axis, rows: Mutex::default() });
+                sequences.push(Sequence { times: 0, axes });
+            }
+            sequences[place].times += 1;
+        }
+        PlanTables { axes: *problem.axes(), additional_keys: problem.additional_keys(), sequences }
+    }
+
+    /// A box of queries, for its counts with any box of keys. Every side is at least 1.
+    pub fn query_tile(&self, sides: [usize; 3], start: KeyStart) -> QueryTile<'_> {
+        let sides = Tiling { query_tile: sides, key_tile: [1; 3], key_start: start }.checked().query_tile;
+        let rows = |sequence: &Sequence| std::array::from_fn(|a| sequence.axes[a].row(sides[a], start));
+        QueryTile { tables: self, sides, rows: self.sequences.iter().map(rows).collect() }
+    }
+
+    /// As [`TileCounts::of`].
+    pub fn counts(&self, tiling: &Tiling) -> TileCounts {
+        self.query_tile(tiling.query_tile, tiling.key_start).counts(tiling.key_tile)
+    }
+
+    /// Every tiling of `query_tokens x key_tokens` (powers of two) with its counts.
+    pub fn tilings(
+        &self,
+        query_tokens: usize,
+        key_tokens: usize,
+        key_start: KeyStart,
+    ) -> impl Iterator<Item = (Tiling, TileCounts)> {
+        let key_tiles = tile_boxes(key_tokens, &self.axes);
+        tile_boxes(query_tokens, &self.axes).into_iter().flat_map(move |query_tile| {
+            let of_queries = self.query_tile(query_tile, key_start);
+            let counted = |&key_tile: &[usize; 3]| {
+                (Tiling { query_tile, key_tile, key_start }, of_queries.counts(key_tile))
+            };
+            key_tiles.iter().map(counted).collect::<Vec<_>>()
+        })
+    }
+
+    /// [`PlanTables::tilings`], best first as by [`Tiling::order`].
+    pub fn ranked(
+        &self,
+        query_tokens: usize,
+        key_tokens: usize,
+        key_start: KeyStart,
+    ) -> Vec<(Tiling, TileCounts)> {
+        let mut ranked: Vec<_> = self.tilings(query_tokens, key_tokens, key_start).collect();
+        ranked.sort_by_key(|(tiling, counts)| tiling.order(counts));
+        ranked
+    }
+
+    /// The first of [`PlanTables::ranked`]; nothing for tiles of 0 tokens.
+    pub fn best(
+        &self,
+        query_tokens: usize,
+        key_tokens: usize,
+        key_start: KeyStart,
+    ) -> Option<(Tiling, TileCounts)> {
+        self.tilings(query_tokens, key_tokens, key_start).min_by_key(|(tiling, counts)| tiling.order(counts))
+    }
+
+    /// Keys that all query tiles copy between them, for one batch item and one head: whole key tiles, but for those longer
+    /// than all keys that the query tile sees. A last tile that would reach beyond these is moved back.
+    pub fn keys_copied(&self, tiling: &Tiling) -> u64 {
+        let Tiling { query_tile, key_tile, key_start } = tiling.checked();
+        let list = self.additional_keys as u64;
+        let size = key_tile.iter().map(|&side| side as u64).fold(1, u64::saturating_mul);
+        self.sequences.iter().fold(0, |sum, sequence| {
+            let counts = sequence.counts(query_tile, key_tile, key_start);
+            let product = |f: fn(&AxisCounts) -> u64| counts.iter().map(f).fold(1, u64::saturating_mul);
+            let of_list = list.div_ceil(size).saturating_mul(list.min(size));
+            let copied = product(|axis| axis.tiles.copied)
+                .saturating_add(product(|axis| axis.query_tiles).saturating_mul(of_list));
+            copied.saturating_mul(sequence.times).saturating_add(sum)
+        })
+    }
+}
+
+impl Sequence {
+    fn counts(&self, query_tile: [usize; 3], key_tile: [usize; 3], start: KeyStart) -> [AxisCounts; 3] {
+        std::array::from_fn(|a| of_row(&self.axes[a].row(query_tile[a], start), key_tile[a]))
+    }
+}
+
+#[inline]
+fn of_row(row: &AxisRow, key_side: usize) -> AxisCounts {
+    AxisCounts { query_tiles: row.query_tiles, scores: row.scores, tiles: row.key_tiles(key_side) }
+}
+
+/// A box of queries with its sums along every axis. Made by [`PlanTables::query_tile`].
+#[derive(Debug)]
+pub struct QueryTile<'a> {
+    tables: &'a PlanTables,
+    sides: [usize; 3],
+    /// For each of the tables' sequences.
+    rows: Vec<[AxisRow; 3]>,
+}
+
+impl QueryTile<'_> {
+    /// The counts with a box of keys. Every side is at least 1.
+    #[inline]
+    pub fn counts(&self, key_tile: [usize; 3]) -> TileCounts {
+        let key_tile = key_tile.map(|side| side.max(1));
+        let sequences = self.tables.sequences.iter().zip(&self.rows);
+        sequences.fold(TileCounts::default(), |total, (sequence, rows)| {
+            let axes = sequence.axes.each_ref().map(|table| table.axis);
+            let counts = std::array::from_fn(|a| of_row(&rows[a], key_tile[a]));
+            let tiles = [&self.sides, &key_tile];
+            total.plus(
+                &TileCounts::combine(&axes, &counts, self.tables.additional_keys, tiles),
+                sequence.times,
+            )
+        })
+    }
+}
