@@ -1,9 +1,8 @@
 //! The Hopper kernels on a real GPU: every kernel against the f64 reference, then times by CUDA events.
 //!
 //! `cargo run --release -p natten-cuda --example gpu_sm90 [all|check|time] [device] [problem]` prints one line for each kernel and
-//! problem, and fails if a result is wrong. Each kernel is asked for by name. Times come in two orders of work items: in
-//! boxes of neighbours, as shipped, and row by row. *The others* is what the other families take, *chosen* the family that
-//! selection prefers.
+//! problem, and fails if a result is wrong. Each kernel is asked for by name. *Expected* is what its model of cost says, *the
+//! others* what the other families take, *chosen* the family that selection prefers.
 
 use std::process::ExitCode;
 
@@ -12,13 +11,8 @@ use natten_core::{
     Backend, Element, ElementType, Inputs, Layout, Output, Params, Problem, Tensor, bf16, f16, reference,
 };
 use natten_cuda::driver::Driver;
-use natten_cuda::params::Strides;
-use natten_cuda::registry::{Facts, Kernel, Operation};
-use natten_cuda::select::LayoutSummary;
-use natten_cuda::sm90::{Prepared, Views, kernels, prepare, run};
-use natten_cuda::tiles::{self, Request};
-use natten_cuda::tma::RowView;
-use natten_cuda::{Cuda, CudaError, CudaTensor, Device, cudarc};
+use natten_cuda::registry::{Facts, Kernel, Operation, kernels_of};
+use natten_cuda::{Candidate, Cuda, CudaError, CudaTensor, Device, Request, cudarc};
 
 type Gpu = Cuda<Driver>;
 
@@ -74,7 +68,7 @@ fn fill<E: Element>(shape: &[usize], seed: u32) -> Tensor<E> {
     Tensor::from_fn(shape, |i| drawn[i % drawn.len()]).expect("the specs' shapes are small enough")
 }
 
-fn asked(driver: &Driver, kernel: &Kernel) -> Gpu {
+fn asked(driver: &Driver, kernel: &'static Kernel) -> Gpu {
     Cuda::new(driver.clone()).with_request(Request { entry: Some(kernel.entry), ..Request::default() })
 }
 
@@ -225,7 +219,7 @@ fn times(driver: &Driver) {
     ];
     println!(
         "{:<34} {:<18} {:>9} {:>9} {:>7} {:>7} {:>9} {:>7}  NATTEN's ms",
-        "entry", "problem", "ms", "by rows", "TFLOP/s", "useful", "others", "chosen"
+        "entry", "problem", "ms", "expected", "TFLOP/s", "useful", "others", "chosen"
     );
     let wanted = std::env::args().nth(3).unwrap_or_default();
     for (problem, head_dims, published) in problems {
@@ -253,59 +247,48 @@ fn time_kernels(driver: &Driver, spec: &Spec, published: &str) -> Result<(), Cud
         Inputs::new(*query.view().layout(), *key.view().layout(), *value.view().layout());
     let problem =
         Problem::new(&spec.params.to_dyn(), &layouts, ElementType::Bf16).expect("the specs are valid");
-    let out: CudaTensor<bf16, Driver> = gpu.allocate(&problem.out_shape())?;
-    let view = |tensor: &CudaTensor<bf16, Driver>, heads: usize| row_view(tensor.address(), spec, heads);
-    let views = Views {
-        query: view(&inputs.query, spec.heads[0]),
-        key: view(&inputs.key, spec.heads[1]),
-        value: view(&inputs.value, spec.heads[1]),
-        additional: None,
-        out: (out.address(), view(&out, spec.heads[0]).strides),
-        lse: (0, Strides::default()),
+    let mut out: CudaTensor<bf16, Driver> = gpu.allocate(&problem.out_shape())?;
+    let output = Output { out: out.view_mut(), lse: None };
+    let candidates = gpu.tune(&problem, &inputs.map(CudaTensor::view), &output, usize::MAX)?;
+    let is_hopper = |entry: &str| entry.contains("sm90");
+    let entry = |candidate: &Candidate| candidate.request.entry.unwrap_or_default();
+    let chosen =
+        candidates.first().map_or("none", |first| if is_hopper(entry(first)) { "sm90" } else { "others" });
+    let time_one = |request: Request, out: &mut CudaTensor<bf16, Driver>| {
+        let asked = gpu.clone().with_request(request);
+        time(driver, || {
+            asked.forward(&problem, &inputs.map(CudaTensor::view), Output { out: out.view_mut(), lse: None })
+        })
     };
-    let properties = driver.properties();
-    let layout = LayoutSummary { is_aligned: true };
-    let chosen = gpu.kernel(&problem, Operation::Forward, layout)?.entry;
-    let chosen = if chosen.contains("sm90") { "sm90" } else { "others" };
-    let other =
-        tiles::choose(&problem, layout, properties, &Request::default()).map_err(CudaError::Unsupported)?;
-    let asked = gpu.clone().with_request(Request { entry: Some(other.kernel.entry), ..Request::default() });
-    let mut out = out;
-    let others = time(driver, || {
-        asked.forward(&problem, &inputs.map(CudaTensor::view), Output { out: out.view_mut(), lse: None })
-    })?;
+    let others = candidates.iter().filter(|candidate| !is_hopper(entry(candidate)));
+    let others = others.min_by(|a, b| a.microseconds.total_cmp(&b.microseconds)).map(|other| other.request);
     let bucket = kernels().map(Facts::longest_row).filter(|&d| d >= spec.dims[0]).min();
     let of_type = kernels().filter(|kernel| kernel.element_type() == ElementType::Bf16);
     for kernel in of_type.filter(|kernel| Some(kernel.longest_row()) == bucket) {
-        let prepared =
-            prepare(&problem, problem.axes(), &views, Some(kernel.entry), properties.multiprocessors)?;
-        let boxes = match prepared {
-            Ok(prepared) => prepared,
+        let request = Request { entry: Some(kernel.entry), tiling: None };
+        let output = Output { out: out.view_mut(), lse: None };
+        let asked = gpu.clone().with_request(request);
+        let boxes = match asked.explain(&problem, &inputs.map(CudaTensor::view), &output) {
+            Ok(decision) => decision,
             Err(reason) => {
                 println!("{:<34} {:<18} {reason}", kernel.entry, spec.name);
                 continue;
             }
         };
-        let mut rows = boxes.clone();
-        for launch in &mut rows.launches {
-            launch.params.neighbours = launch.params.tiles.map(|tiles| tiles.value as i32);
-        }
-        let run_one = |prepared: &Prepared| {
-            // SAFETY: all tensors live to the end of this function, and the stream orders their release after this.
-            #[allow(unsafe_code)]
-            time(driver, || unsafe { run(driver, prepared) })
-        };
         // Turn and turn about: a GPU that gets warm slows whoever comes later.
-        let [mut ms, mut by_rows] = [f64::INFINITY; 2];
+        let [mut ms, mut of_others] = [f64::INFINITY; 2];
         for _ in 0..3 {
-            ms = ms.min(run_one(&boxes)?);
-            by_rows = by_rows.min(run_one(&rows)?);
+            ms = ms.min(time_one(request, &mut out)?);
+            if let Some(other) = others {
+                of_others = of_others.min(time_one(other, &mut out)?);
+            }
         }
-        let issued = boxes.issued as f64 * 4.0 * kernel.max_head_dim as f64;
+        let issued = problem.scores() as f64 * boxes.issued_over_useful * 4.0 * kernel.max_head_dim as f64;
         println!(
-            "{:<34} {:<18} {ms:>9.4} {by_rows:>9.4} {:>7.1} {:>7.1} {others:>9.4} {chosen:>7}  {published}",
+            "{:<34} {:<18} {ms:>9.4} {:>9.4} {:>7.1} {:>7.1} {of_others:>9.4} {chosen:>7}  {published}",
             kernel.entry,
             spec.name,
+            boxes.microseconds / 1e3,
             issued / ms / 1e9,
             problem.useful_flops() / ms / 1e9
         );
@@ -313,13 +296,9 @@ fn time_kernels(driver: &Driver, spec: &Spec, published: &str) -> Result<(), Cud
     Ok(())
 }
 
-fn row_view(address: u64, spec: &Spec, heads: usize) -> RowView {
-    let head_dim = spec.dims[0];
-    let [x, y, z] = spec.tokens.map(|tokens| tokens as i64);
-    let row = (heads * head_dim) as i64;
-    let strides =
-        Strides { batch: x * y * z * row, axis: [y * z * row, z * row, row], head: head_dim as i64 };
-    RowView { address, batch: spec.batch, tokens: spec.tokens, heads, head_dim, strides }
+/// All kernels of the family.
+fn kernels() -> impl Iterator<Item = &'static Kernel> {
+    kernels_of("sm90", Operation::Forward)
 }
 
 /// Median milliseconds of a launch.

@@ -1,4 +1,6 @@
 //! The CUDA backend: natten-core's `Backend` on any [`Device`].
+//!
+//! Every call takes the same way: its tensors, how they lie apart from where; a query; the choice; the launches.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -7,47 +9,28 @@ use natten_core::{
     Backend, Element, Gradients, Inputs, Layout, Output, Partials, Problem, Saved, Tensor, TensorView,
 };
 
-use crate::backward::{self, Backward};
-use crate::buffer::{Bound, CudaTensor, CudaView, CudaViewMut, Raw};
-use crate::device::Device;
+use crate::buffer::{Bound, CudaTensor, CudaView, CudaViewMut, Placed};
+use crate::choose::{choose, choose_another};
+use crate::cuda::Cuda;
+use crate::device::{Device, Properties};
 use crate::error::CudaError;
-use crate::launch::{self, Forward, launch, row_count, summarise};
-use crate::params::{Branch, MERGE_BRANCHES, MergeParams};
-use crate::registry::{Operation, by_name};
-use crate::select::{LayoutSummary, Text, select, select_forward, select_rows};
-use crate::tiles::Request;
+use crate::explain::{self, Decision};
+use crate::family::{MergeRows, Offer, Pass, Query};
+use crate::params::MERGE_BRANCHES;
+use crate::registry::{Kernel, Operation};
+use crate::rejection::Rejections;
+use crate::submit::{self, SubmitError};
+use crate::tune::{self, Candidate};
+use crate::views::{Addresses, Slot, Views};
 
-/// Runs the operator on a device, ordered on its stream.
-///
-/// Calls queue work and return: an error on the device shows up at a later call, as everywhere in CUDA. Kernels are
-/// compiled at their first use; a call can be captured into a graph once [`Cuda::warm_up`] or an equal call has run.
-#[derive(Clone, Debug)]
-pub struct Cuda<D> {
-    device: D,
-    request: Request,
+/// What matters of all tensors of a call together, where there are none yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayoutSummary {
+    /// Every base, stride and row length is a multiple of 16 bytes.
+    pub is_aligned: bool,
 }
 
 impl<D: Device> Cuda<D> {
-    /// A backend on a device and its stream.
-    pub fn new(device: D) -> Self {
-        Cuda { device, request: Request::default() }
-    }
-
-    /// The same backend with forward passes on the kernel and boxes that are asked for.
-    pub fn with_request(self, request: Request) -> Self {
-        Cuda { request, ..self }
-    }
-
-    /// The device.
-    pub fn device(&self) -> &D {
-        &self.device
-    }
-
-    /// What is asked of forward passes.
-    pub fn request(&self) -> &Request {
-        &self.request
-    }
-
     /// Copies a host tensor to the device.
     ///
     /// # Errors
@@ -55,7 +38,7 @@ impl<D: Device> Cuda<D> {
     pub fn upload<E: Element>(&self, tensor: &TensorView<'_, E>) -> Result<CudaTensor<E, D>, CudaError> {
         let dense = tensor.to_tensor();
         let uploaded = self.allocate::<E>(tensor.shape())?;
-        self.device.write(&uploaded.memory, bytemuck::cast_slice(dense.as_slice()))?;
+        self.device().write(&uploaded.memory, bytemuck::cast_slice(dense.as_slice()))?;
         Ok(uploaded)
     }
 
@@ -65,7 +48,7 @@ impl<D: Device> Cuda<D> {
     /// When this or an earlier call of the stream failed.
     pub fn download<E: Element>(&self, tensor: &CudaTensor<E, D>) -> Result<Tensor<E>, CudaError> {
         let mut host = Tensor::zeros(tensor.shape())?;
-        self.device.read(&tensor.memory, bytemuck::cast_slice_mut(host.as_mut_slice()))?;
+        self.device().read(&tensor.memory, bytemuck::cast_slice_mut(host.as_mut_slice()))?;
         Ok(host)
     }
 
@@ -74,10 +57,10 @@ impl<D: Device> Cuda<D> {
     /// # Errors
     /// When some of it failed.
     pub fn synchronize(&self) -> Result<(), CudaError> {
-        Ok(self.device.synchronize()?)
+        Ok(self.device().synchronize()?)
     }
 
-    /// Compiles the kernels that a problem needs, so that later calls neither compile nor wait.
+    /// Plans a problem on dense tensors and compiles the kernels that it needs, so that later calls neither compile nor wait.
     ///
     /// # Errors
     /// When no kernel serves the problem, or the driver cannot compile it.
@@ -87,20 +70,17 @@ impl<D: Device> Cuda<D> {
         layout: LayoutSummary,
         with_backward: bool,
     ) -> Result<(), CudaError> {
-        let backward =
-            [Operation::Delta, Operation::BackwardQuery, Operation::BackwardKey, Operation::SumPartials];
-        let operations =
-            [Operation::Forward].into_iter().chain(backward.into_iter().filter(|_| with_backward));
-        for operation in operations {
-            let Text { entry, shared_bytes, .. } = self.kernel(problem, operation, layout)?;
-            let Some(kernel) = by_name(entry) else { continue };
-            let load = || self.device.load(&kernel.ptx(), entry, shared_bytes);
-            self.device.functions().get_or_load(entry, load)?;
+        let passes =
+            [Pass::Forward(problem)].into_iter().chain(with_backward.then_some(Pass::Backward(problem)));
+        for pass in passes {
+            for launch in &self.dense_offer(pass, layout)?.launches {
+                submit::load(self.device(), launch.kernel)?;
+            }
         }
         Ok(())
     }
 
-    /// The kernel that would run, or why none can. Views of an aligned layout are taken to have positive strides.
+    /// The kernel that would run on dense tensors, or why none can.
     ///
     /// # Errors
     /// [`CudaError::Unsupported`] with the reasons.
@@ -109,14 +89,39 @@ impl<D: Device> Cuda<D> {
         problem: &Problem,
         operation: Operation,
         layout: LayoutSummary,
-    ) -> Result<Text, CudaError> {
-        let properties = self.device.properties();
-        let text = if operation == Operation::Forward {
-            select_forward(problem, layout, properties, &self.request).map(|kernel| kernel.text())
-        } else {
-            select(problem, operation, layout, properties.compute_capability).map(Text::from)
+    ) -> Result<&'static Kernel, CudaError> {
+        let rows = MergeRows {
+            element_type: problem.element_type(),
+            batch: problem.batch(),
+            tokens: problem.axes().map(|axis| axis.query_extent),
+            heads: problem.heads(),
+            head_dim: problem.head_dim_v(),
+            branches: 2,
         };
-        text.map_err(CudaError::Unsupported)
+        let pass = match operation {
+            Operation::Forward => Pass::Forward(problem),
+            Operation::Merge => Pass::Merge(&rows),
+            _ => Pass::Backward(problem),
+        };
+        let offer = self.dense_offer(pass, layout)?;
+        let does_it = |kernel: &&'static Kernel| kernel.operation == operation;
+        let mut kernels =
+            [offer.bid.kernel].into_iter().chain(offer.launches.iter().map(|launch| launch.kernel));
+        kernels.find(does_it).ok_or(CudaError::Unsupported(Rejections(Vec::new())))
+    }
+
+    fn dense_offer(&self, pass: Pass<'_>, layout: LayoutSummary) -> Result<Arc<Offer>, CudaError> {
+        let mut views = match pass {
+            Pass::Forward(problem) => Views::dense(problem),
+            Pass::Backward(problem) => Views::dense(problem).with_dense_backward(),
+            Pass::Merge(_) => Views::default(),
+        };
+        views.is_aligned &= layout.is_aligned;
+        Ok(choose(&self.query(pass, &views))?.offer)
+    }
+
+    fn query<'a>(&'a self, pass: Pass<'a>, views: &'a Views) -> Query<'a> {
+        Query::new(pass, views, self.device().properties(), self.request())
     }
 
     /// A view of memory that someone else owns, with strides in elements.
@@ -127,7 +132,7 @@ impl<D: Device> Cuda<D> {
     /// streams must be ordered against this one by the caller.
     #[allow(unsafe_code)]
     pub unsafe fn view_of_raw<'a, E: Element>(&self, address: u64, layout: Layout) -> CudaView<'a, E> {
-        CudaView { address, layout, device: self.device.id(), borrow: PhantomData }
+        CudaView { address, layout, device: self.device().id(), borrow: PhantomData }
     }
 
     /// A view to write of memory that someone else owns, with strides in elements.
@@ -137,7 +142,7 @@ impl<D: Device> Cuda<D> {
     /// until the work queued with the view has run.
     #[allow(unsafe_code)]
     pub unsafe fn view_mut_of_raw<'a, E: Element>(&self, address: u64, layout: Layout) -> CudaViewMut<'a, E> {
-        CudaViewMut { address, layout, device: self.device.id(), borrow: PhantomData }
+        CudaViewMut { address, layout, device: self.device().id(), borrow: PhantomData }
     }
 
     /// Makes an operand of a view: calls on it run on this backend's stream.
@@ -145,9 +150,30 @@ impl<D: Device> Cuda<D> {
         Bound { cuda: self, view }
     }
 
-    /// Elements (f32) of the workspace that [`Cuda::backward_with`] needs.
+    /// Elements (f32) of the workspace that [`Cuda::backward_with`] needs for tensors that lie densely, or as badly as they
+    /// may. [`Cuda::backward_workspace_len_for`] knows how they lie.
     pub fn backward_workspace_len(&self, problem: &Problem) -> usize {
-        backward::workspace_bytes(problem) / 4
+        let bytes = |is_aligned| {
+            let offer = self.dense_offer(Pass::Backward(problem), LayoutSummary { is_aligned });
+            offer.map_or(0, |offer| offer.workspace_bytes)
+        };
+        bytes(true).max(bytes(false)).div_ceil(4)
+    }
+
+    /// Elements (f32) of the workspace that [`Cuda::backward_with`] needs for these tensors.
+    ///
+    /// # Errors
+    /// As [`Backend::backward`].
+    pub fn backward_workspace_len_for<E: Element>(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<CudaView<'_, E>>,
+        saved: &Saved<CudaView<'_, E>, CudaView<'_, f32>>,
+        gradients: &Gradients<CudaViewMut<'_, E>>,
+    ) -> Result<usize, CudaError> {
+        let placed = self.place_backward(inputs, saved, gradients)?;
+        let choice = choose(&self.query(Pass::Backward(problem), &placed.views))?;
+        Ok(choice.offer.workspace_bytes.div_ceil(4))
     }
 
     /// [`Backend::backward`] in the caller's scratch memory, so that nothing is allocated. The workspace is dense and
@@ -163,26 +189,195 @@ impl<D: Device> Cuda<D> {
         gradients: Gradients<CudaViewMut<'_, E>>,
         workspace: &mut CudaViewMut<'_, f32>,
     ) -> Result<(), CudaError> {
-        let (expected, found) = (self.backward_workspace_len(problem), workspace.layout.len());
-        if found < expected {
-            return Err(CudaError::Length { expected, found });
+        let mut placed = self.place_backward(inputs, saved, &gradients)?;
+        placed.workspace(&*workspace)?;
+        let len = workspace.layout.len();
+        self.run(Pass::Backward(problem), placed, |bytes, _| {
+            let expected = bytes.div_ceil(4);
+            if len < expected { Err(CudaError::Length { expected, found: len }) } else { Ok(None) }
+        })
+    }
+
+    /// What [`forward`](Backend::forward) would run on these views.
+    ///
+    /// # Errors
+    /// As the forward itself.
+    pub fn explain<E: Element>(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<CudaView<'_, E>>,
+        output: &Output<CudaViewMut<'_, E>, CudaViewMut<'_, f32>>,
+    ) -> Result<Decision, CudaError> {
+        let placed = self.place_forward(inputs, output)?;
+        let decisions = explain::explain(&self.query(Pass::Forward(problem), &placed.views))?;
+        decisions.into_iter().next().ok_or(CudaError::Unsupported(Rejections(Vec::new())))
+    }
+
+    /// What the passes of [`backward`](Backend::backward) would run: that of the queries' gradients first, and if it is
+    /// another kernel that of keys and values. All other tensors lie as these do.
+    ///
+    /// # Errors
+    /// As the backward itself.
+    pub fn explain_backward<E: Element>(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<CudaView<'_, E>>,
+    ) -> Result<Vec<Decision>, CudaError> {
+        let placed = self.place_inputs(inputs)?;
+        let mut views = Views::dense(problem).with_dense_backward();
+        views.is_aligned &= placed.views.is_aligned;
+        explain::explain(&self.query(Pass::Backward(problem), &views))
+    }
+
+    /// At most `most` ways to run the forward pass, the one that a call takes first, then each kernel's best boxes in
+    /// turn. A kernel may still refuse one for how the tensors lie.
+    ///
+    /// # Errors
+    /// When no kernel serves the problem.
+    pub fn tune<E: Element>(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<CudaView<'_, E>>,
+        output: &Output<CudaViewMut<'_, E>, CudaViewMut<'_, f32>>,
+        most: usize,
+    ) -> Result<Vec<Candidate>, CudaError> {
+        let placed = self.place_forward(inputs, output)?;
+        tune::tune(&self.query(Pass::Forward(problem), &placed.views), most)
+    }
+
+    /// What [`forward`](Backend::forward) would launch on these views if the device were as `properties` say, and where the
+    /// views begin: for [`submit`](crate::submit()), which may be handed an offer that was changed.
+    ///
+    /// # Errors
+    /// As the forward itself.
+    pub fn offer<E: Element>(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<CudaView<'_, E>>,
+        output: &Output<CudaViewMut<'_, E>, CudaViewMut<'_, f32>>,
+        properties: &Properties,
+    ) -> Result<(Arc<Offer>, Addresses), CudaError> {
+        let placed = self.place_forward(inputs, output)?;
+        let query = Query::new(Pass::Forward(problem), &placed.views, properties, self.request());
+        Ok((choose(&query)?.offer, placed.addresses))
+    }
+
+    /// [`Cuda::explain`].
+    ///
+    /// # Errors
+    /// As the forward itself.
+    #[deprecated(note = "renamed to `explain`")]
+    pub fn decide<E: Element>(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<CudaView<'_, E>>,
+        output: &Output<CudaViewMut<'_, E>, CudaViewMut<'_, f32>>,
+    ) -> Result<Decision, CudaError> {
+        self.explain(problem, inputs, output)
+    }
+
+    /// [`Cuda::explain_backward`], of two passes.
+    ///
+    /// # Errors
+    /// As the backward itself.
+    #[deprecated(note = "use `explain_backward`, which tells how many kernels there are")]
+    pub fn decide_backward<E: Element>(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<CudaView<'_, E>>,
+    ) -> Result<[Decision; 2], CudaError> {
+        let mut decisions = self.explain_backward(problem, inputs)?.into_iter();
+        let none = || CudaError::Unsupported(Rejections(Vec::new()));
+        let of_queries = decisions.next().ok_or_else(none)?;
+        let of_keys = decisions.next().unwrap_or_else(|| of_queries.clone());
+        Ok([of_queries, of_keys])
+    }
+
+    /// [`Cuda::tune`].
+    ///
+    /// # Errors
+    /// When no kernel serves the problem.
+    #[deprecated(note = "renamed to `tune`")]
+    pub fn candidates<E: Element>(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<CudaView<'_, E>>,
+        output: &Output<CudaViewMut<'_, E>, CudaViewMut<'_, f32>>,
+        most: usize,
+    ) -> Result<Vec<Candidate>, CudaError> {
+        self.tune(problem, inputs, output, most)
+    }
+
+    fn place_inputs<E: Element>(&self, inputs: &Inputs<CudaView<'_, E>>) -> Result<Placed, CudaError> {
+        let mut placed = Placed::on(self.device().id());
+        placed.rows(Slot::QUERY, &inputs.query)?;
+        placed.rows(Slot::KEY, &inputs.key)?;
+        placed.rows(Slot::VALUE, &inputs.value)?;
+        if let Some([keys, values]) = &inputs.additional {
+            placed.rows(Slot::ADDITIONAL_KEYS, keys)?;
+            placed.rows(Slot::ADDITIONAL_VALUES, values)?;
         }
-        summarise(&self.device, std::iter::empty(), [&Raw::from(&*workspace)].into_iter())?;
-        let views = Backward {
-            query: (&inputs.query).into(),
-            key: (&inputs.key).into(),
-            value: (&inputs.value).into(),
-            additional: inputs.additional.as_ref().map(|pair| pair.each_ref().map(Raw::from)),
-            out: (&saved.out).into(),
-            lse: (&saved.lse).into(),
-            grad_out: (&saved.d_out).into(),
-            grad_lse: saved.d_lse.as_ref().map(Raw::from),
-            grad_query: (&gradients.query).into(),
-            grad_key: (&gradients.key).into(),
-            grad_value: (&gradients.value).into(),
-            grad_additional: gradients.additional.as_ref().map(|pair| pair.each_ref().map(Raw::from)),
-        };
-        backward::backward(&self.device, problem, &views, workspace.address)
+        Ok(placed)
+    }
+
+    fn place_forward<E: Element>(
+        &self,
+        inputs: &Inputs<CudaView<'_, E>>,
+        output: &Output<CudaViewMut<'_, E>, CudaViewMut<'_, f32>>,
+    ) -> Result<Placed, CudaError> {
+        let mut placed = self.place_inputs(inputs)?;
+        placed.rows(Slot::OUT, &output.out)?;
+        if let Some(lse) = &output.lse {
+            placed.scalars(Slot::LSE, lse)?;
+        }
+        Ok(placed)
+    }
+
+    fn place_backward<E: Element>(
+        &self,
+        inputs: &Inputs<CudaView<'_, E>>,
+        saved: &Saved<CudaView<'_, E>, CudaView<'_, f32>>,
+        gradients: &Gradients<CudaViewMut<'_, E>>,
+    ) -> Result<Placed, CudaError> {
+        let mut placed = self.place_inputs(inputs)?;
+        placed.rows(Slot::OUT, &saved.out)?;
+        placed.scalars(Slot::LSE, &saved.lse)?;
+        placed.rows(Slot::D_OUT, &saved.d_out)?;
+        if let Some(d_lse) = &saved.d_lse {
+            placed.scalars(Slot::D_LSE, d_lse)?;
+        }
+        placed.rows(Slot::D_QUERY, &gradients.query)?;
+        placed.rows(Slot::D_KEY, &gradients.key)?;
+        placed.rows(Slot::D_VALUE, &gradients.value)?;
+        if let Some([keys, values]) = &gradients.additional {
+            placed.rows(Slot::D_ADDITIONAL_KEYS, keys)?;
+            placed.rows(Slot::D_ADDITIONAL_VALUES, values)?;
+        }
+        Ok(placed)
+    }
+
+    /// Runs a pass on the best offer whose tensor maps the driver takes. `workspace` gives scratch memory of so many bytes, or
+    /// nothing where `placed` has some that is large enough.
+    fn run(
+        &self,
+        pass: Pass<'_>,
+        mut placed: Placed,
+        workspace: impl Fn(usize, &Self) -> Result<Option<CudaTensor<f32, D>>, CudaError>,
+    ) -> Result<(), CudaError> {
+        let Placed { views, addresses, .. } = &mut placed;
+        let query = self.query(pass, views);
+        let mut choice = choose(&query)?;
+        loop {
+            let memory = workspace(choice.offer.workspace_bytes, self)?;
+            if let Some(memory) = &memory {
+                addresses.set(Slot::WORKSPACE, memory.address());
+            }
+            match submit::run(self.device(), &choice.offer, addresses) {
+                Ok(()) => return Ok(()),
+                Err(SubmitError::Device(error)) => return Err(error.into()),
+                Err(SubmitError::Map(_)) => choice = choose_another(&query, &choice)?,
+            }
+        }
     }
 }
 
@@ -197,11 +392,11 @@ impl<D: Device> Backend for Cuda<D> {
     }
 
     fn device_name(&self) -> String {
-        format!("{} (context {:#x})", self.device.properties().name, self.device.id())
+        format!("{} (context {:#x})", self.device().properties().name, self.device().id())
     }
 
     fn is_same_device(&self, other: &Self) -> bool {
-        self.device.id() == other.device.id()
+        self.device().id() == other.device().id()
     }
 
     fn layout<E: Element>(view: &CudaView<'_, E>) -> Layout {
@@ -214,7 +409,7 @@ impl<D: Device> Backend for Cuda<D> {
 
     fn allocate<E: Element>(&self, shape: &[usize]) -> Result<CudaTensor<E, D>, CudaError> {
         let layout = Layout::contiguous(shape)?;
-        let memory = self.device.allocate(layout.len() * E::TYPE.size_bytes())?;
+        let memory = self.device().allocate(layout.len() * E::TYPE.size_bytes())?;
         Ok(CudaTensor { memory: Arc::new(memory), layout, cuda: self.clone(), element: PhantomData })
     }
 
@@ -232,7 +427,11 @@ impl<D: Device> Backend for Cuda<D> {
         inputs: &Inputs<CudaView<'_, E>>,
         output: Output<CudaViewMut<'_, E>, CudaViewMut<'_, f32>>,
     ) -> Result<(), CudaError> {
-        launch::forward(&self.device, problem, &Forward::of(inputs, &output), &self.request)
+        let placed = self.place_forward(inputs, &output)?;
+        if problem.batch() == 0 || problem.query_tokens() == 0 {
+            return Ok(());
+        }
+        self.run(Pass::Forward(problem), placed, |_, _| Ok(None))
     }
 
     fn backward<E: Element>(
@@ -242,9 +441,10 @@ impl<D: Device> Backend for Cuda<D> {
         saved: &Saved<CudaView<'_, E>, CudaView<'_, f32>>,
         gradients: Gradients<CudaViewMut<'_, E>>,
     ) -> Result<(), CudaError> {
-        let layout = backward::workspace_layout(problem)?;
-        let mut workspace = self.allocate::<f32>(layout.shape())?;
-        self.backward_with(problem, inputs, saved, gradients, &mut workspace.view_mut())
+        let placed = self.place_backward(inputs, saved, &gradients)?;
+        self.run(Pass::Backward(problem), placed, |bytes, cuda| {
+            Ok(Some(cuda.allocate::<f32>(&[bytes.div_ceil(4).max(1)])?))
+        })
     }
 
     fn merge<E: Element>(
@@ -256,36 +456,29 @@ impl<D: Device> Backend for Cuda<D> {
         if found > MERGE_BRANCHES {
             return Err(CudaError::MergeCount { found, limit: MERGE_BRANCHES });
         }
-        let outs: Vec<Raw> = partials.outs.iter().map(Raw::from).collect();
-        let lses: Vec<Raw> = partials.lses.iter().map(Raw::from).collect();
-        let (out, lse) = (Raw::from(&output.out), output.lse.as_ref().map(Raw::from));
-        let rows = outs.iter().copied().chain([out]);
-        let layout = summarise(&self.device, rows, lses.iter().chain(&lse))?;
-        if out.layout.is_empty() {
+        let mut placed = Placed::on(self.device().id());
+        for (i, (out, lse)) in partials.outs.iter().zip(&partials.lses).enumerate() {
+            placed.rows(Slot::partial_out(i), out)?;
+            placed.scalars(Slot::partial_lse(i), lse)?;
+        }
+        placed.rows(Slot::OUT, &output.out)?;
+        if let Some(lse) = &output.lse {
+            placed.scalars(Slot::LSE, lse)?;
+        }
+        let out = &output.out.layout;
+        if out.is_empty() {
             return Ok(());
         }
-        let shape = out.layout.shape();
-        let capability = self.device.properties().compute_capability;
-        let kernel = select_rows(Operation::Merge, E::TYPE, shape[shape.len() - 1], layout, capability)
-            .map_err(CudaError::Unsupported)?;
-        let (count, blocks) = row_count(shape, kernel)?;
-        let mut params = MergeParams {
-            out: out.address,
-            lse: lse.map_or(0, |lse| lse.address),
-            out_strides: out.row_strides(),
-            lse_strides: lse.map(|lse| lse.scalar_strides()).unwrap_or_default(),
-            count,
-            branches: found as i32,
-            ..MergeParams::default()
+        let [batch, tokens @ .., heads, head_dim] = out.shape() else { return Ok(()) };
+        let mut rows = MergeRows {
+            element_type: E::TYPE,
+            batch: *batch,
+            tokens: [1; 3],
+            heads: *heads,
+            head_dim: *head_dim,
+            branches: found,
         };
-        for (branch, (out, lse)) in params.branch.iter_mut().zip(outs.iter().zip(&lses)) {
-            *branch = Branch {
-                out: out.address,
-                lse: lse.address,
-                out_strides: out.row_strides(),
-                lse_strides: lse.scalar_strides(),
-            };
-        }
-        launch(&self.device, kernel, [blocks, 1, 1], bytemuck::bytes_of(&params))
+        rows.tokens[3 - tokens.len()..].copy_from_slice(tokens);
+        self.run(Pass::Merge(&rows), placed, |_, _| Ok(None))
     }
 }

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use natten_core::layout::RowLayout;
 use natten_core::{Element, Layout, TensorError};
 
-use crate::backend::Cuda;
+use crate::cuda::Cuda;
 use crate::device::Device;
-use crate::params::Strides;
+use crate::error::CudaError;
+use crate::views::{Addresses, Slot, Views};
 
 /// An owned, contiguous tensor on a device.
 pub struct CudaTensor<E, D: Device> {
@@ -147,7 +148,7 @@ impl<E: Element, D> Bound<'_, CudaViewMut<'_, E>, D> {
     }
 }
 
-/// A view without its type: what launch parameters are made of.
+/// A view without its type.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Raw {
     pub address: u64,
@@ -171,18 +172,8 @@ impl<E: Element> From<&CudaViewMut<'_, E>> for Raw {
 }
 
 impl Raw {
-    /// Strides of `[batch, tokens.., heads, head_dim]`.
-    pub fn row_strides(&self) -> Strides {
-        RowLayout::of_rows(&self.layout, 0).into()
-    }
-
-    /// Strides of `[batch, tokens.., heads]`.
-    pub fn scalar_strides(&self) -> Strides {
-        RowLayout::of_scalars(&self.layout, 0).into()
-    }
-
     /// Whether rows can be moved 16 bytes at a time. Strides along axes of one token are never taken.
-    pub fn is_aligned(&self) -> bool {
+    fn is_aligned(&self) -> bool {
         let shape = self.layout.shape();
         let last = shape.len() - 1;
         let steps = shape[..last].iter().zip(self.layout.strides()).filter(|&(&extent, _)| extent > 1);
@@ -194,12 +185,49 @@ impl Raw {
     }
 }
 
-impl From<RowLayout> for Strides {
-    fn from(rows: RowLayout) -> Self {
-        Strides {
-            batch: rows.batch_stride as i64,
-            axis: rows.token_strides.map(|stride| stride as i64),
-            head: rows.head_stride as i64,
-        }
+/// The tensors of a call: how they lie, and where.
+pub(crate) struct Placed {
+    device: u64,
+    pub views: Views,
+    pub addresses: Addresses,
+}
+
+impl Placed {
+    /// None yet; all must live on this device.
+    pub fn on(device: u64) -> Self {
+        Placed { device, views: Views::default(), addresses: Addresses::default() }
+    }
+
+    /// Adds a tensor of rows.
+    pub fn rows(&mut self, slot: Slot, view: impl Into<Raw>) -> Result<(), CudaError> {
+        let view = view.into();
+        self.views.is_aligned &= view.is_aligned();
+        self.add(slot, &view, RowLayout::of_rows(&view.layout, 0))
+    }
+
+    /// Adds a tensor of one number a row.
+    pub fn scalars(&mut self, slot: Slot, view: impl Into<Raw>) -> Result<(), CudaError> {
+        let view = view.into();
+        self.add(slot, &view, RowLayout::of_scalars(&view.layout, 0))
+    }
+
+    /// Adds the call's scratch memory, of which only the place matters.
+    pub fn workspace(&mut self, view: impl Into<Raw>) -> Result<(), CudaError> {
+        let view = view.into();
+        self.expect_here(&view)?;
+        self.addresses.set(Slot::WORKSPACE, view.address);
+        Ok(())
+    }
+
+    fn expect_here(&self, view: &Raw) -> Result<(), CudaError> {
+        let (expected, found) = (self.device, view.device);
+        if expected == found { Ok(()) } else { Err(CudaError::WrongDevice { expected, found }) }
+    }
+
+    fn add(&mut self, slot: Slot, view: &Raw, rows: RowLayout) -> Result<(), CudaError> {
+        self.expect_here(view)?;
+        self.addresses.set(slot, view.address);
+        self.views.push(slot, rows, view.element_bytes);
+        Ok(())
     }
 }

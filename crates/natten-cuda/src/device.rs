@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::capability::ComputeCapability;
 use crate::error::DeviceError;
-pub use crate::launch::PreparedLaunch;
-use crate::select::ComputeCapability;
 
 /// Facts about a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +15,7 @@ pub struct Properties {
     pub compute_capability: ComputeCapability,
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
-    /// Shared memory that one thread block may ask for.
+    /// Shared memory that one cta may ask for.
     pub shared_bytes_per_block: usize,
     /// Device memory.
     pub memory_bytes: u64,
@@ -25,11 +24,11 @@ pub struct Properties {
 /// Shape of a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaunchConfig {
-    /// Thread blocks along x, y, z.
+    /// Ctas along x, y, z.
     pub grid: [u32; 3],
-    /// Threads of a block along x, y, z.
+    /// Threads of a cta along x, y, z.
     pub block: [u32; 3],
-    /// Thread blocks of a cluster; `[1, 1, 1]` for none.
+    /// Ctas of a cluster; `[1, 1, 1]` for none.
     pub cluster: [u32; 3],
     /// Dynamic shared memory; above 48 KiB the function must have been loaded with as much.
     pub shared_bytes: u32,
@@ -47,6 +46,41 @@ impl LaunchConfig {
             shared_bytes: 0,
             overlaps_previous: false,
         }
+    }
+}
+
+/// A kernel with its parameters. That it exists says that it may be launched, so launching itself is safe.
+#[derive(Debug)]
+pub struct PreparedLaunch<'a, F> {
+    function: &'a F,
+    config: LaunchConfig,
+    params: &'a [&'a [u8]],
+}
+
+impl<'a, F> PreparedLaunch<'a, F> {
+    /// A launch; each of `params` is the bytes of one kernel parameter.
+    ///
+    /// # Safety
+    /// `params` match the function's parameters in number and size, and every address in them stands for memory of
+    /// the function's device that outlives the launch in stream order and holds what the kernel reads and writes.
+    #[allow(unsafe_code)]
+    pub unsafe fn new(function: &'a F, config: LaunchConfig, params: &'a [&'a [u8]]) -> Self {
+        PreparedLaunch { function, config, params }
+    }
+
+    /// The kernel.
+    pub fn function(&self) -> &F {
+        self.function
+    }
+
+    /// The shape.
+    pub fn config(&self) -> &LaunchConfig {
+        &self.config
+    }
+
+    /// The parameters' bytes.
+    pub fn params(&self) -> &[&[u8]] {
+        self.params
     }
 }
 

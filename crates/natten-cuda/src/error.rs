@@ -1,6 +1,6 @@
 //! What can fail: the device, or a call that no kernel or number of bits can serve.
 
-use crate::select::Rejections;
+use crate::rejection::Rejections;
 
 /// The device or its driver refused.
 #[derive(Debug, thiserror::Error)]

@@ -2,40 +2,69 @@
 //! neither building nor using this crate needs a toolkit.
 //!
 //! ```text
-//! Cuda::forward(problem, views) -> select (pure: which kernel, or why none) -> launch (parameters, grid) -> Device
+//! Cuda::forward -> choose (pure: each family offers what it would launch, the best offer wins) -> submit -> Device
 //! ```
 //!
 //! [`Device`] is what a launch needs of hardware: memory, modules, launches. [`driver::Driver`] is the CUDA driver through
 //! cudarc (feature `driver`); the emulator is another. Calls are ordered on the device's stream and never synchronise.
+//!
+//! A kernel family is a folder of `families`: its limits, its tiles, its model of cost, its launches. What it offers is an
+//! [`Offer`]: data, which [`Cuda::explain`], [`Cuda::tune`], [`Cuda::warm_up`] and a call read alike.
 #![deny(unsafe_code)]
 
 mod backend;
-mod backward;
-mod boxes;
 mod buffer;
-mod candidates;
-mod decide;
+mod capability;
+mod choose;
+mod classes;
+mod cost;
+mod cuda;
 pub mod device;
 #[cfg(feature = "driver")]
 pub mod driver;
 mod error;
-mod launch;
+mod explain;
+mod families;
+mod family;
+mod fill;
 pub mod measure;
+mod memo;
 pub mod params;
 pub mod registry;
-mod schedule;
-pub mod select;
-pub mod sm90;
-pub mod tiles;
-pub mod tma;
+mod rejection;
+mod submit;
+mod tma;
+mod tune;
+mod views;
 
-pub use backend::Cuda;
+pub use backend::LayoutSummary;
 pub use buffer::{Bound, CudaTensor, CudaView, CudaViewMut};
-pub use candidates::Candidate;
-pub use decide::{Decision, kernels_on};
+pub use capability::ComputeCapability;
+pub use cost::bytes_read;
+pub use cuda::Cuda;
 pub use device::Device;
 pub use error::{CudaError, DeviceError};
-pub use select::{ComputeCapability, Rejection, RejectionReason, Rejections};
+pub use explain::{Decision, explain_on, kernels_on};
+pub use family::{Bid, Launch, MapPatch, Offer, Patch, Request};
+pub use rejection::{Rejection, RejectionReason, Rejections};
+pub use submit::{SubmitError, submit};
+pub use tma::MapError;
+pub use tune::Candidate;
+pub use views::{Addresses, Slot};
 
 #[cfg(feature = "driver")]
 pub use cudarc;
+
+/// Former places of what is at the crate's root.
+#[doc(hidden)]
+#[deprecated(note = "use the crate's root")]
+pub mod tiles {
+    pub use crate::{Request, bytes_read};
+}
+
+/// Former places of what is at the crate's root.
+#[doc(hidden)]
+#[deprecated(note = "use the crate's root")]
+pub mod select {
+    pub use crate::{ComputeCapability, LayoutSummary, Rejection, RejectionReason, Rejections};
+}

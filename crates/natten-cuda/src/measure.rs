@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use bytemuck::{Pod, Zeroable};
 use natten_core::ElementType;
 
+use crate::capability::ComputeCapability;
 use crate::device::Device;
 use crate::error::{CudaError, DeviceError};
-use crate::launch::launch;
-use crate::registry::{Facts, Kernel, Operation, measuring_kernels};
-use crate::select::ComputeCapability;
+use crate::registry::{Facts, Kernel, Operation, by_name, measuring_kernels};
+use crate::submit::run_alone;
 
 /// A device that tells when its work was done.
 pub trait Timed: Device {
@@ -170,7 +170,7 @@ impl<D: Timed> Stopwatch<D> {
         let clocks = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX).saturating_mul(CLOCKS_PER_NANOSECOND);
         let kernel = measuring_kernels().find(|kernel| kernel.operation == Operation::Wait);
         kernel.map_or(Ok(()), |kernel| {
-            launch(&self.device, kernel, [1; 3], bytemuck::bytes_of(&WaitParams { clocks }))
+            Ok(run_alone(&self.device, kernel, 1, bytemuck::bytes_of(&WaitParams { clocks }))?)
         })
     }
 
@@ -181,12 +181,13 @@ impl<D: Timed> Stopwatch<D> {
     pub fn peak_flops(&self, peak: &Peak) -> Result<f64, CudaError> {
         const RUNS: usize = 15;
         const LONG: f64 = 2e-3;
-        let blocks = self.device.properties().multiprocessors * peak.blocks;
+        let ctas = self.device.properties().multiprocessors * peak.blocks;
         let kernel = peak.kernel;
-        let sums = self.device.allocate(4 * (blocks * kernel.threads) as usize)?;
+        let sums = self.device.allocate(4 * (ctas * kernel.threads) as usize)?;
         let run = |rounds: i32| {
             let params = PeakParams { sums: D::address(&sums), rounds, padding: 0 };
-            let work = || launch(&self.device, kernel, [blocks, 1, 1], bytemuck::bytes_of(&params));
+            let work =
+                || Ok::<_, CudaError>(run_alone(&self.device, kernel, ctas, bytemuck::bytes_of(&params))?);
             self.time(Duration::from_micros(50), work)
         };
         let (mut rounds, mut seconds) = (1, run(1)?);
@@ -196,7 +197,7 @@ impl<D: Timed> Stopwatch<D> {
         }
         let runs = if seconds > 10.0 * LONG { 1 } else { RUNS };
         let seconds = median((0..runs).map(|_| run(rounds)).collect::<Result<_, _>>()?);
-        Ok(f64::from(blocks) * f64::from(rounds) * peak.flops / seconds)
+        Ok(f64::from(ctas) * f64::from(rounds) * peak.flops / seconds)
     }
 
     /// Bytes a second, read and written, of a copy far larger than the cache.
@@ -228,51 +229,82 @@ pub struct Peak {
     pub kernel: &'static Kernel,
     /// What it does, for a person.
     pub what: &'static str,
-    /// Thread blocks that fill a multiprocessor.
+    /// Ctas that fill a multiprocessor.
     pub blocks: u32,
-    /// Floating-point operations of a thread block in one round.
+    /// Floating-point operations of a cta in one round.
     pub flops: f64,
 }
+
+/// A kind of arithmetic, and how the kernels do it that do nothing else.
+struct Arithmetic {
+    what: &'static str,
+    /// Ctas that fill a multiprocessor.
+    ctas: u32,
+    /// Floating-point operations of a cta in one round, as the kernels' sources say.
+    flops: u32,
+}
+
+/// Two warpgroups.
+const WARPGROUP_PRODUCTS: Arithmetic =
+    Arithmetic { what: "products of matrices (wgmma)", ctas: 1, flops: 2 * 8 * (2 * 64 * 256 * 16) };
+/// Eight warps.
+const WARP_PRODUCTS: Arithmetic =
+    Arithmetic { what: "products of matrices (mma)", ctas: 2, flops: 8 * 16 * (2 * 16 * 8 * 16) };
+/// 256 threads.
+const MULTIPLY_ADDS: Arithmetic =
+    Arithmetic { what: "f32 multiply-adds on CUDA cores", ctas: 2, flops: 256 * 2 * 16 * 8 };
+
+/// The kernels and their arithmetic, fastest first; the last runs everywhere.
+const PEAKS: [(&str, Arithmetic); 5] = [
+    ("natten_peak_wgmma_f16", WARPGROUP_PRODUCTS),
+    ("natten_peak_wgmma_bf16", WARPGROUP_PRODUCTS),
+    ("natten_peak_mma_f16", WARP_PRODUCTS),
+    ("natten_peak_mma_bf16", WARP_PRODUCTS),
+    ("natten_peak_fma_f32", MULTIPLY_ADDS),
+];
 
 impl Peak {
     /// The fastest arithmetic that our kernels can use for the element type: tensor cores for 16-bit ones.
     pub fn of(element_type: ElementType, capability: ComputeCapability) -> Option<Self> {
-        let has = |kernel: &Kernel| match kernel.capability.only {
+        let is_half = matches!(element_type, ElementType::F16 | ElementType::Bf16);
+        let runs = |kernel: &Kernel| match kernel.capability.only {
             true => capability == kernel.min_capability(),
             false => capability >= kernel.min_capability(),
         };
-        let is_half = matches!(element_type, ElementType::F16 | ElementType::Bf16);
-        let mut peaks =
-            measuring_kernels().filter(|kernel| kernel.operation == Operation::Peak && has(kernel));
-        // Without tensor cores 16-bit rows are widened to f32.
-        let kernel = peaks.find(|kernel| match kernel.element_type() {
-            ElementType::F32 => is_half || element_type == ElementType::F32,
-            ty => ty == element_type,
-        })?;
-        Some(Self::by(kernel))
+        Self::all().find(|peak| {
+            // Without tensor cores 16-bit rows are widened to f32.
+            let serves = match peak.kernel.element_type() {
+                ElementType::F32 => is_half || element_type == ElementType::F32,
+                ty => ty == element_type,
+            };
+            serves && runs(peak.kernel)
+        })
     }
 
     /// The CUDA cores' limit.
     pub fn of_cuda_cores() -> Option<Self> {
-        measuring_kernels().find(|kernel| kernel.entry == "natten_peak_fma_f32").map(Self::by)
+        Self::all().last()
     }
 
-    fn by(kernel: &'static Kernel) -> Self {
-        // FLOPs as the kernels' sources say: of 2 warpgroups, of 8 warps, of 256 threads.
-        let (what, blocks, flops) = match kernel.entry {
-            entry if entry.contains("wgmma") => {
-                ("products of matrices (wgmma)", 1, 2 * 8 * (2 * 64 * 256 * 16))
-            }
-            entry if entry.contains("mma") => ("products of matrices (mma)", 2, 8 * 16 * (2 * 16 * 8 * 16)),
-            _ => ("f32 multiply-adds on CUDA cores", 2, 256 * 2 * 16 * 8),
-        };
-        Peak { kernel, what, blocks, flops: f64::from(flops) }
+    fn all() -> impl Iterator<Item = Self> {
+        PEAKS.iter().filter_map(|(entry, Arithmetic { what, ctas, flops })| {
+            let flops = f64::from(*flops);
+            Some(Peak { kernel: by_name(entry)?, what, blocks: *ctas, flops })
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_kernel_of_arithmetic_has_its_kind() {
+        let peaks: Vec<_> =
+            measuring_kernels().filter(|kernel| kernel.operation == Operation::Peak).collect();
+        assert_eq!(Peak::all().count(), peaks.len());
+        assert!(peaks.iter().all(|kernel| PEAKS.iter().any(|(entry, _)| *entry == kernel.entry)));
+    }
 
     #[test]
     fn limits_are_those_of_the_architecture() {

@@ -4,6 +4,8 @@
 #![allow(missing_docs)]
 
 use bytemuck::{Pod, Zeroable};
+use natten_core::Problem;
+use natten_core::layout::RowLayout;
 
 use crate::error::CudaError;
 
@@ -75,7 +77,7 @@ impl Axis {
 }
 
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
 pub struct Strides {
     pub batch: i64,
     pub axis: [i64; 3],
@@ -90,12 +92,31 @@ impl Strides {
     }
 }
 
+impl From<RowLayout> for Strides {
+    fn from(rows: RowLayout) -> Self {
+        Strides {
+            batch: rows.batch_stride as i64,
+            axis: rows.token_strides.map(|stride| stride as i64),
+            head: rows.head_stride as i64,
+        }
+    }
+}
+
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct ListStrides {
     pub batch: i64,
     pub token: i64,
     pub head: i64,
+}
+
+/// How batch items, heads and residues turn into the outermost coordinate of a tensor map (params_sm90.h).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct MapSteps {
+    pub batch: i32,
+    pub head: i32,
+    pub residue: [i32; 3],
 }
 
 #[repr(C)]
@@ -119,6 +140,25 @@ pub struct Geometry {
     pub additional_keys: i32,
     pub scale: f32,
     pub scale_log2: f32,
+}
+
+impl Geometry {
+    /// The header's form of the problem, on the given axes.
+    ///
+    /// # Errors
+    /// [`CudaError::TooLarge`] if a number does not fit.
+    pub(crate) fn new(problem: &Problem, axes: &[natten_core::window::Axis; 3]) -> Result<Self, CudaError> {
+        let [x, y, z] = axes;
+        Ok(Geometry {
+            axes: [Axis::new(x)?, Axis::new(y)?, Axis::new(z)?],
+            heads_per_kv: Divisor::new("heads per key head", problem.heads_per_kv())?,
+            head_dim: to_i32("head_dim", problem.head_dim())?,
+            head_dim_v: to_i32("head_dim_v", problem.head_dim_v())?,
+            additional_keys: to_i32("additional keys", problem.additional_keys())?,
+            scale: problem.scale() as f32,
+            scale_log2: (problem.scale() * std::f64::consts::LOG2_E) as f32,
+        })
+    }
 }
 
 #[repr(C)]
@@ -228,19 +268,19 @@ pub struct BackwardParams {
     pub value: u64,
     pub additional_key: u64,
     pub additional_value: u64,
-    pub grad_out: u64,
+    pub d_out: u64,
     pub statistics: u64,
-    pub grad_query: u64,
-    pub grad_key: u64,
-    pub grad_value: u64,
+    pub d_query: u64,
+    pub d_key: u64,
+    pub d_value: u64,
     pub query_strides: Strides,
     pub key_strides: Strides,
     pub value_strides: Strides,
-    pub grad_out_strides: Strides,
+    pub d_out_strides: Strides,
     pub statistics_strides: Strides,
-    pub grad_query_strides: Strides,
-    pub grad_key_strides: Strides,
-    pub grad_value_strides: Strides,
+    pub d_query_strides: Strides,
+    pub d_key_strides: Strides,
+    pub d_value_strides: Strides,
     pub additional_key_strides: ListStrides,
     pub additional_value_strides: ListStrides,
     pub partial_key_stride: i64,
@@ -260,18 +300,43 @@ pub struct RowCount {
     pub length: i32,
 }
 
+impl RowCount {
+    /// Rows of a tensor `[batch, X, Y, Z, heads, length]`.
+    ///
+    /// # Errors
+    /// [`CudaError::TooLarge`] if a number does not fit.
+    pub(crate) fn new(
+        batch: usize,
+        tokens: [usize; 3],
+        heads: usize,
+        length: usize,
+    ) -> Result<Self, CudaError> {
+        let mut axis = [Divisor::new("an axis", 1)?; 3];
+        for (divisor, extent) in axis.iter_mut().zip(tokens) {
+            *divisor = Divisor::new("an axis", extent)?;
+        }
+        let rows = batch * tokens.iter().product::<usize>() * heads;
+        Ok(RowCount {
+            heads: Divisor::new("the number of heads", heads)?,
+            axis,
+            rows: to_i32("the number of rows", rows)?,
+            length: to_i32("the length of a row", length)?,
+        })
+    }
+}
+
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct DeltaParams {
     pub out: u64,
-    pub grad_out: u64,
+    pub d_out: u64,
     pub lse: u64,
-    pub grad_lse: u64,
+    pub d_lse: u64,
     pub statistics: u64,
     pub out_strides: Strides,
-    pub grad_out_strides: Strides,
+    pub d_out_strides: Strides,
     pub lse_strides: Strides,
-    pub grad_lse_strides: Strides,
+    pub d_lse_strides: Strides,
     pub statistics_strides: Strides,
     pub count: RowCount,
 }

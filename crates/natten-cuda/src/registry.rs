@@ -3,10 +3,9 @@
 use natten_core::ElementType;
 pub use natten_kernels::{KERNELS, Kernel, Operation, Shape, by_name};
 
-use crate::select::ComputeCapability;
+use crate::capability::ComputeCapability;
 
-/// How many queries a thread block of a kernel on tiles has, and how many keys it takes at once. Their boxes are
-/// arguments.
+/// How many queries a cta of a kernel on tiles has, and how many keys it takes at once. Their boxes are arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tile {
     /// Queries.
@@ -15,9 +14,14 @@ pub struct Tile {
     pub keys: usize,
 }
 
-/// The kernels of the operator that are no part of the Hopper family, preferred ones first among those for the same work.
+/// The kernels of the operator, preferred ones first among those of a family for the same work.
 pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
-    KERNELS.iter().filter(|kernel| !matches!(kernel.family, "sm90" | "measure"))
+    KERNELS.iter().filter(|kernel| kernel.family != "measure")
+}
+
+/// Those of a family for an operation.
+pub fn kernels_of(family: &str, operation: Operation) -> impl Iterator<Item = &'static Kernel> {
+    KERNELS.iter().filter(move |kernel| kernel.operation == operation && kernel.family == family)
 }
 
 /// What measures a device's limits and keeps it busy: no part of the operator. Fastest arithmetic first.
@@ -75,7 +79,7 @@ impl Facts for Kernel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sm90::params::ForwardParamsSm90;
+    use crate::families::sm90::params::ForwardParamsSm90;
     use crate::{measure, params};
 
     /// A kernel's one parameter has the size of its mirror.

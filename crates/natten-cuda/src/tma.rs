@@ -4,13 +4,12 @@
 //! rest. Batch items, heads and the residues of a dilated axis share that one: its step is the greatest that all their
 //! strides are multiples of, and its coordinate the sum of what each contributes. So every layout with positive strides
 //! has a map, heads-first and heads-last alike, at any dilation; a box stays within one row's head_dim, since that axis
-//! ends there, and within its residue, since all residues of one map have the same length (sm90/classes.rs).
+//! ends there, and within its residue, since all residues of one map have the same length (classes.rs).
 //!
 //! No coordinate inside a map's extents lies outside the tensor: the copy engine may do as it likes with one that does.
 
 use crate::device::TensorMapSpec;
-use crate::params::Strides;
-use crate::sm90::params::MapSteps;
+use crate::params::{MapSteps, Strides};
 
 /// Bytes of an element.
 const ELEMENT_BYTES: u64 = 2;
@@ -24,7 +23,7 @@ const EXTENT_LIMIT: u64 = i32::MAX as u64;
 /// A tensor `[batch, X, Y, Z, heads, head_dim]` of 2-byte elements, or a list of tokens as `[batch, 1, 1, N, heads, head_dim]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowView {
-    /// First element.
+    /// First element; in an offer, how many bytes after its tensor's beginning.
     pub address: u64,
     /// Batch items.
     pub batch: usize,
@@ -165,7 +164,7 @@ mod tests {
     use natten_core::window::Axis;
 
     use super::*;
-    use crate::sm90::classes::{Class, classes};
+    use crate::classes::{Class, classes};
 
     /// Heads-last and dense.
     fn video(batch: usize, tokens: [usize; 3], heads: usize, head_dim: usize) -> RowView {

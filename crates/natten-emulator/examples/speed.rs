@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use natten_core::{Backend, Inputs, Layout, Output, Params, Problem, Tensor, bf16};
 use natten_cuda::Cuda;
-use natten_cuda::tiles::Request;
+use natten_cuda::Request;
 use natten_emulator::{Emulated, Launch, Memory, Module, Options, launch};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;

@@ -31,10 +31,10 @@ fn try_all<const RANK: usize>(
     let mut out: CudaTensor<bf16, _> = cuda.allocate(&problem.out_shape()).expect("memory");
     let mut lse: CudaTensor<f32, _> = cuda.allocate(&problem.lse_shape()).expect("memory");
     let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
-    let candidates = cuda.candidates(&problem, &views, &output, most).expect("a kernel serves");
+    let candidates = cuda.tune(&problem, &views, &output, most).expect("a kernel serves");
     assert_eq!(candidates.len(), most, "{candidates:?}");
 
-    let default = cuda.decide(&problem, &views, &output).expect("a kernel serves");
+    let default = cuda.explain(&problem, &views, &output).expect("a kernel serves");
     assert_eq!(
         (Some(default.kernel), default.tiling),
         (candidates[0].request.entry, candidates[0].request.tiling)
@@ -42,7 +42,7 @@ fn try_all<const RANK: usize>(
     for candidate in candidates {
         let asked = cuda.clone().with_request(candidate.request);
         let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
-        let decision = asked.decide(&problem, &views, &output).expect("what is offered can be had");
+        let decision = asked.explain(&problem, &views, &output).expect("what is offered can be had");
         assert_eq!(
             (Some(decision.kernel), decision.tiling, decision.issued_over_useful),
             (candidate.request.entry, candidate.request.tiling, candidate.issued_over_useful)
@@ -81,7 +81,8 @@ fn a_backward_names_its_kernels() {
     let views = Inputs::new(tensor.view(), tensor.view(), tensor.view());
     let layouts = views.map(|view| *view.layout());
     let problem = Problem::new(&Params::new([3, 3]).to_dyn(), &layouts, bf16::TYPE).expect("a valid problem");
-    let [of_queries, of_keys] = cuda.decide_backward(&problem, &views).expect("kernels serve");
+    let kernels = cuda.explain_backward(&problem, &views).expect("kernels serve");
+    let [of_queries, of_keys] = &kernels[..] else { panic!("two passes: {kernels:?}") };
     assert!(of_queries.kernel.starts_with("natten_backward_query"), "{of_queries:?}");
     assert!(of_keys.kernel.starts_with("natten_backward_key"), "{of_keys:?}");
     assert!(of_queries.issued_over_useful >= 1.0 && !of_queries.rejections.0.is_empty());

@@ -4,9 +4,9 @@
 use natten_core::{
     Backend, Element, Gradients, Inputs, Layout, Output, Partials, Problem, Saved, TensorView, TensorViewMut,
 };
-use natten_cuda::registry::Operation;
-use natten_cuda::select::LayoutSummary;
-use natten_cuda::tiles::Request;
+use natten_cuda::LayoutSummary;
+use natten_cuda::Request;
+use natten_cuda::registry::{Facts, Operation};
 use natten_cuda::{Cuda, CudaError, CudaView, CudaViewMut, Device};
 use natten_tests::Subject;
 use natten_tests::subject::{OutputViews, Weights};
@@ -111,7 +111,7 @@ impl<D: Device> Subject for OnDevice<D> {
                 && steps.is_some_and(|(_, steps)| steps.iter().all(|step| step % chunk == 0))
         });
         let chosen = self.cuda.kernel(problem, Operation::Forward, LayoutSummary { is_aligned });
-        if chosen.is_ok_and(|kernel| kernel.on_tensor_cores) {
+        if chosen.is_ok_and(|kernel| kernel.tile().is_some()) {
             Weights::InElementType
         } else {
             Weights::Unrounded

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use natten_core::{Element, ElementType, Output, Partials, Saved, Tensor, bf16, f16, reference};
 use natten_cuda::registry::{Facts, Operation, kernels};
-use natten_cuda::{ComputeCapability, Device, sm90};
+use natten_cuda::{ComputeCapability, Device};
 use natten_tests::compare::largest;
 use natten_tests::suites::list;
 use natten_tests::suites::oracle::{Arrangements, Expected};
@@ -229,9 +229,8 @@ fn arranged() -> [Spec; 4] {
 fn every_kernel_on_tiles<D: Device>() -> Vec<Check<D>> {
     let tiled = kernels().filter(|k| k.operation == Operation::Forward && k.tile().is_some());
     let tiled = tiled.map(|k| (k.entry, k.element_type(), k.longest_row()));
-    let hopper = sm90::kernels().map(|k| (k.entry, k.element_type(), k.longest_row()));
     let mut checks = Vec::new();
-    for (entry, ty, dim) in tiled.chain(hopper) {
+    for (entry, ty, dim) in tiled {
         let specs = [
             Spec::na(&[150], &[71]).dims(dim, dim).heads(2, 1),
             Spec::na(&[18, 29], &[7, 10]).dims(dim, dim).stride(&[2, 3]).causal(&[false, true]).additional(5),

@@ -1,9 +1,8 @@
 //! Profiles on a GPU, or on what stands in for one.
 
 use natten::cuda::measure::{Peak, Stopwatch, Timed};
-use natten::cuda::tiles::Request;
 use natten::cuda::{
-    Candidate, Cuda, CudaError, CudaTensor, CudaView, CudaViewMut, Decision, Device, RejectionReason,
+    Candidate, Cuda, CudaError, CudaTensor, CudaView, CudaViewMut, Decision, Device, RejectionReason, Request,
 };
 use natten::{AttentionParams, Backend, Element, Gradients, Inputs, Mask, Output, Problem, Saved, Tensor};
 
@@ -115,6 +114,7 @@ pub fn run<E: Element, D: Timed>(job: &Job<'_>, backend: &'static str, device: D
             request: Request { entry: Some(decision.kernel), tiling: decision.tiling },
             threads: decision.threads,
             issued_over_useful: decision.issued_over_useful,
+            microseconds: decision.microseconds,
         },
         problem,
     );
@@ -145,7 +145,7 @@ fn decide<E: Element, D: Device>(
 ) -> Result<Decision, CudaError> {
     let OnDevice { inputs, out, lse } = tensors;
     let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
-    cuda.decide(problem, &views(inputs), &output)
+    cuda.explain(problem, &views(inputs), &output)
 }
 
 fn candidates<E: Element, D: Device>(
@@ -155,7 +155,7 @@ fn candidates<E: Element, D: Device>(
 ) -> Result<Vec<Candidate>, CudaError> {
     let OnDevice { inputs, out, lse } = tensors;
     let output: Output<CudaViewMut<'_, E>, _> = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
-    cuda.candidates(job.problem, &views(inputs), &output, job.most_candidates())
+    cuda.tune(job.problem, &views(inputs), &output, job.most_candidates())
 }
 
 fn way(candidate: &Candidate, problem: &Problem) -> Way {
@@ -298,12 +298,18 @@ fn time_passes<E: Element, D: Timed>(
     };
     let (query, key) = (download(&gradients.query)?, download(&gradients.key)?);
     let found = Gradients { query, key, value: download(&gradients.value)?, additional };
-    let [of_queries, of_keys] = cuda.decide_backward(problem, &tensors.views())?;
-    // Of five products for each pair, scores and their gradients are computed in both passes: three and four.
-    let issued = (3.0 * of_queries.issued_over_useful + 4.0 * of_keys.issued_over_useful) / 5.0;
+    let kernels = cuda.explain_backward(problem, &tensors.views())?;
+    // Of five products for each pair, scores and their gradients are computed in both passes, if there are two: three and four.
+    let issued = match &kernels[..] {
+        [of_queries, of_keys] => {
+            (3.0 * of_queries.issued_over_useful + 4.0 * of_keys.issued_over_useful) / 5.0
+        }
+        others => others.iter().map(|kernel| kernel.issued_over_useful).fold(1.0, f64::max),
+    };
+    let names: Vec<&str> = kernels.iter().map(|kernel| kernel.kernel).collect();
     passes.push(Pass {
         name: "backward",
-        kernel: format!("{} and {}", of_queries.kernel, of_keys.kernel),
+        kernel: names.join(" and "),
         timing: Timing::from_seconds(seconds),
         useful_flops: BACKWARD_FACTOR * useful_flops,
         issued_flops: BACKWARD_FACTOR * useful_flops * issued,

@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use cudarc::driver::{CudaContext, CudaStream, DriverError, sys};
 
+use crate::capability::ComputeCapability;
 use crate::device::{Device, FunctionCache, PreparedLaunch, Properties, TensorMap, TensorMapSpec};
 use crate::error::DeviceError;
-use crate::select::ComputeCapability;
 use probe::Library;
 use smallvec::SmallVec;
 

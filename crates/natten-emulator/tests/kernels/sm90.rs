@@ -1,11 +1,11 @@
 //! The Hopper kernels, forced to run where selection would prefer another: shapes, flags, layouts, neighbours.
 
-use natten_core::{Element, ElementType, Inputs, Params, Problem, Tensor, bf16, f16, reference};
-use natten_cuda::params::Strides;
-use natten_cuda::registry::Facts;
-use natten_cuda::sm90::{self, Views};
-use natten_cuda::tma::RowView;
-use natten_cuda::{Cuda, CudaTensor, CudaView};
+use std::sync::Arc;
+
+use natten_core::{Element, ElementType, Inputs, Output, Params, Problem, Tensor, bf16, f16, reference};
+use natten_cuda::device::{Device, Properties};
+use natten_cuda::registry::{Facts, Kernel, Operation, kernels_of};
+use natten_cuda::{Addresses, Cuda, CudaTensor, CudaView, Offer, Request, submit};
 use natten_emulator::{Completion, Emulated, Options};
 
 use crate::case::{Case, OnDevice, Operands};
@@ -17,22 +17,6 @@ pub fn hopper(seed: u64, completion: Completion) -> Cuda<Emulated> {
     Cuda::new(device)
 }
 
-fn row_view<E: Element>(view: &CudaView<'_, E>) -> RowView {
-    let shape = view.layout().shape();
-    let mut tokens = [1; 3];
-    tokens[3 - (shape.len() - 3)..].copy_from_slice(&shape[1..shape.len() - 2]);
-    let (heads, head_dim) = (shape[shape.len() - 2], shape[shape.len() - 1]);
-    let strides = strides(&view.layout().strides()[..shape.len() - 1]);
-    RowView { address: view.address(), batch: shape[0], tokens, heads, head_dim, strides }
-}
-
-fn strides(all: &[isize]) -> Strides {
-    let mut axis = [0; 3];
-    let tokens = &all[1..all.len() - 1];
-    axis[3 - tokens.len()..].iter_mut().zip(tokens).for_each(|(to, from)| *to = *from as i64);
-    Strides { batch: all[0] as i64, axis, head: all[all.len() - 1] as i64 }
-}
-
 /// Launches a kernel of the family, whether it pays or not: the one that is asked for, or the best for the problem.
 pub fn run<E: Element>(
     cuda: &Cuda<Emulated>,
@@ -42,26 +26,46 @@ pub fn run<E: Element>(
     out: &CudaTensor<E, Emulated>,
     lse: &CudaTensor<f32, Emulated>,
 ) -> Result<(), String> {
-    let (out, lse) = (out.view(), lse.view());
-    let out_strides = out.layout().strides();
-    let views = Views {
-        query: row_view(&inputs.query),
-        key: row_view(&inputs.key),
-        value: row_view(&inputs.value),
-        additional: inputs.additional.as_ref().map(|pair| pair.each_ref().map(row_view)),
-        out: (out.address(), strides(&out_strides[..out_strides.len() - 1])),
-        lse: (lse.address(), strides(lse.layout().strides())),
-    };
     // As if there were a few multiprocessors: the order of items has boxes of neighbours then.
-    let mut prepared = sm90::prepare(problem, problem.axes(), &views, entry, 4)
-        .map_err(|error| error.to_string())?
-        .map_err(|reason| reason.to_string())?;
-    prepared.launches.iter_mut().for_each(|launch| launch.grid = 1);
+    let properties = Properties { multiprocessors: 4, ..cuda.device().properties().clone() };
+    let (out, lse) = (out.view(), lse.view());
+    let is_asked = |kernel: &&Kernel| entry.is_none_or(|entry| entry == kernel.entry);
+    let mut best: Option<(Arc<Offer>, Addresses)> = None;
+    let mut refused = String::new();
+    for kernel in hopper_kernels().filter(is_asked) {
+        // SAFETY: both views are of tensors that outlive this call, and only described until the launch.
+        #[allow(unsafe_code)]
+        let output = unsafe {
+            Output {
+                out: cuda.view_mut_of_raw::<E>(out.address(), *out.layout()),
+                lse: Some(cuda.view_mut_of_raw(lse.address(), *lse.layout())),
+            }
+        };
+        let asked = cuda.clone().with_request(Request { entry: Some(kernel.entry), tiling: None });
+        match asked.offer(problem, inputs, &output, &properties) {
+            // Longer rows than need be take longer.
+            Ok(offer)
+                if best.as_ref().is_none_or(|(best, _)| offer.0.bid.microseconds < best.bid.microseconds) =>
+            {
+                best = Some(offer)
+            }
+            Ok(_) => {}
+            Err(error) => refused = error.to_string(),
+        }
+    }
+    let (offer, addresses) = best.ok_or(refused)?;
+    let mut launches = offer.launches.clone();
+    launches.iter_mut().for_each(|launch| launch.grid = [1; 3]);
     // SAFETY: every view is of a tensor that outlives this call, and the emulator runs launches to their end.
     #[allow(unsafe_code)]
     unsafe {
-        sm90::run(cuda.device(), &prepared).map_err(|error| error.to_string())
+        submit(cuda.device(), &launches, &addresses).map_err(|error| error.to_string())
     }
+}
+
+/// All kernels of the family.
+pub fn hopper_kernels() -> impl Iterator<Item = &'static Kernel> {
+    kernels_of("sm90", Operation::Forward)
 }
 
 pub fn forward<E: Element>(
@@ -126,7 +130,7 @@ fn check_kernel<E: Element>(entry: Option<&str>, case: &Case) {
 #[test]
 fn every_kernel() {
     let params = Params::new([1, 12, 20]).is_causal([false, true, false]);
-    for kernel in sm90::kernels() {
+    for kernel in hopper_kernels() {
         let (dim, dim_v) = (kernel.longest_row(), kernel.longest_row() - 8);
         let grid = Case::new([1, 20, 33], params.scale(-0.2)).dims(dim, dim).heads(2, 1);
         let row = Case::new([1, 1, 500], Params::new([1, 1, 400]).scale(0.2)).dims(dim, dim_v).heads(1, 1);

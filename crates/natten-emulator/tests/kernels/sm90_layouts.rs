@@ -2,9 +2,9 @@
 
 use natten_core::plan::TileCounts;
 use natten_core::{Backend, Inputs, Layout, Output, Params, Tensor, bf16, reference};
+use natten_cuda::LayoutSummary;
+use natten_cuda::Request;
 use natten_cuda::registry::Operation;
-use natten_cuda::select::LayoutSummary;
-use natten_cuda::tiles::Request;
 use natten_cuda::{Cuda, CudaTensor, CudaView, Device};
 use natten_emulator::{Completion, Emulated};
 
@@ -214,7 +214,7 @@ fn each_length_of_residues_is_a_launch_of_one_call() {
     let device = OnDevice::upload(&cuda, &operands);
     let mut out = cuda.allocate::<bf16>(&problem.out_shape()).unwrap();
     let output = Output { out: out.view_mut(), lse: None };
-    let decision = cuda.decide(&problem, &device.inputs(), &output).unwrap();
+    let decision = cuda.explain(&problem, &device.inputs(), &output).unwrap();
     let planned = TileCounts::of(&problem, &decision.tiling.unwrap()).issued_over_useful();
     assert!((decision.issued_over_useful - planned).abs() < 1e-9 * planned);
     cuda.device().take_counters();

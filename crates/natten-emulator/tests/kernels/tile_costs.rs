@@ -2,7 +2,7 @@
 
 use natten_core::{Params, bf16};
 use natten_cuda::Cuda;
-use natten_cuda::tiles::Request;
+use natten_cuda::Request;
 use natten_emulator::{Emulated, Options};
 
 use crate::case::{Case, OnDevice, Operands, forward};

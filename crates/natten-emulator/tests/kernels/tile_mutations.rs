@@ -4,7 +4,7 @@ use natten_core::plan::{KeyStart, TileCounts, Tiling};
 use natten_core::{Params, f16};
 use natten_cuda::Cuda;
 use natten_cuda::registry::{Kernel, kernels};
-use natten_cuda::tiles::{Request, bytes_read};
+use natten_cuda::{Request, bytes_read};
 use natten_emulator::Emulated;
 
 use crate::case::{Case, OnDevice, Operands, forward};

@@ -6,8 +6,8 @@ use natten_core::{
     reference,
 };
 use natten_cuda::Cuda;
-use natten_cuda::registry::{Facts, Kernel, kernels};
-use natten_cuda::tiles::{Request, bytes_read};
+use natten_cuda::registry::{Facts, Kernel, Operation, kernels_of};
+use natten_cuda::{Request, bytes_read};
 use natten_emulator::{Counters, Emulated};
 use natten_tests::subject::Weights;
 use natten_tests::suites::oracle::Expected;
@@ -17,7 +17,7 @@ use crate::case::{Case, Numbers, OnDevice, Operands, forward};
 use crate::subject::OnEmulator;
 
 fn on_tiles() -> impl Iterator<Item = &'static Kernel> {
-    kernels().filter(|kernel| kernel.tile().is_some())
+    kernels_of("sm80", Operation::Forward)
 }
 
 fn kernel(entry: &str) -> &'static Kernel {

@@ -1,9 +1,10 @@
-//! How items are dealt to lane groups and thread blocks, and partial gradients to splits.
+//! How items are dealt to lane groups and ctas, and partial gradients to splits.
 //!
-//! A lane group's block of items should have a small union of windows (every load serves all its items), a thread
-//! block's box likewise (its lane groups meet in L1). Both are grown a doubling at a time along the axis where the
+//! A lane group's block of items should have a small union of windows (every load serves all its items), a cta's box
+//! likewise (its lane groups meet in L1). Both are grown a doubling at a time along the axis where the
 //! union grows least.
 
+use natten_core::Problem;
 use natten_core::window::Axis;
 
 use crate::error::CudaError;
@@ -40,17 +41,43 @@ pub(crate) struct Work<'a> {
     pub row_bytes: usize,
 }
 
-/// The decomposition and the number of thread blocks.
-pub(crate) fn decompose(kernel: &Kernel, work: &Work<'_>) -> Result<(Decomposition, u32), CudaError> {
-    let longest: [usize; 3] = work.axes.map(|axis| work.items.extent(&axis).div_ceil(axis.dilation).max(1));
+impl<'a> Work<'a> {
+    /// A pass over the queries of a problem, or over its keys, on these axes.
+    pub fn of(problem: &Problem, axes: &'a [Axis; 3], items: Items) -> Self {
+        let of_queries = items == Items::Queries;
+        Work {
+            items,
+            axes,
+            heads: if of_queries { problem.heads() } else { problem.heads_kv() },
+            heads_sharing: if of_queries { problem.heads_per_kv() } else { 1 },
+            batch: problem.batch(),
+            row_bytes: problem.head_dim() * problem.element_type().size_bytes(),
+        }
+    }
+
+    /// Items of the longest residue along each axis.
+    fn longest(&self) -> [usize; 3] {
+        self.axes.map(|axis| self.items.extent(&axis).div_ceil(axis.dilation).max(1))
+    }
+}
+
+/// Sides of the block of items that a lane group takes at once, log2.
+pub(crate) fn blocks(kernel: &Kernel, work: &Work<'_>) -> [u32; 3] {
+    let longest = work.longest();
+    let [_, items] = kernel.walk();
     let mut block = [0; 3];
-    let [lanes, items] = kernel.walk();
     for _ in 0..items.ilog2() {
         block[cheapest(work.axes, &longest, &block)] += 1;
     }
+    block
+}
 
+/// The decomposition and the number of ctas.
+pub(crate) fn decompose(kernel: &Kernel, work: &Work<'_>) -> Result<(Decomposition, u32), CudaError> {
+    let (longest, block) = (work.longest(), blocks(kernel, work));
+    let [lanes, _] = kernel.walk();
     let groups_log2 = (kernel.threads as usize / lanes).ilog2();
-    let heads_log2 = heads_per_block(work).min(groups_log2);
+    let heads_log2 = heads_per_cta(work).min(groups_log2);
     let mut cta = [0; 3];
     for _ in heads_log2..groups_log2 {
         let both = std::array::from_fn(|a| block[a] + cta[a]);
@@ -75,14 +102,14 @@ pub(crate) fn decompose(kernel: &Kernel, work: &Work<'_>) -> Result<(Decompositi
     total *= head_tiles as u128;
     let limit = i32::MAX as u128;
     if total > limit {
-        return Err(CudaError::TooLarge { what: "the number of thread blocks", value: total, limit });
+        return Err(CudaError::TooLarge { what: "the number of ctas", value: total, limit });
     }
     Ok((plan, total as u32))
 }
 
-/// Heads that a thread block takes side by side, log2: enough for whole cache lines of short rows, and those that
+/// Heads that a cta takes side by side, log2: enough for whole cache lines of short rows, and those that
 /// share their keys.
-fn heads_per_block(work: &Work<'_>) -> u32 {
+fn heads_per_cta(work: &Work<'_>) -> u32 {
     const LINE_BYTES: usize = 128;
     let for_lines = (LINE_BYTES / work.row_bytes.max(1)).max(1).ilog2();
     let sharing = work.heads_sharing.trailing_zeros().min(2);
@@ -118,14 +145,14 @@ pub(crate) fn splits(axes: &[Axis; 3], additional_keys: usize) -> (usize, usize)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::{Operation, kernels};
+    use crate::registry::{Operation, kernels_of};
 
     fn axis(extent: usize, kernel_size: usize, dilation: usize) -> Axis {
         Axis { query_extent: extent, key_extent: extent, kernel_size, dilation, ..Axis::UNIT }
     }
 
     fn decomposed(axes: [Axis; 3], heads: usize, row_bytes: usize) -> (Decomposition, u32) {
-        let kernel = kernels().find(|k| k.operation == Operation::Forward && k.max_head_dim == 64).unwrap();
+        let kernel = kernels_of("simt", Operation::Forward).find(|k| k.max_head_dim == 64).unwrap();
         let work = Work { items: Items::Queries, axes: &axes, heads, heads_sharing: 1, batch: 2, row_bytes };
         decompose(kernel, &work).unwrap()
     }

@@ -5,15 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::params::{Divisor, Geometry, Strides};
-
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct MapSteps {
-    pub batch: i32,
-    pub head: i32,
-    pub residue: [i32; 3],
-}
+use crate::params::{Divisor, Geometry, MapSteps, Strides};
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
@@ -53,7 +45,7 @@ mod tests {
     /// The same numbers that params_sm90.h asserts.
     #[test]
     fn layout_is_the_headers() {
-        let header = include_str!("../../../../kernels/include/natten/params_sm90.h");
+        let header = include_str!("../../../../../kernels/include/natten/params_sm90.h");
         let says = |line: String| assert!(header.contains(&line), "params_sm90.h does not assert {line}");
         says(format!("sizeof(MapSteps) == {}", size_of::<MapSteps>()));
         says(format!("sizeof(ForwardParamsSm90) == {}", size_of::<ForwardParamsSm90>()));

@@ -1,0 +1,11 @@
+//! The kernel families, one folder each.
+
+pub(crate) mod rows;
+pub(crate) mod simt;
+pub(crate) mod sm80;
+pub(crate) mod sm90;
+
+use crate::family::Family;
+
+/// All families, preferred ones first where two predict the same time.
+pub(crate) static FAMILIES: &[&dyn Family] = &[&sm90::Sm90, &sm80::Sm80, &simt::Simt, &rows::Rows];

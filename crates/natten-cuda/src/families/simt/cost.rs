@@ -1,0 +1,29 @@
+//! What walking over windows costs, in microseconds of one multiprocessor of an H100.
+
+use crate::cost::{LAUNCH, waves};
+use crate::family::{Pass, Query};
+use crate::registry::{Facts, Kernel};
+
+/// A score, for each lane that shares a row.
+const SCORE: f64 = 0.6e-3;
+/// A query, likewise: finding its window, its row, its result.
+const ITEM: f64 = 20e-3;
+/// The passes of a backward compute three and four products for each score, a forward two.
+const BACKWARD: f64 = 3.5;
+
+/// The predicted time. The two rates were fitted to the times in docs/performance.md, section 6: of 20 problems nearly all
+/// come within an eighth of the prediction; C1, which does not fill the device, took 1.4 times as long, N1 of head_dim 8 0.84
+/// times. The factor of a backward follows from its useful rates there, which are 0.65 to 0.8 of the forward's.
+pub(super) fn predict(kernel: &Kernel, query: &Query<'_>) -> f64 {
+    let (problem, passes) = match query.pass {
+        Pass::Forward(problem) => (problem, 1.0),
+        Pass::Backward(problem) => (problem, BACKWARD),
+        Pass::Merge(_) => return LAUNCH,
+    };
+    let [lanes, items] = kernel.walk();
+    let of_cta = (kernel.threads as usize / lanes * items) as f64;
+    let rows = (problem.batch() * problem.query_tokens() * problem.heads()) as f64;
+    let row = lanes as f64 * (SCORE * problem.scores() as f64 / rows.max(1.0) + ITEM);
+    let multiprocessors = f64::from(query.properties.multiprocessors.max(1));
+    LAUNCH + passes * waves((rows / of_cta).ceil(), multiprocessors) * of_cta * row
+}

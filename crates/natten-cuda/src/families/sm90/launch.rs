@@ -1,0 +1,186 @@
+//! The family's launches: one for each class of residues of each sequence, with tensor maps of the caller's own layout.
+
+use std::collections::HashMap;
+use std::mem::offset_of;
+
+use natten_core::plan::PlanTables;
+use natten_core::{PackedSequence, Problem};
+
+use super::bids_on;
+use super::params::ForwardParamsSm90;
+use super::tiles::{neighbours, query_box};
+use crate::classes::{Class, classes};
+use crate::error::CudaError;
+use crate::family::{Bid, Launch, MapPatch, Offer, Patch, Query, Refused, patches};
+use crate::fill::sequences_with_queries;
+use crate::params::{Divisor, Geometry, MapSteps, to_i32};
+use crate::registry::Facts;
+use crate::rejection::RejectionReason;
+use crate::tma::{MapError, RowView, Tile, tensor_map};
+use crate::views::Slot;
+
+const ADDRESSES: [Patch; 2] = patches!(ForwardParamsSm90, out: OUT, lse: LSE);
+
+/// Everything for a bid.
+pub(super) fn lay_out(bid: &Bid, query: &Query<'_>) -> Result<Offer, Refused> {
+    let mut offer = Offer { bid: *bid, launches: Vec::new(), workspace_bytes: 0 };
+    let Some(problem) = query.pass.problem() else { return Ok(offer) };
+    let mut known = HashMap::new();
+    for sequence in sequences_with_queries(problem) {
+        let axes = &sequence.axes;
+        if axes.iter().any(|axis| axis.key_extent == 0) {
+            return Err(Refused::By(RejectionReason::NoKeys));
+        }
+        let bid = match known.get(axes) {
+            _ if !problem.is_packed() => *bid,
+            Some(known) => *known,
+            None => {
+                let tables = PlanTables::of_axes(axes, problem.additional_keys());
+                let bids = bids_on(bid.kernel, query, problem, (axes, &tables), 1).map_err(Refused::By)?;
+                known.insert(*axes, bids[0]);
+                bids[0]
+            }
+        };
+        let part = Part { query, problem, sequence, bid };
+        for class in classes(axes) {
+            offer.launches.push(part.launch(&class)?);
+        }
+    }
+    Ok(offer)
+}
+
+/// One mask of a problem, and how it is cut.
+struct Part<'a> {
+    query: &'a Query<'a>,
+    problem: &'a Problem,
+    sequence: PackedSequence,
+    bid: Bid,
+}
+
+impl Part<'_> {
+    /// The launch of a class.
+    fn launch(&self, class: &Class) -> Result<Launch, Refused> {
+        let (query, problem, kernel) = (self.query, self.problem, self.bid.kernel);
+        let Some(tiling) = self.bid.tiling else { return Err(Refused::By(RejectionReason::NotAskedFor)) };
+        let query_log2 = query_box(kernel, &tiling, self.bid.side).ok_or(RejectionReason::NotAskedFor);
+        let query_log2 = query_log2.map_err(Refused::By)?;
+        let key_log2 = tiling.key_tile.map(usize::ilog2);
+        let (maps, steps) = self.maps(class, query_log2.map(|log2| 1 << log2)).map_err(|reason| {
+            // Another kernel of the family would read the same tensors the same way; other families do not.
+            Refused::By(RejectionReason::TensorMap(reason))
+        })?;
+        let [query_steps, key_steps, value_steps, additional_key_steps, additional_value_steps] = steps;
+        let mut params = ForwardParamsSm90 {
+            out: self.at(Slot::OUT, self.sequence.query_start, class.first),
+            lse: self.at(Slot::LSE, self.sequence.query_start, class.first),
+            out_strides: query.views.strides(Slot::OUT),
+            lse_strides: query.views.strides(Slot::LSE),
+            geometry: Geometry::new(problem, &class.axes)?,
+            heads: Divisor::new("the number of heads", problem.heads())?,
+            query_box_log2: query_log2.map(|log2| log2 as i32),
+            query_side: self.bid.side as i32,
+            key_box_log2: key_log2.map(|log2| log2 as i32),
+            query_steps,
+            key_steps,
+            value_steps,
+            additional_key_steps,
+            additional_value_steps,
+            ..ForwardParamsSm90::default()
+        };
+        // The kernel turns the queries where the scale is negative, and needs a power of two that is not zero: with the
+        // smallest there is, all weights are 1.
+        let scale_log2 = &mut params.geometry.scale_log2;
+        *scale_log2 = scale_log2.abs().clamp(f32::from_bits(1), f32::MAX);
+        let multiprocessors = query.properties.multiprocessors;
+        let items = share_out(&mut params, class, (problem, &tiling.query_tile), multiprocessors)?;
+        let ctas = multiprocessors.min(items).max(1);
+        let mut launch = Launch::new(query, kernel, ctas, bytemuck::bytes_of(&params), &ADDRESSES);
+        launch.maps = maps;
+        Ok(launch)
+    }
+
+    /// How far after its tensor's beginning a class of the sequence begins.
+    fn at(&self, slot: Slot, start: usize, first: [usize; 3]) -> u64 {
+        let views = self.query.views;
+        views.at_token(slot, start).wrapping_add(views.at(slot, first))
+    }
+
+    /// The tensor maps, and the steps of each of the five that there can be.
+    fn maps(&self, class: &Class, query_box: [usize; 3]) -> Result<(Vec<MapPatch>, [MapSteps; 5]), MapError> {
+        let (problem, kernel) = (self.problem, self.bid.kernel);
+        let tile = |side: [usize; 3]| Tile {
+            side,
+            dilation: class.axes.map(|axis| axis.dilation),
+            residues: class.residues,
+            head_dim: kernel.longest_row(),
+        };
+        let key_box = self.bid.tiling.map_or([1; 3], |tiling| tiling.key_tile);
+        let (query_tile, key_tile) = (tile(query_box), tile(key_box));
+        let keys = key_box.iter().product();
+        let list = Tile { side: [1, 1, keys], dilation: [1; 3], residues: [1; 3], ..key_tile };
+        let PackedSequence { query_start, key_start, axes } = self.sequence;
+        let [queries, keys] = [axes.map(|axis| axis.query_extent), axes.map(|axis| axis.key_extent)];
+        let (heads, heads_kv) = ((problem.heads(), query_start), (problem.heads_kv(), key_start));
+        let additional = [1, 1, problem.additional_keys()];
+        let (dim, dim_v) = (problem.head_dim(), problem.head_dim_v());
+        let places = [
+            (Slot::QUERY, offset_of!(ForwardParamsSm90, query), query_tile),
+            (Slot::KEY, offset_of!(ForwardParamsSm90, key), key_tile),
+            (Slot::VALUE, offset_of!(ForwardParamsSm90, value), key_tile),
+            (Slot::ADDITIONAL_KEYS, offset_of!(ForwardParamsSm90, additional_key), list),
+            (Slot::ADDITIONAL_VALUES, offset_of!(ForwardParamsSm90, additional_value), list),
+        ];
+        let rows = [
+            self.rows(Slot::QUERY, queries, heads, dim).from(class.first),
+            self.rows(Slot::KEY, keys, heads_kv, dim).from(class.first),
+            self.rows(Slot::VALUE, keys, heads_kv, dim_v).from(class.first),
+            self.rows(Slot::ADDITIONAL_KEYS, additional, (problem.heads_kv(), 0), dim),
+            self.rows(Slot::ADDITIONAL_VALUES, additional, (problem.heads_kv(), 0), dim_v),
+        ];
+        let (mut maps, mut steps) = (Vec::with_capacity(3), [MapSteps::default(); 5]);
+        for (i, ((slot, at, tile), rows)) in places.into_iter().zip(rows).enumerate() {
+            if self.query.views.has(slot) {
+                let (spec, step) = tensor_map(&rows, &tile)?;
+                steps[i] = step;
+                maps.push(MapPatch { at, slot, spec });
+            }
+        }
+        Ok((maps, steps))
+    }
+
+    fn rows(
+        &self,
+        slot: Slot,
+        tokens: [usize; 3],
+        (heads, start): (usize, usize),
+        head_dim: usize,
+    ) -> RowView {
+        let views = self.query.views;
+        let (address, strides) = (views.at_token(slot, start), views.strides(slot));
+        RowView { address, batch: self.problem.batch(), tokens, heads, head_dim, strides }
+    }
+}
+
+/// Fills in how a class's tiles are shared out among ctas, which are as many as there are multiprocessors. Returns how many
+/// there are to share.
+fn share_out(
+    params: &mut ForwardParamsSm90,
+    class: &Class,
+    (problem, sides): (&Problem, &[usize; 3]),
+    multiprocessors: u32,
+) -> Result<u32, CudaError> {
+    let mut items = (problem.batch() * problem.heads()) as u128;
+    let tiles = class.tiles(sides);
+    for (a, (&tiles, &residues)) in tiles.iter().zip(&class.residues).enumerate() {
+        params.tiles[a] = Divisor::new("the tiles of an axis", tiles)?;
+        params.residues[a] = Divisor::new("the residues of an axis", residues)?;
+        items *= tiles as u128;
+    }
+    let limit = i32::MAX as u128;
+    if items > limit {
+        return Err(CudaError::TooLarge { what: "the number of tiles", value: items, limit });
+    }
+    params.items = to_i32("the number of tiles", items as usize)?;
+    params.neighbours = neighbours(class, sides, &tiles, multiprocessors as usize).map(|count| count as i32);
+    Ok(items as u32)
+}

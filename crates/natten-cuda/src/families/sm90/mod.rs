@@ -1,0 +1,115 @@
+//! Warpgroup products and the copy engine of Hopper: forward passes of 16-bit rows that lie well.
+//!
+//! A call is one launch, but for dilations that do not divide their axis (classes.rs) and packed sequences.
+
+mod cost;
+mod launch;
+pub(crate) mod params;
+#[cfg(test)]
+mod tests;
+mod tiles;
+
+use natten_core::Problem;
+use natten_core::plan::{KeyStart, PlanTables};
+use natten_core::window::Axis;
+
+use crate::cost::{LAUNCH, traffic};
+use crate::family::{Bid, Family, Offer, Pass, Query, Refused};
+use crate::registry::Kernel;
+use crate::rejection::RejectionReason;
+use tiles::{Work, of_tiling, ranked};
+
+/// The family.
+pub(crate) struct Sm90;
+
+/// Scores that boxes of 64 queries compute per score in the windows, in percent, above which a call runs on CUDA cores if
+/// these are said to end sooner at [`WALKED`]. Their times as measured since are longer, by which tensor cores would win more
+/// often; but they round weights to the element type, so a call that has always walked gives other bits on them, and the
+/// limit stays.
+const WASTE_LIMIT_PERCENT: u64 = 1300;
+
+/// Useful floating-point operations a microsecond of one multiprocessor on CUDA cores.
+const WALKED: f64 = 11e6 / 132.0;
+
+impl Family for Sm90 {
+    fn name(&self) -> &'static str {
+        "sm90"
+    }
+
+    fn reason_against(&self, _kernel: &'static Kernel, query: &Query<'_>) -> Option<RejectionReason> {
+        let axes = query.pass.problem()?.axes();
+        axes.iter().any(|axis| axis.key_extent == 0).then_some(RejectionReason::NoKeys)
+    }
+
+    fn bids(
+        &self,
+        kernel: &'static Kernel,
+        query: &Query<'_>,
+        most: usize,
+    ) -> Result<Vec<Bid>, RejectionReason> {
+        let Pass::Forward(problem) = query.pass else { return Ok(Vec::new()) };
+        let axes = problem.axes();
+        let bids = if problem.is_packed() {
+            // As if all sequences were one: each gets boxes of its own when the bid is laid out.
+            let tables = PlanTables::of_axes(axes, problem.additional_keys());
+            bids_on(kernel, query, problem, (axes, &tables), most)?
+        } else {
+            bids_on(kernel, query, problem, (axes, query.tables(problem)), most)?
+        };
+        // What is asked for runs; who asks for several ways wants to time them.
+        let is_open = query.asked().is_none() && query.request.tiling.is_none() && most == 1;
+        match bids.first().filter(|_| is_open).and_then(|bid| wasted(bid, query, problem)) {
+            Some(percent) => Err(RejectionReason::WastedScores { percent, limit: WASTE_LIMIT_PERCENT }),
+            None => Ok(bids),
+        }
+    }
+
+    fn lay_out(&self, bid: &Bid, query: &Query<'_>) -> Result<Offer, Refused> {
+        launch::lay_out(bid, query)
+    }
+
+    fn issued_over_useful(&self, bid: &Bid, query: &Query<'_>) -> Vec<(&'static Kernel, f64)> {
+        let counts = bid.tiling.zip(query.pass.problem());
+        let counts = counts.map(|(tiling, problem)| query.tables(problem).counts(&tiling));
+        counts.map(|counts| (bid.kernel, counts.issued_over_useful())).into_iter().collect()
+    }
+}
+
+/// The percentage that goes beyond the limit, where CUDA cores are said to end sooner than a bid.
+fn wasted(bid: &Bid, query: &Query<'_>, problem: &Problem) -> Option<u64> {
+    let walked =
+        LAUNCH + problem.useful_flops() / (WALKED * f64::from(query.properties.multiprocessors.max(1)));
+    let least = traffic(&query.pass);
+    if bid.microseconds.max(least) <= walked.max(least) {
+        return None;
+    }
+    let keys = if bid.kernel.max_head_dim > 128 { 32 } else { 64 };
+    let (_, counts) = query.tables(problem).best(64, keys, KeyStart::Dynamic)?;
+    let useful = counts.scores.max(1) as f64 * (problem.head_dim() + problem.head_dim_v()) as f64;
+    let percent = (counts.issued as f64 * 2.0 * f64::from(bid.kernel.max_head_dim) / useful * 100.0) as u64;
+    (percent > WASTE_LIMIT_PERCENT).then_some(percent)
+}
+
+/// The bids of a kernel on one mask of the problem, at least one.
+fn bids_on(
+    kernel: &'static Kernel,
+    query: &Query<'_>,
+    problem: &Problem,
+    (axes, tables): (&[Axis; 3], &PlanTables),
+    most: usize,
+) -> Result<Vec<Bid>, RejectionReason> {
+    let heads = problem.batch() * problem.heads();
+    let work = Work { axes, tables, heads, multiprocessors: query.properties.multiprocessors };
+    match &query.request.tiling {
+        None => Ok(ranked(kernel, &work, most)),
+        Some(tiling) => {
+            let asked = of_tiling(kernel, &work, tiling);
+            asked.map(|bid| vec![bid]).ok_or(RejectionReason::NotAskedFor)
+        }
+    }
+}
+
+/// Consumer warpgroups, 64 queries each; one more produces.
+fn warpgroups(kernel: &Kernel) -> usize {
+    kernel.threads as usize / 128 - 1
+}
