@@ -16,7 +16,7 @@ use crate::problem::Problem;
 use crate::window::{Axis, Residue};
 
 use along::KeyTiles;
-pub use boxes::{abreast, fitting_boxes, tile_boxes};
+pub use boxes::{abreast, box_log2, fitting_boxes, tile_boxes};
 pub use tables::{PlanTables, QueryTile};
 
 /// Where the first key tile of a query tile begins.

@@ -29,6 +29,13 @@ pub fn abreast(mut sides: [usize; 3], axis: usize, count: usize) -> [usize; 3] {
     sides
 }
 
+/// The sides of a box of `size` tokens, a power of two, as powers of two; nothing if it is no such box.
+pub fn box_log2(sides: &[usize; 3], size: usize) -> Option<[u32; 3]> {
+    let are_powers = sides.iter().chain([&size]).all(|side| side.is_power_of_two());
+    let log2 = sides.map(usize::trailing_zeros);
+    (are_powers && log2.iter().sum::<u32>() == size.trailing_zeros()).then_some(log2)
+}
+
 /// All boxes of `size` tokens with power-of-two sides, short along the first axis first; none for 0.
 fn all_boxes(size: usize) -> impl Iterator<Item = [usize; 3]> {
     let log2 = size.checked_ilog2();
@@ -62,6 +69,10 @@ mod tests {
         assert_eq!(all_boxes(64).count(), 28);
         assert_eq!(all_boxes(0).count(), 0);
         assert_eq!(abreast([2, 4, 8], 1, 3), [2, 12, 8]);
+        assert_eq!(box_log2(&[2, 4, 8], 64), Some([1, 2, 3]));
+        for (sides, size) in [([2, 4, 8], 32), ([3, 4, 8], 96), ([0, 1, 1], 0), ([1 << 40; 3], 1 << 56)] {
+            assert_eq!(box_log2(&sides, size), None);
+        }
     }
 
     /// Boxes of queries somewhere in the middle, at every phase.

@@ -5,7 +5,6 @@ use std::sync::{Mutex, PoisonError};
 
 use super::along::AxisRow;
 use super::{AxisCounts, KeyStart, TileCounts, Tiling, tile_boxes};
-use crate::packed::PackedSequence;
 use crate::problem::Problem;
 use crate::window::Axis;
 
@@ -51,9 +50,19 @@ impl AxisTable {
 impl PlanTables {
     /// Tables of a problem, with nothing in them yet.
     pub fn of(problem: &Problem) -> Self {
+        let sequences = problem.sequences().map(|sequence| sequence.axes);
+        PlanTables { axes: *problem.axes(), ..Self::of_sequences(sequences, problem.additional_keys()) }
+    }
+
+    /// Tables of one mask, such as that of a packed sequence.
+    pub fn of_axes(axes: &[Axis; 3], additional_keys: usize) -> Self {
+        Self::of_sequences([*axes].into_iter(), additional_keys)
+    }
+
+    fn of_sequences(all: impl Iterator<Item = [Axis; 3]>, additional_keys: usize) -> Self {
         let mut places = HashMap::new();
         let mut sequences: Vec<Sequence> = Vec::new();
-        for PackedSequence { axes, .. } in problem.sequences() {
+        for axes in all {
             let place = *places.entry(axes).or_insert(sequences.len());
             if place == sequences.len() {
                 let axes = axes.map(|axis| AxisTable { axis, rows: Mutex::default() });
@@ -61,7 +70,9 @@ impl PlanTables {
             }
             sequences[place].times += 1;
         }
-        PlanTables { axes: *problem.axes(), additional_keys: problem.additional_keys(), sequences }
+        let axes =
+            sequences.first().map_or([Axis::UNIT; 3], |first| first.axes.each_ref().map(|table| table.axis));
+        PlanTables { axes, additional_keys, sequences }
     }
 
     /// A box of queries, for its counts with any box of keys. Every side is at least 1.
