@@ -99,7 +99,8 @@ fn extent(axis: &Axis) -> usize {
 
 /// What `lanes` neighbours see along an axis, at most.
 fn seen(axis: &Axis, lanes: usize) -> usize {
-    ((lanes.max(1) - 1).next_multiple_of(axis.stride) + axis.kernel_size).min(extent(axis))
+    let (_, most) = axis.union_of_windows(lanes);
+    most.min(extent(axis))
 }
 
 /// An axis in parts of equal length, multiples of the group: whole, or near one of a few lengths, so that there are few
