@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-use natten_core::plan::{TileCounts, Tiling};
+use natten_core::plan::{TileCounts, Tiling, box_log2};
 use natten_core::window::Axis;
 use natten_core::{ElementType, Problem};
 
@@ -199,10 +199,8 @@ fn search(
 fn best_tiling(problem: &Problem, kernel: &Kernel, asked: Option<Tiling>) -> Option<(Tiling, TileCounts)> {
     let tile = kernel.tile?;
     if let Some(tiling) = asked {
-        let size = |sides: [usize; 3], of: usize| {
-            sides.iter().all(|side| side.is_power_of_two()) && sides.iter().product::<usize>() == of
-        };
-        let fits = size(tiling.query_tile, tile.queries) && size(tiling.key_tile, tile.keys);
+        let fits = box_log2(&tiling.query_tile, tile.queries).is_some()
+            && box_log2(&tiling.key_tile, tile.keys).is_some();
         return fits.then(|| (tiling, TileCounts::of(problem, &tiling)));
     }
     Some(boxes::best(problem, tile))

@@ -1,22 +1,19 @@
 //! The boxes that the Hopper kernels cut queries and keys into: any with power-of-two sides, the cheapest of them.
-//!
-//! Costs are products over axes of sums along one axis, so each axis is summed up once for every pair of sides and the
-//! combinations are only multiplied.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use natten_core::Problem;
-use natten_core::plan::{KeyStart, Tiling};
-use natten_core::window::{Axis, Residue};
+use natten_core::plan::{KeyStart, PlanTables, TileCounts, Tiling, abreast, box_log2, fitting_boxes};
+use natten_core::window::Axis;
 
 use super::Kernel;
 use super::classes::{Class, classes};
 use super::kept::Kept;
 use super::rates::predict;
 
-/// Queries of one warpgroup, log2.
-const QUERY_LOG2: u32 = 6;
+/// Queries of one warpgroup.
+const QUERIES: usize = 64;
 
 /// A choice of boxes, in positions of one residue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +37,7 @@ pub struct Boxes {
 impl Boxes {
     /// Queries of a whole thread block along each axis.
     pub fn query_tile(&self, warpgroups: usize) -> [usize; 3] {
-        query_tile(self.query_log2, self.side, warpgroups)
+        abreast(self.query_log2.map(|log2| 1 << log2), self.side, warpgroups)
     }
 
     /// As a request names them: the box of all warpgroups' queries, and that of the keys.
@@ -51,54 +48,17 @@ impl Boxes {
             key_start: KeyStart::Dynamic,
         }
     }
-}
 
-/// Sums along one axis for one pair of sides.
-#[derive(Clone, Copy, Default)]
-struct Sums {
-    query_tiles: u64,
-    key_tiles: u64,
-    full: u64,
-}
-
-/// Sums for the sides of queries that were asked for, each worked out once.
-struct AxisTable<'a> {
-    axis: &'a Axis,
-    by_side: HashMap<usize, [Sums; 8]>,
-}
-
-impl<'a> AxisTable<'a> {
-    fn new(axis: &'a Axis) -> Self {
-        AxisTable { axis, by_side: HashMap::new() }
-    }
-
-    fn get(&mut self, query_side: usize, key_log2: u32) -> Sums {
-        let AxisTable { axis, by_side } = self;
-        by_side.entry(query_side).or_insert_with(|| sum_axis(axis, query_side))[key_log2 as usize]
-    }
-}
-
-fn sum_axis(axis: &Axis, side: usize) -> [Sums; 8] {
-    let mut sums = [Sums::default(); 8];
-    for (residue, times) in axis.residue_kinds() {
-        for start in (0..residue.query_len).step_by(side) {
-            let end = (start + side).min(residue.query_len);
-            add_query_tile(&mut sums, &residue, start..end, times as u64);
+    fn new(query_box: [usize; 3], side: usize, key_box: [usize; 3], counts: &TileCounts) -> Self {
+        Boxes {
+            query_log2: query_box.map(usize::ilog2),
+            side,
+            key_log2: key_box.map(usize::ilog2),
+            key_tiles: counts.key_tiles,
+            full_tiles: counts.full_tiles,
+            query_tiles: counts.query_tiles,
+            issued: counts.issued,
         }
-    }
-    sums
-}
-
-/// Tiles begin at the first key seen.
-fn add_query_tile(sums: &mut [Sums; 8], residue: &Residue, queries: std::ops::Range<usize>, times: u64) {
-    let (seen, common) = (residue.keys_of(queries.clone()), residue.common_keys_of(queries));
-    for (log2, sum) in sums.iter_mut().enumerate() {
-        let tiles = (seen.end - seen.start).div_ceil(1 << log2);
-        let first_full = (common.start - seen.start).div_ceil(1 << log2);
-        let end_full = common.end.saturating_sub(seen.start) >> log2;
-        sum.query_tiles += times;
-        sum.key_tiles += times * tiles as u64;
-        sum.full += times * end_full.saturating_sub(first_full) as u64;
     }
 }
 
@@ -167,20 +127,17 @@ pub(super) fn of_tiling(
     kernel: &Kernel,
     tiling: &Tiling,
 ) -> Option<Boxes> {
-    let mut tables = axes.each_ref().map(AxisTable::new);
-    let key_boxes = all_boxes(kernel.keys.ilog2());
-    let key_log2 = key_boxes.into_iter().find(|log2| log2.map(|log2| 1 << log2) == tiling.key_tile)?;
-    let query_boxes = all_boxes(QUERY_LOG2);
+    box_log2(&tiling.key_tile, kernel.keys)?;
     // The innermost axis that the warpgroups can stand along.
-    let sides = [2, 1, 0].into_iter().flat_map(|side| query_boxes.iter().map(move |&log2| (side, log2)));
-    let is_asked = |side, log2| query_tile(log2, side, kernel.warpgroups) == tiling.query_tile;
-    let (side, query_log2) = sides.into_iter().find(|&(side, log2)| is_asked(side, log2))?;
-    Some(count(problem, &mut tables, kernel, query_log2, side, key_log2))
-}
-
-/// Sides of the box that all warpgroups have together.
-fn query_tile(query_log2: [u32; 3], side: usize, warpgroups: usize) -> [usize; 3] {
-    std::array::from_fn(|axis| (if axis == side { warpgroups } else { 1 }) << query_log2[axis])
+    let (side, query_box) = [2, 1, 0].into_iter().find_map(|side| {
+        let mut one = tiling.query_tile;
+        one[side] /= kernel.warpgroups;
+        let is_asked = abreast(one, side, kernel.warpgroups) == tiling.query_tile;
+        (is_asked && box_log2(&one, QUERIES).is_some()).then_some((side, one))
+    })?;
+    let tables = PlanTables::of_axes(axes, problem.additional_keys());
+    let counts = tables.counts(&Tiling { key_start: KeyStart::Dynamic, ..*tiling });
+    Some(Boxes::new(query_box, side, tiling.key_tile, &counts))
 }
 
 /// A way to cut the problem.
@@ -209,74 +166,28 @@ fn each_candidate(
     let classes = classes(axes);
     let longest_query = axes.each_ref().map(|axis| axis.query_extent.div_ceil(axis.dilation));
     let longest_key = axes.each_ref().map(|axis| axis.key_extent.div_ceil(axis.dilation));
-    let query_boxes = sensible(all_boxes(QUERY_LOG2), &longest_query);
-    let mut tables = axes.each_ref().map(AxisTable::new);
+    let query_boxes = fitting_boxes(QUERIES, &longest_query);
+    let tables = PlanTables::of_axes(axes, problem.additional_keys());
     for &kernel in kernels {
-        let key_boxes = sensible(all_boxes(kernel.keys.ilog2()), &longest_key);
-        for &query_log2 in &query_boxes {
-            let open = |&side: &usize| longest_query[side] > 1 << query_log2[side];
+        let key_boxes = fitting_boxes(kernel.keys, &longest_key);
+        for &query_box in &query_boxes {
+            let open = |&side: &usize| longest_query[side] > query_box[side];
             let mut sides: Vec<usize> = (0..3).filter(open).collect();
             if sides.is_empty() {
                 sides.push(2);
             }
             for side in sides {
-                for &key_log2 in &key_boxes {
-                    let boxes = count(problem, &mut tables, kernel, query_log2, side, key_log2);
+                let tile = abreast(query_box, side, kernel.warpgroups);
+                let of_queries = tables.query_tile(tile, KeyStart::Dynamic);
+                for &key_box in &key_boxes {
+                    let boxes = Boxes::new(query_box, side, key_box, &of_queries.counts(key_box));
                     let cost = predict(kernel, &boxes, &classes, heads, multiprocessors);
-                    let runs = (key_log2[2], query_log2[2] + u32::from(side == 2));
+                    let runs = (boxes.key_log2[2], boxes.query_log2[2] + u32::from(side == 2));
                     visit(Candidate { kernel, boxes, cost, runs });
                 }
             }
         }
     }
-}
-
-/// The boxes no side of which reaches past its axis by a factor of two; of those, the ones that do not cut an axis into more
-/// pieces than are quickly counted. Either condition is waived where it leaves nothing.
-fn sensible(boxes: Vec<[u32; 3]>, longest: &[usize; 3]) -> Vec<[u32; 3]> {
-    const MOST_PIECES: usize = 4096;
-    let keep = |boxes: Vec<[u32; 3]>, fits: fn(u32, usize) -> bool| {
-        let all_fit =
-            |log2: &&[u32; 3]| log2.iter().zip(longest).all(|(&log2, &longest)| fits(log2, longest));
-        let some: Vec<_> = boxes.iter().filter(all_fit).copied().collect();
-        if some.is_empty() { boxes } else { some }
-    };
-    let short = keep(boxes, |log2, longest| 1 << log2 < 2 * longest.max(1));
-    keep(short, |log2, longest| longest >> log2 <= MOST_PIECES)
-}
-
-fn count(
-    problem: &Problem,
-    tables: &mut [AxisTable<'_>; 3],
-    kernel: &Kernel,
-    query_log2: [u32; 3],
-    side: usize,
-    key_log2: [u32; 3],
-) -> Boxes {
-    let mut product = Sums { query_tiles: 1, key_tiles: 1, full: 1 };
-    for (a, table) in tables.iter_mut().enumerate() {
-        let beside = if a == side { kernel.warpgroups } else { 1 };
-        let sums = table.get(beside << query_log2[a], key_log2[a]);
-        product.query_tiles *= sums.query_tiles;
-        product.key_tiles *= sums.key_tiles;
-        product.full *= sums.full;
-    }
-    let (additional, keys) = (problem.additional_keys() as u64, kernel.keys as u64);
-    let key_tiles = product.key_tiles + product.query_tiles * additional.div_ceil(keys);
-    Boxes {
-        query_log2,
-        side,
-        key_log2,
-        key_tiles,
-        full_tiles: product.full + product.query_tiles * (additional / keys),
-        query_tiles: product.query_tiles,
-        issued: key_tiles * keys * 64 * kernel.warpgroups as u64,
-    }
-}
-
-/// All boxes of `2^log2` positions.
-fn all_boxes(log2: u32) -> Vec<[u32; 3]> {
-    (0..=log2).flat_map(|x| (0..=log2 - x).map(move |y| [x, y, log2 - x - y])).collect()
 }
 
 /// How many tiles along each axis make the box of neighbours that all multiprocessors work on at a time: about as many as
@@ -293,7 +204,7 @@ pub(crate) fn neighbours(
     let keys = |a: usize, count: usize| {
         let (axis, residues) = (&class.axes[a], class.residues[a]);
         let queries = count.div_ceil(residues) * sides[a];
-        let union = axis.kernel_size + (queries - 1) / axis.stride * axis.stride;
+        let (union, _) = axis.union_of_windows(queries);
         (count.min(residues) * union.min(axis.key_extent.div_ceil(axis.dilation))) as f64
     };
     let candidates = |a: usize| {
@@ -366,16 +277,17 @@ mod tests {
         assert_eq!(boxes.key_tiles / boxes.query_tiles, 81);
     }
 
-    /// Choosing must not take longer than the kernel: a long axis alone leaves one box, and no side of length 1.
+    /// Choosing must not take longer than the kernel, however long the axis.
     #[test]
-    fn long_axes_leave_few_boxes() {
-        let boxes = |axes: &[Axis; 3]| {
-            sensible(all_boxes(QUERY_LOG2), &axes.each_ref().map(|axis| axis.query_extent))
-        };
-        let line = problem([1 << 22], 128, Params::new([2048]));
-        assert_eq!(boxes(line.axes()), [[0, 0, 6]]);
-        let strip = problem([4, 1 << 16], 128, Params::new([2, 99]));
-        assert!(boxes(strip.axes()).iter().all(|log2| log2[0] == 0 && log2[1] <= 2 && log2[2] >= 4));
+    fn long_axes_are_cut_as_short_ones_are() {
+        let strip = |tokens| best(&problem([4, tokens], 128, Params::new([2, 99]))).1;
+        let (short, long) = (strip(1 << 14), strip(1 << 26));
+        assert_eq!(
+            (short.query_log2, short.side, short.key_log2),
+            (long.query_log2, long.side, long.key_log2)
+        );
+        let line = best(&problem([1 << 26], 128, Params::new([2048]))).1;
+        assert_eq!((line.query_log2, line.query_tiles), ([0, 0, 6], 1 << 19));
         let single = problem([1], 128, Params::new([1]));
         assert_eq!(best(&single).1.query_tiles, 1);
     }
