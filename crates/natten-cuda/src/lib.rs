@@ -22,6 +22,7 @@ mod error;
 mod launch;
 pub mod measure;
 pub mod params;
+mod predict;
 pub mod registry;
 mod schedule;
 pub mod select;
@@ -35,6 +36,7 @@ pub use candidates::Candidate;
 pub use decide::{Decision, kernels_on};
 pub use device::Device;
 pub use error::{CudaError, DeviceError};
+pub use predict::{Prediction, predict_forward};
 pub use select::{ComputeCapability, Rejection, RejectionReason, Rejections};
 
 #[cfg(feature = "driver")]

@@ -26,7 +26,8 @@ use classes::{Class, classes};
 pub use launch::run;
 pub(crate) use launch::{forward, prepare_forward};
 use params::{ForwardParamsSm90, MapSteps};
-pub(crate) use select::select;
+pub(crate) use rates::{predict_other, traffic};
+pub(crate) use select::{predict_forward, select};
 pub use tiles::Boxes;
 use tiles::{choose, neighbours, of_tiling};
 

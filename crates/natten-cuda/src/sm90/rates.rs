@@ -59,7 +59,7 @@ pub(super) fn predict(
 
 /// The predicted time of what the other families chose: mma tiles, two thread blocks a multiprocessor, or windows walked
 /// by CUDA cores.
-pub(super) fn predict_other(problem: &Problem, choice: &Choice, properties: &Properties) -> f64 {
+pub(crate) fn predict_other(problem: &Problem, choice: &Choice, properties: &Properties) -> f64 {
     /// Tiles of 64 queries read every key from shared memory twice as often.
     const SMALL_TILE: f64 = 1.2;
     /// Thread blocks that a multiprocessor runs at once.
@@ -88,7 +88,7 @@ pub(super) fn predict_other(problem: &Problem, choice: &Choice, properties: &Pro
 }
 
 /// The least time that reading and writing every tensor once takes.
-pub(super) fn traffic(problem: &Problem) -> f64 {
+pub(crate) fn traffic(problem: &Problem) -> f64 {
     let rows = |tokens: usize, heads: usize| (problem.batch() * tokens * heads) as f64;
     let both = (problem.head_dim() + problem.head_dim_v()) as f64;
     let keys = problem.key_tokens() + problem.additional_keys();

@@ -9,6 +9,7 @@ use natten_core::{ElementType, Problem};
 use super::classes::classes;
 use super::kept::Kept;
 use super::rates::{predict, predict_other, traffic};
+use super::tiles::choose;
 use super::{Boxes, CAPABILITY, KERNELS, Kernel, boxes_as};
 use crate::device::Properties;
 use crate::select::{LayoutSummary, RejectionReason};
@@ -38,6 +39,21 @@ pub(crate) fn select(
     verdict(problem, layout, properties, kernel, &boxes).map_or(Ok(kernel), Err)
 }
 
+/// The boxes of a selected kernel and its predicted time, in microseconds.
+pub(crate) fn predict_forward(
+    problem: &Problem,
+    kernel: &'static Kernel,
+    properties: &Properties,
+) -> (Boxes, f64) {
+    let (_, boxes) = choose(problem, problem.axes(), &[kernel], properties.multiprocessors);
+    (boxes, own_time(problem, kernel, &boxes, properties))
+}
+
+fn own_time(problem: &Problem, kernel: &Kernel, boxes: &Boxes, properties: &Properties) -> f64 {
+    let heads = problem.batch() * problem.heads();
+    predict(kernel, boxes, &classes(problem.axes()), heads, properties.multiprocessors)
+}
+
 /// What a verdict depends on.
 #[derive(PartialEq, Eq, Hash)]
 struct Key {
@@ -59,10 +75,8 @@ fn verdict(
 ) -> Option<RejectionReason> {
     let compare = || {
         let other = tiles::choose(problem, layout, properties, &Request::default()).ok()?;
-        let classes = classes(problem.axes());
-        let heads = problem.batch() * problem.heads();
-        let own = predict(kernel, boxes, &classes, heads, properties.multiprocessors);
-        let times = [own, predict_other(problem, &other, properties)];
+        let times =
+            [own_time(problem, kernel, boxes, properties), predict_other(problem, &other, properties)];
         let least = traffic(problem);
         let [own_nanoseconds, nanoseconds] = times.map(|microseconds| (microseconds.max(least) * 1e3) as u64);
         let than = other.kernel.entry;
