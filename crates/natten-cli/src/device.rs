@@ -2,6 +2,8 @@
 
 use clap::ValueEnum;
 use natten::ElementType;
+#[cfg(feature = "cuda")]
+use natten::cuda::{ComputeCapability, device::Properties};
 
 /// A device to predict for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -26,11 +28,34 @@ impl DeviceName {
         DeviceName::Rtx4090,
         DeviceName::Rtx5090,
     ];
+
+    /// What selects kernels on a GPU.
+    #[cfg(feature = "cuda")]
+    pub fn properties(self) -> Option<Properties> {
+        // Compute capability, multiprocessors, KiB of shared memory for a block, GB of memory.
+        let ((major, minor), multiprocessors, shared, memory) = match self {
+            DeviceName::A100 => ((8, 0), 108, 163, 80),
+            DeviceName::H100 => ((9, 0), 132, 227, 80),
+            DeviceName::H200 => ((9, 0), 132, 227, 141),
+            DeviceName::B200 => ((10, 0), 148, 227, 180),
+            DeviceName::Rtx4090 => ((8, 9), 128, 99, 24),
+            DeviceName::Rtx5090 => ((12, 0), 170, 99, 32),
+            DeviceName::Cpu => return None,
+        };
+        Some(Properties {
+            name: format!("{self:?}"),
+            compute_capability: ComputeCapability { major, minor },
+            multiprocessors,
+            shared_bytes_per_block: shared << 10,
+            memory_bytes: memory * 1_000_000_000,
+        })
+    }
 }
 
 /// What bounds a device.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
+    pub device: DeviceName,
     pub name: &'static str,
     /// Dense floating-point operations a second for the element type asked for.
     pub flops: f64,
@@ -57,7 +82,7 @@ impl Limits {
             ElementType::F32 => single,
             _ => return None,
         };
-        Some(Limits { name, flops: tera * 1e12, bandwidth_bytes: memory * 1e12 })
+        Some(Limits { device, name, flops: tera * 1e12, bandwidth_bytes: memory * 1e12 })
     }
 
     /// The shortest time that so many operations and bytes can take.

@@ -1,5 +1,6 @@
 //! `natten plan`: the simulator. Counts tiles exactly and predicts what a problem costs, without running it.
 
+mod expected;
 mod suggest;
 mod tiles;
 
@@ -15,6 +16,7 @@ use crate::error::CliError;
 use crate::output::{self, Rows, Significant, Tone, plain};
 use crate::problem_args::{DtypeName, ProblemArgs, describe};
 
+use expected::Expected;
 pub use tiles::{Plan, TileChoice};
 
 /// A backward does so many times the arithmetic of a forward: five products of matrices to two.
@@ -24,7 +26,8 @@ pub const BACKWARD_FACTOR: f64 = 2.5;
 ///
 /// Counts exactly, for boxes of queries and keys worked on together (tiles): how many key tiles a query tile visits,
 /// how many of them need no mask, and how much arithmetic is done beyond what was asked for. From these and the
-/// makers' stated limits follow predicted times; no kernel reaches the limits, so read them as ratios.
+/// makers' stated limits follow predicted times; no kernel reaches the limits, so read them as ratios. Beside them
+/// stands the kernel that a forward would run, and the time that its cost model expects.
 ///
 /// Example: natten plan -i 30 48 80 -w 18 24 24 -s 16 8 8 -d 128 -n 24
 #[derive(Args)]
@@ -102,7 +105,8 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode, CliError> {
         report["problem"] = args.problem.to_json(&problem);
         report["arch"] = json!(args.arch.name());
         report["flops"] = work.to_json(chosen);
-        report["predicted"] = devices.iter().map(|limits| work.predicted_json(chosen, limits)).collect();
+        report["predicted"] =
+            devices.iter().map(|limits| work.predicted_json(&problem, chosen, limits)).collect();
         report["candidates"] = plans.iter().take(most).map(|plan| plan.to_json(&problem)).collect();
         report["best"] = best.map_or(Value::Null, |best| best.to_json(&problem));
         if args.suggest {
@@ -122,7 +126,7 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode, CliError> {
             best.counts.issued_over_useful()
         );
     }
-    text += &time_table(&work, chosen, &devices);
+    text += &time_table(&problem, &work, chosen, &devices);
     if args.suggest {
         text += &suggest::table(shown);
     }
@@ -135,6 +139,7 @@ fn devices(names: &[DeviceName], element_type: ElementType) -> Result<Vec<Limits
     let names = if names.is_empty() { &DeviceName::GPUS[..] } else { names };
     let limits = |&name: &DeviceName| match name {
         DeviceName::Cpu => Some(Limits {
+            device: name,
             name: "this CPU",
             flops: crate::peak::fma_flops(crate::peak::threads(), Duration::from_millis(200)),
             // Its memory is not measured: what fits the caches is not bounded by it.
@@ -217,7 +222,7 @@ impl Work {
         )
     }
 
-    fn predicted_json(&self, plan: &Plan, limits: &Limits) -> Value {
+    fn predicted_json(&self, problem: &Problem, plan: &Plan, limits: &Limits) -> Value {
         let (seconds, dense_seconds, bound) = self.predict(plan, limits);
         json!({
             "device": limits.name,
@@ -225,6 +230,7 @@ impl Work {
             "dense_seconds": dense_seconds,
             "speedup": dense_seconds / seconds,
             "bound": bound,
+            "expected_forward": Expected::of(problem, limits.device).map(|it| it.to_json(problem.rank())),
         })
     }
 }
@@ -274,17 +280,26 @@ fn tone(issued_over_useful: f64) -> Tone {
     }
 }
 
-fn time_table(work: &Work, plan: &Plan, devices: &[Limits]) -> String {
-    let mut table = Rows::new(&["device", "dense", "the first tiling", "speed-up", "bound by"]);
+fn time_table(problem: &Problem, work: &Work, plan: &Plan, devices: &[Limits]) -> String {
+    let header =
+        ["device", "dense", "the first tiling", "speed-up", "bound by", "expected forward", "its kernel"];
+    let mut table = Rows::new(&header);
     for limits in devices {
         let (seconds, dense_seconds, bound) = work.predict(plan, limits);
+        let expected = Expected::of(problem, limits.device);
+        let expected_seconds = expected.and_then(|expected| expected.seconds);
         table.push([
             plain(limits.name),
             plain(output::duration(dense_seconds)),
             plain(output::duration(seconds)),
             plain(format!("{:.3}", Significant(dense_seconds / seconds))),
             plain(bound),
+            plain(expected_seconds.map_or("-".to_owned(), output::duration)),
+            plain(expected.map_or("-", |expected| expected.kernel)),
         ]);
     }
-    format!("\ntimes at the limits stated by the makers, predicted\n{}", table.render())
+    format!(
+        "\ntimes at the limits stated by the makers, predicted; and the forward that the kernels' cost models expect\n{}",
+        table.render()
+    )
 }

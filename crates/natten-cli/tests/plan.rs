@@ -74,6 +74,31 @@ fn the_best_tiles_and_the_work_are_reported() {
     assert!((ratio - 3.5).abs() < 1e-9);
 }
 
+/// An H100 took 23.2 ms for this, where its maker's limit allows for 14.8.
+#[test]
+#[cfg(feature = "cuda")]
+fn kernels_are_foreseen_on_each_gpu() {
+    let report = plan(&format!("{HUNYUAN} -s 16 8 8 --dtype bf16 --on a100,h100,cpu"));
+    let [a100, h100, cpu] = [0, 1, 2].map(|i| &report["predicted"][i]["expected_forward"]);
+    assert_eq!(h100["kernel"], "natten_forward_sm90_bf16_d128");
+    let seconds = h100["seconds"].as_f64().unwrap();
+    assert!((0.020..0.027).contains(&seconds), "{seconds}");
+    assert!(seconds > report["predicted"][1]["seconds"].as_f64().unwrap());
+    let tile: u64 = h100["q_tile"].as_array().unwrap().iter().map(|side| side.as_u64().unwrap()).product();
+    assert_eq!(tile, 128);
+    // The rates are an H100's.
+    assert_eq!(a100["kernel"], "natten_forward_sm80_bf16_d128_q128_k64");
+    assert!(a100["seconds"].is_null() && cpu.is_null());
+}
+
+/// Counting takes as long on a strip as on a short line.
+#[test]
+fn strips_of_any_length_are_planned() {
+    let short = plan("-i 4 4096 -w 2 99");
+    let long = plan("-i 4 1048576 -w 2 99");
+    assert_eq!((&short["q_tile"], &short["kv_tile"]), (&long["q_tile"], &long["kv_tile"]));
+}
+
 #[test]
 fn suggestions_find_block_sparse_neighbours() {
     let report = plan(&format!("{HUNYUAN} --suggest --max-configs 3"));

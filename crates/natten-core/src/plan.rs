@@ -123,7 +123,8 @@ impl Tiling {
     /// What tilings of one problem are ranked by, the best having least: fewest pairs issued, then most full tiles, then
     /// the longest last axis, which is the contiguous one.
     pub fn order(&self, counts: &TileCounts) -> (u64, u64, usize) {
-        (counts.issued, u64::MAX - counts.full_tiles, usize::MAX - self.query_tile[2] - self.key_tile[2])
+        let last_axis = self.query_tile[2].saturating_add(self.key_tile[2]);
+        (counts.issued, u64::MAX - counts.full_tiles, usize::MAX - last_axis)
     }
 
     /// The same without sides of 0, which would be a mistake.

@@ -1,6 +1,5 @@
 //! What a call would run, told without running it: the kernel, its boxes, what it issues, and why not the others.
 
-use natten_core::Problem;
 use natten_core::plan::Tiling;
 
 use crate::choose::{ask, choose};
@@ -8,10 +7,9 @@ use crate::cost::traffic;
 use crate::device::Properties;
 use crate::error::CudaError;
 use crate::families::FAMILIES;
-use crate::family::{Bid, Family, Pass, Query, Request, reason_in_table, reason_on};
+use crate::family::{Bid, Family, Query, reason_in_table, reason_on};
 use crate::registry::{Kernel, kernels, kernels_of};
 use crate::rejection::{Rejection, RejectionReason, Rejections};
-use crate::views::Views;
 
 /// The kernel that a pass runs on.
 #[derive(Clone, Debug)]
@@ -28,20 +26,6 @@ pub struct Decision {
     pub microseconds: f64,
     /// The reasons against the others.
     pub rejections: Rejections,
-}
-
-/// What a forward of dense tensors would run on a device, which need not be here.
-///
-/// # Errors
-/// [`CudaError::Unsupported`] with the reason against each kernel.
-pub fn explain_on(
-    problem: &Problem,
-    properties: &Properties,
-    request: &Request,
-) -> Result<Decision, CudaError> {
-    let views = Views::dense(problem);
-    let decisions = explain(&Query::new(Pass::Forward(problem), &views, properties, request))?;
-    decisions.into_iter().next().ok_or(CudaError::Unsupported(Rejections(Vec::new())))
 }
 
 /// A decision for each kernel of the choice that computes pairs of a query and a key.

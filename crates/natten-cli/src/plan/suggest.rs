@@ -1,5 +1,6 @@
 //! `natten plan --suggest`: strides and dilations near those asked for, and which make every tile count.
 
+use natten::plan::PlanTables;
 use natten::{AxisParams, ElementType, KernelSize};
 use serde_json::{Value, json};
 
@@ -65,7 +66,8 @@ pub fn suggestions(
     let mut found = Vec::new();
     for combination in product(&axes) {
         let Ok(varied) = args.problem_of(&combination, element_type) else { continue };
-        let plans = tilings.iter().map(|plan| plan.recount(&varied));
+        let tables = PlanTables::of(&varied);
+        let plans = tilings.iter().map(|plan| plan.recount(&tables));
         let Some(plan) = plans.min_by_key(Plan::order) else { continue };
         found.push(Suggestion {
             strides: combination.iter().map(|axis| axis.stride).collect(),

@@ -1,7 +1,7 @@
 //! The tilings to compare: those asked for, or every box of the size that an architecture works on.
 
 use natten::Problem;
-use natten::plan::{KeyStart, TileCounts, Tiling, tile_boxes};
+use natten::plan::{KeyStart, PlanTables, TileCounts, Tiling, tile_boxes};
 use serde_json::{Value, json};
 
 use super::{StartName, TileFlags};
@@ -70,13 +70,15 @@ impl TileChoice {
         };
         let (query_boxes, key_boxes) =
             (boxes(self.query_tile, self.tokens.0), boxes(self.key_tile, self.tokens.1));
+        let tables = PlanTables::of(problem);
         let mut plans = Vec::new();
         for &query_tile in &query_boxes {
+            let of_queries: Vec<_> =
+                self.starts.iter().map(|&start| (start, tables.query_tile(query_tile, start))).collect();
             for &key_tile in &key_boxes {
-                for &key_start in &self.starts {
-                    let tiling = Tiling { query_tile, key_tile, key_start };
-                    let counts = TileCounts::of(problem, &tiling);
-                    plans.push(Plan { rank: problem.rank(), tiling, counts });
+                for (key_start, of_queries) in &of_queries {
+                    let tiling = Tiling { query_tile, key_tile, key_start: *key_start };
+                    plans.push(Plan { rank: problem.rank(), tiling, counts: of_queries.counts(key_tile) });
                 }
             }
         }
@@ -102,15 +104,14 @@ fn fixed(flag: &'static str, sides: &[usize], rank: usize) -> Result<Option<[usi
 }
 
 impl Plan {
-    /// Fewest pairs issued first, then most full tiles, then the longest last axis, which is the contiguous one.
+    /// What plans are ranked by, the best having least.
     pub fn order(&self) -> (u64, u64, usize) {
-        let last_axis = self.tiling.query_tile[2] + self.tiling.key_tile[2];
-        (self.counts.issued, u64::MAX - self.counts.full_tiles, usize::MAX - last_axis)
+        self.tiling.order(&self.counts)
     }
 
-    /// The same tiling of another problem of the same rank.
-    pub fn recount(&self, problem: &Problem) -> Self {
-        Plan { counts: TileCounts::of(problem, &self.tiling), ..*self }
+    /// The same tiling of another problem of the same rank, whose tables these are.
+    pub fn recount(&self, tables: &PlanTables) -> Self {
+        Plan { counts: tables.counts(&self.tiling), ..*self }
     }
 
     /// The sides of a box along the axes that the caller has.
