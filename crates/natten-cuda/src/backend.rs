@@ -4,13 +4,14 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use natten_core::{
-    Backend, Element, Gradients, Inputs, Layout, Output, Partials, Problem, Saved, Tensor, TensorView,
+    Backend, BackwardCall, Element, ForwardCall, InputElement, Layout, MergeBackwardCall, MergeCall, Problem,
+    Tensor, TensorView,
 };
 
 use crate::backward::{self, Backward};
 use crate::buffer::{Bound, CudaTensor, CudaView, CudaViewMut, Raw};
 use crate::device::Device;
-use crate::error::CudaError;
+use crate::error::{CudaError, DeviceError};
 use crate::launch::{self, Forward, launch, row_count, summarise};
 use crate::params::{Branch, MERGE_BRANCHES, MergeParams};
 use crate::registry::Operation;
@@ -52,7 +53,7 @@ impl<D: Device> Cuda<D> {
     ///
     /// # Errors
     /// When memory or the device fails.
-    pub fn upload<E: Element>(&self, tensor: &TensorView<'_, E>) -> Result<CudaTensor<E, D>, CudaError> {
+    pub fn upload<E: InputElement>(&self, tensor: &TensorView<'_, E>) -> Result<CudaTensor<E, D>, CudaError> {
         let dense = tensor.to_tensor();
         let uploaded = self.allocate::<E>(tensor.shape())?;
         self.device.write(&uploaded.memory, bytemuck::cast_slice(dense.as_slice()))?;
@@ -63,7 +64,7 @@ impl<D: Device> Cuda<D> {
     ///
     /// # Errors
     /// When this or an earlier call of the stream failed.
-    pub fn download<E: Element>(&self, tensor: &CudaTensor<E, D>) -> Result<Tensor<E>, CudaError> {
+    pub fn download<E: InputElement>(&self, tensor: &CudaTensor<E, D>) -> Result<Tensor<E>, CudaError> {
         let mut host = Tensor::zeros(tensor.shape())?;
         self.device.read(&tensor.memory, bytemuck::cast_slice_mut(host.as_mut_slice()))?;
         Ok(host)
@@ -124,7 +125,7 @@ impl<D: Device> Cuda<D> {
     /// allocation. It stays allocated, and nobody writes it, until the work queued with the view has run: other
     /// streams must be ordered against this one by the caller.
     #[allow(unsafe_code)]
-    pub unsafe fn view_of_raw<'a, E: Element>(&self, address: u64, layout: Layout) -> CudaView<'a, E> {
+    pub unsafe fn view_of_raw<'a, E: InputElement>(&self, address: u64, layout: Layout) -> CudaView<'a, E> {
         CudaView { address, layout, device: self.device.id(), borrow: PhantomData }
     }
 
@@ -134,7 +135,11 @@ impl<D: Device> Cuda<D> {
     /// As [`Cuda::view_of_raw`]; and the layout names each element once, and nobody else reads or writes the memory
     /// until the work queued with the view has run.
     #[allow(unsafe_code)]
-    pub unsafe fn view_mut_of_raw<'a, E: Element>(&self, address: u64, layout: Layout) -> CudaViewMut<'a, E> {
+    pub unsafe fn view_mut_of_raw<'a, E: InputElement>(
+        &self,
+        address: u64,
+        layout: Layout,
+    ) -> CudaViewMut<'a, E> {
         CudaViewMut { address, layout, device: self.device.id(), borrow: PhantomData }
     }
 
@@ -153,14 +158,13 @@ impl<D: Device> Cuda<D> {
     ///
     /// # Errors
     /// As [`Backend::backward`]; [`CudaError::Length`] when the workspace is too small.
-    pub fn backward_with<E: Element>(
+    pub fn backward_with<E: InputElement>(
         &self,
-        problem: &Problem,
-        inputs: &Inputs<CudaView<'_, E>>,
-        saved: &Saved<CudaView<'_, E>, CudaView<'_, f32>>,
-        gradients: Gradients<CudaViewMut<'_, E>>,
+        call: BackwardCall<'_, Self, E>,
         workspace: &mut CudaViewMut<'_, f32>,
     ) -> Result<(), CudaError> {
+        let (problem, inputs, saved, gradients) =
+            (call.problem(), call.inputs(), call.saved(), call.gradients());
         let (expected, found) = (self.backward_workspace_len(problem), workspace.layout.len());
         if found < expected {
             return Err(CudaError::Length { expected, found });
@@ -185,9 +189,9 @@ impl<D: Device> Cuda<D> {
 }
 
 impl<D: Device> Backend for Cuda<D> {
-    type View<'a, E: Element> = CudaView<'a, E>;
-    type ViewMut<'a, E: Element> = CudaViewMut<'a, E>;
-    type Tensor<E: Element> = CudaTensor<E, D>;
+    type View<'a, E: InputElement> = CudaView<'a, E>;
+    type ViewMut<'a, E: InputElement> = CudaViewMut<'a, E>;
+    type Tensor<E: InputElement> = CudaTensor<E, D>;
     type Error = CudaError;
 
     fn name(&self) -> &'static str {
@@ -202,54 +206,45 @@ impl<D: Device> Backend for Cuda<D> {
         self.device.id() == other.device.id()
     }
 
-    fn layout<E: Element>(view: &CudaView<'_, E>) -> Layout {
+    fn layout<E: InputElement>(view: &CudaView<'_, E>) -> Layout {
         view.layout
     }
 
-    fn layout_mut<E: Element>(view: &CudaViewMut<'_, E>) -> Layout {
+    fn layout_mut<E: InputElement>(view: &CudaViewMut<'_, E>) -> Layout {
         view.layout
     }
 
-    fn allocate<E: Element>(&self, shape: &[usize]) -> Result<CudaTensor<E, D>, CudaError> {
+    fn allocate<E: InputElement>(&self, shape: &[usize]) -> Result<CudaTensor<E, D>, CudaError> {
         let layout = Layout::contiguous(shape)?;
-        let memory = self.device.allocate(layout.len() * E::TYPE.size_bytes())?;
+        let memory = self.device.allocate(layout.len() * E::ELEMENT_TYPE.size_bytes())?;
         Ok(CudaTensor { memory: Arc::new(memory), layout, cuda: self.clone(), element: PhantomData })
     }
 
-    fn view<E: Element>(tensor: &CudaTensor<E, D>) -> CudaView<'_, E> {
+    fn reborrow<'s, E: InputElement>(view: &'s CudaView<'_, E>) -> CudaView<'s, E> {
+        *view
+    }
+
+    fn view<E: InputElement>(tensor: &CudaTensor<E, D>) -> CudaView<'_, E> {
         tensor.view()
     }
 
-    fn view_mut<E: Element>(tensor: &mut CudaTensor<E, D>) -> CudaViewMut<'_, E> {
+    fn view_mut<E: InputElement>(tensor: &mut CudaTensor<E, D>) -> CudaViewMut<'_, E> {
         tensor.view_mut()
     }
 
-    fn forward<E: Element>(
-        &self,
-        problem: &Problem,
-        inputs: &Inputs<CudaView<'_, E>>,
-        output: Output<CudaViewMut<'_, E>, CudaViewMut<'_, f32>>,
-    ) -> Result<(), CudaError> {
-        launch::forward(&self.device, problem, &Forward::of(inputs, &output), &self.request)
+    fn forward<E: InputElement>(&self, call: ForwardCall<'_, Self, E>) -> Result<(), CudaError> {
+        let views = Forward::of(call.inputs(), call.output());
+        launch::forward(&self.device, call.problem(), &views, &self.request)
     }
 
-    fn backward<E: Element>(
-        &self,
-        problem: &Problem,
-        inputs: &Inputs<CudaView<'_, E>>,
-        saved: &Saved<CudaView<'_, E>, CudaView<'_, f32>>,
-        gradients: Gradients<CudaViewMut<'_, E>>,
-    ) -> Result<(), CudaError> {
-        let layout = backward::workspace_layout(problem)?;
+    fn backward<E: InputElement>(&self, call: BackwardCall<'_, Self, E>) -> Result<(), CudaError> {
+        let layout = backward::workspace_layout(call.problem())?;
         let mut workspace = self.allocate::<f32>(layout.shape())?;
-        self.backward_with(problem, inputs, saved, gradients, &mut workspace.view_mut())
+        self.backward_with(call, &mut workspace.view_mut())
     }
 
-    fn merge<E: Element>(
-        &self,
-        partials: &Partials<CudaView<'_, E>, CudaView<'_, f32>>,
-        output: Output<CudaViewMut<'_, E>, CudaViewMut<'_, f32>>,
-    ) -> Result<(), CudaError> {
+    fn merge<E: Element>(&self, call: MergeCall<'_, Self, E>) -> Result<(), CudaError> {
+        let (partials, output) = (call.partials(), call.output());
         let found = partials.outs.len();
         if found > MERGE_BRANCHES {
             return Err(CudaError::MergeCount { found, limit: MERGE_BRANCHES });
@@ -264,7 +259,7 @@ impl<D: Device> Backend for Cuda<D> {
         }
         let shape = out.layout.shape();
         let capability = self.device.properties().compute_capability;
-        let kernel = select_rows(Operation::Merge, E::TYPE, shape[shape.len() - 1], layout, capability)
+        let kernel = select_rows(Operation::Merge, E::ELEMENT_TYPE, shape[shape.len() - 1], layout, capability)
             .map_err(CudaError::Unsupported)?;
         let (count, blocks) = row_count(shape, kernel)?;
         let mut params = MergeParams {
@@ -285,5 +280,9 @@ impl<D: Device> Backend for Cuda<D> {
             };
         }
         launch(&self.device, kernel, [blocks, 1, 1], bytemuck::bytes_of(&params))
+    }
+
+    fn merge_backward<E: Element>(&self, _call: MergeBackwardCall<'_, Self, E>) -> Result<(), CudaError> {
+        Err(DeviceError::MissingFeature { feature: "the gradient of a merge" }.into())
     }
 }

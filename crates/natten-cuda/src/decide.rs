@@ -1,7 +1,7 @@
 //! What a call would run, told without running it: the kernel, its boxes, what it issues, and why not the others.
 
 use natten_core::plan::{KeyStart, TileCounts, Tiling};
-use natten_core::{Element, Inputs, Output, Problem};
+use natten_core::{Element, InputElement, Inputs, Output, Problem};
 
 use crate::backend::Cuda;
 use crate::buffer::{CudaView, CudaViewMut, Raw};
@@ -154,9 +154,9 @@ pub fn kernels_on(
 
 impl Forward {
     /// The views without their types.
-    pub(crate) fn of<E: Element>(
+    pub(crate) fn of<E: InputElement>(
         inputs: &Inputs<CudaView<'_, E>>,
-        output: &Output<CudaViewMut<'_, E>, CudaViewMut<'_, f32>>,
+        output: &Output<CudaViewMut<'_, E::Out>, CudaViewMut<'_, f32>>,
     ) -> Self {
         Forward {
             query: (&inputs.query).into(),
