@@ -2,7 +2,7 @@
 // Writes out what window.cuh says about one axis, so that a test can hold it against natten-core's formula.
 #include <natten/window.cuh>
 
-extern "C" __global__ void NATTEN_ENTRY(natten::WindowDumpParams p) {
+extern "C" __global__ void __launch_bounds__(128) NATTEN_ENTRY(natten::WindowDumpParams p) {
   const int token = (int)(blockIdx.x * blockDim.x + threadIdx.x);
   if (token >= p.extent) return;
   const int position = natten::divide(token, p.axis.dilation);

@@ -18,6 +18,7 @@
 // Registers at D 128, ROWS 128: O 128, S 64, the rest for fragments and addresses.
 // Keys of a tile that a query does not see get weight 0; a NaN or infinity in them or their values comes through.
 #include <natten/fragment.cuh>
+#include <natten/launch.cuh>
 #include <natten/mask.cuh>
 #include <natten/softmax.cuh>
 
@@ -624,10 +625,11 @@ struct Forward {
 }  // namespace natten
 
 // The macros come from the compile matrix (crates/xtask).
+typedef natten::Forward<natten::NATTEN_TYPE, NATTEN_DIM, NATTEN_ROWS, NATTEN_KEYS> KernelForward;
+NATTEN_DYNAMIC_SHARED(KernelForward::BYTES)
+
 extern "C" __global__ void __launch_bounds__(128, 2) NATTEN_ENTRY(const __grid_constant__ natten::TileForwardParams p) {
   extern __shared__ __align__(1024) char shared[];
-  typedef natten::Forward<natten::NATTEN_TYPE, NATTEN_DIM, NATTEN_ROWS, NATTEN_KEYS> Forward;
-  static_assert(Forward::BYTES == NATTEN_SHARED_BYTES, "the compile matrix says how much");
-  Forward forward = {p, shared};
+  KernelForward forward = {p, shared};
   forward.run();
 }

@@ -20,6 +20,7 @@
 // bytes, empty ones the consumers' warps. Named barriers 1 .. 3 pass the turn, 8 .. 10 hold a warpgroup together.
 // Registers: per consumer thread HEAD_DIM / 2 for O, KEYS / 2 for S, KEYS / 4 for P; 232 in all (two consumer
 // warpgroups) or 160 (three); the producer gives up all but 40 or 32.
+#include <natten/launch.cuh>
 #include <natten/sm90/consumer.cuh>
 #include <natten/sm90/producer.cuh>
 
@@ -66,7 +67,7 @@ NATTEN_DEVICE void forward(const ForwardParamsSm90& p) {
 
 // The macros come from the compile matrix (crates/xtask).
 typedef natten::sm90::Config<natten::sm90::NATTEN_TYPE, NATTEN_HEAD_DIM, NATTEN_KEYS, NATTEN_WARPGROUPS> KernelConfig;
-static_assert(KernelConfig::SHARED_BYTES == NATTEN_SHARED_BYTES, "what the launch asks for");
+NATTEN_DYNAMIC_SHARED(KernelConfig::SHARED_BYTES)
 
 extern "C" __global__ void __launch_bounds__(KernelConfig::THREADS, 1)
     NATTEN_ENTRY(const __grid_constant__ natten::ForwardParamsSm90 p) {

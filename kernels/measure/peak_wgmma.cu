@@ -5,6 +5,7 @@
 #include <natten/arch/barrier.cuh>
 #include <natten/arch/shared.cuh>
 #include <natten/arch/wgmma.cuh>
+#include <natten/launch.cuh>
 
 namespace arch = natten::arch;
 
@@ -33,7 +34,7 @@ enum {
   B_AT = 2 * A_ROWS * ROW_BYTES,
   SHARED_BYTES = B_AT + B_ROWS * ROW_BYTES
 };
-static_assert(SHARED_BYTES == NATTEN_SHARED_BYTES, "matrix.rs knows the size");
+NATTEN_DYNAMIC_SHARED(SHARED_BYTES)
 
 // An odd multiple of 1/32 between -1 and 1: exact in either type, as are sums of products.
 static __device__ __forceinline__ float value(unsigned seed) {

@@ -14,9 +14,9 @@ use natten_core::{
 };
 use natten_cuda::driver::Driver;
 use natten_cuda::params::Strides;
-use natten_cuda::registry::Operation;
+use natten_cuda::registry::{Facts, Kernel, Operation};
 use natten_cuda::select::LayoutSummary;
-use natten_cuda::sm90::{KERNELS, Kernel, Prepared, Views, prepare, run};
+use natten_cuda::sm90::{Prepared, Views, kernels, prepare, run};
 use natten_cuda::tiles::{self, Request};
 use natten_cuda::tma::RowView;
 use natten_cuda::{Cuda, CudaError, CudaTensor, Device, cudarc};
@@ -122,13 +122,13 @@ fn check(driver: &Driver) -> usize {
         },
     ];
     let (mut wrong, mut lines) = (0, 0);
-    for kernel in KERNELS {
+    for kernel in kernels() {
         let gpu = asked(driver, kernel);
-        let whole = kernel.head_dim;
+        let whole = kernel.longest_row();
         for dims in [[whole, whole], [whole - 24, whole - 16]] {
             for spec in &specs {
                 let spec = Spec { dims, ..*spec };
-                let errors = match kernel.element_type {
+                let errors = match kernel.element_type() {
                     ElementType::F16 => check_type::<f16>(&gpu, &spec),
                     _ => check_type::<bf16>(&gpu, &spec),
                 };
@@ -276,9 +276,9 @@ fn time_kernels(driver: &Driver, spec: &Spec, published: &str) -> Result<(), Cud
         let output = Output { out: out.view_mut(), lse: None };
         asked.forward(ForwardCall::new(&problem, inputs.map(CudaTensor::view), output)?)
     })?;
-    let bucket = KERNELS.iter().map(|kernel| kernel.head_dim).filter(|&d| d >= spec.dims[0]).min();
-    let kernels = KERNELS.iter().filter(|kernel| kernel.element_type == ElementType::Bf16);
-    for kernel in kernels.filter(|kernel| Some(kernel.head_dim) == bucket) {
+    let bucket = kernels().map(Facts::longest_row).filter(|&d| d >= spec.dims[0]).min();
+    let of_type = kernels().filter(|kernel| kernel.element_type() == ElementType::Bf16);
+    for kernel in of_type.filter(|kernel| Some(kernel.longest_row()) == bucket) {
         let prepared =
             prepare(&problem, problem.axes(), &views, Some(kernel.entry), properties.multiprocessors)?;
         let boxes = match prepared {
@@ -303,7 +303,7 @@ fn time_kernels(driver: &Driver, spec: &Spec, published: &str) -> Result<(), Cud
             ms = ms.min(run_one(&boxes)?);
             by_rows = by_rows.min(run_one(&rows)?);
         }
-        let issued = boxes.issued as f64 * 4.0 * kernel.head_dim as f64;
+        let issued = boxes.issued as f64 * 4.0 * kernel.max_head_dim as f64;
         println!(
             "{:<34} {:<18} {ms:>9.4} {by_rows:>9.4} {:>7.1} {:>7.1} {others:>9.4} {chosen:>7}  {published}",
             kernel.entry,

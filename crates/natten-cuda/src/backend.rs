@@ -14,7 +14,7 @@ use crate::device::Device;
 use crate::error::{CudaError, DeviceError};
 use crate::launch::{self, Forward, launch, row_count, summarise};
 use crate::params::{Branch, MERGE_BRANCHES, MergeParams};
-use crate::registry::Operation;
+use crate::registry::{Operation, by_name};
 use crate::select::{LayoutSummary, Text, select, select_forward, select_rows};
 use crate::tiles::Request;
 
@@ -93,8 +93,10 @@ impl<D: Device> Cuda<D> {
         let operations =
             [Operation::Forward].into_iter().chain(backward.into_iter().filter(|_| with_backward));
         for operation in operations {
-            let Text { entry, ptx, shared_bytes, .. } = self.kernel(problem, operation, layout)?;
-            self.device.functions().get_or_load(entry, || self.device.load(ptx, entry, shared_bytes))?;
+            let Text { entry, shared_bytes, .. } = self.kernel(problem, operation, layout)?;
+            let Some(kernel) = by_name(entry) else { continue };
+            let load = || self.device.load(&kernel.ptx(), entry, shared_bytes);
+            self.device.functions().get_or_load(entry, load)?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use crate::decide::{walk_issues, walking};
 use crate::device::Device;
 use crate::error::CudaError;
 use crate::launch::Forward;
-use crate::registry::{Operation, kernels};
+use crate::registry::{Facts, Kernel, Operation, kernels};
 use crate::schedule::Items;
 use crate::select::reason_against;
 use crate::sm90;
@@ -76,9 +76,12 @@ impl<D: Device> Cuda<D> {
             && let Ok(ranked) = sm90::ranked(problem, most, properties.multiprocessors)
         {
             let pairs = problem.scores().max(1) as f64 / (problem.batch() * problem.heads()) as f64;
-            let candidate = |(kernel, boxes): (&'static sm90::Kernel, sm90::Boxes)| Candidate {
-                request: Request { entry: Some(kernel.entry), tiling: Some(boxes.tiling(kernel.warpgroups)) },
-                threads: kernel.threads(),
+            let candidate = |(kernel, boxes): (&'static Kernel, sm90::Boxes)| Candidate {
+                request: Request {
+                    entry: Some(kernel.entry),
+                    tiling: Some(boxes.tiling(sm90::warpgroups(kernel))),
+                },
+                threads: kernel.threads,
                 issued_over_useful: boxes.issued as f64 / pairs,
             };
             lists.push(ranked.into_iter().map(candidate).collect());
@@ -98,9 +101,9 @@ impl<D: Device> Cuda<D> {
             })
         };
         let shortest =
-            on_tiles().filter(|kernel| kernel.tile.is_some()).map(|kernel| kernel.max_head_dim).min();
+            on_tiles().filter(|kernel| kernel.tile().is_some()).map(|kernel| kernel.max_head_dim).min();
         for kernel in on_tiles().filter(|kernel| Some(kernel.max_head_dim) == shortest) {
-            let Some(tile) = kernel.tile else { continue };
+            let Some(tile) = kernel.tile() else { continue };
             let ranked = rank_tilings(problem, tile.queries, tile.keys, KeyStart::Dynamic);
             let candidate = |(tiling, counts): (_, natten_core::plan::TileCounts)| Candidate {
                 request: Request { entry: Some(kernel.entry), tiling: Some(tiling) },

@@ -8,7 +8,7 @@ use crate::buffer::{CudaView, CudaViewMut, Raw};
 use crate::device::{Device, Properties};
 use crate::error::CudaError;
 use crate::launch::{Forward, summarise};
-use crate::registry::{Kernel, Operation, kernels};
+use crate::registry::{Facts, Kernel, Operation, kernels};
 use crate::schedule::{Items, Work, decompose};
 use crate::select::{
     ForwardKernel, LayoutSummary, Rejection, RejectionReason, Rejections, reason_against, select,
@@ -136,12 +136,12 @@ pub fn kernels_on(
     properties: &Properties,
 ) -> impl Iterator<Item = (&'static str, Option<RejectionReason>)> + use<> {
     let (found, limit) = (properties.compute_capability, properties.shared_bytes_per_block);
-    let on_hopper = sm90::KERNELS.iter().map(move |kernel| {
+    let on_hopper = sm90::kernels().map(move |kernel| {
         let only = sm90::CAPABILITY;
         (kernel.entry, (found != only).then_some(RejectionReason::OnlyOn { only, found }))
     });
-    let others = kernels().filter(|kernel| kernel.operation != Operation::WindowDump).map(move |kernel| {
-        let (needed, shared) = (kernel.min_capability, kernel.shared_bytes as usize);
+    let others = kernels().map(move |kernel| {
+        let (needed, shared) = (kernel.min_capability(), kernel.shared_bytes as usize);
         let reason = if found < needed {
             Some(RejectionReason::ComputeCapability { needed, found })
         } else {
@@ -182,13 +182,13 @@ fn on_hopper<D: Device>(
         return Decision { kernel: "none", threads: 0, tiling: None, issued_over_useful: 1.0, rejections };
     };
     let kernel = first.kernel;
-    for other in sm90::KERNELS.iter().filter(|other| other.entry != kernel.entry) {
-        let reason = if other.element_type != problem.element_type() {
-            let (kernel, problem) = (other.element_type, problem.element_type());
+    for other in sm90::kernels().filter(|other| other.entry != kernel.entry) {
+        let reason = if other.element_type() != problem.element_type() {
+            let (kernel, problem) = (other.element_type(), problem.element_type());
             RejectionReason::ElementType { kernel, problem }
-        } else if other.head_dim < problem.head_dim().max(problem.head_dim_v()) {
+        } else if other.longest_row() < problem.head_dim().max(problem.head_dim_v()) {
             let found = problem.head_dim().max(problem.head_dim_v());
-            RejectionReason::HeadDim { max: other.head_dim, found }
+            RejectionReason::HeadDim { max: other.longest_row(), found }
         } else {
             RejectionReason::Slower { than: kernel.entry }
         };
@@ -198,8 +198,8 @@ fn on_hopper<D: Device>(
     let issued: f64 = launches.iter().map(|launch| launch.issued as f64).sum();
     Decision {
         kernel: kernel.entry,
-        threads: kernel.threads(),
-        tiling: Some(first.boxes.tiling(kernel.warpgroups)),
+        threads: kernel.threads,
+        tiling: Some(first.boxes.tiling(sm90::warpgroups(kernel))),
         issued_over_useful: issued / problem.scores().max(1) as f64,
         rejections: Rejections(rejections),
     }

@@ -121,12 +121,7 @@ pub trait Device: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     /// With the compiler's log.
-    fn load(
-        &self,
-        ptx: &'static str,
-        entry: &'static str,
-        shared_bytes: u32,
-    ) -> Result<Self::Function, DeviceError>;
+    fn load(&self, ptx: &str, entry: &'static str, shared_bytes: u32) -> Result<Self::Function, DeviceError>;
 
     /// Encodes a tensor map.
     ///

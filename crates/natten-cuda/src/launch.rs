@@ -209,11 +209,11 @@ pub(crate) fn launch<D: Device>(
 ) -> Result<(), CudaError> {
     let function = device
         .functions()
-        .get_or_load(kernel.entry, || device.load(kernel.ptx, kernel.entry, kernel.shared_bytes))?;
+        .get_or_load(kernel.entry, || device.load(&kernel.ptx(), kernel.entry, kernel.shared_bytes))?;
     let config =
         LaunchConfig { shared_bytes: kernel.shared_bytes, ..LaunchConfig::new(grid, kernel.threads) };
     let params = [params];
-    // SAFETY: the registry's tests hold every kernel's parameter against the struct that `params` is the bytes of. Its
+    // SAFETY: the registry's test holds every kernel's parameter against the struct that `params` is the bytes of. Its
     // addresses come from views, whose borrows (or the contract of their unsafe constructors) keep the memory alive
     // and unaliased while the call queues work on this device's stream; owned memory is freed in stream order after
     // it. Extents and strides come from the same views, checked against the problem before.

@@ -1,4 +1,4 @@
-//! Neighborhood attention on CUDA devices. Kernels ship as PTX text inside the crate and the driver compiles them, so
+//! Neighborhood attention on CUDA devices. Kernels ship as PTX text (natten-kernels) and the driver compiles them, so
 //! neither building nor using this crate needs a toolkit.
 //!
 //! ```text

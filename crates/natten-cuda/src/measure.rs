@@ -8,9 +8,8 @@ use natten_core::ElementType;
 use crate::device::Device;
 use crate::error::{CudaError, DeviceError};
 use crate::launch::launch;
-use crate::registry::{Kernel, Operation, measuring_kernels};
+use crate::registry::{Facts, Kernel, Operation, measuring_kernels};
 use crate::select::ComputeCapability;
-use crate::sm90;
 
 /// A device that tells when its work was done.
 pub trait Timed: Device {
@@ -238,15 +237,15 @@ pub struct Peak {
 impl Peak {
     /// The fastest arithmetic that our kernels can use for the element type: tensor cores for 16-bit ones.
     pub fn of(element_type: ElementType, capability: ComputeCapability) -> Option<Self> {
-        let has = |kernel: &Kernel| match kernel.entry.contains("wgmma") {
-            true => capability == sm90::CAPABILITY,
-            false => capability >= kernel.min_capability,
+        let has = |kernel: &Kernel| match kernel.capability.only {
+            true => capability == kernel.min_capability(),
+            false => capability >= kernel.min_capability(),
         };
         let is_half = matches!(element_type, ElementType::F16 | ElementType::Bf16);
         let mut peaks =
             measuring_kernels().filter(|kernel| kernel.operation == Operation::Peak && has(kernel));
         // Without tensor cores 16-bit rows are widened to f32.
-        let kernel = peaks.find(|kernel| match kernel.element_type {
+        let kernel = peaks.find(|kernel| match kernel.element_type() {
             ElementType::F32 => is_half || element_type == ElementType::F32,
             ty => ty == element_type,
         })?;

@@ -8,7 +8,7 @@ use natten_core::window::Axis;
 
 use crate::error::CudaError;
 use crate::params::{Decomposition, Divisor, to_i32};
-use crate::registry::Kernel;
+use crate::registry::{Facts, Kernel};
 
 /// Which tokens are the items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,11 +44,12 @@ pub(crate) struct Work<'a> {
 pub(crate) fn decompose(kernel: &Kernel, work: &Work<'_>) -> Result<(Decomposition, u32), CudaError> {
     let longest: [usize; 3] = work.axes.map(|axis| work.items.extent(&axis).div_ceil(axis.dilation).max(1));
     let mut block = [0; 3];
-    for _ in 0..kernel.items.ilog2() {
+    let [lanes, items] = kernel.walk();
+    for _ in 0..items.ilog2() {
         block[cheapest(work.axes, &longest, &block)] += 1;
     }
 
-    let groups_log2 = (kernel.threads as usize / kernel.lanes).ilog2();
+    let groups_log2 = (kernel.threads as usize / lanes).ilog2();
     let heads_log2 = heads_per_block(work).min(groups_log2);
     let mut cta = [0; 3];
     for _ in heads_log2..groups_log2 {

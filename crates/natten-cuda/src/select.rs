@@ -5,7 +5,7 @@ use std::fmt;
 use natten_core::{ElementType, Problem};
 
 use crate::device::Properties;
-use crate::registry::{Kernel, Operation, kernels};
+use crate::registry::{Facts, Kernel, Operation, kernels};
 use crate::sm90;
 use crate::tiles::{self, Choice, Request};
 use crate::tma::MapError;
@@ -180,18 +180,16 @@ impl fmt::Display for Rejections {
 #[derive(Clone, Debug)]
 pub enum ForwardKernel {
     /// A kernel for Hopper alone.
-    Hopper(&'static sm90::Kernel),
+    Hopper(&'static Kernel),
     /// A kernel of the registry, and the reasons against all others.
     Registered(Choice),
 }
 
-/// What the driver compiles for a kernel of any family.
+/// What a caller sees of a kernel of any family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Text {
     /// The kernel's name.
     pub entry: &'static str,
-    /// Its text.
-    pub ptx: &'static str,
     /// Dynamic shared memory of a block.
     pub shared_bytes: u32,
     /// Whether it multiplies on tensor cores, and so rounds the softmax's weights to the element type.
@@ -199,8 +197,9 @@ pub struct Text {
 }
 
 impl From<&'static Kernel> for Text {
-    fn from(&Kernel { entry, ptx, shared_bytes, tile, .. }: &'static Kernel) -> Self {
-        Text { entry, ptx, shared_bytes, on_tensor_cores: tile.is_some() }
+    fn from(kernel: &'static Kernel) -> Self {
+        let on_tensor_cores = kernel.tile().is_some();
+        Text { entry: kernel.entry, shared_bytes: kernel.shared_bytes, on_tensor_cores }
     }
 }
 
@@ -208,9 +207,7 @@ impl ForwardKernel {
     /// What the driver compiles.
     pub fn text(&self) -> Text {
         match self {
-            &ForwardKernel::Hopper(&sm90::Kernel { entry, ptx, shared_bytes, .. }) => {
-                Text { entry, ptx, shared_bytes, on_tensor_cores: true }
-            }
+            ForwardKernel::Hopper(kernel) => (*kernel).into(),
             ForwardKernel::Registered(choice) => choice.kernel.into(),
         }
     }
@@ -283,7 +280,7 @@ pub fn select_rows(
 ) -> Result<&'static Kernel, Rejections> {
     let mut rejections = Vec::new();
     let mut best: Option<&'static Kernel> = None;
-    for kernel in kernels().filter(|kernel| kernel.operation == operation && kernel.tile.is_none()) {
+    for kernel in kernels().filter(|kernel| kernel.operation == operation && kernel.tile().is_none()) {
         match reason_against(kernel, element_type, head_dim, layout, capability) {
             Some(reason) => rejections.push(Rejection { kernel: kernel.entry, reason }),
             // An aligned kernel comes before an unaligned one of the same size, and wins.
@@ -301,17 +298,20 @@ pub(crate) fn reason_against(
     layout: LayoutSummary,
     capability: ComputeCapability,
 ) -> Option<RejectionReason> {
-    if kernel.element_type != element_type {
-        return Some(RejectionReason::ElementType { kernel: kernel.element_type, problem: element_type });
+    if kernel.element_type() != element_type {
+        return Some(RejectionReason::ElementType { kernel: kernel.element_type(), problem: element_type });
     }
-    if kernel.max_head_dim > 0 && head_dim > kernel.max_head_dim {
-        return Some(RejectionReason::HeadDim { max: kernel.max_head_dim, found: head_dim });
+    if kernel.max_head_dim > 0 && head_dim > kernel.longest_row() {
+        return Some(RejectionReason::HeadDim { max: kernel.longest_row(), found: head_dim });
     }
     if kernel.needs_alignment && !layout.is_aligned {
         return Some(RejectionReason::Alignment);
     }
-    if capability < kernel.min_capability {
-        return Some(RejectionReason::ComputeCapability { needed: kernel.min_capability, found: capability });
+    if capability < kernel.min_capability() {
+        return Some(RejectionReason::ComputeCapability {
+            needed: kernel.min_capability(),
+            found: capability,
+        });
     }
     None
 }
@@ -341,7 +341,7 @@ mod tests {
         let Rejections(reasons) = pick(257, true).unwrap_err();
         assert_eq!(
             reasons.len(),
-            kernels().filter(|k| k.operation == Operation::Forward && k.tile.is_none()).count()
+            kernels().filter(|k| k.operation == Operation::Forward && k.tile().is_none()).count()
         );
         let printed = Rejections(reasons).to_string();
         assert!(

@@ -15,7 +15,7 @@ pub use crate::boxes::bytes_read;
 use crate::device::Properties;
 use crate::error::CudaError;
 use crate::params::{Divisor, TilePlan, to_i32};
-use crate::registry::{Kernel, Operation, kernels};
+use crate::registry::{Facts, Kernel, Operation, kernels};
 use crate::select::{
     ComputeCapability, LayoutSummary, Rejection, RejectionReason, Rejections, reason_against, select,
 };
@@ -131,9 +131,9 @@ fn search(
     let mut rejections = Vec::new();
     let mut best: Option<(f64, &'static Kernel, Tiling, TileCounts)> = None;
     let on_tiles =
-        || kernels().filter(|kernel| kernel.operation == Operation::Forward && kernel.tile.is_some());
-    let shortest = on_tiles().map(|kernel| kernel.max_head_dim).filter(|&max| max >= head_dim).min();
-    let too_long = |kernel: &Kernel| shortest.is_some_and(|shortest| kernel.max_head_dim > shortest);
+        || kernels().filter(|kernel| kernel.operation == Operation::Forward && kernel.tile().is_some());
+    let shortest = on_tiles().map(Facts::longest_row).filter(|&max| max >= head_dim).min();
+    let too_long = |kernel: &Kernel| shortest.is_some_and(|shortest| kernel.longest_row() > shortest);
     for kernel in on_tiles().filter(|kernel| request.entry == Some(kernel.entry) || !too_long(kernel)) {
         let reject = |reason| Rejection { kernel: kernel.entry, reason };
         if request.entry.is_some_and(|entry| entry != kernel.entry) {
@@ -197,7 +197,7 @@ fn search(
 
 /// The boxes that issue fewest pairs, or those asked for; nothing if these are not of the kernel's size.
 fn best_tiling(problem: &Problem, kernel: &Kernel, asked: Option<Tiling>) -> Option<(Tiling, TileCounts)> {
-    let tile = kernel.tile?;
+    let tile = kernel.tile()?;
     if let Some(tiling) = asked {
         let size = |sides: [usize; 3], of: usize| {
             sides.iter().all(|side| side.is_power_of_two()) && sides.iter().product::<usize>() == of
@@ -214,11 +214,11 @@ fn relative_time(problem: &Problem, kernel: &Kernel, counts: &TileCounts, proper
     const RESIDENT: f64 = 2.0;
     /// Tiles of 64 queries read every key from shared memory twice as often.
     const SMALL_TILE_COST: f64 = 1.2;
-    let rows = kernel.items as f64;
+    let rows = kernel.tile().map_or(1, |tile| tile.queries) as f64;
     let blocks = counts.query_tiles as f64 * (problem.batch() * problem.heads()) as f64;
     let slots = f64::from(properties.multiprocessors.max(1)) * RESIDENT;
     let waves = if blocks > 4.0 * slots { blocks / slots } else { (blocks / slots).ceil() };
-    let row_cost = if kernel.items < 128 { SMALL_TILE_COST } else { 1.0 };
+    let row_cost = if rows < 128.0 { SMALL_TILE_COST } else { 1.0 };
     // One tile's worth of time for starting and storing.
     waves * (counts.mean() + 1.0) * rows / 16.0 * row_cost
 }

@@ -156,12 +156,7 @@ impl Device for Emulated {
         Ok(())
     }
 
-    fn load(
-        &self,
-        ptx: &'static str,
-        entry: &'static str,
-        _shared_bytes: u32,
-    ) -> Result<Function, DeviceError> {
+    fn load(&self, ptx: &str, entry: &'static str, _shared_bytes: u32) -> Result<Function, DeviceError> {
         let replacements = lock(&self.shared.replacements);
         let text = replacements.get(entry).map_or(ptx, String::as_str);
         let module = Module::parse(text).map_err(failed("parsing a kernel"))?;

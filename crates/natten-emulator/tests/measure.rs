@@ -16,7 +16,7 @@ const ROUNDS: i32 = 3;
 /// Runs a kernel on one thread block: what each thread wrote, and what was counted.
 fn run(peak: &Peak, options: natten_emulator::Options) -> (Vec<f32>, Counters) {
     let kernel = peak.kernel;
-    let device = Device::with(kernel.ptx, options);
+    let device = Device::with(&kernel.ptx(), options);
     let sums = device.upload(&vec![f32::NAN; kernel.threads as usize]);
     let params = PeakParams { sums, rounds: ROUNDS, padding: 0 };
     let shape =
@@ -133,7 +133,7 @@ fn warpgroup_products_wait_for_one_another() {
 #[test]
 fn waiting_ends() {
     let kernel = measuring_kernels().find(|kernel| kernel.entry == "natten_wait").expect("it ships");
-    let device = Device::new(kernel.ptx);
+    let device = Device::new(&kernel.ptx());
     let spins = |clocks| {
         let shape = Launch::new([1, 1, 1], [1, 1, 1]).arg(bytes_of(&WaitParams { clocks }));
         device.run(kernel.entry, &shape).thread_instructions

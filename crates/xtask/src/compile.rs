@@ -1,117 +1,68 @@
-//! Compiles the matrix, lowers the PTX version, and writes or compares the files and their manifest.
+//! Compiles the matrix, and writes or compares the texts and the table of them.
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-
 use crate::TaskError;
-use crate::matrix::{Entry, Operation};
+use crate::assemble::assemble;
+use crate::facts::{Facts, tidy};
+use crate::matrix::Entry;
 use crate::nvrtc::Nvrtc;
+use crate::table::{Row, table};
 use crate::wheels;
 
-/// What the manifest says of an entry.
-#[derive(Serialize)]
-struct Record<'a> {
-    entry: &'a str,
-    operation: Operation,
-    arch: &'a str,
-    ptx_version: &'a str,
-    element_type: &'a str,
-    head_dim: u32,
-    aligned: bool,
-    lanes: u32,
-    items: u32,
-    threads: u32,
-    tile: [u32; 2],
-    shared_bytes: u32,
-    source: &'a str,
-    source_hash: String,
-}
+/// Where the committed texts are.
+pub(crate) const TEXTS: &str = "crates/natten-kernels/ptx";
+const TABLE: &str = "crates/natten-kernels/src/table.rs";
 
-/// Compiles `entries`; with `check`, compares instead of writing.
+/// Compiles `entries`; with `check`, compares instead of writing. The table is made of all entries or not at all.
 pub(crate) fn run(root: &Path, entries: &[Entry], check: bool) -> Result<(), TaskError> {
     let nvrtc = Nvrtc::load(&wheels::nvrtc(root)?)?;
-    let out = root.join("crates/natten-cuda/ptx");
+    let scratch = scratch(root)?;
+    let out = root.join(TEXTS);
     std::fs::create_dir_all(&out).map_err(|source| TaskError::File { path: out.clone(), source })?;
-    let mut records = Vec::new();
+    let mut rows = Vec::new();
     let mut stale = 0;
     for entry in entries {
-        let (ptx, source_hash) = compile(root, &nvrtc, entry)?;
-        records.push(Record {
-            entry: &entry.name,
-            operation: entry.operation,
-            arch: entry.target.arch,
-            ptx_version: entry.target.version,
-            element_type: entry.element_type,
-            head_dim: entry.head_dim,
-            aligned: entry.aligned,
-            lanes: entry.lanes,
-            items: entry.items,
-            threads: entry.threads,
-            tile: entry.tile,
-            shared_bytes: entry.shared_bytes,
-            source: entry.source,
-            source_hash,
-        });
-        stale += settle(&out.join(format!("{}.ptx", entry.name)), &ptx, check)?;
+        let text = compile(root, &nvrtc, entry)?;
+        stale += settle(&out.join(format!("{}.ptx", entry.name)), &text, check)?;
+        let facts = Facts::of(&text).ok_or_else(|| TaskError::Facts { entry: entry.name.clone() })?;
+        let fresh = scratch.join(format!("{}.ptx", entry.name));
+        write(&fresh, &text)?;
+        let newest = *entry.target.assemblers.last().expect("every target names assemblers");
+        let registers = assemble(root, newest, &fresh, &fresh.with_extension("cubin"))?.registers;
+        rows.push(Row { entry, facts, registers });
     }
     if entries.len() == crate::matrix::entries().len() {
-        let manifest = serde_json::to_string_pretty(&records)? + "\n";
-        stale += settle(&out.join("manifest.json"), &manifest, check)?;
+        stale += settle(&root.join(TABLE), &table(&rows), check)?;
         stale += strangers(&out, entries, check)?;
+    } else {
+        println!("some entries only: the table was left as it is");
     }
     println!("{} entries, {}", entries.len(), if check { "compared" } else { "written" });
     if stale > 0 { Err(TaskError::Stale { count: stale }) } else { Ok(()) }
 }
 
-/// PTX of one entry, and the hash of all sources it was made from.
-fn compile(root: &Path, nvrtc: &Nvrtc, entry: &Entry) -> Result<(String, String), TaskError> {
+/// The text of one entry.
+fn compile(root: &Path, nvrtc: &Nvrtc, entry: &Entry) -> Result<String, TaskError> {
     let kernels = root.join("kernels");
     let source = read(&kernels.join(entry.source))?;
-    let include = kernels.join("include");
     let mut options = vec![
         format!("--gpu-architecture={}", entry.target.arch),
         "--std=c++17".to_owned(),
         "-default-device".to_owned(),
         "-w".to_owned(),
-        format!("-I{}", include.display()),
+        format!("-I{}", kernels.join("include").display()),
         format!("-DNATTEN_ENTRY={}", entry.name),
     ];
     options.extend(entry.defines.iter().map(|define| format!("-D{define}")));
     let ptx = nvrtc.compile(&entry.name, &source, &options)?;
-
-    let mut hash = Fnv::new();
-    hash.add(&source);
-    for header in headers(&include)? {
-        hash.add(&read(&header)?);
-    }
-    entry.defines.iter().for_each(|define| hash.add(define));
-    Ok((tidy(&ptx, entry.target.version), format!("{:016x}", hash.0)))
-}
-
-/// Lowers `.version` and drops what no assembler reads (comments, indentation, blank lines: a fifth of the text) and
-/// one hint that old ones refuse.
-fn tidy(ptx: &str, version: &str) -> String {
-    let mut out = String::with_capacity(ptx.len());
-    for line in ptx.lines() {
-        let line = line.split("//").next().unwrap_or_default().trim();
-        if line.is_empty() || line.starts_with(".pragma \"used_bytes_mask") {
-            continue;
-        }
-        if line.starts_with(".version") {
-            out.push_str(&format!(".version {version}"));
-        } else {
-            out.push_str(&line.replace('\t', " "));
-        }
-        out.push('\n');
-    }
-    out
+    Ok(tidy(&ptx, entry.target.version))
 }
 
 /// Writes a file, or counts 1 if it differs from what is there.
 fn settle(path: &Path, text: &str, check: bool) -> Result<usize, TaskError> {
     if !check {
-        std::fs::write(path, text).map_err(|source| TaskError::File { path: path.to_owned(), source })?;
+        write(path, text)?;
         return Ok(0);
     }
     let same = std::fs::read_to_string(path).is_ok_and(|committed| committed == text);
@@ -123,11 +74,12 @@ fn settle(path: &Path, text: &str, check: bool) -> Result<usize, TaskError> {
 
 /// PTX files that no entry makes any more: removed, or counted.
 fn strangers(out: &Path, entries: &[Entry], check: bool) -> Result<usize, TaskError> {
+    let failed = |source| TaskError::File { path: out.to_owned(), source };
     let mut count = 0;
-    for path in list(out)? {
+    for item in std::fs::read_dir(out).map_err(failed)? {
+        let path = item.map_err(failed)?.path();
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let is_ptx = path.extension().is_some_and(|extension| extension == "ptx");
-        if !is_ptx || entries.iter().any(|entry| entry.name == stem) {
+        if entries.iter().any(|entry| entry.name == stem) {
             continue;
         }
         if check {
@@ -140,44 +92,17 @@ fn strangers(out: &Path, entries: &[Entry], check: bool) -> Result<usize, TaskEr
     Ok(count)
 }
 
-/// All headers below a folder, in a fixed order.
-fn headers(folder: &Path) -> Result<Vec<PathBuf>, TaskError> {
-    let mut found = Vec::new();
-    for path in list(folder)? {
-        if path.is_dir() {
-            found.extend(headers(&path)?);
-        } else {
-            found.push(path);
-        }
-    }
-    Ok(found)
-}
-
-fn list(folder: &Path) -> Result<Vec<PathBuf>, TaskError> {
-    let failed = |source| TaskError::File { path: folder.to_owned(), source };
-    let mut paths = Vec::new();
-    for item in std::fs::read_dir(folder).map_err(failed)? {
-        paths.push(item.map_err(failed)?.path());
-    }
-    paths.sort();
-    Ok(paths)
+/// A folder for what is made on the way.
+pub(crate) fn scratch(root: &Path) -> Result<PathBuf, TaskError> {
+    let path = root.join(".kernels-env/scratch");
+    std::fs::create_dir_all(&path).map_err(|source| TaskError::File { path: path.clone(), source })?;
+    Ok(path)
 }
 
 pub(crate) fn read(path: &Path) -> Result<String, TaskError> {
     std::fs::read_to_string(path).map_err(|source| TaskError::File { path: path.to_owned(), source })
 }
 
-/// FNV-1a, 64 bits: enough to tell that sources changed, and the same everywhere.
-struct Fnv(u64);
-
-impl Fnv {
-    fn new() -> Self {
-        Fnv(0xcbf2_9ce4_8422_2325)
-    }
-
-    fn add(&mut self, text: &str) {
-        for byte in text.bytes() {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
+pub(crate) fn write(path: &Path, text: &str) -> Result<(), TaskError> {
+    std::fs::write(path, text).map_err(|source| TaskError::File { path: path.to_owned(), source })
 }

@@ -1,13 +1,16 @@
-//! Project tasks: `cargo xtask kernels` compiles kernels/ to the PTX that natten-cuda ships.
+//! Project tasks: `cargo xtask kernels` compiles kernels/ to the PTX that natten-kernels ships.
 //!
 //! NVRTC is called through libloading: its eight functions need no binding crate, and the pinned wheel's path is
 //! known only here. A plain `cargo build` never runs any of this.
 
+mod assemble;
 mod compile;
+mod facts;
 mod matrix;
 mod nvrtc;
 mod sass;
 mod score;
+mod table;
 mod wheels;
 
 use std::path::{Path, PathBuf};
@@ -16,7 +19,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask kernels [--check] [--score] [FILTER]
 
-  (none)    compile kernels/ into crates/natten-cuda/ptx
+  (none)    compile kernels/ into crates/natten-kernels
   --check   compile, and compare with what is committed instead of writing
   --score   assemble the committed PTX with old and new ptxas; print registers, spills and the main loop's mix
   FILTER    only entries whose name contains it";
@@ -38,8 +41,8 @@ pub(crate) enum TaskError {
     Stale { count: usize },
     #[error("{count} files spill registers, take too many instructions or do not assemble")]
     Score { count: usize },
-    #[error("manifest: {0}")]
-    Manifest(#[from] serde_json::Error),
+    #[error("{entry}: the compiled text has not one entry with launch bounds and one parameter")]
+    Facts { entry: String },
 }
 
 /// What the command line asks for.

@@ -3,23 +3,17 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::matrix::{Entry, Operation};
-use crate::sass::{self, Mix};
+use crate::assemble::{Assembled, assemble};
+use crate::compile::{TEXTS, read, scratch};
+use crate::facts::Facts;
+use crate::matrix::{Entry, Shape};
+use crate::sass::{self, Mix, TileLoop};
 use crate::{TaskError, wheels};
-
-/// What ptxas says about an entry.
-struct Assembled {
-    registers: u32,
-    spill_bytes: u32,
-    shared_bytes: u32,
-    warnings: Vec<String>,
-}
 
 /// Prints a table; fails if anything spills, does not assemble, or takes too many instructions a score.
 pub(crate) fn run(root: &Path, entries: &[Entry]) -> Result<(), TaskError> {
     let nvdisasm = wheels::nvdisasm(root)?;
-    let scratch = root.join(".kernels-env/scratch");
-    std::fs::create_dir_all(&scratch).map_err(|source| TaskError::File { path: scratch.clone(), source })?;
+    let scratch = scratch(root)?;
     println!(
         "{:<46} {:>5} {:>6} {:>4} {:>5} {:>4} | main loop: {:>5} {:>5} {:>4} {:>4} {:>4} {:>6} {:>6} {:>5}",
         "entry",
@@ -39,10 +33,11 @@ pub(crate) fn run(root: &Path, entries: &[Entry]) -> Result<(), TaskError> {
     );
     let mut bad = 0;
     for entry in entries {
-        for (release, arch) in entry.target.assemblers {
-            let ptx = root.join(format!("crates/natten-cuda/ptx/{}.ptx", entry.name));
+        let ptx = root.join(TEXTS).join(format!("{}.ptx", entry.name));
+        let facts = Facts::of(&read(&ptx)?).ok_or_else(|| TaskError::Facts { entry: entry.name.clone() })?;
+        for &(release, arch) in entry.target.assemblers {
             let cubin = scratch.join(format!("{}.{release}.{arch}.cubin", entry.name));
-            let assembled = match assemble(&wheels::ptxas(root, release)?, arch, &ptx, &cubin) {
+            let assembled = match assemble(root, (release, arch), &ptx, &cubin) {
                 Ok(assembled) => assembled,
                 Err(error) => {
                     eprintln!("{} {release} {arch}: {error}", entry.name);
@@ -52,22 +47,24 @@ pub(crate) fn run(root: &Path, entries: &[Entry]) -> Result<(), TaskError> {
             };
             bad += usize::from(assembled.spill_bytes > 0 || !assembled.warnings.is_empty());
             assembled.warnings.iter().for_each(|warning| eprintln!("{}: {warning}", entry.name));
-            if entry.target.arch == "compute_90a" && entry.operation == Operation::Forward {
-                let listing = wheels::call(Command::new(&nvdisasm).arg("-c").arg(&cubin))?;
-                report_warpgroups(entry, release, &assembled, &sass::warpgroup_loops(&listing));
-                continue;
-            }
             // The disassembler has dropped what came before sm_75.
-            let old = matches!(*arch, "sm_50" | "sm_70");
+            let old = matches!(arch, "sm_50" | "sm_70");
             let listing = if old {
                 String::new()
             } else {
                 wheels::call(Command::new(&nvdisasm).arg("-c").arg(&cubin))?
             };
-            if entry.tile == [0; 2] {
-                report(entry, release, arch, &assembled, sass::main_loop(&listing));
-            } else if !report_tiles(entry, release, arch, &assembled, &listing) {
-                bad += 1;
+            match entry.shape {
+                Shape::Tiles { queries, keys } if entry.family == "sm90" => {
+                    let loops = sass::warpgroup_loops(&listing);
+                    report_warpgroups(entry, release, &assembled, [queries, keys], &loops);
+                }
+                Shape::Tiles { queries, keys } => {
+                    let loops = sass::tile_loops(&listing);
+                    let on = (release, arch);
+                    bad += usize::from(!report_tiles(entry, on, &assembled, facts, [queries, keys], &loops));
+                }
+                _ => report(entry, release, arch, &assembled, sass::main_loop(&listing)),
             }
         }
     }
@@ -79,11 +76,16 @@ pub(crate) fn run(root: &Path, entries: &[Entry]) -> Result<(), TaskError> {
 const LIMIT_PER_SCORE: f64 = 12.0;
 
 /// Judges the two loops of a kernel on tiles; false if the first is beyond the limit.
-fn report_tiles(entry: &Entry, release: &str, arch: &str, assembled: &Assembled, listing: &str) -> bool {
-    let [queries, keys] = entry.tile;
-    let scores = f64::from(queries * keys) / f64::from(entry.threads);
-    let loops = sass::tile_loops(listing);
-    let [full, partial] = loops[..] else {
+fn report_tiles(
+    entry: &Entry,
+    (release, arch): (&str, &str),
+    assembled: &Assembled,
+    facts: Facts,
+    [queries, keys]: [u32; 2],
+    loops: &[TileLoop],
+) -> bool {
+    let scores = f64::from(queries * keys) / f64::from(facts.threads);
+    let &[full, partial] = loops else {
         eprintln!("{}: {} loops over tiles instead of two", entry.name, loops.len());
         return false;
     };
@@ -94,7 +96,7 @@ fn report_tiles(entry: &Entry, release: &str, arch: &str, assembled: &Assembled,
         entry.name,
         assembled.registers,
         assembled.spill_bytes,
-        entry.shared_bytes,
+        facts.shared_bytes,
         full.mix.tensor,
         full.mix.total,
         per_score(full.mix.total),
@@ -103,7 +105,7 @@ fn report_tiles(entry: &Entry, release: &str, arch: &str, assembled: &Assembled,
         partial.trip,
         f64::from(partial.trip) / f64::from(full.trip),
     );
-    queries < 128 || entry.head_dim < 64 || per_score(full.mix.total) <= LIMIT_PER_SCORE
+    queries < 128 || entry.max_head_dim < 64 || per_score(full.mix.total) <= LIMIT_PER_SCORE
 }
 
 fn report(entry: &Entry, release: &str, arch: &str, assembled: &Assembled, mix: Option<Mix>) {
@@ -111,14 +113,12 @@ fn report(entry: &Entry, release: &str, arch: &str, assembled: &Assembled, mix: 
         "{:<46} {release:>5} {arch:>6} {:>4} {:>5} {:>4} |",
         entry.name, assembled.registers, assembled.spill_bytes, assembled.shared_bytes
     );
-    let walks =
-        matches!(entry.operation, Operation::Forward | Operation::BackwardQuery | Operation::BackwardKey);
-    let Some(mix) = mix.filter(|_| walks) else {
+    let (Shape::Walk { lanes, items }, Some(mix)) = (entry.shape, mix) else {
         println!("{head}");
         return;
     };
     // One trip of the loop serves one token against every item: that many scores, spread over `lanes` lanes.
-    let per_score = f64::from(mix.total * entry.lanes) / f64::from(entry.items);
+    let per_score = f64::from(mix.total * lanes) / f64::from(items);
     println!(
         "{head}            {:>5} {:>5} {:>4} {:>4} {:>4} {:>6} {:>6.0} {:>4.0}%",
         mix.total,
@@ -134,9 +134,14 @@ fn report(entry: &Entry, release: &str, arch: &str, assembled: &Assembled, mix: 
 
 /// One line for each loop over tiles: issue slots of one of the four schedulers for a tile, against the clocks that its
 /// products and its exponentials take (4096 and 16 a clock).
-fn report_warpgroups(entry: &Entry, release: &str, assembled: &Assembled, loops: &[Mix]) {
-    let [queries, keys] = entry.tile;
-    let products = 4 * queries * keys * entry.head_dim / 4096;
+fn report_warpgroups(
+    entry: &Entry,
+    release: &str,
+    assembled: &Assembled,
+    [queries, keys]: [u32; 2],
+    loops: &[Mix],
+) {
+    let products = 4 * queries * keys * entry.max_head_dim / 4096;
     let exponentials = queries * keys / 16;
     for (kind, mix) in ["full", "masked"].into_iter().zip(loops) {
         let slots = mix.total * (queries / 64);
@@ -150,27 +155,4 @@ fn report_warpgroups(entry: &Entry, release: &str, assembled: &Assembled, loops:
             f64::from(slots.max(products).max(exponentials)) / f64::from(products.max(exponentials))
         );
     }
-}
-
-fn assemble(ptxas: &Path, arch: &str, ptx: &Path, cubin: &Path) -> Result<Assembled, TaskError> {
-    let text = wheels::call(
-        Command::new(ptxas).arg("-v").arg(format!("-arch={arch}")).arg(ptx).arg("-o").arg(cubin),
-    )?;
-    let number_before = |marker: &str| {
-        let position = text.find(marker)?;
-        text[..position].split_whitespace().next_back()?.parse::<u32>().ok()
-    };
-    let warnings = text
-        .lines()
-        // Serialised warpgroup products and ignored register counts come as mere information, with these numbers.
-        .filter(|line| line.contains("warning") && !line.contains("deprecated") || line.contains("(C75"))
-        .map(str::to_owned)
-        .collect();
-    Ok(Assembled {
-        registers: number_before(" registers").unwrap_or_default(),
-        spill_bytes: number_before(" bytes spill stores").unwrap_or_default()
-            + number_before(" bytes spill loads").unwrap_or_default(),
-        shared_bytes: number_before(" bytes smem").unwrap_or_default(),
-        warnings,
-    })
 }

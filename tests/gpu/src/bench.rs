@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use natten_core::plan::{KeyStart, TileCounts, rank_tilings};
 use natten_core::{Element, ElementType, Layout, Problem, bf16, f16};
 use natten_cuda::driver::Driver;
-use natten_cuda::registry::kernels;
-use natten_cuda::{ComputeCapability, Cuda, CudaError, sm90};
+use natten_cuda::registry::{Facts, Tile, by_name};
+use natten_cuda::{ComputeCapability, Cuda, CudaError};
 use serde_json::{Value, json};
 
 use crate::calls::{Operands, Set, backward_pass, fill_kernel, forward};
@@ -335,10 +335,7 @@ fn issued_over_useful(problem: &Problem, kernel: &str) -> Option<f64> {
     if kernel.contains("_simt_") {
         return Some(1.0);
     }
-    let tile =
-        kernels().find(|k| k.entry == kernel).and_then(|k| k.tile).map(|tile| (tile.queries, tile.keys));
-    let hopper = || sm90::KERNELS.iter().find(|k| k.entry == kernel).map(|k| (64 * k.warpgroups, k.keys));
-    let (queries, keys) = tile.or_else(hopper)?;
+    let Tile { queries, keys } = by_name(kernel)?.tile()?;
     // Three boxes of 64 side by side make 192 rows.
     let queries = if queries.is_power_of_two() { queries } else { 64 };
     let counts: TileCounts = rank_tilings(problem, queries, keys, KeyStart::Dynamic).first()?.1;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use natten_core::{Element, ElementType, Output, Partials, Saved, Tensor, bf16, f16, reference};
-use natten_cuda::registry::{Operation, kernels};
+use natten_cuda::registry::{Facts, Operation, kernels};
 use natten_cuda::{ComputeCapability, Device, sm90};
 use natten_tests::compare::largest;
 use natten_tests::suites::list;
@@ -227,9 +227,9 @@ fn arranged() -> [Spec; 4] {
 
 /// Each forward kernel on tiles by its name, since selection would leave some to larger problems.
 fn every_kernel_on_tiles<D: Device>() -> Vec<Check<D>> {
-    let tiled = kernels().filter(|k| k.operation == Operation::Forward && k.tile.is_some());
-    let tiled = tiled.map(|k| (k.entry, k.element_type, k.max_head_dim));
-    let hopper = sm90::KERNELS.iter().map(|k| (k.entry, k.element_type, k.head_dim));
+    let tiled = kernels().filter(|k| k.operation == Operation::Forward && k.tile().is_some());
+    let tiled = tiled.map(|k| (k.entry, k.element_type(), k.longest_row()));
+    let hopper = sm90::kernels().map(|k| (k.entry, k.element_type(), k.longest_row()));
     let mut checks = Vec::new();
     for (entry, ty, dim) in tiled.chain(hopper) {
         let specs = [

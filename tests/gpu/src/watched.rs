@@ -102,12 +102,7 @@ impl<D: Device> Device for Watched<D> {
         self.inner.synchronize()
     }
 
-    fn load(
-        &self,
-        ptx: &'static str,
-        entry: &'static str,
-        shared_bytes: u32,
-    ) -> Result<Self::Function, DeviceError> {
+    fn load(&self, ptx: &str, entry: &'static str, shared_bytes: u32) -> Result<Self::Function, DeviceError> {
         Ok(Named { entry, function: self.inner.load(ptx, entry, shared_bytes)? })
     }
 

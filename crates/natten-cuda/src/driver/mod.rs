@@ -246,12 +246,7 @@ impl Device for Driver {
         check("waiting for the stream", status.result())
     }
 
-    fn load(
-        &self,
-        ptx: &'static str,
-        entry: &'static str,
-        shared_bytes: u32,
-    ) -> Result<Function, DeviceError> {
+    fn load(&self, ptx: &str, entry: &'static str, shared_bytes: u32) -> Result<Function, DeviceError> {
         self.bind()?;
         let module = load_module(ptx, entry)?;
         let mut loaded =

@@ -140,11 +140,11 @@ unsafe fn start<D: Device>(
     let kernel = prepared.kernel;
     let function = device
         .functions()
-        .get_or_load(kernel.entry, || device.load(kernel.ptx, kernel.entry, kernel.shared_bytes))?;
+        .get_or_load(kernel.entry, || device.load(&kernel.ptx(), kernel.entry, kernel.shared_bytes))?;
     for (launch, params) in prepared.launches.iter().zip(encoded) {
         let config = LaunchConfig {
             shared_bytes: kernel.shared_bytes,
-            ..LaunchConfig::new([launch.grid, 1, 1], kernel.threads())
+            ..LaunchConfig::new([launch.grid, 1, 1], kernel.threads)
         };
         let params = [bytemuck::bytes_of(params)];
         // SAFETY: the one parameter is the struct that the header's assertions mirror; addresses are the caller's promise.

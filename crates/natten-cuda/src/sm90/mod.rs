@@ -18,6 +18,7 @@ use crate::device::TensorMapSpec;
 use crate::error::CudaError;
 use crate::launch::geometry;
 use crate::params::{Divisor, Strides, to_i32};
+use crate::registry::{Facts, KERNELS, Kernel};
 use crate::select::{ComputeCapability, RejectionReason};
 use crate::tiles::Request;
 use crate::tma::{MapError, RowView, Tile, tensor_map};
@@ -33,63 +34,21 @@ use tiles::{choose, neighbours, of_tiling};
 /// The one architecture that runs these kernels: warpgroup products exist nowhere else.
 pub const CAPABILITY: ComputeCapability = ComputeCapability { major: 9, minor: 0 };
 
-/// One kernel of the family.
-#[derive(Debug)]
-pub struct Kernel {
-    /// Entry and file name.
-    pub entry: &'static str,
-    /// The text that the driver compiles.
-    pub ptx: &'static str,
-    /// Of all tensors but the log-sum-exp.
-    pub element_type: ElementType,
-    /// Longest row.
-    pub head_dim: usize,
-    /// Keys of a tile.
-    pub keys: usize,
-    /// Consumer warpgroups, 64 queries each.
-    pub warpgroups: usize,
-    /// Dynamic shared memory.
-    pub shared_bytes: u32,
-}
-
-impl Kernel {
-    /// Threads of a block: the consumers and one producer warpgroup.
-    pub fn threads(&self) -> u32 {
-        128 * (self.warpgroups as u32 + 1)
-    }
-}
-
-macro_rules! kernels {
-    ($($type_name:literal $ty:ident $d:literal $suffix:literal keys $keys:literal warpgroups $warpgroups:literal
-       shared $shared:literal;)*) => {
-        &[$(Kernel {
-            entry: concat!("natten_forward_sm90_", $type_name, "_d", $d, $suffix),
-            ptx: include_str!(concat!("../../ptx/natten_forward_sm90_", $type_name, "_d", $d, $suffix, ".ptx")),
-            element_type: ElementType::$ty,
-            head_dim: $d,
-            keys: $keys,
-            warpgroups: $warpgroups,
-            shared_bytes: $shared,
-        },)*]
-    };
-}
-
 /// All kernels of the family. Short rows leave room for a third consumer warpgroup, which keeps the tensor cores busier
 /// but wastes more of a small window.
-pub static KERNELS: &[Kernel] = kernels! {
-    "f16" F16 32 "" keys 128 warpgroups 2 shared 57744;
-    "f16" F16 32 "_q192" keys 128 warpgroups 3 shared 69008;
-    "f16" F16 64 "" keys 128 warpgroups 2 shared 106896;
-    "f16" F16 64 "_q192" keys 128 warpgroups 3 shared 126352;
-    "f16" F16 128 "" keys 128 warpgroups 2 shared 205200;
-    "f16" F16 256 "" keys 64 warpgroups 2 shared 204064;
-    "bf16" Bf16 32 "" keys 128 warpgroups 2 shared 57744;
-    "bf16" Bf16 32 "_q192" keys 128 warpgroups 3 shared 69008;
-    "bf16" Bf16 64 "" keys 128 warpgroups 2 shared 106896;
-    "bf16" Bf16 64 "_q192" keys 128 warpgroups 3 shared 126352;
-    "bf16" Bf16 128 "" keys 128 warpgroups 2 shared 205200;
-    "bf16" Bf16 256 "" keys 64 warpgroups 2 shared 204064;
-};
+pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
+    KERNELS.iter().filter(|kernel| kernel.family == "sm90")
+}
+
+/// Consumer warpgroups, 64 queries each; one more produces.
+pub(crate) fn warpgroups(kernel: &Kernel) -> usize {
+    kernel.threads as usize / 128 - 1
+}
+
+/// Keys of a tile.
+fn keys(kernel: &Kernel) -> usize {
+    kernel.tile().map_or(1, |tile| tile.keys)
+}
 
 /// Where the tensors of a forward call are. Views are `[batch, X, Y, Z, heads, head_dim]` with unit axes for missing ones.
 #[derive(Clone, Copy, Debug)]
@@ -214,7 +173,7 @@ fn launch(
     let scale_log2 = &mut params.geometry.scale_log2;
     *scale_log2 = scale_log2.abs().clamp(f32::from_bits(1), f32::MAX);
     let mut items = (batch * problem.heads()) as u128;
-    let sides = boxes.query_tile(kernel.warpgroups);
+    let sides = boxes.query_tile(warpgroups(kernel));
     let tiles = class.tiles(&sides);
     for (a, (&tiles, &residues)) in tiles.iter().zip(&class.residues).enumerate() {
         params.tiles[a] = Divisor::new("the tiles of an axis", tiles)?;
@@ -277,8 +236,8 @@ fn candidates(
     entry: Option<&str>,
 ) -> Result<Vec<&'static Kernel>, RejectionReason> {
     let head_dim = problem.head_dim().max(problem.head_dim_v());
-    let asked = KERNELS.iter().filter(|kernel| entry.is_none_or(|entry| entry == kernel.entry));
-    let of_type: Vec<_> = asked.filter(|kernel| kernel.element_type == problem.element_type()).collect();
+    let asked = kernels().filter(|kernel| entry.is_none_or(|entry| entry == kernel.entry));
+    let of_type: Vec<_> = asked.filter(|kernel| kernel.element_type() == problem.element_type()).collect();
     let Some(first) = of_type.first() else {
         return Err(RejectionReason::ElementType {
             kernel: ElementType::Bf16,
@@ -288,11 +247,11 @@ fn candidates(
     if axes.iter().any(|axis| axis.key_extent == 0) {
         return Err(RejectionReason::NoKeys);
     }
-    let Some(bucket) = of_type.iter().map(|k| k.head_dim).filter(|&d| d >= head_dim).min() else {
-        let max = of_type.iter().map(|k| k.head_dim).max().unwrap_or(first.head_dim);
+    let Some(bucket) = of_type.iter().map(|k| k.longest_row()).filter(|&d| d >= head_dim).min() else {
+        let max = of_type.iter().map(|k| k.longest_row()).max().unwrap_or(first.longest_row());
         return Err(RejectionReason::HeadDim { max, found: head_dim });
     };
-    Ok(of_type.into_iter().filter(|k| k.head_dim == bucket).collect())
+    Ok(of_type.into_iter().filter(|k| k.longest_row() == bucket).collect())
 }
 
 type Maps = [Option<TensorMapSpec>; 5];
@@ -308,11 +267,15 @@ fn maps(
         side: log2.map(|log2| 1 << log2),
         dilation: class.axes.map(|axis| axis.dilation),
         residues: class.residues,
-        head_dim: kernel.head_dim,
+        head_dim: kernel.longest_row(),
     };
     let (query_tile, key_tile) = (tile(boxes.query_log2), tile(boxes.key_log2));
-    let list =
-        Tile { side: [1, 1, kernel.keys], dilation: [1; 3], residues: [1; 3], head_dim: kernel.head_dim };
+    let list = Tile {
+        side: [1, 1, keys(kernel)],
+        dilation: [1; 3],
+        residues: [1; 3],
+        head_dim: kernel.longest_row(),
+    };
     let lists = views.additional.iter().flatten().map(|view| (view, &list));
     let rows = [(&views.query, &query_tile), (&views.key, &key_tile), (&views.value, &key_tile)];
     let mut maps = [const { None }; 5];
@@ -331,41 +294,4 @@ fn maps(
         ..ForwardParamsSm90::default()
     };
     Ok((maps, params))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn manifest_says_the_same() {
-        let manifest: Vec<serde_json::Value> =
-            serde_json::from_str(include_str!("../../ptx/manifest.json")).unwrap();
-        for kernel in KERNELS {
-            let record = manifest.iter().find(|record| record["entry"] == kernel.entry).expect(kernel.entry);
-            let facts = [
-                ("head_dim", kernel.head_dim),
-                ("threads", kernel.threads() as usize),
-                ("shared_bytes", kernel.shared_bytes as usize),
-            ];
-            for (name, value) in facts {
-                assert_eq!(record[name], value, "{} {name}", kernel.entry);
-            }
-            assert_eq!(record["tile"], serde_json::json!([64 * kernel.warpgroups, kernel.keys]));
-            assert_eq!(record["element_type"], kernel.element_type.name());
-        }
-    }
-
-    /// One entry a file, one parameter, of the mirror's size.
-    #[test]
-    fn ptx_takes_the_mirrored_parameters() {
-        for kernel in KERNELS {
-            let bytes = size_of::<ForwardParamsSm90>();
-            assert_eq!(kernel.ptx.matches(".entry ").count(), 1, "{}", kernel.entry);
-            assert!(kernel.ptx.contains(&format!(".visible .entry {}(", kernel.entry)), "{}", kernel.entry);
-            let parameter = kernel.ptx.lines().find(|line| line.starts_with(".param")).unwrap();
-            assert!(parameter.starts_with(".param .align 64"), "tensor maps: {parameter}");
-            assert!(parameter.ends_with(&format!("[{bytes}]")), "{}: {parameter}", kernel.entry);
-        }
-    }
 }

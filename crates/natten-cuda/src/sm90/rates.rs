@@ -4,8 +4,9 @@
 use natten_core::Problem;
 
 use super::classes::Class;
-use super::{Boxes, Kernel};
+use super::{Boxes, warpgroups};
 use crate::device::Properties;
+use crate::registry::{Facts, Kernel};
 use crate::tiles::Choice;
 
 /// Starting a kernel.
@@ -30,13 +31,13 @@ struct Rates {
 /// head_dim 32 rests on one small image; of head_dim 256, a full tile of FLUX took 1.8 and one of a single axis 1.5. Three
 /// warpgroups take 1.3 times as long as two for 1.5 times the queries.
 fn rates(kernel: &Kernel) -> Rates {
-    let (full, mask, item) = match kernel.head_dim {
+    let (full, mask, item) = match kernel.max_head_dim {
         32 => (0.98, 0.27, 2.2),
         64 => (1.15, 0.28, 2.7),
         128 => (1.7, 0.14, 3.0),
         _ => (1.6, 0.3, 2.5),
     };
-    let wider = if kernel.warpgroups == 3 { 1.3 } else { 1.0 };
+    let wider = if warpgroups(kernel) == 3 { 1.3 } else { 1.0 };
     Rates { full: full * wider, masked: full * wider * (1.0 + mask), item }
 }
 
@@ -52,7 +53,7 @@ pub(super) fn predict(
     let Rates { full, masked, item } = rates(kernel);
     let tiles = full * boxes.full_tiles as f64 + masked * (boxes.key_tiles - boxes.full_tiles) as f64;
     let mean = item + tiles / boxes.query_tiles.max(1) as f64;
-    let (sides, slots) = (boxes.query_tile(kernel.warpgroups), f64::from(multiprocessors.max(1)));
+    let (sides, slots) = (boxes.query_tile(warpgroups(kernel)), f64::from(multiprocessors.max(1)));
     let items = |class: &Class| class.tiles(&sides).iter().map(|&tiles| tiles as f64).product::<f64>();
     classes.iter().map(|class| LAUNCH + waves(items(class) * heads as f64, slots) * mean).sum()
 }
@@ -67,7 +68,7 @@ pub(super) fn predict_other(problem: &Problem, choice: &Choice, properties: &Pro
     /// Useful floating-point operations a microsecond of one multiprocessor on CUDA cores.
     const WALKED: f64 = 11e6 / 132.0;
     let multiprocessors = f64::from(properties.multiprocessors.max(1));
-    let (Some(counts), Some(tile)) = (&choice.counts, choice.kernel.tile) else {
+    let (Some(counts), Some(tile)) = (&choice.counts, choice.kernel.tile()) else {
         return LAUNCH + problem.useful_flops() / (WALKED * multiprocessors);
     };
     // For 64 queries: 64 keys without masks, what a mask adds to that, an item besides its tiles. Fitted as above to 14

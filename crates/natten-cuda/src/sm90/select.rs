@@ -9,8 +9,9 @@ use natten_core::{ElementType, Problem};
 use super::classes::classes;
 use super::kept::Kept;
 use super::rates::{predict, predict_other, traffic};
-use super::{Boxes, CAPABILITY, KERNELS, Kernel, boxes_as};
+use super::{Boxes, CAPABILITY, boxes_as, kernels};
 use crate::device::Properties;
+use crate::registry::Kernel;
 use crate::select::{LayoutSummary, RejectionReason};
 use crate::tiles::{self, Request};
 
@@ -25,7 +26,7 @@ pub(crate) fn select(
     if found != CAPABILITY {
         return Err(RejectionReason::OnlyOn { only: CAPABILITY, found });
     }
-    if request.entry.is_some_and(|entry| KERNELS.iter().all(|k| k.entry != entry)) {
+    if request.entry.is_some_and(|entry| kernels().all(|k| k.entry != entry)) {
         return Err(RejectionReason::NotAskedFor);
     }
     if !layout.is_aligned {

@@ -10,10 +10,11 @@ use natten_core::Problem;
 use natten_core::plan::{KeyStart, Tiling};
 use natten_core::window::{Axis, Residue};
 
-use super::Kernel;
 use super::classes::{Class, classes};
 use super::kept::Kept;
 use super::rates::predict;
+use super::{keys, warpgroups};
+use crate::registry::Kernel;
 
 /// Queries of one warpgroup, log2.
 const QUERY_LOG2: u32 = 6;
@@ -156,7 +157,7 @@ pub(super) fn ranked(
     all.sort_by(|a, b| a.order().partial_cmp(&b.order()).unwrap_or(Ordering::Equal));
     // Which axis the warpgroups stand along makes no other tiling.
     let mut taken = HashSet::new();
-    all.retain(|one| taken.insert((one.kernel.entry, one.boxes.tiling(one.kernel.warpgroups))));
+    all.retain(|one| taken.insert((one.kernel.entry, one.boxes.tiling(warpgroups(one.kernel)))));
     all.into_iter().take(most).map(|candidate| (candidate.kernel, candidate.boxes)).collect()
 }
 
@@ -168,12 +169,12 @@ pub(super) fn of_tiling(
     tiling: &Tiling,
 ) -> Option<Boxes> {
     let mut tables = axes.each_ref().map(AxisTable::new);
-    let key_boxes = all_boxes(kernel.keys.ilog2());
+    let key_boxes = all_boxes(keys(kernel).ilog2());
     let key_log2 = key_boxes.into_iter().find(|log2| log2.map(|log2| 1 << log2) == tiling.key_tile)?;
     let query_boxes = all_boxes(QUERY_LOG2);
     // The innermost axis that the warpgroups can stand along.
     let sides = [2, 1, 0].into_iter().flat_map(|side| query_boxes.iter().map(move |&log2| (side, log2)));
-    let is_asked = |side, log2| query_tile(log2, side, kernel.warpgroups) == tiling.query_tile;
+    let is_asked = |side, log2| query_tile(log2, side, warpgroups(kernel)) == tiling.query_tile;
     let (side, query_log2) = sides.into_iter().find(|&(side, log2)| is_asked(side, log2))?;
     Some(count(problem, &mut tables, kernel, query_log2, side, key_log2))
 }
@@ -212,7 +213,7 @@ fn each_candidate(
     let query_boxes = sensible(all_boxes(QUERY_LOG2), &longest_query);
     let mut tables = axes.each_ref().map(AxisTable::new);
     for &kernel in kernels {
-        let key_boxes = sensible(all_boxes(kernel.keys.ilog2()), &longest_key);
+        let key_boxes = sensible(all_boxes(keys(kernel).ilog2()), &longest_key);
         for &query_log2 in &query_boxes {
             let open = |&side: &usize| longest_query[side] > 1 << query_log2[side];
             let mut sides: Vec<usize> = (0..3).filter(open).collect();
@@ -255,13 +256,13 @@ fn count(
 ) -> Boxes {
     let mut product = Sums { query_tiles: 1, key_tiles: 1, full: 1 };
     for (a, table) in tables.iter_mut().enumerate() {
-        let beside = if a == side { kernel.warpgroups } else { 1 };
+        let beside = if a == side { warpgroups(kernel) } else { 1 };
         let sums = table.get(beside << query_log2[a], key_log2[a]);
         product.query_tiles *= sums.query_tiles;
         product.key_tiles *= sums.key_tiles;
         product.full *= sums.full;
     }
-    let (additional, keys) = (problem.additional_keys() as u64, kernel.keys as u64);
+    let (additional, keys) = (problem.additional_keys() as u64, keys(kernel) as u64);
     let key_tiles = product.key_tiles + product.query_tiles * additional.div_ceil(keys);
     Boxes {
         query_log2,
@@ -270,7 +271,7 @@ fn count(
         key_tiles,
         full_tiles: product.full + product.query_tiles * (additional / keys),
         query_tiles: product.query_tiles,
-        issued: key_tiles * keys * 64 * kernel.warpgroups as u64,
+        issued: key_tiles * keys * 64 * warpgroups(kernel) as u64,
     }
 }
 
@@ -324,7 +325,8 @@ mod tests {
     use natten_core::{ElementType, Params, Problem};
 
     use super::*;
-    use crate::sm90::KERNELS;
+    use crate::registry::Facts;
+    use crate::sm90::kernels;
 
     fn problem<const RANK: usize>(tokens: [usize; RANK], head_dim: usize, params: Params<RANK>) -> Problem {
         let shape: Vec<usize> = [1].into_iter().chain(tokens).chain([1, head_dim]).collect();
@@ -334,9 +336,8 @@ mod tests {
     }
 
     fn best(problem: &Problem) -> (&'static Kernel, Boxes) {
-        let kernels: Vec<_> = KERNELS
-            .iter()
-            .filter(|k| k.element_type == ElementType::Bf16 && k.head_dim == problem.head_dim())
+        let kernels: Vec<_> = kernels()
+            .filter(|k| k.element_type() == ElementType::Bf16 && k.longest_row() == problem.head_dim())
             .collect();
         choose(problem, problem.axes(), &kernels, 132)
     }
@@ -348,7 +349,7 @@ mod tests {
             let (kernel, boxes) = best(&problem);
             let sides = |log2: [u32; 3]| log2.map(|log2| 1usize << log2);
             let tiling = Tiling {
-                query_tile: boxes.query_tile(kernel.warpgroups),
+                query_tile: boxes.query_tile(warpgroups(kernel)),
                 key_tile: sides(boxes.key_log2),
                 key_start: KeyStart::Dynamic,
             };

@@ -128,7 +128,8 @@ const MUTATIONS: &[Mutation] = &[
 impl Mutation {
     fn apply(&self) -> String {
         let kernel = kernels().find(|kernel| kernel.entry == self.entry).expect("a shipped kernel");
-        let lines: Vec<&str> = kernel.ptx.lines().collect();
+        let text = kernel.ptx();
+        let lines: Vec<&str> = text.lines().collect();
         let places: Vec<usize> = (0..lines.len()).filter(|&i| lines[i].contains(self.line)).collect();
         assert_eq!(places.len(), self.of, "{}: lines with {:?} in {}", self.what, self.line, self.entry);
         let place = places[self.nth];

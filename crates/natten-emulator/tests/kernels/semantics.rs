@@ -6,7 +6,7 @@ use natten_core::{
 };
 use natten_cuda::device::{Device, LaunchConfig, PreparedLaunch};
 use natten_cuda::params::{Axis, WindowDumpParams};
-use natten_cuda::registry::{Operation, kernels};
+use natten_cuda::registry::by_name;
 use natten_cuda::{Cuda, CudaError};
 use natten_emulator::{Emulated, Options};
 
@@ -135,9 +135,9 @@ fn merge() {
 #[test]
 fn windows_agree() {
     let cuda = emulated();
-    let kernel = kernels().find(|kernel| kernel.operation == Operation::WindowDump).unwrap();
+    let kernel = by_name("natten_window_dump").unwrap();
     let device = cuda.device();
-    let function = device.load(kernel.ptx, kernel.entry, 0).unwrap();
+    let function = device.load(&kernel.ptx(), kernel.entry, 0).unwrap();
     for extent in 1..=14usize {
         for (dilation, kernel_size) in (1..=extent).flat_map(|d| (1..=extent / d).map(move |w| (d, w))) {
             for (stride, is_causal) in (1..=kernel_size).flat_map(|s| [(s, false), (s, true)]) {

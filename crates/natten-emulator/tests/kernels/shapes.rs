@@ -1,6 +1,7 @@
 //! Shapes, flags and layouts: all that the operator allows, on every kernel.
 
 use natten_core::{Params, bf16, f16, reference};
+use natten_cuda::registry::Facts;
 
 use crate::case::{Case, Numbers, OnDevice, Operands, emulated, forward, verify};
 
@@ -31,7 +32,7 @@ fn every_kernel() {
     }
     let run: Vec<_> = cuda.device().take_counters().into_keys().collect();
     // Kernels on tiles have a test of their own.
-    let walking = natten_cuda::registry::kernels().filter(|kernel| kernel.tile.is_none());
+    let walking = natten_cuda::registry::kernels().filter(|kernel| kernel.tile().is_none());
     let shipped = walking.map(|kernel| kernel.entry);
     let others = ["natten_merge_f32", "natten_merge_f16", "natten_merge_bf16", "natten_window_dump"];
     let missed: Vec<_> = shipped.filter(|entry| !run.contains(entry) && !others.contains(entry)).collect();

@@ -2,6 +2,7 @@
 
 use natten_core::{Element, ElementType, Inputs, Params, Problem, Tensor, bf16, f16, reference};
 use natten_cuda::params::Strides;
+use natten_cuda::registry::Facts;
 use natten_cuda::sm90::{self, Views};
 use natten_cuda::tma::RowView;
 use natten_cuda::{Cuda, CudaTensor, CudaView};
@@ -125,12 +126,12 @@ fn check_kernel<E: Element>(entry: Option<&str>, case: &Case) {
 #[test]
 fn every_kernel() {
     let params = Params::new([1, 12, 20]).is_causal([false, true, false]);
-    for kernel in sm90::KERNELS {
-        let (dim, dim_v) = (kernel.head_dim, kernel.head_dim - 8);
+    for kernel in sm90::kernels() {
+        let (dim, dim_v) = (kernel.longest_row(), kernel.longest_row() - 8);
         let grid = Case::new([1, 20, 33], params.scale(-0.2)).dims(dim, dim).heads(2, 1);
         let row = Case::new([1, 1, 500], Params::new([1, 1, 400]).scale(0.2)).dims(dim, dim_v).heads(1, 1);
         for case in [grid, row] {
-            match kernel.element_type {
+            match kernel.element_type() {
                 ElementType::F16 => check_kernel::<f16>(Some(kernel.entry), &case),
                 _ => check_kernel::<bf16>(Some(kernel.entry), &case),
             }

@@ -3,7 +3,7 @@
 
 use natten_core::{Params, f16};
 use natten_cuda::Cuda;
-use natten_cuda::sm90::KERNELS;
+use natten_cuda::registry::{Facts, by_name};
 use natten_emulator::{Completion, Emulated, Options};
 
 use crate::case::Case;
@@ -61,7 +61,7 @@ const MUTATIONS: &[Mutation] = &[
 /// Items of one tile, of residues that differ in length; a grid of masked tiles, grouped heads, additional keys, a negative scale; a row of full
 /// tiles with scores so large that weights overflow unless the reference moves.
 fn suite(entry: &'static str, ptx: &str) -> Result<(), String> {
-    let head_dim = KERNELS.iter().find(|kernel| kernel.entry == entry).expect("a shipped kernel").head_dim;
+    let head_dim = by_name(entry).expect("a shipped kernel").longest_row();
     let small = Case::new([1, 1, 32], Params::new([1, 1, 5]).dilation([1, 1, 5])).heads(3, 3);
     let params = Params::new([1, 9, 13]).is_causal([false, true, false]);
     let mut grid = Case::new([1, 12, 25], params.scale(-0.5)).heads(2, 1);
@@ -86,8 +86,9 @@ fn suite(entry: &'static str, ptx: &str) -> Result<(), String> {
 /// step is one more than the rules ask for, since nothing touches its registers after the first. Where a warp's lanes
 /// meet after describing rows, a barrier follows before anyone reads them.
 fn run(entry: &'static str) -> (usize, Vec<String>) {
-    let kernel = KERNELS.iter().find(|kernel| kernel.entry == entry).expect("a shipped kernel");
-    let lines: Vec<&str> = kernel.ptx.lines().collect();
+    let kernel = by_name(entry).expect("a shipped kernel");
+    let text = kernel.ptx();
+    let lines: Vec<&str> = text.lines().collect();
     let (mut caught, mut survivors) = (0, Vec::new());
     for mutation in MUTATIONS {
         let places = (0..lines.len())
@@ -140,8 +141,8 @@ fn change(line: &str, mutation: &Mutation) -> String {
 #[test]
 fn broken_kernels_are_noticed() {
     let kernel = "natten_forward_sm90_f16_d128";
-    let shipped = KERNELS.iter().find(|k| k.entry == kernel).expect("a shipped kernel");
-    suite(shipped.entry, shipped.ptx).expect("the kernel as it ships");
+    let shipped = by_name(kernel).expect("a shipped kernel");
+    suite(shipped.entry, &shipped.ptx()).expect("the kernel as it ships");
     let (caught, survivors) = run(shipped.entry);
     println!("{caught} noticed, {} not: {survivors:#?}", survivors.len());
     let all = caught + survivors.len();

@@ -105,7 +105,7 @@ impl Mutation {
     fn apply(&self) -> String {
         let mut seen = 0;
         let mut lines = Vec::new();
-        for line in kernel().ptx.lines() {
+        for line in kernel().ptx().lines() {
             let hit = line.contains(self.line) && seen == self.nth;
             seen += usize::from(line.contains(self.line));
             match (hit, self.to) {

@@ -6,7 +6,7 @@ use natten_core::{
     f16, reference,
 };
 use natten_cuda::Cuda;
-use natten_cuda::registry::{Kernel, kernels};
+use natten_cuda::registry::{Facts, Kernel, kernels};
 use natten_cuda::tiles::{Request, bytes_read};
 use natten_emulator::{Counters, Emulated};
 use natten_tests::subject::Weights;
@@ -17,7 +17,7 @@ use crate::case::{Case, Numbers, OnDevice, Operands, forward};
 use crate::subject::OnEmulator;
 
 fn on_tiles() -> impl Iterator<Item = &'static Kernel> {
-    kernels().filter(|kernel| kernel.tile.is_some())
+    kernels().filter(|kernel| kernel.tile().is_some())
 }
 
 fn kernel(entry: &str) -> &'static Kernel {
@@ -71,10 +71,15 @@ pub fn close<E: Element>(
     Ok(())
 }
 
+/// Queries of a tile.
+fn queries(kernel: &Kernel) -> usize {
+    kernel.tile().map_or(0, |tile| tile.queries)
+}
+
 /// The table of masks' starting scores is short where the memory for copies of it is not there; its rows may meet in a bank
 /// then, for windows shorter than seven keys.
 fn has_short_table(kernel: &Kernel) -> bool {
-    kernel.max_head_dim == 256 || kernel.max_head_dim == 128 && kernel.items == 128
+    kernel.max_head_dim == 256 || kernel.max_head_dim == 128 && queries(kernel) == 128
 }
 
 /// Runs a case on one kernel; returns what the launch counted.
@@ -98,7 +103,7 @@ fn check<E: Element>(kernel: &Kernel, case: &Case, tiling: Option<Tiling>) -> Co
 }
 
 fn check_kernel(kernel: &Kernel, case: &Case, tiling: Option<Tiling>) -> Counters {
-    match kernel.element_type.name() {
+    match kernel.element_type().name() {
         "f16" => check::<f16>(kernel, case, tiling),
         _ => check::<bf16>(kernel, case, tiling),
     }
@@ -108,7 +113,7 @@ fn check_kernel(kernel: &Kernel, case: &Case, tiling: Option<Tiling>) -> Counter
 fn sizes() -> impl Iterator<Item = &'static Kernel> {
     on_tiles()
         .enumerate()
-        .filter(|(i, kernel)| (i % 2 == 0) == (kernel.element_type.name() == "f16"))
+        .filter(|(i, kernel)| (i % 2 == 0) == (kernel.element_type().name() == "f16"))
         .map(|(_, k)| k)
 }
 
@@ -119,10 +124,10 @@ fn every_kernel() {
     for kernel in on_tiles() {
         let params = Params::new([1, 5, 9]).dilation([1, 1, 2]).is_causal([false, true, false]);
         let mut case = Case::new([1, 9, 21], params).heads(2, 1);
-        case = case.dims(kernel.max_head_dim, kernel.max_head_dim);
+        case = case.dims(kernel.longest_row(), kernel.longest_row());
         check_kernel(kernel, &case, None);
         case.additional = 3;
-        check_kernel(kernel, &case.clone().dims(kernel.max_head_dim - 8, kernel.max_head_dim - 24), None);
+        check_kernel(kernel, &case.clone().dims(kernel.longest_row() - 8, kernel.longest_row() - 24), None);
     }
 }
 
@@ -130,8 +135,8 @@ fn every_kernel() {
 #[test]
 fn extents_around_the_tile() {
     for kernel in sizes() {
-        let dim = kernel.max_head_dim;
-        for extent in [1, kernel.items - 1, kernel.items, kernel.items + 1] {
+        let dim = kernel.longest_row();
+        for extent in [1, queries(kernel) - 1, queries(kernel), queries(kernel) + 1] {
             for window in [1, extent.div_ceil(2), extent] {
                 let case = Case::new([1, 1, extent], Params::new([1, 1, window])).heads(1, 1).dims(dim, dim);
                 check_kernel(kernel, &case, None);
@@ -145,8 +150,8 @@ fn extents_around_the_tile() {
 #[test]
 fn work_is_what_the_plan_says() {
     for kernel in sizes() {
-        let tile = kernel.tile.expect("on tiles");
-        let dim = kernel.max_head_dim;
+        let tile = kernel.tile().expect("on tiles");
+        let dim = kernel.longest_row();
         let plain = Case::new([1, 14, 30], Params::new([1, 5, 11])).heads(2, 2).dims(dim, dim);
         let all = Params::new([1, 3, 9]).dilation([1, 2, 3]).is_causal([false, true, false]);
         let all = Case { batch: 2, ..Case::new([1, 14, 30], all).heads(2, 1).dims(dim - 8, dim - 16) };
@@ -249,7 +254,7 @@ fn poison_next_door() {
         ("natten_forward_sm80_f16_d256_q64_k32", 136),
     ] {
         let case = Case::new([1, 9, 13], Params::new([1, 3, 5])).heads(3, 3).dims(head_dim, head_dim);
-        match kernel(entry).element_type.name() {
+        match kernel(entry).element_type().name() {
             "f16" => poisoned::<f16>(kernel(entry), &case),
             _ => poisoned::<bf16>(kernel(entry), &case),
         }
@@ -284,7 +289,7 @@ fn golden() {
         if !problem.head_dim().is_multiple_of(8) || !problem.head_dim_v().is_multiple_of(8) {
             continue;
         }
-        let fits = |kernel: &&Kernel| kernel.element_type == f16::TYPE && kernel.max_head_dim >= longest;
+        let fits = |kernel: &&Kernel| kernel.element_type() == f16::TYPE && kernel.longest_row() >= longest;
         let kernel = on_tiles().filter(fits).min_by_key(|kernel| kernel.max_head_dim).expect("up to 256");
         let inputs = golden.case.rounded::<f16>();
         let (out, lse) = OnEmulator(only(kernel, None)).attend(&problem, &inputs);
@@ -299,7 +304,7 @@ fn golden() {
 #[test]
 fn as_close_as_a_naive_implementation() {
     for kernel in on_tiles() {
-        let dim = kernel.max_head_dim;
+        let dim = kernel.longest_row();
         for (i, spec) in [
             Spec::na(&[150], &[71]).dims(dim, dim).heads(2, 1),
             Spec::na(&[18, 29], &[7, 10]).dims(dim, dim).stride(&[2, 3]).causal(&[false, true]).additional(5),
@@ -311,7 +316,7 @@ fn as_close_as_a_naive_implementation() {
         .enumerate()
         {
             let case = spec.draw(300 + i as u64);
-            let [rounded, _] = match kernel.element_type.name() {
+            let [rounded, _] = match kernel.element_type().name() {
                 "f16" => errors::<f16>(kernel, &case),
                 _ => errors::<bf16>(kernel, &case),
             };
@@ -350,7 +355,8 @@ fn errors<E: Element>(kernel: &Kernel, case: &natten_tests::Case) -> [f64; 2] {
 #[test]
 fn plain_attention() {
     let mut numbers = Numbers::new(3);
-    for kernel in sizes().filter(|kernel| kernel.element_type.name() == "f16" && kernel.max_head_dim >= 64) {
+    for kernel in sizes().filter(|kernel| kernel.element_type().name() == "f16" && kernel.max_head_dim >= 64)
+    {
         for (queries, keys) in [(5, 200), (200, 5), (1, 1), (7, 0), (130, 131)] {
             for is_causal in [false, true] {
                 let host = [[1, queries, 4, 32], [1, keys, 2, 32], [1, keys, 2, 24]]
