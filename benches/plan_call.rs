@@ -88,7 +88,7 @@ impl Device for Counting {
         Ok(())
     }
 
-    fn load(&self, _ptx: &'static str, _entry: &'static str, _shared_bytes: u32) -> Result<(), DeviceError> {
+    fn load(&self, _ptx: &str, _entry: &'static str, _shared_bytes: u32) -> Result<(), DeviceError> {
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! The two passes on a problem's operands, into tensors that are kept between calls.
 
-use natten_core::{Backend, Element, Gradients, Output, Saved, Tensor};
+use natten_core::{Backend, BackwardCall, Element, ForwardCall, Gradients, Output, Saved, Tensor};
 use natten_cpu::Cpu;
 
 use crate::Operands;
@@ -32,7 +32,9 @@ impl<E: Element> Results<E> {
 /// If the backend refuses the problem.
 pub fn forward<E: Element>(cpu: &Cpu, operands: &Operands<E>, results: &mut Results<E>) {
     let output = Output { out: results.out.view_mut(), lse: Some(results.lse.view_mut()) };
-    cpu.forward(&operands.problem, &operands.inputs(), output).expect("the problem is valid");
+    let call =
+        ForwardCall::new(&operands.problem, operands.inputs(), output).expect("operands of the problem");
+    cpu.forward(call).expect("the problem is valid");
 }
 
 /// One backward pass, from what the last [`forward`] left in `results`.
@@ -45,5 +47,6 @@ pub fn backward<E: Element>(cpu: &Cpu, operands: &Operands<E>, d_out: &Tensor<E>
         gradients.get_or_insert_with(|| operands.tensors.clone()).each_mut().map(Tensor::view_mut);
     let saved = Saved { out: out.view(), lse: lse.view(), d_out: d_out.view(), d_lse: None };
     let gradients = Gradients { query, key, value, additional: None };
-    cpu.backward(&operands.problem, &operands.inputs(), &saved, gradients).expect("the problem is valid");
+    let call = BackwardCall::new(&operands.problem, operands.inputs(), saved, gradients);
+    cpu.backward(call.expect("operands of the problem")).expect("the problem is valid");
 }

@@ -2,8 +2,8 @@
 
 use natten::cpu::{Cpu, Isa};
 use natten::{
-    Backend, Element, Gradients, Inputs, Layout, Output, Partials, Problem, Saved, Tensor, TensorView,
-    TensorViewMut, reference,
+    Backend, BackwardCall, Element, ForwardCall, Gradients, Inputs, Layout, MergeCall, Output, Partials,
+    Problem, Saved, Tensor, TensorView, TensorViewMut, reference,
 };
 
 pub use crate::dense::Weights;
@@ -153,7 +153,8 @@ impl Subject for Cpu {
         inputs: &Inputs<TensorView<'_, E>>,
         output: OutputViews<'_, E>,
     ) {
-        Backend::forward(self, problem, inputs, output).expect("the CPU takes every problem");
+        let call = ForwardCall::new(problem, *inputs, output).expect("the suites' views fit");
+        Backend::forward(self, call).expect("the CPU takes every problem");
     }
 
     fn backward<E: Element>(
@@ -163,7 +164,8 @@ impl Subject for Cpu {
         saved: &Saved<TensorView<'_, E>, TensorView<'_, f32>>,
         gradients: Gradients<TensorViewMut<'_, E>>,
     ) {
-        Backend::backward(self, problem, inputs, saved, gradients).expect("the CPU takes every problem");
+        let call = BackwardCall::new(problem, *inputs, *saved, gradients).expect("the suites' views fit");
+        Backend::backward(self, call).expect("the CPU takes every problem");
     }
 
     fn merge<E: Element>(
@@ -171,7 +173,8 @@ impl Subject for Cpu {
         partials: &Partials<TensorView<'_, E>, TensorView<'_, f32>>,
         output: OutputViews<'_, E>,
     ) {
-        Backend::merge(self, partials, output).expect("the CPU takes every problem");
+        let call = MergeCall::new(partials.clone(), output).expect("the suites' views fit");
+        Backend::merge(self, call).expect("the CPU takes every problem");
     }
 }
 

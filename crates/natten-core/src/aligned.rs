@@ -1,6 +1,6 @@
 //! Owned numbers that start at a cache line: a vector that straddles two lines costs two loads.
 
-use crate::element::Element;
+use crate::element::InputElement;
 
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
@@ -48,7 +48,7 @@ impl<E> Aligned<E> {
     }
 }
 
-impl<E: Element> Aligned<E> {
+impl<E: InputElement> Aligned<E> {
     /// Zeros, of which the system may give the memory only when they are written; `None` when it has none.
     pub(crate) fn zeroed(len: usize) -> Option<Self> {
         let mut numbers = bytemuck::allocation::try_zeroed_vec(len.checked_add(Self::ROOM)?).ok()?;

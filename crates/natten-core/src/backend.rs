@@ -1,112 +1,49 @@
-//! What a backend is: views it reads and writes, and the forward, backward and merge of a validated problem.
+//! What a backend is: tensors where it lives, and the forward, backward and merge of validated calls on them.
 
-use crate::element::Element;
-use crate::error::Role;
+use crate::call::{BackwardCall, ForwardCall, MergeBackwardCall, MergeCall};
+use crate::element::{Element, InputElement};
 use crate::layout::Layout;
-use crate::problem::Problem;
-
-/// The operands of a call. `V` is whatever stands for a tensor: a view, or a [`Layout`] for validation.
-#[derive(Clone, Copy, Debug)]
-pub struct Inputs<V> {
-    /// `[batch, tokens.., heads, head_dim]`
-    pub query: V,
-    /// `[batch, tokens.., heads_kv, head_dim]`
-    pub key: V,
-    /// `[batch, tokens.., heads_kv, head_dim_v]`
-    pub value: V,
-    /// Keys `[batch, n, heads_kv, head_dim]` and values `[batch, n, heads_kv, head_dim_v]` that every query
-    /// sees besides its window, in the same softmax.
-    pub additional: Option<[V; 2]>,
-}
-
-impl<V> Inputs<V> {
-    /// Without additional keys and values.
-    pub fn new(query: V, key: V, value: V) -> Self {
-        Inputs { query, key, value, additional: None }
-    }
-
-    /// With keys and values that every query sees.
-    pub fn with_additional(self, keys: V, values: V) -> Self {
-        Inputs { additional: Some([keys, values]), ..self }
-    }
-
-    /// The same operands in another form, which may borrow from this one.
-    pub fn map<'a, W>(&'a self, mut f: impl FnMut(&'a V) -> W) -> Inputs<W> {
-        Inputs {
-            query: f(&self.query),
-            key: f(&self.key),
-            value: f(&self.value),
-            additional: self.additional.as_ref().map(|pair| pair.each_ref().map(&mut f)),
-        }
-    }
-
-    /// Each operand with its name.
-    pub fn roles(&self) -> impl Iterator<Item = (Role, &V)> {
-        let additional = self
-            .additional
-            .as_ref()
-            .map(|[keys, values]| [(Role::AdditionalKeys, keys), (Role::AdditionalValues, values)]);
-        [(Role::Query, &self.query), (Role::Key, &self.key), (Role::Value, &self.value)]
-            .into_iter()
-            .chain(additional.into_iter().flatten())
-    }
-}
-
-/// What a forward call gives. `lse` is the natural logarithm of the sum of exponentials of the scaled scores.
-#[derive(Clone, Debug)]
-pub struct Output<O, L> {
-    /// `[batch, tokens.., heads, head_dim_v]`
-    pub out: O,
-    /// `[batch, tokens.., heads]`, when asked for.
-    pub lse: Option<L>,
-}
-
-/// What a backward call reads besides the inputs.
-#[derive(Clone, Copy, Debug)]
-pub struct Saved<V, L> {
-    /// The forward's output. For one branch of a merge: the merged output.
-    pub out: V,
-    /// The forward's log-sum-exp. For one branch of a merge: the merged one.
-    pub lse: L,
-    /// Gradient of the output.
-    pub d_out: V,
-    /// Gradient of the log-sum-exp, when it is used.
-    pub d_lse: Option<L>,
-}
-
-/// What a backward call gives, shaped as the inputs.
-#[derive(Clone, Debug)]
-pub struct Gradients<T> {
-    /// As `query`.
-    pub query: T,
-    /// As `key`.
-    pub key: T,
-    /// As `value`.
-    pub value: T,
-    /// As the additional keys and values.
-    pub additional: Option<[T; 2]>,
-}
-
-/// Partial results over disjoint sets of keys, to be merged into one softmax.
-#[derive(Clone, Debug)]
-pub struct Partials<V, L> {
-    /// Outputs, `[batch, tokens.., heads, head_dim_v]` each.
-    pub outs: Vec<V>,
-    /// Their log-sum-exps, `[batch, tokens.., heads]` each.
-    pub lses: Vec<L>,
-}
 
 /// A place where tensors live and the operator runs.
 ///
-/// The facade validates every call with [`Problem`] first: an implementation may rely on shapes, on contiguous
-/// last axes, and on views to write that name each element once. It never re-validates.
+/// Calls arrive validated: an implementation may rely on shapes and element types, on contiguous last axes, and on views
+/// to write that name each element once. It never validates again.
+///
+/// A call cannot be made but through its constructor, which holds the views against the problem:
+///
+/// ```
+/// # use natten_core::{Backend, Element, ForwardCall, Inputs, Output, Problem, ProblemError};
+/// fn run<'c, B: Backend, E: Element>(
+///     backend: &B,
+///     problem: &'c Problem,
+///     inputs: Inputs<B::View<'c, E>>,
+///     out: B::ViewMut<'c, E>,
+/// ) -> Result<Result<(), B::Error>, ProblemError> {
+///     let call = ForwardCall::new(problem, inputs, Output { out, lse: None })?;
+///     Ok(backend.forward(call))
+/// }
+/// ```
+///
+/// A problem and views that may not fit it are no call:
+///
+/// ```compile_fail,E0061
+/// # use natten_core::{Backend, Element, ForwardCall, Inputs, Output, Problem, ProblemError};
+/// fn run<'c, B: Backend, E: Element>(
+///     backend: &B,
+///     problem: &'c Problem,
+///     inputs: Inputs<B::View<'c, E>>,
+///     out: B::ViewMut<'c, E>,
+/// ) -> Result<Result<(), B::Error>, ProblemError> {
+///     Ok(backend.forward(problem, inputs, Output { out, lse: None }))
+/// }
+/// ```
 pub trait Backend: Clone {
     /// A borrowed tensor to read.
-    type View<'a, E: Element>: Clone;
+    type View<'a, E: InputElement>: Clone;
     /// A borrowed tensor to write.
-    type ViewMut<'a, E: Element>;
+    type ViewMut<'a, E: InputElement>;
     /// An owned tensor.
-    type Tensor<E: Element>;
+    type Tensor<E: InputElement>;
     /// Its own failures.
     type Error: std::error::Error + Send + Sync + 'static;
 
@@ -123,55 +60,75 @@ pub trait Backend: Clone {
         true
     }
 
-    /// Shape and strides of a view.
-    fn layout<E: Element>(view: &Self::View<'_, E>) -> Layout;
+    /// Shape and strides of a view: always the same for one view.
+    fn layout<E: InputElement>(view: &Self::View<'_, E>) -> Layout;
 
-    /// Shape and strides of a view to write.
-    fn layout_mut<E: Element>(view: &Self::ViewMut<'_, E>) -> Layout;
+    /// Shape and strides of a view to write: always the same for one view.
+    fn layout_mut<E: InputElement>(view: &Self::ViewMut<'_, E>) -> Layout;
 
     /// A new tensor whose content may be anything that the call at hand overwrites.
     ///
     /// # Errors
     /// When memory cannot be had.
-    fn allocate<E: Element>(&self, shape: &[usize]) -> Result<Self::Tensor<E>, Self::Error>;
+    fn allocate<E: InputElement>(&self, shape: &[usize]) -> Result<Self::Tensor<E>, Self::Error>;
+
+    /// A shorter borrow of the same view.
+    fn reborrow<'s, E: InputElement>(view: &'s Self::View<'_, E>) -> Self::View<'s, E>;
 
     /// A view of an owned tensor.
-    fn view<E: Element>(tensor: &Self::Tensor<E>) -> Self::View<'_, E>;
+    fn view<E: InputElement>(tensor: &Self::Tensor<E>) -> Self::View<'_, E>;
 
     /// A view of an owned tensor, to write.
-    fn view_mut<E: Element>(tensor: &mut Self::Tensor<E>) -> Self::ViewMut<'_, E>;
+    fn view_mut<E: InputElement>(tensor: &mut Self::Tensor<E>) -> Self::ViewMut<'_, E>;
 
-    /// Writes every element of `output`.
+    /// Writes every element of the output.
     ///
     /// # Errors
     /// When the device fails or does not support the problem.
-    fn forward<E: Element>(
-        &self,
-        problem: &Problem,
-        inputs: &Inputs<Self::View<'_, E>>,
-        output: Output<Self::ViewMut<'_, E>, Self::ViewMut<'_, f32>>,
-    ) -> Result<(), Self::Error>;
+    fn forward<E: InputElement>(&self, call: ForwardCall<'_, Self, E>) -> Result<(), Self::Error>;
 
-    /// Writes every element of `gradients`.
+    /// Writes every element of the gradients.
     ///
     /// # Errors
     /// When the device fails or does not support the problem.
-    fn backward<E: Element>(
-        &self,
-        problem: &Problem,
-        inputs: &Inputs<Self::View<'_, E>>,
-        saved: &Saved<Self::View<'_, E>, Self::View<'_, f32>>,
-        gradients: Gradients<Self::ViewMut<'_, E>>,
-    ) -> Result<(), Self::Error>;
+    fn backward<E: InputElement>(&self, call: BackwardCall<'_, Self, E>) -> Result<(), Self::Error>;
 
-    /// Merges partial results: `lse = log sum exp lse_i`, `out = sum exp(lse_i - lse) out_i`; writes every
-    /// element of `output`.
+    /// Merges partial results: `lse = log sum exp lse_b`, `out = sum exp(lse_b - lse) out_b`; writes every
+    /// element of the output.
     ///
     /// # Errors
     /// When the device fails.
-    fn merge<E: Element>(
-        &self,
-        partials: &Partials<Self::View<'_, E>, Self::View<'_, f32>>,
-        output: Output<Self::ViewMut<'_, E>, Self::ViewMut<'_, f32>>,
-    ) -> Result<(), Self::Error>;
+    fn merge<E: Element>(&self, call: MergeCall<'_, Self, E>) -> Result<(), Self::Error>;
+
+    /// The gradient of each partial result from that of what they merge into: `d_out_b = w_b d_out`,
+    /// `d_lse_b = w_b (d_out . (out_b - out) + d_lse)` with `w_b = exp(lse_b - lse)`; writes every element of the
+    /// gradients.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn merge_backward<E: Element>(&self, call: MergeBackwardCall<'_, Self, E>) -> Result<(), Self::Error>;
+}
+
+/// A tensor that a call can read, in a program whose host tensors run on the backend `Host`.
+///
+/// The crate of a device implements it for its tensors and for every `Host`; the crate of a host backend implements it for
+/// [`Tensor`](crate::Tensor) and its views, with itself for `Host`. The facade settles on one `Host` and takes all that
+/// implement this, so neither needs to be known there.
+pub trait Operand<Host> {
+    /// Its element type.
+    type Elem: InputElement;
+    /// Where it lives, which decides what runs the call.
+    type Device: Backend;
+
+    /// A handle of the device.
+    fn device(&self) -> Self::Device;
+
+    /// The tensor itself.
+    fn view(&self) -> <Self::Device as Backend>::View<'_, Self::Elem>;
+}
+
+/// A tensor that a call can write.
+pub trait OperandMut<Host>: Operand<Host> {
+    /// The tensor itself, to write.
+    fn view_mut(&mut self) -> <Self::Device as Backend>::ViewMut<'_, Self::Elem>;
 }

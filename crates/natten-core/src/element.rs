@@ -4,9 +4,9 @@ use std::fmt;
 
 use half::{bf16, f16};
 
-/// The element type of a tensor, for code that learns it at run time.
+/// The element type of a tensor, for code that learns it at run time. Exhaustive on purpose: a new type shall not compile
+/// before every backend says what it does with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
 pub enum ElementType {
     /// IEEE 754 binary16.
     F16,
@@ -49,68 +49,68 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// An element of a tensor. Sealed: the four types of [`ElementType`] implement it.
-pub trait Element:
+/// What queries, keys and values can hold. Sealed: the types of [`ElementType`] implement it.
+pub trait InputElement:
     sealed::Sealed + bytemuck::Pod + PartialEq + fmt::Debug + Default + Send + Sync + 'static
 {
+    /// What outputs and gradients hold when the operands hold this: the same type, unless it is too narrow for results.
+    type Out: Element;
+
     /// The same type as a value.
-    const TYPE: ElementType;
+    const ELEMENT_TYPE: ElementType;
+
+    /// Widens to `f64`, exactly.
+    fn widen(self) -> f64;
+    /// Rounds to nearest, ties to even.
+    fn narrow(value: f64) -> Self;
+}
+
+/// An element whose results are of its own type: code that is generic over it need not tell operands from results.
+pub trait Element: InputElement<Out = Self> {
+    /// The same type as a value.
+    const TYPE: ElementType = Self::ELEMENT_TYPE;
 
     /// Widens (or, from `f64`, rounds) to `f32`.
     fn to_f32(self) -> f32;
-    /// Widens to `f64`, exactly.
-    fn to_f64(self) -> f64;
     /// Rounds to nearest, ties to even.
     fn from_f32(value: f32) -> Self;
+
+    /// Widens to `f64`, exactly.
+    #[inline]
+    fn to_f64(self) -> f64 {
+        self.widen()
+    }
+
     /// Rounds to nearest, ties to even.
-    fn from_f64(value: f64) -> Self;
+    #[inline]
+    fn from_f64(value: f64) -> Self {
+        Self::narrow(value)
+    }
 }
 
-macro_rules! native {
-    ($type:ty, $variant:ident) => {
+macro_rules! element {
+    ($type:ty, $variant:ident, $widen:expr, $narrow:expr, $to_f32:expr, $from_f32:expr) => {
         impl sealed::Sealed for $type {}
-        impl Element for $type {
-            const TYPE: ElementType = ElementType::$variant;
+        impl InputElement for $type {
+            type Out = $type;
+            const ELEMENT_TYPE: ElementType = ElementType::$variant;
             #[inline]
-            fn to_f32(self) -> f32 {
-                self as f32
+            fn widen(self) -> f64 {
+                $widen(self)
             }
             #[inline]
-            fn to_f64(self) -> f64 {
-                self as f64
-            }
-            #[inline]
-            fn from_f32(value: f32) -> Self {
-                value as $type
-            }
-            #[inline]
-            fn from_f64(value: f64) -> Self {
-                value as $type
+            fn narrow(value: f64) -> Self {
+                $narrow(value)
             }
         }
-    };
-}
-
-macro_rules! half_width {
-    ($type:ty, $variant:ident) => {
-        impl sealed::Sealed for $type {}
         impl Element for $type {
-            const TYPE: ElementType = ElementType::$variant;
             #[inline]
             fn to_f32(self) -> f32 {
-                <$type>::to_f32(self)
-            }
-            #[inline]
-            fn to_f64(self) -> f64 {
-                <$type>::to_f64(self)
+                $to_f32(self)
             }
             #[inline]
             fn from_f32(value: f32) -> Self {
-                <$type>::from_f32(value)
-            }
-            #[inline]
-            fn from_f64(value: f64) -> Self {
-                <$type>::from_f32(to_odd(value))
+                $from_f32(value)
             }
         }
     };
@@ -129,10 +129,10 @@ fn to_odd(value: f64) -> f32 {
     f32::from_bits(if is_beyond { bits - 1 } else { bits + 1 })
 }
 
-native!(f32, F32);
-native!(f64, F64);
-half_width!(f16, F16);
-half_width!(bf16, Bf16);
+element!(f32, F32, f64::from, |value| value as f32, |value| value, |value| value);
+element!(f64, F64, |value| value, |value| value, |value| value as f32, f64::from);
+element!(f16, F16, f16::to_f64, |value| f16::from_f32(to_odd(value)), f16::to_f32, f16::from_f32);
+element!(bf16, Bf16, bf16::to_f64, |value| bf16::from_f32(to_odd(value)), bf16::to_f32, bf16::from_f32);
 
 #[cfg(test)]
 mod tests {

@@ -193,6 +193,20 @@ pub enum ProblemError {
         /// Additional keys of the problem.
         additional_keys: usize,
     },
+    /// The problem has additional keys, the operands of the call have none.
+    #[error("{additional_keys} additional keys in the problem, none among the operands")]
+    AdditionalMissing {
+        /// Additional keys of the problem.
+        additional_keys: usize,
+    },
+    /// The operands are of another element type than the problem.
+    #[error("the problem is of {expected}, the operands hold {found}")]
+    ElementType {
+        /// The problem's element type.
+        expected: ElementType,
+        /// The operands'.
+        found: ElementType,
+    },
     /// Packed sequences need a batch of one.
     #[error("packed sequences need batch = 1, {tensor} has batch = {found}")]
     PackedBatch {
@@ -233,6 +247,14 @@ pub enum ProblemError {
     #[error("merging needs at least 2 partial results, got {found}")]
     MergeCount {
         /// Partial results given.
+        found: usize,
+    },
+    /// The gradient of a merge has one result for each partial result.
+    #[error("gradients of {found} partial results, {expected} were merged")]
+    MergeGradientCount {
+        /// Partial results merged.
+        expected: usize,
+        /// Gradients to be written.
         found: usize,
     },
 }

@@ -23,9 +23,12 @@
 
 mod aligned;
 pub mod backend;
+pub mod call;
+mod checks;
 mod element;
 mod error;
 pub mod layout;
+mod operands;
 mod packed;
 mod params;
 pub mod plan;
@@ -34,11 +37,13 @@ pub mod reference;
 mod tensor;
 pub mod window;
 
-pub use backend::{Backend, Gradients, Inputs, Output, Partials, Saved};
-pub use element::{Element, ElementType};
+pub use backend::{Backend, Operand, OperandMut};
+pub use call::{BackwardCall, ForwardCall, MergeBackwardCall, MergeCall};
+pub use element::{Element, ElementType, InputElement};
 pub use error::{Error, ProblemError, Role, TensorAxis, TensorError};
 pub use half::{bf16, f16};
 pub use layout::Layout;
+pub use operands::{Gradients, Inputs, Output, Partials, Saved};
 pub use packed::{PackedSequence, Sequences};
 pub use params::{AttentionParams, AxisParams, DynParams, KernelSize, KernelSizePolicy, Params, PerAxis};
 pub use problem::Problem;

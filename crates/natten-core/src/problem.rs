@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Gradients, Inputs, Output, Saved};
+use crate::checks::{Shape, expect, expect_rows, expect_tokens, non_empty};
 use crate::element::ElementType;
 use crate::error::{ProblemError, Role, TensorAxis};
 use crate::layout::Layout;
+use crate::operands::Inputs;
 use crate::packed::{PackedSequence, Sequences};
 use crate::params::{AttentionParams, AxisParams, DynParams, KernelSize, KernelSizePolicy};
 use crate::window::Axis;
@@ -150,89 +151,8 @@ impl Problem {
         })
     }
 
-    /// Checks the tensors that a forward call writes.
-    ///
-    /// # Errors
-    /// [`ProblemError::TensorRank`], [`ProblemError::ShapeMismatch`], [`ProblemError::LastAxisNotContiguous`].
-    pub fn check_output(&self, output: &Output<Layout, Layout>) -> Result<(), ProblemError> {
-        self.expect_out(Role::Out, &output.out)?;
-        output.lse.as_ref().map_or(Ok(()), |lse| self.expect_lse(Role::Lse, lse))
-    }
-
-    /// Checks what a backward call reads besides the inputs.
-    ///
-    /// # Errors
-    /// As [`Problem::check_output`].
-    pub fn check_saved(&self, saved: &Saved<Layout, Layout>) -> Result<(), ProblemError> {
-        self.expect_out(Role::Out, &saved.out)?;
-        self.expect_lse(Role::Lse, &saved.lse)?;
-        self.expect_out(Role::DOut, &saved.d_out)?;
-        saved.d_lse.as_ref().map_or(Ok(()), |d_lse| self.expect_lse(Role::DLse, d_lse))
-    }
-
-    /// Checks the tensors that a backward call writes.
-    ///
-    /// # Errors
-    /// As [`Problem::check_output`], and [`ProblemError::AdditionalGradientsMissing`].
-    pub fn check_gradients(&self, gradients: &Gradients<Layout>) -> Result<(), ProblemError> {
-        self.expect_rows_of(Role::DQuery, &gradients.query, false, self.heads, self.head_dim)?;
-        self.expect_rows_of(Role::DKey, &gradients.key, true, self.heads_kv, self.head_dim)?;
-        self.expect_rows_of(Role::DValue, &gradients.value, true, self.heads_kv, self.head_dim_v)?;
-        if self.additional_keys > 0 && gradients.additional.is_none() {
-            return Err(ProblemError::AdditionalGradientsMissing { additional_keys: self.additional_keys });
-        }
-        if let Some([keys, values]) = &gradients.additional {
-            for (role, layout, head_dim) in [
-                (Role::DAdditionalKeys, keys, self.head_dim),
-                (Role::DAdditionalValues, values, self.head_dim_v),
-            ] {
-                expect_rows(role, layout, self.rank)?;
-                expect_tokens(role, layout, &[self.additional_keys])?;
-                self.expect_ends(role, layout, self.heads_kv, head_dim)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn expect_out(&self, role: Role, layout: &Layout) -> Result<(), ProblemError> {
-        self.expect_rows_of(role, layout, false, self.heads, self.head_dim_v)
-    }
-
-    fn expect_lse(&self, role: Role, layout: &Layout) -> Result<(), ProblemError> {
-        expect_rank(role, layout, self.rank + 2)?;
-        expect_tokens(role, layout, &self.token_shape(false)[..self.rank])?;
-        expect(role, TensorAxis::Batch, self.batch, layout.shape()[0])?;
-        expect(role, TensorAxis::Heads, self.heads, layout.shape()[self.rank + 1])
-    }
-
-    fn expect_rows_of(
-        &self,
-        role: Role,
-        layout: &Layout,
-        of_keys: bool,
-        heads: usize,
-        head_dim: usize,
-    ) -> Result<(), ProblemError> {
-        expect_rows(role, layout, self.rank)?;
-        expect_tokens(role, layout, &self.token_shape(of_keys)[..self.rank])?;
-        self.expect_ends(role, layout, heads, head_dim)
-    }
-
-    fn expect_ends(
-        &self,
-        role: Role,
-        layout: &Layout,
-        heads: usize,
-        head_dim: usize,
-    ) -> Result<(), ProblemError> {
-        let found = Shape::of(layout);
-        expect(role, TensorAxis::Batch, self.batch, found.batch)?;
-        expect(role, TensorAxis::Heads, heads, found.heads)?;
-        expect(role, TensorAxis::HeadDim, head_dim, found.head_dim)
-    }
-
     /// The token extents in the caller's own rank, padded with 1 at the end.
-    fn token_shape(&self, of_keys: bool) -> [usize; 3] {
+    pub(crate) fn token_shape(&self, of_keys: bool) -> [usize; 3] {
         let extent = |axis: &Axis| if of_keys { axis.key_extent } else { axis.query_extent };
         std::array::from_fn(|i| self.axes.get(3 - self.rank + i).map_or(1, extent))
     }
@@ -332,20 +252,6 @@ impl Problem {
     }
 }
 
-/// Batch, heads and head_dim of `[batch, tokens.., heads, head_dim]`.
-struct Shape {
-    batch: usize,
-    heads: usize,
-    head_dim: usize,
-}
-
-impl Shape {
-    fn of(layout: &Layout) -> Self {
-        let shape = layout.shape();
-        Shape { batch: shape[0], heads: shape[shape.len() - 2], head_dim: shape[shape.len() - 1] }
-    }
-}
-
 fn attention_axis(queries: usize, keys: usize, is_causal: bool) -> Axis {
     let kernel_size = if is_causal { queries.max(keys) } else { keys };
     Axis { query_extent: queries, key_extent: keys, kernel_size, is_causal, ..Axis::UNIT }
@@ -399,42 +305,4 @@ fn resolve_scale(scale: Option<f32>, head_dim: usize) -> Result<f64, ProblemErro
         Some(scale) if scale.is_finite() => Ok(f64::from(scale)),
         Some(scale) => Err(ProblemError::ScaleNotFinite { scale }),
     }
-}
-
-fn expect(tensor: Role, axis: TensorAxis, expected: usize, found: usize) -> Result<(), ProblemError> {
-    if expected == found {
-        return Ok(());
-    }
-    Err(ProblemError::ShapeMismatch { tensor, axis, expected, found })
-}
-
-fn non_empty(tensor: Role, axis: TensorAxis, extent: usize) -> Result<(), ProblemError> {
-    if extent > 0 { Ok(()) } else { Err(ProblemError::EmptyAxis { tensor, axis }) }
-}
-
-fn expect_rank(tensor: Role, layout: &Layout, expected: usize) -> Result<(), ProblemError> {
-    let found = layout.rank();
-    if found == expected { Ok(()) } else { Err(ProblemError::TensorRank { tensor, expected, found }) }
-}
-
-/// The shape `[batch, tokens.., heads, head_dim]` with a contiguous last axis.
-fn expect_rows(tensor: Role, layout: &Layout, rank: usize) -> Result<(), ProblemError> {
-    let tokens = match tensor {
-        Role::AdditionalKeys | Role::AdditionalValues => 1,
-        Role::DAdditionalKeys | Role::DAdditionalValues => 1,
-        _ => rank,
-    };
-    expect_rank(tensor, layout, tokens + 3)?;
-    let (extent, stride) = (layout.shape()[tokens + 2], layout.strides()[tokens + 2]);
-    if stride != 1 && extent > 1 {
-        return Err(ProblemError::LastAxisNotContiguous { tensor, stride });
-    }
-    Ok(())
-}
-
-fn expect_tokens(tensor: Role, layout: &Layout, expected: &[usize]) -> Result<(), ProblemError> {
-    for (axis, (&expected, &found)) in expected.iter().zip(&layout.shape()[1..]).enumerate() {
-        expect(tensor, TensorAxis::Token(axis), expected, found)?;
-    }
-    Ok(())
 }

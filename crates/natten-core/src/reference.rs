@@ -3,9 +3,9 @@
 //! Everything is computed from the list of keys that a query sees; nothing is tiled, cached or reordered. It
 //! takes any problem that [`Problem`] accepts and any element type.
 
-use crate::backend::{Gradients, Inputs, Saved};
-use crate::element::Element;
+use crate::element::InputElement;
 use crate::layout::RowLayout;
+use crate::operands::{Gradients, Inputs, Saved};
 use crate::problem::Problem;
 use crate::tensor::{Tensor, TensorView};
 use crate::window::Axis;
@@ -26,7 +26,7 @@ pub struct Forward {
 /// `out_i = sum_j P_ij v_j` with `P_ij = exp(S_ij - lse_i)`, `S_ij = scale q_i . k_j`.
 ///
 /// Subtracting the row's maximum before the exponential changes nothing but the range.
-pub fn forward<E: Element>(problem: &Problem, inputs: &Inputs<TensorView<'_, E>>) -> Forward {
+pub fn forward<E: InputElement>(problem: &Problem, inputs: &Inputs<TensorView<'_, E>>) -> Forward {
     let operands = inputs.map(Rows::read);
     let mut out = Rows::zeros(&problem.out_shape());
     let mut lse = Scalars::zeros(&problem.lse_shape());
@@ -57,7 +57,7 @@ pub fn forward<E: Element>(problem: &Problem, inputs: &Inputs<TensorView<'_, E>>
 ///
 /// `out` and `lse` are what the forward gave; for one branch of a merge, the merged ones, and the sum over
 /// branches is the gradient of the whole.
-pub fn backward<E: Element, O: Element, L: Element>(
+pub fn backward<E: InputElement, O: InputElement, L: InputElement>(
     problem: &Problem,
     inputs: &Inputs<TensorView<'_, E>>,
     saved: &Saved<TensorView<'_, O>, TensorView<'_, L>>,
@@ -81,13 +81,7 @@ pub fn backward<E: Element, O: Element, L: Element>(
             add_scaled(grads.value_row_mut(query, key), p, d_o);
         }
     });
-    let into = |rows: Rows| rows.into_tensor();
-    Gradients {
-        query: into(grads.query),
-        key: into(grads.key),
-        value: into(grads.value),
-        additional: grads.additional.map(|pair| pair.map(into)),
-    }
+    grads.into_map(Rows::into_tensor).into_gradients()
 }
 
 /// `S_ij` for the keys of one query.
@@ -166,7 +160,7 @@ struct Rows {
 }
 
 impl Rows {
-    fn read<E: Element>(view: &TensorView<'_, E>) -> Self {
+    fn read<E: InputElement>(view: &TensorView<'_, E>) -> Self {
         Self::new(view.to_tensor().cast())
     }
 
@@ -238,7 +232,7 @@ struct Scalars {
 }
 
 impl Scalars {
-    fn read<E: Element>(view: &TensorView<'_, E>) -> Self {
+    fn read<E: InputElement>(view: &TensorView<'_, E>) -> Self {
         let tensor: Tensor<f64> = view.to_tensor().cast();
         Scalars { layout: tensor.view().scalars(), tensor }
     }

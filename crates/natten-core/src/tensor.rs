@@ -1,7 +1,7 @@
 //! Tensors in host memory: owned ones, and views with any strides.
 
 use crate::aligned::Aligned;
-use crate::element::Element;
+use crate::element::InputElement;
 use crate::error::TensorError;
 use crate::layout::{Layout, RowLayout};
 
@@ -12,7 +12,7 @@ pub struct Tensor<E> {
     layout: Layout,
 }
 
-impl<E: Element> Tensor<E> {
+impl<E: InputElement> Tensor<E> {
     /// Takes over a buffer, last axis fastest.
     ///
     /// # Errors
@@ -79,8 +79,8 @@ impl<E: Element> Tensor<E> {
     }
 
     /// The same numbers in another element type.
-    pub fn cast<T: Element>(&self) -> Tensor<T> {
-        let data = self.as_slice().iter().map(|x| T::from_f64(x.to_f64()));
+    pub fn cast<T: InputElement>(&self) -> Tensor<T> {
+        let data = self.as_slice().iter().map(|x| T::narrow(x.widen()));
         let data = Aligned::collect(T::default(), data);
         Tensor { data, layout: self.layout }
     }
@@ -100,7 +100,7 @@ pub struct TensorView<'a, E> {
     layout: Layout,
 }
 
-impl<'a, E: Element> TensorView<'a, E> {
+impl<'a, E: InputElement> TensorView<'a, E> {
     /// A contiguous view of a buffer.
     ///
     /// # Errors
@@ -195,7 +195,7 @@ pub struct TensorViewMut<'a, E> {
     layout: Layout,
 }
 
-impl<'a, E: Element> TensorViewMut<'a, E> {
+impl<'a, E: InputElement> TensorViewMut<'a, E> {
     /// A contiguous view of a buffer.
     ///
     /// # Errors

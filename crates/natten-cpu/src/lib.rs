@@ -16,6 +16,7 @@ mod forward;
 mod groups;
 mod isa;
 mod merge;
+mod operand;
 mod pack;
 mod packed;
 mod parallel;
@@ -31,8 +32,8 @@ mod upcoming;
 use std::sync::Arc;
 
 use natten_core::{
-    Backend, Element, ElementType, Gradients, Inputs, Layout, Output, Partials, Problem, Saved, Tensor,
-    TensorView, TensorViewMut,
+    Backend, BackwardCall, Element, ElementType, ForwardCall, InputElement, Layout, MergeBackwardCall,
+    MergeCall, Tensor, TensorView, TensorViewMut,
 };
 
 pub use error::CpuError;
@@ -93,92 +94,97 @@ impl Cpu {
 }
 
 impl Backend for Cpu {
-    type View<'a, E: Element> = TensorView<'a, E>;
-    type ViewMut<'a, E: Element> = TensorViewMut<'a, E>;
-    type Tensor<E: Element> = Tensor<E>;
+    type View<'a, E: InputElement> = TensorView<'a, E>;
+    type ViewMut<'a, E: InputElement> = TensorViewMut<'a, E>;
+    type Tensor<E: InputElement> = Tensor<E>;
     type Error = CpuError;
 
     fn name(&self) -> &'static str {
         "cpu"
     }
 
-    fn layout<E: Element>(view: &TensorView<'_, E>) -> Layout {
+    fn layout<E: InputElement>(view: &TensorView<'_, E>) -> Layout {
         *view.layout()
     }
 
-    fn layout_mut<E: Element>(view: &TensorViewMut<'_, E>) -> Layout {
+    fn layout_mut<E: InputElement>(view: &TensorViewMut<'_, E>) -> Layout {
         *view.layout()
     }
 
-    fn allocate<E: Element>(&self, shape: &[usize]) -> Result<Tensor<E>, CpuError> {
+    fn allocate<E: InputElement>(&self, shape: &[usize]) -> Result<Tensor<E>, CpuError> {
         Ok(Tensor::zeros(shape)?)
     }
 
-    fn view<E: Element>(tensor: &Tensor<E>) -> TensorView<'_, E> {
+    fn reborrow<'s, E: InputElement>(view: &'s TensorView<'_, E>) -> TensorView<'s, E> {
+        *view
+    }
+
+    fn view<E: InputElement>(tensor: &Tensor<E>) -> TensorView<'_, E> {
         tensor.view()
     }
 
-    fn view_mut<E: Element>(tensor: &mut Tensor<E>) -> TensorViewMut<'_, E> {
+    fn view_mut<E: InputElement>(tensor: &mut Tensor<E>) -> TensorViewMut<'_, E> {
         tensor.view_mut()
     }
 
-    fn forward<E: Element>(
-        &self,
-        problem: &Problem,
-        inputs: &Inputs<TensorView<'_, E>>,
-        output: Output<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
-    ) -> Result<(), CpuError> {
+    fn forward<E: InputElement>(&self, call: ForwardCall<'_, Self, E>) -> Result<(), CpuError> {
         let isa = self.chosen_isa()?;
-        match E::TYPE {
-            ElementType::F32 => {
-                forward::of_f32(self, isa, problem, &recast::inputs(inputs), recast::output(output))
+        let problem = call.problem();
+        let (inputs, output) = call.into_views();
+        macro_rules! run {
+            ($of_type:path) => {
+                $of_type(self, isa, problem, &recast::inputs(&inputs), recast::output(output))
+            };
+        }
+        match E::ELEMENT_TYPE {
+            ElementType::F32 => run!(forward::of_f32),
+            ElementType::F16 => run!(forward::of_f16),
+            ElementType::Bf16 => run!(forward::of_bf16),
+            ElementType::F64 => {
+                through_f64::forward(problem, &recast::inputs(&inputs), recast::output(output));
             }
-            ElementType::F16 => {
-                forward::of_f16(self, isa, problem, &recast::inputs(inputs), recast::output(output))
-            }
-            ElementType::Bf16 => {
-                forward::of_bf16(self, isa, problem, &recast::inputs(inputs), recast::output(output))
-            }
-            _ => through_f64::forward(problem, inputs, output),
         }
         Ok(())
     }
 
-    fn backward<E: Element>(
-        &self,
-        problem: &Problem,
-        inputs: &Inputs<TensorView<'_, E>>,
-        saved: &Saved<TensorView<'_, E>, TensorView<'_, f32>>,
-        gradients: Gradients<TensorViewMut<'_, E>>,
-    ) -> Result<(), CpuError> {
+    fn backward<E: InputElement>(&self, call: BackwardCall<'_, Self, E>) -> Result<(), CpuError> {
         let isa = self.chosen_isa()?;
+        let problem = call.problem();
+        let (inputs, saved, gradients) = call.into_views();
         macro_rules! run {
             ($of_type:path) => {{
-                let (inputs, saved) = (recast::inputs(inputs), recast::saved(saved));
+                let (inputs, saved) = (recast::inputs(&inputs), recast::saved(&saved));
                 $of_type(self, isa, problem, &inputs, &saved, recast::gradients(gradients))
             }};
         }
-        match E::TYPE {
+        match E::ELEMENT_TYPE {
             ElementType::F32 => run!(backward::of_f32),
             ElementType::F16 => run!(backward::of_f16),
             ElementType::Bf16 => run!(backward::of_bf16),
-            _ => through_f64::backward(problem, inputs, saved, gradients),
+            ElementType::F64 => {
+                let (inputs, saved) = (recast::inputs(&inputs), recast::saved(&saved));
+                through_f64::backward(problem, &inputs, &saved, recast::gradients(gradients));
+            }
         }
         Ok(())
     }
 
-    fn merge<E: Element>(
-        &self,
-        partials: &Partials<TensorView<'_, E>, TensorView<'_, f32>>,
-        output: Output<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
-    ) -> Result<(), CpuError> {
+    fn merge<E: Element>(&self, call: MergeCall<'_, Self, E>) -> Result<(), CpuError> {
         self.chosen_isa()?;
-        match E::TYPE {
-            ElementType::F32 => merge::of_f32(self, &recast::partials(partials), recast::output(output)),
-            ElementType::F16 => merge::of_f16(self, &recast::partials(partials), recast::output(output)),
-            ElementType::Bf16 => merge::of_bf16(self, &recast::partials(partials), recast::output(output)),
-            _ => through_f64::merge(partials, output),
+        let (partials, output) = call.into_views();
+        match E::ELEMENT_TYPE {
+            ElementType::F32 => merge::of_f32(self, &recast::partials(&partials), recast::output(output)),
+            ElementType::F16 => merge::of_f16(self, &recast::partials(&partials), recast::output(output)),
+            ElementType::Bf16 => merge::of_bf16(self, &recast::partials(&partials), recast::output(output)),
+            ElementType::F64 => through_f64::merge(&recast::partials(&partials), recast::output(output)),
         }
+        Ok(())
+    }
+
+    fn merge_backward<E: Element>(&self, call: MergeBackwardCall<'_, Self, E>) -> Result<(), CpuError> {
+        self.chosen_isa()?;
+        let (partials, merged, gradients) = call.into_views();
+        through_f64::merge_backward(&partials, &merged, gradients);
         Ok(())
     }
 }

@@ -6,46 +6,48 @@ use natten_core::{
 };
 
 /// The reference's forward, rounded into the caller's tensors.
-pub(crate) fn forward<E: Element>(
+pub(crate) fn forward(
     problem: &Problem,
-    inputs: &Inputs<TensorView<'_, E>>,
-    output: Output<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
+    inputs: &Inputs<TensorView<'_, f64>>,
+    output: Output<TensorViewMut<'_, f64>, TensorViewMut<'_, f32>>,
 ) {
     store(reference::forward(problem, inputs), output);
 }
 
 /// The reference's gradients, rounded into the caller's tensors.
-pub(crate) fn backward<E: Element>(
+pub(crate) fn backward(
     problem: &Problem,
-    inputs: &Inputs<TensorView<'_, E>>,
-    saved: &Saved<TensorView<'_, E>, TensorView<'_, f32>>,
-    gradients: Gradients<TensorViewMut<'_, E>>,
+    inputs: &Inputs<TensorView<'_, f64>>,
+    saved: &Saved<TensorView<'_, f64>, TensorView<'_, f32>>,
+    gradients: Gradients<TensorViewMut<'_, f64>>,
 ) {
     let computed = reference::backward(problem, inputs, saved);
-    write(&computed.query, gradients.query);
-    write(&computed.key, gradients.key);
-    write(&computed.value, gradients.value);
-    if let (Some(from), Some(to)) = (computed.additional, gradients.additional) {
-        from.iter().zip(to).for_each(|(from, to)| write(from, to));
-    }
+    computed.zip(gradients).into_map(|(from, to)| write(&from, to));
 }
 
 /// The reference's merge, rounded into the caller's tensors.
-pub(crate) fn merge<E: Element>(
-    partials: &Partials<TensorView<'_, E>, TensorView<'_, f32>>,
-    output: Output<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
+pub(crate) fn merge(
+    partials: &Partials<TensorView<'_, f64>, TensorView<'_, f32>>,
+    output: Output<TensorViewMut<'_, f64>, TensorViewMut<'_, f32>>,
 ) {
     store(reference::merge(partials), output);
 }
 
-fn store<E: Element>(
-    computed: reference::Forward,
-    output: Output<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
+/// The reference's gradients of partial results, rounded into the caller's tensors.
+pub(crate) fn merge_backward<E: Element>(
+    partials: &Partials<TensorView<'_, E>, TensorView<'_, f32>>,
+    merged: &Output<TensorView<'_, E>, TensorView<'_, f32>>,
+    gradients: Partials<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
 ) {
-    write(&computed.out, output.out);
-    if let Some(lse) = output.lse {
-        write(&computed.lse, lse);
-    }
+    let computed = reference::merge_backward(partials, &merged.out, merged.lse.as_ref());
+    let (outs, lses) = computed.into_iter().unzip();
+    let pairs = Partials { outs, lses }.zip(gradients);
+    pairs.into_map(|(from, to)| write(&from, to), |(from, to)| write(&from, to));
+}
+
+fn store(computed: reference::Forward, output: Output<TensorViewMut<'_, f64>, TensorViewMut<'_, f32>>) {
+    let computed = Output { out: computed.out, lse: Some(computed.lse) };
+    computed.zip(output).into_map(|(from, to)| write(&from, to), |(from, to)| write(&from, to));
 }
 
 /// Copies a contiguous f64 tensor into a view of the same shape.

@@ -2,7 +2,9 @@
 
 mod support;
 
-use natten_core::{Backend, Element, Output, Partials, Saved, Tensor, TensorView, bf16, f16, reference};
+use natten_core::{
+    Backend, Element, MergeCall, Output, Partials, Saved, Tensor, TensorView, bf16, f16, reference,
+};
 use natten_cpu::{Cpu, Isa};
 use support::{Case, assert_close_as, backward, forward, random};
 
@@ -171,7 +173,7 @@ fn merging_matches_the_reference() {
         let mut out = Tensor::<f32>::zeros(&shape).unwrap();
         let mut lse = Tensor::<f32>::zeros(&shape[..3]).unwrap();
         let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
-        Cpu::new().merge(&partials, output).unwrap();
+        Cpu::new().merge(MergeCall::new(partials.clone(), output).unwrap()).unwrap();
         let expected = reference::merge(&partials);
         assert_close_as(&out, &expected.out, 3e-7, "merged out");
         assert_close_as(&lse, &expected.lse, 3e-7, "merged lse");

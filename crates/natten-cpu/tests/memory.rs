@@ -3,7 +3,7 @@
 
 mod support;
 
-use natten_core::{Backend, Element, Output, Tensor, TensorViewMut, bf16, f16};
+use natten_core::{Backend, Element, ForwardCall, MergeCall, Output, Tensor, TensorViewMut, bf16, f16};
 use natten_cpu::{Cpu, Isa};
 use support::{Case, check, forward};
 
@@ -49,7 +49,8 @@ fn strided_output<E: Element>(cpu: &Cpu) {
     let untouched = E::from_f32(777.0);
     let mut data = vec![untouched; 52];
     let view = TensorViewMut::strided(&mut data, 44, &[1, 5, 2, 3], &[0, -10, 5, 1]).unwrap();
-    cpu.forward(operands.problem(), &operands.inputs(), Output { out: view, lse: None }).unwrap();
+    let output = Output { out: view, lse: None };
+    cpu.forward(ForwardCall::new(operands.problem(), operands.inputs(), output).unwrap()).unwrap();
     for token in 0..5 {
         let row = |head: usize| &data[44 - 10 * token + 5 * head..][..3];
         let wanted: Vec<E> = expected.as_slice()[token * 6..][..6].to_vec();
@@ -75,6 +76,6 @@ fn merging() {
     };
     let mut out = Tensor::<f32>::zeros(&[1, 3, 1, 2]).unwrap();
     let output = Output { out: out.view_mut(), lse: None };
-    Cpu::new().merge(&partials, output).unwrap();
+    Cpu::new().merge(MergeCall::new(partials.clone(), output).unwrap()).unwrap();
     support::assert_close_as(&out, &natten_core::reference::merge(&partials).out, 3e-7, "merged out");
 }

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use cudarc::driver::sys::CUevent_flags;
 use natten_core::{
-    Backend, Element, ElementType, Gradients, Inputs, Layout, Output, Params, Problem, Saved, Tensor, bf16,
-    f16, reference,
+    Backend, BackwardCall, Element, ElementType, ForwardCall, Gradients, Inputs, Layout, Output, Params,
+    Problem, Saved, Tensor, bf16, f16, reference,
 };
 use natten_cuda::driver::Driver;
 use natten_cuda::{Cuda, CudaError, CudaTensor, Device, cudarc};
@@ -133,7 +133,7 @@ impl<E: Element> OnDevice<E> {
 
     fn forward(&mut self, gpu: &Gpu, problem: &Problem) -> Result<(), CudaError> {
         let output = Output { out: self.out.view_mut(), lse: Some(self.lse.view_mut()) };
-        gpu.forward(problem, &self.inputs.map(CudaTensor::view), output)
+        gpu.forward(ForwardCall::new(problem, self.inputs.map(CudaTensor::view), output)?)
     }
 
     fn backward(&mut self, gpu: &Gpu, problem: &Problem) -> Result<(), CudaError> {
@@ -150,7 +150,8 @@ impl<E: Element> OnDevice<E> {
             additional: self.grads.additional.as_mut().map(|pair| pair.each_mut().map(CudaTensor::view_mut)),
         };
         let inputs = self.inputs.map(CudaTensor::view);
-        gpu.backward_with(problem, &inputs, &saved, gradients, &mut self.workspace.view_mut())
+        let call = BackwardCall::new(problem, inputs, saved, gradients)?;
+        gpu.backward_with(call, &mut self.workspace.view_mut())
     }
 }
 

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 
 use cudarc::driver::sys::CUevent_flags;
 use natten_core::{
-    Backend, Element, ElementType, Inputs, Layout, Output, Params, Problem, Tensor, bf16, f16, reference,
+    Backend, Element, ElementType, ForwardCall, Inputs, Layout, Output, Params, Problem, Tensor, bf16, f16,
+    reference,
 };
 use natten_cuda::driver::Driver;
 use natten_cuda::registry::{Facts, Kernel, Operation, kernels_of};
@@ -166,7 +167,7 @@ fn check_type<E: Element>(gpu: &Gpu, spec: &Spec) -> Result<(f64, f64), CudaErro
     let mut out: CudaTensor<E, Driver> = gpu.allocate(&problem.out_shape())?;
     let mut lse: CudaTensor<f32, Driver> = gpu.allocate(&problem.lse_shape())?;
     let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
-    gpu.forward(&problem, &device.map(CudaTensor::view), output)?;
+    gpu.forward(ForwardCall::new(&problem, device.map(CudaTensor::view), output)?)?;
     let (out, lse) = (gpu.download(&out)?, gpu.download(&lse)?);
 
     let exact = reference::forward(&problem, &host);
@@ -257,7 +258,8 @@ fn time_kernels(driver: &Driver, spec: &Spec, published: &str) -> Result<(), Cud
     let time_one = |request: Request, out: &mut CudaTensor<bf16, Driver>| {
         let asked = gpu.clone().with_request(request);
         time(driver, || {
-            asked.forward(&problem, &inputs.map(CudaTensor::view), Output { out: out.view_mut(), lse: None })
+            let output = Output { out: out.view_mut(), lse: None };
+            asked.forward(ForwardCall::new(&problem, inputs.map(CudaTensor::view), output)?)
         })
     };
     let others = candidates.iter().filter(|candidate| !is_hopper(entry(candidate)));

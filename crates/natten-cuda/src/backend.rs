@@ -6,14 +6,15 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use natten_core::{
-    Backend, Element, Gradients, Inputs, Layout, Output, Partials, Problem, Saved, Tensor, TensorView,
+    Backend, BackwardCall, Element, ForwardCall, InputElement, Inputs, Layout, MergeBackwardCall, MergeCall,
+    Output, Problem, Tensor, TensorView,
 };
 
 use crate::buffer::{Bound, CudaTensor, CudaView, CudaViewMut, Placed};
 use crate::choose::{choose, choose_another};
 use crate::cuda::Cuda;
 use crate::device::{Device, Properties};
-use crate::error::CudaError;
+use crate::error::{CudaError, DeviceError};
 use crate::explain::{self, Decision};
 use crate::family::{MergeRows, Offer, Pass, Query};
 use crate::params::MERGE_BRANCHES;
@@ -35,7 +36,7 @@ impl<D: Device> Cuda<D> {
     ///
     /// # Errors
     /// When memory or the device fails.
-    pub fn upload<E: Element>(&self, tensor: &TensorView<'_, E>) -> Result<CudaTensor<E, D>, CudaError> {
+    pub fn upload<E: InputElement>(&self, tensor: &TensorView<'_, E>) -> Result<CudaTensor<E, D>, CudaError> {
         let dense = tensor.to_tensor();
         let uploaded = self.allocate::<E>(tensor.shape())?;
         self.device().write(&uploaded.memory, bytemuck::cast_slice(dense.as_slice()))?;
@@ -46,7 +47,7 @@ impl<D: Device> Cuda<D> {
     ///
     /// # Errors
     /// When this or an earlier call of the stream failed.
-    pub fn download<E: Element>(&self, tensor: &CudaTensor<E, D>) -> Result<Tensor<E>, CudaError> {
+    pub fn download<E: InputElement>(&self, tensor: &CudaTensor<E, D>) -> Result<Tensor<E>, CudaError> {
         let mut host = Tensor::zeros(tensor.shape())?;
         self.device().read(&tensor.memory, bytemuck::cast_slice_mut(host.as_mut_slice()))?;
         Ok(host)
@@ -131,7 +132,7 @@ impl<D: Device> Cuda<D> {
     /// allocation. It stays allocated, and nobody writes it, until the work queued with the view has run: other
     /// streams must be ordered against this one by the caller.
     #[allow(unsafe_code)]
-    pub unsafe fn view_of_raw<'a, E: Element>(&self, address: u64, layout: Layout) -> CudaView<'a, E> {
+    pub unsafe fn view_of_raw<'a, E: InputElement>(&self, address: u64, layout: Layout) -> CudaView<'a, E> {
         CudaView { address, layout, device: self.device().id(), borrow: PhantomData }
     }
 
@@ -141,7 +142,11 @@ impl<D: Device> Cuda<D> {
     /// As [`Cuda::view_of_raw`]; and the layout names each element once, and nobody else reads or writes the memory
     /// until the work queued with the view has run.
     #[allow(unsafe_code)]
-    pub unsafe fn view_mut_of_raw<'a, E: Element>(&self, address: u64, layout: Layout) -> CudaViewMut<'a, E> {
+    pub unsafe fn view_mut_of_raw<'a, E: InputElement>(
+        &self,
+        address: u64,
+        layout: Layout,
+    ) -> CudaViewMut<'a, E> {
         CudaViewMut { address, layout, device: self.device().id(), borrow: PhantomData }
     }
 
@@ -164,15 +169,12 @@ impl<D: Device> Cuda<D> {
     ///
     /// # Errors
     /// As [`Backend::backward`].
-    pub fn backward_workspace_len_for<E: Element>(
+    pub fn backward_workspace_len_for<E: InputElement>(
         &self,
-        problem: &Problem,
-        inputs: &Inputs<CudaView<'_, E>>,
-        saved: &Saved<CudaView<'_, E>, CudaView<'_, f32>>,
-        gradients: &Gradients<CudaViewMut<'_, E>>,
+        call: &BackwardCall<'_, Self, E>,
     ) -> Result<usize, CudaError> {
-        let placed = self.place_backward(inputs, saved, gradients)?;
-        let choice = choose(&self.query(Pass::Backward(problem), &placed.views))?;
+        let placed = self.place_backward(call)?;
+        let choice = choose(&self.query(Pass::Backward(call.problem()), &placed.views))?;
         Ok(choice.offer.workspace_bytes.div_ceil(4))
     }
 
@@ -181,18 +183,15 @@ impl<D: Device> Cuda<D> {
     ///
     /// # Errors
     /// As [`Backend::backward`]; [`CudaError::Length`] when the workspace is too small.
-    pub fn backward_with<E: Element>(
+    pub fn backward_with<E: InputElement>(
         &self,
-        problem: &Problem,
-        inputs: &Inputs<CudaView<'_, E>>,
-        saved: &Saved<CudaView<'_, E>, CudaView<'_, f32>>,
-        gradients: Gradients<CudaViewMut<'_, E>>,
+        call: BackwardCall<'_, Self, E>,
         workspace: &mut CudaViewMut<'_, f32>,
     ) -> Result<(), CudaError> {
-        let mut placed = self.place_backward(inputs, saved, &gradients)?;
+        let mut placed = self.place_backward(&call)?;
         placed.workspace(&*workspace)?;
         let len = workspace.layout.len();
-        self.run(Pass::Backward(problem), placed, |bytes, _| {
+        self.run(Pass::Backward(call.problem()), placed, |bytes, _| {
             let expected = bytes.div_ceil(4);
             if len < expected { Err(CudaError::Length { expected, found: len }) } else { Ok(None) }
         })
@@ -202,11 +201,11 @@ impl<D: Device> Cuda<D> {
     ///
     /// # Errors
     /// As the forward itself.
-    pub fn explain<E: Element>(
+    pub fn explain<E: InputElement>(
         &self,
         problem: &Problem,
         inputs: &Inputs<CudaView<'_, E>>,
-        output: &Output<CudaViewMut<'_, E>, CudaViewMut<'_, f32>>,
+        output: &Output<CudaViewMut<'_, E::Out>, CudaViewMut<'_, f32>>,
     ) -> Result<Decision, CudaError> {
         let placed = self.place_forward(inputs, output)?;
         let decisions = explain::explain(&self.query(Pass::Forward(problem), &placed.views))?;
@@ -218,7 +217,7 @@ impl<D: Device> Cuda<D> {
     ///
     /// # Errors
     /// As the backward itself.
-    pub fn explain_backward<E: Element>(
+    pub fn explain_backward<E: InputElement>(
         &self,
         problem: &Problem,
         inputs: &Inputs<CudaView<'_, E>>,
@@ -234,11 +233,11 @@ impl<D: Device> Cuda<D> {
     ///
     /// # Errors
     /// When no kernel serves the problem.
-    pub fn tune<E: Element>(
+    pub fn tune<E: InputElement>(
         &self,
         problem: &Problem,
         inputs: &Inputs<CudaView<'_, E>>,
-        output: &Output<CudaViewMut<'_, E>, CudaViewMut<'_, f32>>,
+        output: &Output<CudaViewMut<'_, E::Out>, CudaViewMut<'_, f32>>,
         most: usize,
     ) -> Result<Vec<Candidate>, CudaError> {
         let placed = self.place_forward(inputs, output)?;
@@ -250,11 +249,11 @@ impl<D: Device> Cuda<D> {
     ///
     /// # Errors
     /// As the forward itself.
-    pub fn offer<E: Element>(
+    pub fn offer<E: InputElement>(
         &self,
         problem: &Problem,
         inputs: &Inputs<CudaView<'_, E>>,
-        output: &Output<CudaViewMut<'_, E>, CudaViewMut<'_, f32>>,
+        output: &Output<CudaViewMut<'_, E::Out>, CudaViewMut<'_, f32>>,
         properties: &Properties,
     ) -> Result<(Arc<Offer>, Addresses), CudaError> {
         let placed = self.place_forward(inputs, output)?;
@@ -267,11 +266,11 @@ impl<D: Device> Cuda<D> {
     /// # Errors
     /// As the forward itself.
     #[deprecated(note = "renamed to `explain`")]
-    pub fn decide<E: Element>(
+    pub fn decide<E: InputElement>(
         &self,
         problem: &Problem,
         inputs: &Inputs<CudaView<'_, E>>,
-        output: &Output<CudaViewMut<'_, E>, CudaViewMut<'_, f32>>,
+        output: &Output<CudaViewMut<'_, E::Out>, CudaViewMut<'_, f32>>,
     ) -> Result<Decision, CudaError> {
         self.explain(problem, inputs, output)
     }
@@ -281,7 +280,7 @@ impl<D: Device> Cuda<D> {
     /// # Errors
     /// As the backward itself.
     #[deprecated(note = "use `explain_backward`, which tells how many kernels there are")]
-    pub fn decide_backward<E: Element>(
+    pub fn decide_backward<E: InputElement>(
         &self,
         problem: &Problem,
         inputs: &Inputs<CudaView<'_, E>>,
@@ -298,17 +297,17 @@ impl<D: Device> Cuda<D> {
     /// # Errors
     /// When no kernel serves the problem.
     #[deprecated(note = "renamed to `tune`")]
-    pub fn candidates<E: Element>(
+    pub fn candidates<E: InputElement>(
         &self,
         problem: &Problem,
         inputs: &Inputs<CudaView<'_, E>>,
-        output: &Output<CudaViewMut<'_, E>, CudaViewMut<'_, f32>>,
+        output: &Output<CudaViewMut<'_, E::Out>, CudaViewMut<'_, f32>>,
         most: usize,
     ) -> Result<Vec<Candidate>, CudaError> {
         self.tune(problem, inputs, output, most)
     }
 
-    fn place_inputs<E: Element>(&self, inputs: &Inputs<CudaView<'_, E>>) -> Result<Placed, CudaError> {
+    fn place_inputs<E: InputElement>(&self, inputs: &Inputs<CudaView<'_, E>>) -> Result<Placed, CudaError> {
         let mut placed = Placed::on(self.device().id());
         placed.rows(Slot::QUERY, &inputs.query)?;
         placed.rows(Slot::KEY, &inputs.key)?;
@@ -320,10 +319,10 @@ impl<D: Device> Cuda<D> {
         Ok(placed)
     }
 
-    fn place_forward<E: Element>(
+    fn place_forward<E: InputElement>(
         &self,
         inputs: &Inputs<CudaView<'_, E>>,
-        output: &Output<CudaViewMut<'_, E>, CudaViewMut<'_, f32>>,
+        output: &Output<CudaViewMut<'_, E::Out>, CudaViewMut<'_, f32>>,
     ) -> Result<Placed, CudaError> {
         let mut placed = self.place_inputs(inputs)?;
         placed.rows(Slot::OUT, &output.out)?;
@@ -333,13 +332,9 @@ impl<D: Device> Cuda<D> {
         Ok(placed)
     }
 
-    fn place_backward<E: Element>(
-        &self,
-        inputs: &Inputs<CudaView<'_, E>>,
-        saved: &Saved<CudaView<'_, E>, CudaView<'_, f32>>,
-        gradients: &Gradients<CudaViewMut<'_, E>>,
-    ) -> Result<Placed, CudaError> {
-        let mut placed = self.place_inputs(inputs)?;
+    fn place_backward<E: InputElement>(&self, call: &BackwardCall<'_, Self, E>) -> Result<Placed, CudaError> {
+        let (saved, gradients) = (call.saved(), call.gradients());
+        let mut placed = self.place_inputs(call.inputs())?;
         placed.rows(Slot::OUT, &saved.out)?;
         placed.scalars(Slot::LSE, &saved.lse)?;
         placed.rows(Slot::D_OUT, &saved.d_out)?;
@@ -382,9 +377,9 @@ impl<D: Device> Cuda<D> {
 }
 
 impl<D: Device> Backend for Cuda<D> {
-    type View<'a, E: Element> = CudaView<'a, E>;
-    type ViewMut<'a, E: Element> = CudaViewMut<'a, E>;
-    type Tensor<E: Element> = CudaTensor<E, D>;
+    type View<'a, E: InputElement> = CudaView<'a, E>;
+    type ViewMut<'a, E: InputElement> = CudaViewMut<'a, E>;
+    type Tensor<E: InputElement> = CudaTensor<E, D>;
     type Error = CudaError;
 
     fn name(&self) -> &'static str {
@@ -399,59 +394,49 @@ impl<D: Device> Backend for Cuda<D> {
         self.device().id() == other.device().id()
     }
 
-    fn layout<E: Element>(view: &CudaView<'_, E>) -> Layout {
+    fn layout<E: InputElement>(view: &CudaView<'_, E>) -> Layout {
         view.layout
     }
 
-    fn layout_mut<E: Element>(view: &CudaViewMut<'_, E>) -> Layout {
+    fn layout_mut<E: InputElement>(view: &CudaViewMut<'_, E>) -> Layout {
         view.layout
     }
 
-    fn allocate<E: Element>(&self, shape: &[usize]) -> Result<CudaTensor<E, D>, CudaError> {
+    fn allocate<E: InputElement>(&self, shape: &[usize]) -> Result<CudaTensor<E, D>, CudaError> {
         let layout = Layout::contiguous(shape)?;
-        let memory = self.device().allocate(layout.len() * E::TYPE.size_bytes())?;
+        let memory = self.device().allocate(layout.len() * E::ELEMENT_TYPE.size_bytes())?;
         Ok(CudaTensor { memory: Arc::new(memory), layout, cuda: self.clone(), element: PhantomData })
     }
 
-    fn view<E: Element>(tensor: &CudaTensor<E, D>) -> CudaView<'_, E> {
+    fn reborrow<'s, E: InputElement>(view: &'s CudaView<'_, E>) -> CudaView<'s, E> {
+        *view
+    }
+
+    fn view<E: InputElement>(tensor: &CudaTensor<E, D>) -> CudaView<'_, E> {
         tensor.view()
     }
 
-    fn view_mut<E: Element>(tensor: &mut CudaTensor<E, D>) -> CudaViewMut<'_, E> {
+    fn view_mut<E: InputElement>(tensor: &mut CudaTensor<E, D>) -> CudaViewMut<'_, E> {
         tensor.view_mut()
     }
 
-    fn forward<E: Element>(
-        &self,
-        problem: &Problem,
-        inputs: &Inputs<CudaView<'_, E>>,
-        output: Output<CudaViewMut<'_, E>, CudaViewMut<'_, f32>>,
-    ) -> Result<(), CudaError> {
-        let placed = self.place_forward(inputs, &output)?;
+    fn forward<E: InputElement>(&self, call: ForwardCall<'_, Self, E>) -> Result<(), CudaError> {
+        let (problem, placed) = (call.problem(), self.place_forward(call.inputs(), call.output())?);
         if problem.batch() == 0 || problem.query_tokens() == 0 {
             return Ok(());
         }
         self.run(Pass::Forward(problem), placed, |_, _| Ok(None))
     }
 
-    fn backward<E: Element>(
-        &self,
-        problem: &Problem,
-        inputs: &Inputs<CudaView<'_, E>>,
-        saved: &Saved<CudaView<'_, E>, CudaView<'_, f32>>,
-        gradients: Gradients<CudaViewMut<'_, E>>,
-    ) -> Result<(), CudaError> {
-        let placed = self.place_backward(inputs, saved, &gradients)?;
-        self.run(Pass::Backward(problem), placed, |bytes, cuda| {
+    fn backward<E: InputElement>(&self, call: BackwardCall<'_, Self, E>) -> Result<(), CudaError> {
+        let placed = self.place_backward(&call)?;
+        self.run(Pass::Backward(call.problem()), placed, |bytes, cuda| {
             Ok(Some(cuda.allocate::<f32>(&[bytes.div_ceil(4).max(1)])?))
         })
     }
 
-    fn merge<E: Element>(
-        &self,
-        partials: &Partials<CudaView<'_, E>, CudaView<'_, f32>>,
-        output: Output<CudaViewMut<'_, E>, CudaViewMut<'_, f32>>,
-    ) -> Result<(), CudaError> {
+    fn merge<E: Element>(&self, call: MergeCall<'_, Self, E>) -> Result<(), CudaError> {
+        let (partials, output) = (call.partials(), call.output());
         let found = partials.outs.len();
         if found > MERGE_BRANCHES {
             return Err(CudaError::MergeCount { found, limit: MERGE_BRANCHES });
@@ -471,7 +456,7 @@ impl<D: Device> Backend for Cuda<D> {
         }
         let [batch, tokens @ .., heads, head_dim] = out.shape() else { return Ok(()) };
         let mut rows = MergeRows {
-            element_type: E::TYPE,
+            element_type: E::ELEMENT_TYPE,
             batch: *batch,
             tokens: [1; 3],
             heads: *heads,
@@ -480,5 +465,9 @@ impl<D: Device> Backend for Cuda<D> {
         };
         rows.tokens[3 - tokens.len()..].copy_from_slice(tokens);
         self.run(Pass::Merge(&rows), placed, |_, _| Ok(None))
+    }
+
+    fn merge_backward<E: Element>(&self, _call: MergeBackwardCall<'_, Self, E>) -> Result<(), CudaError> {
+        Err(DeviceError::MissingFeature { feature: "the gradient of a merge" }.into())
     }
 }

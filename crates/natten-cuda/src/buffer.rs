@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use natten_core::layout::RowLayout;
-use natten_core::{Element, Layout, TensorError};
+use natten_core::{InputElement, Layout, TensorError};
 
 use crate::cuda::Cuda;
 use crate::device::Device;
@@ -20,7 +20,7 @@ pub struct CudaTensor<E, D: Device> {
     pub(crate) element: PhantomData<E>,
 }
 
-impl<E: Element, D: Device> CudaTensor<E, D> {
+impl<E: InputElement, D: Device> CudaTensor<E, D> {
     /// Extent of each axis.
     pub fn shape(&self) -> &[usize] {
         self.layout.shape()
@@ -65,7 +65,7 @@ pub struct CudaView<'a, E> {
     pub(crate) borrow: PhantomData<&'a E>,
 }
 
-impl<E: Element> CudaView<'_, E> {
+impl<E: InputElement> CudaView<'_, E> {
     /// Shape and strides.
     pub fn layout(&self) -> &Layout {
         &self.layout
@@ -94,7 +94,7 @@ pub struct CudaViewMut<'a, E> {
     pub(crate) borrow: PhantomData<&'a mut E>,
 }
 
-impl<E: Element> CudaViewMut<'_, E> {
+impl<E: InputElement> CudaViewMut<'_, E> {
     /// Shape and strides.
     pub fn layout(&self) -> &Layout {
         &self.layout
@@ -134,7 +134,7 @@ impl<V, D> Bound<'_, V, D> {
     }
 }
 
-impl<E: Element, D> Bound<'_, CudaViewMut<'_, E>, D> {
+impl<E: InputElement, D> Bound<'_, CudaViewMut<'_, E>, D> {
     /// The same elements, to read.
     pub fn as_view(&self) -> CudaView<'_, E> {
         let CudaViewMut { address, layout, device, .. } = self.view;
@@ -157,16 +157,16 @@ pub(crate) struct Raw {
     pub element_bytes: usize,
 }
 
-impl<E: Element> From<&CudaView<'_, E>> for Raw {
+impl<E: InputElement> From<&CudaView<'_, E>> for Raw {
     fn from(view: &CudaView<'_, E>) -> Self {
-        let element_bytes = E::TYPE.size_bytes();
+        let element_bytes = E::ELEMENT_TYPE.size_bytes();
         Raw { address: view.address, layout: view.layout, device: view.device, element_bytes }
     }
 }
 
-impl<E: Element> From<&CudaViewMut<'_, E>> for Raw {
+impl<E: InputElement> From<&CudaViewMut<'_, E>> for Raw {
     fn from(view: &CudaViewMut<'_, E>) -> Self {
-        let element_bytes = E::TYPE.size_bytes();
+        let element_bytes = E::ELEMENT_TYPE.size_bytes();
         Raw { address: view.address, layout: view.layout, device: view.device, element_bytes }
     }
 }

@@ -60,6 +60,9 @@ pub enum CudaError {
     /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The views of a call do not fit its problem.
+    #[error(transparent)]
+    Problem(#[from] natten_core::ProblemError),
     /// No kernel serves the problem on this device.
     #[error("no CUDA kernel serves this problem:\n{0}")]
     Unsupported(Rejections),

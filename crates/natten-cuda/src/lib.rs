@@ -29,6 +29,7 @@ mod family;
 mod fill;
 pub mod measure;
 mod memo;
+mod operand;
 pub mod params;
 mod predict;
 pub mod registry;

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use natten_core::{Backend, Inputs, Output, Params, Problem, bf16};
+use natten_core::{Backend, ForwardCall, Inputs, Output, Params, Problem, bf16};
 use natten_cuda::device::{FunctionCache, PreparedLaunch, Properties, TensorMap, TensorMapSpec};
 use natten_cuda::{ComputeCapability, Cuda, CudaError, CudaTensor, Device, DeviceError, Request};
 
@@ -103,8 +103,10 @@ fn the_next_best_runs_and_is_remembered() {
     let layouts = inputs.map(|view| *view.layout());
     let params = Params::new([18, 24, 24]).to_dyn();
     let problem = Problem::new(&params, &layouts, natten_core::ElementType::Bf16).unwrap();
-    let mut call =
-        |cuda: &Cuda<Strict>| cuda.forward(&problem, &inputs, Output { out: out.view_mut(), lse: None });
+    let mut call = |cuda: &Cuda<Strict>| {
+        let output = Output { out: out.view_mut(), lse: None };
+        cuda.forward(ForwardCall::new(&problem, inputs, output)?)
+    };
     call(&cuda).unwrap();
     let (launched, refused) = cuda.device().take();
     assert_eq!(launched, ["natten_forward_sm80_bf16_d128_q128_k64"]);
@@ -123,7 +125,7 @@ fn the_next_best_runs_and_is_remembered() {
     let entry = Some("natten_forward_sm90_bf16_d128");
     let asked = cuda.clone().with_request(Request { entry, tiling: None });
     let output = Output { out: out.view_mut(), lse: None };
-    let refused = asked.forward(&problem, &inputs, output).unwrap_err();
+    let refused = asked.forward(ForwardCall::new(&problem, inputs, output).unwrap()).unwrap_err();
     assert!(matches!(refused, CudaError::Unsupported(_)), "{refused}");
     assert!(cuda.device().take().0.is_empty());
 }

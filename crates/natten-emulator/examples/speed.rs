@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use natten_core::{Backend, Inputs, Layout, Output, Params, Problem, Tensor, bf16};
+use natten_core::{Backend, ForwardCall, Inputs, Layout, Output, Params, Problem, Tensor, bf16};
 use natten_cuda::Cuda;
 use natten_cuda::Request;
 use natten_emulator::{Emulated, Launch, Memory, Module, Options, launch};
@@ -86,7 +86,7 @@ fn shipped_kernels(wanted: &str) -> Result<()> {
         measure(name, wanted, |options| {
             cuda.device().set_options(options);
             let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
-            cuda.forward(&problem, &inputs, output)?;
+            cuda.forward(ForwardCall::new(&problem, inputs, output)?)?;
             let counters = cuda.device().take_counters();
             assert!(
                 counters.keys().any(|entry| entry.starts_with(name)),

@@ -1,7 +1,7 @@
 //! Every way to run a forward pass that the planner offers is one that a call can be asked for: it runs as said, and gives
 //! what the reference gives.
 
-use natten_core::{Backend, Element, Inputs, Output, Params, Problem, Tensor, bf16, reference};
+use natten_core::{Backend, Element, ForwardCall, Inputs, Output, Params, Problem, Tensor, bf16, reference};
 use natten_cuda::{Cuda, CudaTensor};
 use natten_emulator::{Emulated, Options};
 
@@ -48,7 +48,7 @@ fn try_all<const RANK: usize>(
             (candidate.request.entry, candidate.request.tiling, candidate.issued_over_useful)
         );
         asked.device().take_counters();
-        asked.forward(&problem, &views, output).expect("it runs");
+        asked.forward(ForwardCall::new(&problem, views, output).expect("they fit")).expect("it runs");
         let ran: Vec<&str> = asked.device().take_counters().into_keys().collect();
         assert_eq!(ran, [decision.kernel]);
         let (out, lse) = (cuda.download(&out).expect("it ran"), cuda.download(&lse).expect("it ran"));

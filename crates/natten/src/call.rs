@@ -1,8 +1,9 @@
 //! One call spelled out: operands, then what to do with them. Validates once and hands over to the backend.
 
+use natten_core::call::{GradientViews, InputViews, OutputViews, SavedViews};
 use natten_core::{
-    AttentionParams, Backend, DynParams, Element, ElementType, Error, Gradients, Inputs, Layout, Output,
-    Params, Problem, ProblemError, Role, Saved, Sequences,
+    AttentionParams, Backend, BackwardCall, DynParams, ElementType, Error, ForwardCall, Gradients,
+    InputElement, Inputs, Layout, Output, Params, Problem, ProblemError, Role, Saved, Sequences,
 };
 
 use crate::operand::{Operand, OperandMut};
@@ -50,7 +51,7 @@ impl Mask for Packed<'_> {
 }
 
 /// An output and its log-sum-exp, owned by the device.
-pub type OutAndLse<B, E> = (<B as Backend>::Tensor<E>, <B as Backend>::Tensor<f32>);
+pub type OutAndLse<B, E> = (<B as Backend>::Tensor<<E as InputElement>::Out>, <B as Backend>::Tensor<f32>);
 
 /// The operands of one call, for what the plain functions do not cover: additional keys and values, a backend
 /// with settings of one's own, outputs in place together with the log-sum-exp.
@@ -67,12 +68,17 @@ pub type OutAndLse<B, E> = (<B as Backend>::Tensor<E>, <B as Backend>::Tensor<f3
 /// # Ok(())
 /// # }
 /// ```
-pub struct Call<'a, B: Backend, E: Element> {
+pub struct Call<'a, B: Backend, E: InputElement> {
     backend: B,
-    inputs: Inputs<B::View<'a, E>>,
+    inputs: InputViews<'a, B, E>,
 }
 
-impl<'a, B: Backend, E: Element> Call<'a, B, E> {
+impl<'a, B: Backend, E: InputElement> Call<'a, B, E> {
+    /// A call on views of the backend's.
+    pub(crate) fn of_views(backend: B, inputs: InputViews<'a, B, E>) -> Self {
+        Call { backend, inputs }
+    }
+
     /// A call on the device where the operands live.
     ///
     /// # Errors
@@ -127,14 +133,14 @@ impl<'a, B: Backend, E: Element> Call<'a, B, E> {
     }
 
     fn problem(&self, mask: &impl Mask) -> Result<Problem, Error> {
-        Ok(mask.problem(&self.inputs.map(|view| B::layout(view)), E::TYPE)?)
+        Ok(mask.problem(&self.inputs.map(|view| B::layout(view)), E::ELEMENT_TYPE)?)
     }
 
     /// Attends, and returns the output.
     ///
     /// # Errors
     /// [`Error::Problem`] for a broken rule, [`Error::Backend`] when the device fails.
-    pub fn forward(&self, mask: &impl Mask) -> Result<B::Tensor<E>, Error> {
+    pub fn forward(&self, mask: &impl Mask) -> Result<B::Tensor<E::Out>, Error> {
         let problem = self.problem(mask)?;
         let mut out = self.allocate(&problem.out_shape())?;
         self.run_forward(&problem, Output { out: B::view_mut(&mut out), lse: None })?;
@@ -160,13 +166,10 @@ impl<'a, B: Backend, E: Element> Call<'a, B, E> {
     /// As [`Call::forward`]; a wrong shape of `out` is a broken rule too.
     pub fn forward_into<O>(&self, mask: &impl Mask, out: &mut O) -> Result<(), Error>
     where
-        O: OperandMut<Device = B, Elem = E>,
+        O: OperandMut<Device = B, Elem = E::Out>,
     {
         self.expect_here(Role::Out, out)?;
-        let problem = self.problem(mask)?;
-        let out = out.view_mut();
-        problem.check_output(&Output { out: B::layout_mut(&out), lse: None })?;
-        self.run_forward(&problem, Output { out, lse: None })
+        self.run_forward(&self.problem(mask)?, Output { out: out.view_mut(), lse: None })
     }
 
     /// Attends into tensors of the caller's, log-sum-exp included.
@@ -175,15 +178,13 @@ impl<'a, B: Backend, E: Element> Call<'a, B, E> {
     /// As [`Call::forward`]; a wrong shape of `out` or `lse` is a broken rule too.
     pub fn forward_with_lse_into<O, L>(&self, mask: &impl Mask, out: &mut O, lse: &mut L) -> Result<(), Error>
     where
-        O: OperandMut<Device = B, Elem = E>,
+        O: OperandMut<Device = B, Elem = E::Out>,
         L: OperandMut<Device = B, Elem = f32>,
     {
         self.expect_here(Role::Out, out)?;
         self.expect_here(Role::Lse, lse)?;
-        let problem = self.problem(mask)?;
-        let (out, lse) = (out.view_mut(), lse.view_mut());
-        problem.check_output(&Output { out: B::layout_mut(&out), lse: Some(B::layout_mut(&lse)) })?;
-        self.run_forward(&problem, Output { out, lse: Some(lse) })
+        let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
+        self.run_forward(&self.problem(mask)?, output)
     }
 
     /// The gradients of all operands, from those of the output and, if given, of the log-sum-exp.
@@ -194,34 +195,13 @@ impl<'a, B: Backend, E: Element> Call<'a, B, E> {
         &self,
         mask: &impl Mask,
         saved: &Saved<&O, &L>,
-    ) -> Result<Gradients<B::Tensor<E>>, Error>
+    ) -> Result<Gradients<B::Tensor<E::Out>>, Error>
     where
-        O: Operand<Device = B, Elem = E>,
+        O: Operand<Device = B, Elem = E::Out>,
         L: Operand<Device = B, Elem = f32>,
     {
-        let shape = |view: &B::View<'a, E>| B::layout(view).shape().to_vec();
-        let shapes = self.inputs.map(shape);
-        let additional = match &shapes.additional {
-            Some([keys, values]) => Some([self.allocate(keys)?, self.allocate(values)?]),
-            None => None,
-        };
-        let mut gradients = Gradients {
-            query: self.allocate(&shapes.query)?,
-            key: self.allocate(&shapes.key)?,
-            value: self.allocate(&shapes.value)?,
-            additional,
-        };
-        self.run_backward(
-            mask,
-            saved,
-            Gradients {
-                query: B::view_mut(&mut gradients.query),
-                key: B::view_mut(&mut gradients.key),
-                value: B::view_mut(&mut gradients.value),
-                additional: gradients.additional.as_mut().map(|pair| pair.each_mut().map(|t| B::view_mut(t))),
-            },
-        )?;
-        Ok(gradients)
+        self.expect_saved_here(saved)?;
+        self.backward_of_views(mask, &saved.map(|out| out.view(), |lse| lse.view()))
     }
 
     /// The gradients of all operands into tensors of the caller's.
@@ -235,75 +215,63 @@ impl<'a, B: Backend, E: Element> Call<'a, B, E> {
         gradients: Gradients<&mut G>,
     ) -> Result<(), Error>
     where
-        O: Operand<Device = B, Elem = E>,
+        O: Operand<Device = B, Elem = E::Out>,
         L: Operand<Device = B, Elem = f32>,
-        G: OperandMut<Device = B, Elem = E>,
+        G: OperandMut<Device = B, Elem = E::Out>,
     {
-        let Gradients { query, key, value, additional } = gradients;
-        for (role, gradient) in [(Role::DQuery, &*query), (Role::DKey, &*key), (Role::DValue, &*value)] {
-            self.expect_here(role, gradient)?;
-        }
-        if let Some([keys, values]) = &additional {
-            self.expect_here(Role::DAdditionalKeys, &**keys)?;
-            self.expect_here(Role::DAdditionalValues, &**values)?;
-        }
-        let views = Gradients {
-            query: query.view_mut(),
-            key: key.view_mut(),
-            value: value.view_mut(),
-            additional: additional.map(|pair| pair.map(|gradient| gradient.view_mut())),
-        };
-        self.run_backward(mask, saved, views)
+        gradients.roles().try_for_each(|(role, gradient)| self.expect_here(role, &**gradient))?;
+        self.expect_saved_here(saved)?;
+        let saved = saved.map(|out| out.view(), |lse| lse.view());
+        self.run_backward(&self.problem(mask)?, saved, gradients.into_map(|gradient| gradient.view_mut()))
     }
 
-    fn allocate<T: Element>(&self, shape: &[usize]) -> Result<B::Tensor<T>, Error> {
+    /// [`Call::backward`] from views of the backend's.
+    pub(crate) fn backward_of_views(
+        &self,
+        mask: &impl Mask,
+        saved: &SavedViews<'_, B, E::Out>,
+    ) -> Result<Gradients<B::Tensor<E::Out>>, Error> {
+        let problem = self.problem(mask)?;
+        let like = |_, view| self.allocate(B::layout::<E>(view).shape());
+        let mut gradients = self.inputs.try_map(like)?.into_gradients();
+        let saved = saved.map(|out| B::reborrow(out), |lse| B::reborrow(lse));
+        self.run_backward(&problem, saved, gradients.map_mut(|tensor| B::view_mut(tensor)))?;
+        Ok(gradients)
+    }
+
+    fn expect_saved_here<O, L>(&self, saved: &Saved<&O, &L>) -> Result<(), Error>
+    where
+        O: Operand<Device = B>,
+        L: Operand<Device = B>,
+    {
+        let out_is_here = |role, out: &&O| self.expect_here(role, *out);
+        saved.try_map(out_is_here, |role, lse| self.expect_here(role, *lse)).map(drop)
+    }
+
+    fn allocate<T: InputElement>(&self, shape: &[usize]) -> Result<B::Tensor<T>, Error> {
         self.backend.allocate(shape).map_err(|source| backend_error(&self.backend, source))
     }
 
-    fn run_forward(
-        &self,
-        problem: &Problem,
-        output: Output<B::ViewMut<'_, E>, B::ViewMut<'_, f32>>,
+    fn inputs(&self) -> InputViews<'_, B, E> {
+        self.inputs.map(|view| B::reborrow(view))
+    }
+
+    fn run_forward<'c>(
+        &'c self,
+        problem: &'c Problem,
+        output: OutputViews<'c, B, E::Out>,
     ) -> Result<(), Error> {
-        let done = self.backend.forward(problem, &self.inputs, output);
+        let done = self.backend.forward(ForwardCall::new(problem, self.inputs(), output)?);
         done.map_err(|source| backend_error(&self.backend, source))
     }
 
-    fn run_backward<O, L>(
-        &self,
-        mask: &impl Mask,
-        saved: &Saved<&O, &L>,
-        gradients: Gradients<B::ViewMut<'_, E>>,
-    ) -> Result<(), Error>
-    where
-        O: Operand<Device = B, Elem = E>,
-        L: Operand<Device = B, Elem = f32>,
-    {
-        self.expect_here(Role::Out, saved.out)?;
-        self.expect_here(Role::Lse, saved.lse)?;
-        self.expect_here(Role::DOut, saved.d_out)?;
-        saved.d_lse.map_or(Ok(()), |d_lse| self.expect_here(Role::DLse, d_lse))?;
-        let problem = self.problem(mask)?;
-        let views = Saved {
-            out: saved.out.view(),
-            lse: saved.lse.view(),
-            d_out: saved.d_out.view(),
-            d_lse: saved.d_lse.map(|d_lse| d_lse.view()),
-        };
-        problem.check_saved(&Saved {
-            out: B::layout(&views.out),
-            lse: B::layout(&views.lse),
-            d_out: B::layout(&views.d_out),
-            d_lse: views.d_lse.as_ref().map(|d_lse| B::layout(d_lse)),
-        })?;
-        let layout = |view: &B::ViewMut<'_, E>| B::layout_mut(view);
-        problem.check_gradients(&Gradients {
-            query: layout(&gradients.query),
-            key: layout(&gradients.key),
-            value: layout(&gradients.value),
-            additional: gradients.additional.as_ref().map(|pair| pair.each_ref().map(layout)),
-        })?;
-        let done = self.backend.backward(&problem, &self.inputs, &views, gradients);
+    fn run_backward<'c>(
+        &'c self,
+        problem: &'c Problem,
+        saved: SavedViews<'c, B, E::Out>,
+        gradients: GradientViews<'c, B, E::Out>,
+    ) -> Result<(), Error> {
+        let done = self.backend.backward(BackwardCall::new(problem, self.inputs(), saved, gradients)?);
         done.map_err(|source| backend_error(&self.backend, source))
     }
 }

@@ -1,40 +1,130 @@
 //! The same operator when the element type is known only at run time, as in candle and burn.
 
-use natten_core::{
-    Element, ElementType, Error, Gradients, Inputs, Layout, Role, Saved, Tensor, TensorView, bf16, f16,
-};
-use natten_cpu::Cpu;
+use std::fmt;
 
+use natten_core::{Backend, Element, ElementType, Error, Gradients, Inputs, Layout, Role, Saved, bf16, f16};
+#[cfg(feature = "cpu")]
+use natten_core::{Tensor, TensorView};
+
+#[cfg(feature = "cpu")]
+use crate::Host;
 use crate::call::{Call, Mask};
 
-/// A host tensor to read, of any element type.
-#[derive(Clone, Copy, Debug)]
+/// A tensor on `B` to read, of any element type.
 #[non_exhaustive]
-pub enum AnyView<'a> {
+pub enum AnyViewOn<'a, B: Backend> {
     /// Of [`struct@f16`].
-    F16(TensorView<'a, f16>),
+    F16(B::View<'a, f16>),
     /// Of [`bf16`].
-    Bf16(TensorView<'a, bf16>),
+    Bf16(B::View<'a, bf16>),
     /// Of `f32`.
-    F32(TensorView<'a, f32>),
+    F32(B::View<'a, f32>),
     /// Of `f64`.
-    F64(TensorView<'a, f64>),
+    F64(B::View<'a, f64>),
 }
+
+/// An owned tensor on `B` of any element type.
+#[non_exhaustive]
+pub enum AnyTensorOn<B: Backend> {
+    /// Of [`struct@f16`].
+    F16(B::Tensor<f16>),
+    /// Of [`bf16`].
+    Bf16(B::Tensor<bf16>),
+    /// Of `f32`.
+    F32(B::Tensor<f32>),
+    /// Of `f64`.
+    F64(B::Tensor<f64>),
+}
+
+/// A host tensor to read, of any element type.
+#[cfg(feature = "cpu")]
+pub type AnyView<'a> = AnyViewOn<'a, Host>;
 
 /// An owned host tensor of any element type.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum AnyTensor {
-    /// Of [`struct@f16`].
-    F16(Tensor<f16>),
-    /// Of [`bf16`].
-    Bf16(Tensor<bf16>),
-    /// Of `f32`.
-    F32(Tensor<f32>),
-    /// Of `f64`.
-    F64(Tensor<f64>),
+#[cfg(feature = "cpu")]
+pub type AnyTensor = AnyTensorOn<Host>;
+
+/// The same expression for whatever type is inside.
+macro_rules! inside {
+    ($any:expr, $enum:ident, $inner:ident => $result:expr) => {
+        match $any {
+            $enum::F16($inner) => $result,
+            $enum::Bf16($inner) => $result,
+            $enum::F32($inner) => $result,
+            $enum::F64($inner) => $result,
+        }
+    };
 }
 
+impl<B: Backend> Clone for AnyViewOn<'_, B> {
+    fn clone(&self) -> Self {
+        match self {
+            AnyViewOn::F16(view) => AnyViewOn::F16(view.clone()),
+            AnyViewOn::Bf16(view) => AnyViewOn::Bf16(view.clone()),
+            AnyViewOn::F32(view) => AnyViewOn::F32(view.clone()),
+            AnyViewOn::F64(view) => AnyViewOn::F64(view.clone()),
+        }
+    }
+}
+
+impl<'a, B: Backend> Copy for AnyViewOn<'a, B>
+where
+    B::View<'a, f16>: Copy,
+    B::View<'a, bf16>: Copy,
+    B::View<'a, f32>: Copy,
+    B::View<'a, f64>: Copy,
+{
+}
+
+impl<B: Backend> fmt::Debug for AnyViewOn<'_, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(self.element_type().name()).field("layout", &self.to_layout()).finish_non_exhaustive()
+    }
+}
+
+impl<B: Backend> fmt::Debug for AnyTensorOn<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let view = self.view();
+        f.debug_struct(view.element_type().name()).field("layout", &view.to_layout()).finish_non_exhaustive()
+    }
+}
+
+impl<B: Backend> Clone for AnyTensorOn<B>
+where
+    B::Tensor<f16>: Clone,
+    B::Tensor<bf16>: Clone,
+    B::Tensor<f32>: Clone,
+    B::Tensor<f64>: Clone,
+{
+    fn clone(&self) -> Self {
+        match self {
+            AnyTensorOn::F16(tensor) => AnyTensorOn::F16(tensor.clone()),
+            AnyTensorOn::Bf16(tensor) => AnyTensorOn::Bf16(tensor.clone()),
+            AnyTensorOn::F32(tensor) => AnyTensorOn::F32(tensor.clone()),
+            AnyTensorOn::F64(tensor) => AnyTensorOn::F64(tensor.clone()),
+        }
+    }
+}
+
+impl<B: Backend> PartialEq for AnyTensorOn<B>
+where
+    B::Tensor<f16>: PartialEq,
+    B::Tensor<bf16>: PartialEq,
+    B::Tensor<f32>: PartialEq,
+    B::Tensor<f64>: PartialEq,
+{
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (AnyTensorOn::F16(a), AnyTensorOn::F16(b)) => a == b,
+            (AnyTensorOn::Bf16(a), AnyTensorOn::Bf16(b)) => a == b,
+            (AnyTensorOn::F32(a), AnyTensorOn::F32(b)) => a == b,
+            (AnyTensorOn::F64(a), AnyTensorOn::F64(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+#[cfg(feature = "cpu")]
 macro_rules! conversions {
     ($($type:ty => $variant:ident),*) => {$(
         impl<'a> From<TensorView<'a, $type>> for AnyView<'a> {
@@ -55,80 +145,83 @@ macro_rules! conversions {
     )*};
 }
 
+#[cfg(feature = "cpu")]
 conversions!(f16 => F16, bf16 => Bf16, f32 => F32, f64 => F64);
 
-impl AnyView<'_> {
+impl<B: Backend> AnyViewOn<'_, B> {
     /// The element type.
     pub fn element_type(&self) -> ElementType {
         match self {
-            AnyView::F16(_) => ElementType::F16,
-            AnyView::Bf16(_) => ElementType::Bf16,
-            AnyView::F32(_) => ElementType::F32,
-            AnyView::F64(_) => ElementType::F64,
+            AnyViewOn::F16(_) => ElementType::F16,
+            AnyViewOn::Bf16(_) => ElementType::Bf16,
+            AnyViewOn::F32(_) => ElementType::F32,
+            AnyViewOn::F64(_) => ElementType::F64,
         }
+    }
+
+    /// A copy of shape and strides.
+    pub fn to_layout(&self) -> Layout {
+        inside!(self, AnyViewOn, view => B::layout(view))
+    }
+
+    fn expect<E: InEnum>(&self, tensor: Role) -> Result<B::View<'_, E>, Error> {
+        let mismatch = || Error::ElementMismatch { tensor, expected: E::TYPE, found: self.element_type() };
+        E::view_in(self).map(|view| B::reborrow(view)).ok_or_else(mismatch)
     }
 }
 
-impl AnyTensor {
-    /// Extent of each axis.
-    pub fn shape(&self) -> &[usize] {
-        match self {
-            AnyTensor::F16(tensor) => tensor.shape(),
-            AnyTensor::Bf16(tensor) => tensor.shape(),
-            AnyTensor::F32(tensor) => tensor.shape(),
-            AnyTensor::F64(tensor) => tensor.shape(),
-        }
-    }
-
+impl<B: Backend> AnyTensorOn<B> {
     /// A view of the whole.
-    pub fn view(&self) -> AnyView<'_> {
+    pub fn view(&self) -> AnyViewOn<'_, B> {
         match self {
-            AnyTensor::F16(tensor) => tensor.into(),
-            AnyTensor::Bf16(tensor) => tensor.into(),
-            AnyTensor::F32(tensor) => tensor.into(),
-            AnyTensor::F64(tensor) => tensor.into(),
+            AnyTensorOn::F16(tensor) => AnyViewOn::F16(B::view(tensor)),
+            AnyTensorOn::Bf16(tensor) => AnyViewOn::Bf16(B::view(tensor)),
+            AnyTensorOn::F32(tensor) => AnyViewOn::F32(B::view(tensor)),
+            AnyTensorOn::F64(tensor) => AnyViewOn::F64(B::view(tensor)),
         }
     }
 }
 
+#[cfg(feature = "cpu")]
 impl AnyView<'_> {
     /// Shape and strides.
     pub fn layout(&self) -> &Layout {
-        match self {
-            AnyView::F16(view) => view.layout(),
-            AnyView::Bf16(view) => view.layout(),
-            AnyView::F32(view) => view.layout(),
-            AnyView::F64(view) => view.layout(),
-        }
-    }
-
-    fn mismatch(self, tensor: Role, expected: ElementType) -> Error {
-        Error::ElementMismatch { tensor, expected, found: self.element_type() }
+        inside!(self, AnyView, view => view.layout())
     }
 }
 
-/// Unwraps operands that must all be of one element type.
-trait Unwrap<'a, E> {
-    fn unwrap_as(self, tensor: Role) -> Result<TensorView<'a, E>, Error>;
+#[cfg(feature = "cpu")]
+impl AnyTensor {
+    /// Extent of each axis.
+    pub fn shape(&self) -> &[usize] {
+        inside!(self, AnyTensor, tensor => tensor.shape())
+    }
 }
 
-macro_rules! unwrap {
+/// Which variant holds an element type.
+trait InEnum: Element {
+    fn view_in<'v, 'a, B: Backend>(any: &'v AnyViewOn<'a, B>) -> Option<&'v B::View<'a, Self>>;
+    fn tensor_from<B: Backend>(tensor: B::Tensor<Self>) -> AnyTensorOn<B>;
+}
+
+macro_rules! in_enum {
     ($($type:ty => $variant:ident),*) => {$(
-        impl<'a> Unwrap<'a, $type> for AnyView<'a> {
-            fn unwrap_as(self, tensor: Role) -> Result<TensorView<'a, $type>, Error> {
-                match self {
-                    AnyView::$variant(view) => Ok(view),
-                    other => Err(other.mismatch(tensor, ElementType::$variant)),
-                }
+        impl InEnum for $type {
+            fn view_in<'v, 'a, B: Backend>(any: &'v AnyViewOn<'a, B>) -> Option<&'v B::View<'a, Self>> {
+                if let AnyViewOn::$variant(view) = any { Some(view) } else { None }
+            }
+
+            fn tensor_from<B: Backend>(tensor: B::Tensor<Self>) -> AnyTensorOn<B> {
+                AnyTensorOn::$variant(tensor)
             }
         }
     )*};
 }
 
-unwrap!(f16 => F16, bf16 => Bf16, f32 => F32, f64 => F64);
+in_enum!(f16 => F16, bf16 => Bf16, f32 => F32, f64 => F64);
 
 /// Any mask with the element type (and, with [`DynParams`](crate::DynParams), the rank) as a value: output and
-/// log-sum-exp.
+/// log-sum-exp, of host tensors.
 ///
 /// # Errors
 /// [`Error::ElementMismatch`] when the operands' types differ, and those of [`na2d`](crate::na2d).
@@ -146,88 +239,83 @@ unwrap!(f16 => F16, bf16 => Bf16, f32 => F32, f64 => F64);
 /// # Ok(())
 /// # }
 /// ```
+#[cfg(feature = "cpu")]
 pub fn forward(inputs: &Inputs<AnyView<'_>>, mask: &impl Mask) -> Result<(AnyTensor, Tensor<f32>), Error> {
-    match inputs.query {
-        AnyView::F16(_) => forward_as::<f16>(inputs, mask),
-        AnyView::Bf16(_) => forward_as::<bf16>(inputs, mask),
-        AnyView::F32(_) => forward_as::<f32>(inputs, mask),
-        AnyView::F64(_) => forward_as::<f64>(inputs, mask),
-    }
+    forward_on(&Host::default(), inputs, mask)
 }
 
 /// The backward of [`forward`].
 ///
 /// # Errors
 /// As [`forward`].
+#[cfg(feature = "cpu")]
 pub fn backward(
     inputs: &Inputs<AnyView<'_>>,
     mask: &impl Mask,
     saved: &Saved<AnyView<'_>, TensorView<'_, f32>>,
 ) -> Result<Gradients<AnyTensor>, Error> {
+    backward_on(&Host::default(), inputs, mask, saved)
+}
+
+/// [`forward`] of tensors on any backend.
+///
+/// # Errors
+/// As [`forward`].
+pub fn forward_on<B: Backend>(
+    backend: &B,
+    inputs: &Inputs<AnyViewOn<'_, B>>,
+    mask: &impl Mask,
+) -> Result<(AnyTensorOn<B>, B::Tensor<f32>), Error> {
     match inputs.query {
-        AnyView::F16(_) => backward_as::<f16>(inputs, mask, saved),
-        AnyView::Bf16(_) => backward_as::<bf16>(inputs, mask, saved),
-        AnyView::F32(_) => backward_as::<f32>(inputs, mask, saved),
-        AnyView::F64(_) => backward_as::<f64>(inputs, mask, saved),
+        AnyViewOn::F16(_) => forward_as::<f16, B>(backend, inputs, mask),
+        AnyViewOn::Bf16(_) => forward_as::<bf16, B>(backend, inputs, mask),
+        AnyViewOn::F32(_) => forward_as::<f32, B>(backend, inputs, mask),
+        AnyViewOn::F64(_) => forward_as::<f64, B>(backend, inputs, mask),
     }
 }
 
-fn forward_as<'a, E>(
-    inputs: &Inputs<AnyView<'a>>,
+/// [`backward`] of tensors on any backend.
+///
+/// # Errors
+/// As [`forward`].
+pub fn backward_on<B: Backend>(
+    backend: &B,
+    inputs: &Inputs<AnyViewOn<'_, B>>,
     mask: &impl Mask,
-) -> Result<(AnyTensor, Tensor<f32>), Error>
-where
-    E: Element,
-    AnyView<'a>: Unwrap<'a, E>,
-    AnyTensor: From<Tensor<E>>,
-{
-    let (out, lse) = call(&views_of::<E>(inputs)?)?.forward_with_lse(mask)?;
-    Ok((out.into(), lse))
-}
-
-fn backward_as<'a, E>(
-    inputs: &Inputs<AnyView<'a>>,
-    mask: &impl Mask,
-    saved: &Saved<AnyView<'a>, TensorView<'a, f32>>,
-) -> Result<Gradients<AnyTensor>, Error>
-where
-    E: Element,
-    AnyView<'a>: Unwrap<'a, E>,
-    AnyTensor: From<Tensor<E>>,
-{
-    let (out, d_out) = (saved.out.unwrap_as(Role::Out)?, saved.d_out.unwrap_as(Role::DOut)?);
-    let saved = Saved { out: &out, lse: &saved.lse, d_out: &d_out, d_lse: saved.d_lse.as_ref() };
-    let gradients = call(&views_of::<E>(inputs)?)?.backward(mask, &saved)?;
-    Ok(Gradients {
-        query: gradients.query.into(),
-        key: gradients.key.into(),
-        value: gradients.value.into(),
-        additional: gradients.additional.map(|pair| pair.map(AnyTensor::from)),
-    })
-}
-
-fn views_of<'a, E>(inputs: &Inputs<AnyView<'a>>) -> Result<Inputs<TensorView<'a, E>>, Error>
-where
-    AnyView<'a>: Unwrap<'a, E>,
-{
-    let additional = match inputs.additional {
-        Some([keys, values]) => {
-            Some([keys.unwrap_as(Role::AdditionalKeys)?, values.unwrap_as(Role::AdditionalValues)?])
-        }
-        None => None,
-    };
-    Ok(Inputs {
-        query: inputs.query.unwrap_as(Role::Query)?,
-        key: inputs.key.unwrap_as(Role::Key)?,
-        value: inputs.value.unwrap_as(Role::Value)?,
-        additional,
-    })
-}
-
-fn call<'a, E: Element>(inputs: &'a Inputs<TensorView<'_, E>>) -> Result<Call<'a, Cpu, E>, Error> {
-    let call = Call::new(&inputs.query, &inputs.key, &inputs.value)?;
-    match &inputs.additional {
-        Some([keys, values]) => call.additional(keys, values),
-        None => Ok(call),
+    saved: &Saved<AnyViewOn<'_, B>, B::View<'_, f32>>,
+) -> Result<Gradients<AnyTensorOn<B>>, Error> {
+    match inputs.query {
+        AnyViewOn::F16(_) => backward_as::<f16, B>(backend, inputs, mask, saved),
+        AnyViewOn::Bf16(_) => backward_as::<bf16, B>(backend, inputs, mask, saved),
+        AnyViewOn::F32(_) => backward_as::<f32, B>(backend, inputs, mask, saved),
+        AnyViewOn::F64(_) => backward_as::<f64, B>(backend, inputs, mask, saved),
     }
+}
+
+fn forward_as<E: InEnum, B: Backend>(
+    backend: &B,
+    inputs: &Inputs<AnyViewOn<'_, B>>,
+    mask: &impl Mask,
+) -> Result<(AnyTensorOn<B>, B::Tensor<f32>), Error> {
+    let (out, lse) = call::<E, B>(backend, inputs)?.forward_with_lse(mask)?;
+    Ok((E::tensor_from(out), lse))
+}
+
+fn backward_as<E: InEnum, B: Backend>(
+    backend: &B,
+    inputs: &Inputs<AnyViewOn<'_, B>>,
+    mask: &impl Mask,
+    saved: &Saved<AnyViewOn<'_, B>, B::View<'_, f32>>,
+) -> Result<Gradients<AnyTensorOn<B>>, Error> {
+    let saved = saved.try_map(|role, view| view.expect::<E>(role), |_, lse| Ok(B::reborrow(lse)))?;
+    let gradients = call::<E, B>(backend, inputs)?.backward_of_views(mask, &saved)?;
+    Ok(gradients.into_map(E::tensor_from))
+}
+
+/// The call on operands that are all of one element type.
+fn call<'a, E: InEnum, B: Backend>(
+    backend: &B,
+    inputs: &'a Inputs<AnyViewOn<'_, B>>,
+) -> Result<Call<'a, B, E>, Error> {
+    Ok(Call::of_views(backend.clone(), inputs.try_map(|role, view| view.expect::<E>(role))?))
 }

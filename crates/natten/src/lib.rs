@@ -23,8 +23,6 @@
 #![forbid(unsafe_code)]
 
 mod call;
-#[cfg(feature = "cuda")]
-mod device;
 pub mod dynamic;
 mod merge;
 mod operand;
@@ -32,18 +30,22 @@ mod operand;
 pub use call::{Call, Mask, OutAndLse, Packed};
 pub use merge::{merge_attentions, merge_attentions_backward, merge_attentions_into};
 pub use natten_core::{
-    AttentionParams, AxisParams, Backend, DynParams, Element, ElementType, Error, Gradients, Inputs,
-    KernelSize, KernelSizePolicy, Layout, Output, Params, Partials, PerAxis, Problem, ProblemError, Role,
-    Saved, Sequences, Tensor, TensorAxis, TensorError, TensorView, TensorViewMut, bf16, f16, plan, reference,
-    window,
+    AttentionParams, AxisParams, Backend, BackwardCall, DynParams, Element, ElementType, Error, ForwardCall,
+    Gradients, InputElement, Inputs, KernelSize, KernelSizePolicy, Layout, MergeBackwardCall, MergeCall,
+    Output, Params, Partials, PerAxis, Problem, ProblemError, Role, Saved, Sequences, Tensor, TensorAxis,
+    TensorError, TensorView, TensorViewMut, bf16, f16, plan, reference, window,
 };
+#[cfg(feature = "cpu")]
 pub use natten_cpu as cpu;
 #[cfg(feature = "cuda")]
 pub use natten_cuda as cuda;
-pub use operand::{Operand, OperandMut};
+pub use operand::{Host, Operand, OperandMut};
+
+/// The element type of what a call on `T` gives: `T`'s own, unless that is too narrow for results.
+pub type ResultOf<T> = <<T as Operand>::Elem as InputElement>::Out;
 
 /// The owned tensor that a call on `T`'s device returns.
-pub type OwnedOf<T> = <<T as Operand>::Device as Backend>::Tensor<<T as Operand>::Elem>;
+pub type OwnedOf<T> = <<T as Operand>::Device as Backend>::Tensor<ResultOf<T>>;
 
 /// The owned log-sum-exp that a call on `T`'s device returns.
 pub type LseOf<T> = <<T as Operand>::Device as Backend>::Tensor<f32>;
@@ -95,7 +97,7 @@ macro_rules! entries {
             Q: Operand,
             K: Operand<Device = Q::Device, Elem = Q::Elem>,
             V: Operand<Device = Q::Device, Elem = Q::Elem>,
-            O: OperandMut<Device = Q::Device, Elem = Q::Elem>,
+            O: OperandMut<Device = Q::Device, Elem = ResultOf<Q>>,
         {
             Call::new(query, key, value)?.forward_into(params, out)
         }
@@ -116,7 +118,7 @@ macro_rules! entries {
             Q: Operand,
             K: Operand<Device = Q::Device, Elem = Q::Elem>,
             V: Operand<Device = Q::Device, Elem = Q::Elem>,
-            O: Operand<Device = Q::Device, Elem = Q::Elem>,
+            O: Operand<Device = Q::Device, Elem = ResultOf<Q>>,
             L: Operand<Device = Q::Device, Elem = f32>,
         {
             Call::new(query, key, value)?.backward(params, saved)

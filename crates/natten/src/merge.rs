@@ -1,7 +1,7 @@
 //! Merging partial results over disjoint sets of keys into one softmax.
 
-use natten_core::{Backend, Element, Error, Layout, Output, Partials, Role, reference};
-use natten_cpu::Cpu;
+use natten_core::call::{MergedGradientViews, OutputViews, PartialGradientViews, PartialViews};
+use natten_core::{Backend, Element, Error, Layout, MergeBackwardCall, MergeCall, Output, Partials, Role};
 
 use crate::OwnedOf;
 use crate::call::{OutAndLse, backend_error};
@@ -26,11 +26,11 @@ where
     L: Operand<Device = O::Device, Elem = f32>,
 {
     let branches = Branches::new(outs, lses)?;
-    let shape = branches.layouts.outs[0].shape();
-    let failed = |source| backend_error(&branches.backend, source);
-    let mut out = branches.backend.allocate(shape).map_err(failed)?;
-    let mut lse = branches.backend.allocate(&shape[..shape.len() - 1]).map_err(failed)?;
-    branches.merge(O::Device::view_mut(&mut out), O::Device::view_mut::<f32>(&mut lse))?;
+    let [out_layout, lse_layout] = [&branches.layouts.outs[0], &branches.layouts.lses[0]];
+    let mut out = branches.allocate(out_layout)?;
+    let mut lse = branches.allocate(lse_layout)?;
+    branches
+        .merge(Output { out: O::Device::view_mut(&mut out), lse: Some(O::Device::view_mut(&mut lse)) })?;
     Ok((out, lse))
 }
 
@@ -53,17 +53,40 @@ where
     let branches = Branches::new(outs, lses)?;
     branches.expect_here(Role::Out, &out.device())?;
     branches.expect_here(Role::Lse, &lse.device())?;
-    let (out, lse) = (out.view_mut(), lse.view_mut());
-    let lse_layout = O::Device::layout_mut(&lse);
-    let output = Output { out: O::Device::layout_mut(&out), lse: Some(lse_layout) };
-    branches.layouts.check_output(&output)?;
-    branches.merge(out, lse)
+    branches.merge(Output { out: out.view_mut(), lse: Some(lse.view_mut()) })
+}
+
+/// The gradients of each branch's `out` and `lse` from those of the merged ones:
+/// `d_out_b = w_b d_out`, `d_lse_b = w_b (d_out . (out_b - out) + d_lse)` with `w_b = exp(lse_b - lse)`.
+///
+/// # Errors
+/// As [`merge_attentions`].
+pub fn merge_attentions_backward<E, O, L>(
+    outs: &[&O],
+    lses: &[&L],
+    d_out: &O,
+    d_lse: Option<&L>,
+) -> Result<Vec<OutAndLse<O::Device, E>>, Error>
+where
+    E: Element,
+    O: Operand<Elem = E>,
+    L: Operand<Device = O::Device, Elem = f32>,
+{
+    let branches = Branches::new(outs, lses)?;
+    branches.expect_here(Role::DOut, &d_out.device())?;
+    d_lse.map_or(Ok(()), |d_lse| branches.expect_here(Role::DLse, &d_lse.device()))?;
+    let allocate_out = |layout: &Layout| branches.allocate(layout);
+    let mut gradients = branches.layouts.try_map(allocate_out, |layout| branches.allocate(layout))?;
+    let merged = Output { out: d_out.view(), lse: d_lse.map(|d_lse| d_lse.view()) };
+    let views = gradients.map_mut(|out| O::Device::view_mut(out), |lse| O::Device::view_mut(lse));
+    branches.merge_backward(merged, views)?;
+    Ok(gradients.outs.into_iter().zip(gradients.lses).collect())
 }
 
 /// Partial results that were found to fit together, on one device.
 struct Branches<'a, B: Backend, E: Element> {
     backend: B,
-    partials: Partials<B::View<'a, E>, B::View<'a, f32>>,
+    partials: PartialViews<'a, B, E>,
     layouts: Partials<Layout, Layout>,
 }
 
@@ -77,10 +100,7 @@ impl<'a, B: Backend, E: Element> Branches<'a, B, E> {
             outs: outs.iter().map(|out| out.view()).collect::<Vec<_>>(),
             lses: lses.iter().map(|lse| lse.view()).collect::<Vec<_>>(),
         };
-        let layouts = Partials {
-            outs: partials.outs.iter().map(B::layout).collect(),
-            lses: partials.lses.iter().map(B::layout).collect(),
-        };
+        let layouts = partials.map(|out| B::layout(out), |lse| B::layout(lse));
         layouts.check()?;
         let branches = Branches { backend: outs[0].device(), partials, layouts };
         outs.iter().try_for_each(|out| branches.expect_here(Role::Out, &out.device()))?;
@@ -96,39 +116,28 @@ impl<'a, B: Backend, E: Element> Branches<'a, B, E> {
         Err(Error::DeviceMismatch { tensor, expected, found })
     }
 
-    fn merge(&self, out: B::ViewMut<'_, E>, lse: B::ViewMut<'_, f32>) -> Result<(), Error> {
-        let done = self.backend.merge(&self.partials, Output { out, lse: Some(lse) });
-        done.map_err(|source| backend_error(&self.backend, source))
+    fn allocate<T: Element>(&self, like: &Layout) -> Result<B::Tensor<T>, Error> {
+        self.done(self.backend.allocate(like.shape()))
     }
-}
 
-/// The gradients of each branch's `out` and `lse` from those of the merged ones, on host tensors:
-/// `d_out_b = w_b d_out`, `d_lse_b = w_b (d_out . (out_b - out) + d_lse)` with `w_b = exp(lse_b - lse)`.
-///
-/// # Errors
-/// [`Error::Problem`] for fewer than two pairs or shapes that differ.
-pub fn merge_attentions_backward<E, O, L>(
-    outs: &[&O],
-    lses: &[&L],
-    d_out: &O,
-    d_lse: Option<&L>,
-) -> Result<Vec<OutAndLse<Cpu, E>>, Error>
-where
-    E: Element,
-    O: Operand<Device = Cpu, Elem = E>,
-    L: Operand<Device = Cpu, Elem = f32>,
-{
-    let partials = Partials {
-        outs: outs.iter().map(|out| out.view()).collect::<Vec<_>>(),
-        lses: lses.iter().map(|lse| lse.view()).collect::<Vec<_>>(),
-    };
-    let layouts = Partials {
-        outs: partials.outs.iter().map(|view| *view.layout()).collect(),
-        lses: partials.lses.iter().map(|view| *view.layout()).collect(),
-    };
-    layouts.check()?;
-    let (d_out, d_lse) = (d_out.view(), d_lse.map(|d_lse| d_lse.view()));
-    layouts.check_output(&Output { out: *d_out.layout(), lse: d_lse.as_ref().map(|view| *view.layout()) })?;
-    let gradients = reference::merge_backward(&partials, &d_out, d_lse.as_ref());
-    Ok(gradients.into_iter().map(|(d_out, d_lse)| (d_out.cast(), d_lse.cast())).collect())
+    fn partials(&self) -> PartialViews<'_, B, E> {
+        self.partials.map(|out| B::reborrow(out), |lse| B::reborrow(lse))
+    }
+
+    fn merge<'c>(&'c self, output: OutputViews<'c, B, E>) -> Result<(), Error> {
+        self.done(self.backend.merge(MergeCall::new(self.partials(), output)?))
+    }
+
+    fn merge_backward<'c>(
+        &'c self,
+        merged: MergedGradientViews<'c, B, E>,
+        gradients: PartialGradientViews<'c, B, E>,
+    ) -> Result<(), Error> {
+        let call = MergeBackwardCall::new(self.partials(), merged, gradients)?;
+        self.done(self.backend.merge_backward(call))
+    }
+
+    fn done<T>(&self, outcome: Result<T, B::Error>) -> Result<T, Error> {
+        outcome.map_err(|source| backend_error(&self.backend, source))
+    }
 }

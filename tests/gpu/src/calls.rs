@@ -1,6 +1,9 @@
 //! Calls of the operator on device buffers of random values: what is timed and profiled.
 
-use natten_core::{Backend, Element, ElementType, Gradients, Inputs, Layout, Output, Problem, Saved};
+use natten_core::{
+    Backend, BackwardCall, Element, ElementType, ForwardCall, Gradients, Inputs, Layout, Output, Problem,
+    Saved,
+};
 use natten_cuda::driver::Driver;
 use natten_cuda::{Cuda, CudaError, CudaView, CudaViewMut};
 
@@ -92,7 +95,7 @@ pub fn forward<E: Element>(
         out: view_mut(cuda, &set.tensors[3], layout),
         lse: Some(view_mut(cuda, &set.lse, lse_layout)),
     };
-    cuda.forward::<E>(problem, &inputs(cuda, set, layout), output)
+    cuda.forward::<E>(ForwardCall::new(problem, inputs(cuda, set, layout), output)?)
 }
 
 /// Queues a backward pass on a set of eight tensors.
@@ -114,7 +117,7 @@ pub fn backward_pass<E: Element>(
     };
     let gradient = |i: usize| view_mut(cuda, &set.tensors[i], layout);
     let gradients = Gradients { query: gradient(5), key: gradient(6), value: gradient(7), additional: None };
-    cuda.backward::<E>(problem, &inputs(cuda, set, layout), &saved, gradients)
+    cuda.backward::<E>(BackwardCall::new(problem, inputs(cuda, set, layout), saved, gradients)?)
 }
 
 /// Fills memory with random values between -1.7 and 1.7: `%x` is the seed, `%y` the type (0 f32, 1 f16, 2 bf16). Zeros

@@ -2,7 +2,8 @@
 //! buffer copied with all that lies around the view, so that strides stay and stray writes show.
 
 use natten_core::{
-    Backend, Element, Gradients, Inputs, Layout, Output, Partials, Problem, Saved, TensorView, TensorViewMut,
+    Backend, BackwardCall, Element, ForwardCall, Gradients, Inputs, Layout, MergeCall, Output, Partials,
+    Problem, Saved, TensorView, TensorViewMut,
 };
 use natten_cuda::LayoutSummary;
 use natten_cuda::Request;
@@ -132,7 +133,8 @@ impl<D: Device> Subject for OnDevice<D> {
             out: out.view_mut(&output.out),
             lse: lse.as_ref().zip(output.lse.as_ref()).map(|(copy, host)| copy.view_mut(host)),
         };
-        done(self.cuda.forward(problem, &views, device_output));
+        let call = ForwardCall::new(problem, views, device_output).expect("the suite's views fit");
+        done(self.cuda.forward(call));
         out.read_into(&mut output.out);
         if let (Some(copy), Some(host)) = (&lse, &mut output.lse) {
             copy.read_into(host);
@@ -171,7 +173,8 @@ impl<D: Device> Subject for OnDevice<D> {
                 .zip(gradients.additional.as_ref())
                 .map(|(copies, hosts)| [copies[0].view_mut(&hosts[0]), copies[1].view_mut(&hosts[1])]),
         };
-        done(self.cuda.backward(problem, &views, &device_saved, device_gradients));
+        let call = BackwardCall::new(problem, views, device_saved, device_gradients);
+        done(self.cuda.backward(call.expect("the suite's views fit")));
         query.read_into(&mut gradients.query);
         key.read_into(&mut gradients.key);
         value.read_into(&mut gradients.value);
@@ -197,7 +200,8 @@ impl<D: Device> Subject for OnDevice<D> {
             out: out.view_mut(&output.out),
             lse: lse.as_ref().zip(output.lse.as_ref()).map(|(copy, host)| copy.view_mut(host)),
         };
-        done(self.cuda.merge(&views, device_output));
+        let call = MergeCall::new(views, device_output).expect("the suite's views fit");
+        done(self.cuda.merge(call));
         out.read_into(&mut output.out);
         if let (Some(copy), Some(host)) = (&lse, &mut output.lse) {
             copy.read_into(host);

@@ -4,7 +4,10 @@ use natten::cuda::measure::{Peak, Stopwatch, Timed};
 use natten::cuda::{
     Candidate, Cuda, CudaError, CudaTensor, CudaView, CudaViewMut, Decision, Device, RejectionReason, Request,
 };
-use natten::{AttentionParams, Backend, Element, Gradients, Inputs, Mask, Output, Problem, Saved, Tensor};
+use natten::{
+    AttentionParams, Backend, BackwardCall, Element, ForwardCall, Gradients, Inputs, Mask, Output, Problem,
+    Saved, Tensor,
+};
 
 use super::operands::{self, Operands};
 use super::report::{self, Limits, Pass, Report, Trial, Way};
@@ -34,17 +37,13 @@ impl<E: Element, D: Device> OnDevice<E, D> {
 
     fn forward(&mut self, cuda: &Cuda<D>, problem: &Problem) -> Result<(), CudaError> {
         let OnDevice { inputs, out, lse } = self;
-        cuda.forward(problem, &views(inputs), Output { out: out.view_mut(), lse: Some(lse.view_mut()) })
+        let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
+        cuda.forward(ForwardCall::new(problem, views(inputs), output)?)
     }
 }
 
 fn views<E: Element, D: Device>(inputs: &Inputs<CudaTensor<E, D>>) -> Inputs<CudaView<'_, E>> {
-    Inputs {
-        query: inputs.query.view(),
-        key: inputs.key.view(),
-        value: inputs.value.view(),
-        additional: inputs.additional.as_ref().map(|pair| pair.each_ref().map(CudaTensor::view)),
-    }
+    inputs.map(CudaTensor::view)
 }
 
 fn uploaded<E: Element, D: Device>(
@@ -283,21 +282,11 @@ fn time_passes<E: Element, D: Timed>(
     let seconds = stopwatch.repeat(&repeats, || {
         let saved =
             Saved { out: tensors.out.view(), lse: tensors.lse.view(), d_out: on_device.view(), d_lse: None };
-        let gradients = Gradients {
-            query: gradients.query.view_mut(),
-            key: gradients.key.view_mut(),
-            value: gradients.value.view_mut(),
-            additional: gradients.additional.as_mut().map(|pair| pair.each_mut().map(CudaTensor::view_mut)),
-        };
-        cuda.backward_with(problem, &tensors.views(), &saved, gradients, &mut workspace.view_mut())
+        let gradients = gradients.map_mut(CudaTensor::view_mut);
+        let call = BackwardCall::new(problem, tensors.views(), saved, gradients)?;
+        cuda.backward_with(call, &mut workspace.view_mut())
     })?;
-    let download = |tensor: &CudaTensor<E, D>| cuda.download(tensor);
-    let additional = match &gradients.additional {
-        Some([keys, values]) => Some([download(keys)?, download(values)?]),
-        None => None,
-    };
-    let (query, key) = (download(&gradients.query)?, download(&gradients.key)?);
-    let found = Gradients { query, key, value: download(&gradients.value)?, additional };
+    let found = gradients.try_map(|_, gradient| cuda.download(gradient))?;
     let kernels = cuda.explain_backward(problem, &tensors.views())?;
     // Of five products for each pair, scores and their gradients are computed in both passes, if there are two: three and four.
     let issued = match &kernels[..] {
@@ -322,13 +311,7 @@ fn gradients_like<E: Element, D: Device>(
     cuda: &Cuda<D>,
     inputs: &Inputs<CudaTensor<E, D>>,
 ) -> Result<Gradients<CudaTensor<E, D>>, CudaError> {
-    let like = |tensor: &CudaTensor<E, D>| cuda.allocate::<E>(tensor.shape());
-    let additional = match &inputs.additional {
-        Some([keys, values]) => Some([like(keys)?, like(values)?]),
-        None => None,
-    };
-    let (query, key) = (like(&inputs.query)?, like(&inputs.key)?);
-    Ok(Gradients { query, key, value: like(&inputs.value)?, additional })
+    Ok(inputs.try_map(|_, tensor| cuda.allocate(tensor.shape()))?.into_gradients())
 }
 
 /// Full attention on the same tensors, tokens in a row.

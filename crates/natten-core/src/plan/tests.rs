@@ -1,9 +1,9 @@
 //! Tile counts against a walk over every pair, and against the figures published for NATTEN's simulator.
 
 use super::*;
-use crate::backend::Inputs;
 use crate::element::ElementType;
 use crate::layout::Layout;
+use crate::operands::Inputs;
 use crate::params::{AttentionParams, AxisParams, DynParams, KernelSize, KernelSizePolicy};
 
 fn problem(extents: &[usize], windows: &[usize], strides: &[usize]) -> Problem {

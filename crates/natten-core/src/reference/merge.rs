@@ -1,79 +1,17 @@
 //! Merging partial results over disjoint key sets into one softmax, and its gradient, in f64.
 
-use crate::backend::{Output, Partials};
-use crate::element::Element;
-use crate::error::{ProblemError, Role, TensorAxis};
-use crate::layout::Layout;
+use crate::element::InputElement;
+use crate::operands::Partials;
 use crate::reference::Forward;
 use crate::tensor::{Tensor, TensorView};
-
-impl Partials<Layout, Layout> {
-    /// Checks that there are at least two partial results, all of one shape `[batch, tokens.., heads, head_dim]`
-    /// with log-sum-exps `[batch, tokens.., heads]`.
-    ///
-    /// # Errors
-    /// [`ProblemError::MergeLseCount`], [`ProblemError::MergeCount`], [`ProblemError::TensorRank`],
-    /// [`ProblemError::ShapeMismatch`], [`ProblemError::LastAxisNotContiguous`].
-    pub fn check(&self) -> Result<(), ProblemError> {
-        let (outs, lses) = (self.outs.len(), self.lses.len());
-        if outs != lses {
-            return Err(ProblemError::MergeLseCount { outs, lses });
-        }
-        if outs < 2 {
-            return Err(ProblemError::MergeCount { found: outs });
-        }
-        let shape = self.outs[0].shape().to_vec();
-        if !(4..=6).contains(&shape.len()) {
-            return Err(ProblemError::TensorRank { tensor: Role::Out, expected: 4, found: shape.len() });
-        }
-        for out in &self.outs {
-            check_shape(Role::Out, &shape, out)?;
-        }
-        self.lses.iter().try_for_each(|lse| check_shape(Role::Lse, &shape[..shape.len() - 1], lse))
-    }
-
-    /// Checks the tensors that a merge writes against the partial results.
-    ///
-    /// # Errors
-    /// As [`Partials::check`].
-    pub fn check_output(&self, output: &Output<Layout, Layout>) -> Result<(), ProblemError> {
-        let Some(first) = self.outs.first() else { return Err(ProblemError::MergeCount { found: 0 }) };
-        let shape = first.shape();
-        check_shape(Role::Out, shape, &output.out)?;
-        output.lse.as_ref().map_or(Ok(()), |lse| check_shape(Role::Lse, &shape[..shape.len() - 1], lse))
-    }
-}
-
-fn check_shape(tensor: Role, expected: &[usize], layout: &Layout) -> Result<(), ProblemError> {
-    let found = layout.shape();
-    if found.len() != expected.len() {
-        return Err(ProblemError::TensorRank { tensor, expected: expected.len(), found: found.len() });
-    }
-    let has_head_dim = tensor == Role::Out;
-    let heads = found.len() - 1 - usize::from(has_head_dim);
-    for (i, (&expected, &found)) in expected.iter().zip(found).enumerate() {
-        let axis = match i {
-            0 => TensorAxis::Batch,
-            i if i == heads => TensorAxis::Heads,
-            i if i > heads => TensorAxis::HeadDim,
-            i => TensorAxis::Token(i - 1),
-        };
-        if expected != found {
-            return Err(ProblemError::ShapeMismatch { tensor, axis, expected, found });
-        }
-    }
-    let stride = layout.strides()[found.len() - 1];
-    if has_head_dim && stride != 1 && found[found.len() - 1] > 1 {
-        return Err(ProblemError::LastAxisNotContiguous { tensor, stride });
-    }
-    Ok(())
-}
 
 /// `lse = log sum_b exp lse_b` and `out = sum_b w_b out_b` with `w_b = exp(lse_b - lse)`.
 ///
 /// A branch that saw no key has `lse_b = -inf` and no weight; if no branch saw one, the result is `out = 0`,
 /// `lse = -inf`.
-pub fn merge<E: Element, L: Element>(partials: &Partials<TensorView<'_, E>, TensorView<'_, L>>) -> Forward {
+pub fn merge<E: InputElement, L: InputElement>(
+    partials: &Partials<TensorView<'_, E>, TensorView<'_, L>>,
+) -> Forward {
     let outs: Vec<Tensor<f64>> = partials.outs.iter().map(|out| out.to_tensor().cast()).collect();
     let lses: Vec<Tensor<f64>> = partials.lses.iter().map(|lse| lse.to_tensor().cast()).collect();
     let mut merged = outs[0].clone();
@@ -97,7 +35,7 @@ pub fn merge<E: Element, L: Element>(partials: &Partials<TensorView<'_, E>, Tens
 /// ```
 ///
 /// Returns one `(d_out_b, d_lse_b)` for each branch.
-pub fn merge_backward<E: Element, L: Element>(
+pub fn merge_backward<E: InputElement, L: InputElement>(
     partials: &Partials<TensorView<'_, E>, TensorView<'_, L>>,
     d_out: &TensorView<'_, E>,
     d_lse: Option<&TensorView<'_, L>>,

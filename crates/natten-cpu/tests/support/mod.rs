@@ -6,8 +6,9 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use natten_core::{
-    AttentionParams, AxisParams, Backend, DynParams, Element, ElementType, Gradients, Inputs,
-    KernelSizePolicy, Layout, Output, Problem, Saved, Sequences, Tensor, TensorView, reference,
+    AttentionParams, AxisParams, Backend, BackwardCall, DynParams, Element, ElementType, ForwardCall,
+    Gradients, Inputs, KernelSizePolicy, Layout, Output, Problem, Saved, Sequences, Tensor, TensorView,
+    reference,
 };
 use natten_cpu::Cpu;
 
@@ -151,7 +152,7 @@ pub fn forward<E: Element>(
     let mut out = Tensor::from_fn(&problem.out_shape(), |_| E::from_f32(777.0)).unwrap();
     let mut lse = Tensor::from_fn(&problem.lse_shape(), |_| 777.0).unwrap();
     let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
-    cpu.forward(problem, inputs, output).unwrap();
+    cpu.forward(ForwardCall::new(problem, *inputs, output).unwrap()).unwrap();
     (out, lse)
 }
 
@@ -175,7 +176,7 @@ pub fn backward<E: Element>(
         value: grads.value.view_mut(),
         additional: grads.additional.as_mut().map(|pair| pair.each_mut().map(Tensor::view_mut)),
     };
-    cpu.backward(problem, inputs, saved, views).unwrap();
+    cpu.backward(BackwardCall::new(problem, *inputs, *saved, views).unwrap()).unwrap();
     grads
 }
 

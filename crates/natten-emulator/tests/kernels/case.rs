@@ -1,8 +1,8 @@
 //! One problem, run on the emulated device and on natten-core's reference, and compared.
 
 use natten_core::{
-    Backend, Element, Gradients, Inputs, Layout, Output, Params, Problem, Saved, Tensor, TensorView,
-    reference,
+    Backend, BackwardCall, Element, ForwardCall, Gradients, Inputs, Layout, Output, Params, Problem, Saved,
+    Tensor, TensorView, reference,
 };
 use natten_cuda::{Cuda, CudaTensor, CudaView};
 use natten_emulator::Emulated;
@@ -178,7 +178,8 @@ pub fn forward<E: Element>(
     let mut out = cuda.allocate::<E>(&problem.out_shape()).map_err(message)?;
     let mut lse = cuda.allocate::<f32>(&problem.lse_shape()).map_err(message)?;
     let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
-    cuda.forward(problem, &device.inputs(), output).map_err(message)?;
+    let call = ForwardCall::new(problem, device.inputs(), output).map_err(|error| error.to_string())?;
+    cuda.forward(call).map_err(message)?;
     Ok((cuda.download(&out).map_err(message)?, cuda.download(&lse).map_err(message)?))
 }
 
@@ -214,7 +215,8 @@ pub fn backward<E: Element>(
         value: value.view_mut(),
         additional: additional.as_mut().map(|pair| pair.each_mut().map(|tensor| tensor.view_mut())),
     };
-    cuda.backward(problem, &device.inputs(), &saved, gradients).map_err(message)?;
+    let call = BackwardCall::new(problem, device.inputs(), saved, gradients);
+    cuda.backward(call.map_err(|error| error.to_string())?).map_err(message)?;
     let down = |tensor: &CudaTensor<E, Emulated>| cuda.download(tensor).map_err(message);
     Ok(Gradients {
         query: down(&query)?,

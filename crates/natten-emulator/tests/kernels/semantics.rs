@@ -1,7 +1,8 @@
 //! What shapes do not show: what stays out of a result, what repeats, where memory ends, and plain attention.
 
 use natten_core::{
-    AttentionParams, Backend, Inputs, Output, Params, Partials, Problem, Sequences, Tensor, reference,
+    AttentionParams, Backend, ForwardCall, Inputs, MergeCall, Output, Params, Partials, Problem, Sequences,
+    Tensor, reference,
 };
 use natten_cuda::device::{Device, LaunchConfig, PreparedLaunch};
 use natten_cuda::params::{Axis, WindowDumpParams};
@@ -94,7 +95,8 @@ fn attend(cuda: &Cuda<Emulated>, problem: &Problem, [query, key, value]: &[Tenso
     let mut out = cuda.allocate::<f32>(&problem.out_shape()).unwrap();
     let mut lse = cuda.allocate::<f32>(&problem.lse_shape()).unwrap();
     let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
-    cuda.forward(problem, &Inputs::new(query.view(), key.view(), value.view()), output).unwrap();
+    let inputs = Inputs::new(query.view(), key.view(), value.view());
+    cuda.forward(ForwardCall::new(problem, inputs, output).unwrap()).unwrap();
     compare("out", &cuda.download(&out).unwrap(), &expected.out).unwrap();
     compare("lse", &cuda.download(&lse).unwrap(), &expected.lse).unwrap();
 }
@@ -124,7 +126,7 @@ fn merge() {
         lses: lses.iter().map(|t| t.view()).collect(),
     };
     let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
-    cuda.merge(&partials, output).unwrap();
+    cuda.merge(MergeCall::new(partials, output).unwrap()).unwrap();
     compare("out", &cuda.download(&out).unwrap(), &expected.out).unwrap();
     compare("lse", &cuda.download(&lse).unwrap(), &expected.lse).unwrap();
 }
@@ -186,7 +188,8 @@ fn many_blocks() {
     let on_device = cuda.upload(&query.view()).unwrap();
     let mut out = cuda.allocate::<f32>(&problem.out_shape()).unwrap();
     let inputs = Inputs::new(on_device.view(), on_device.view(), on_device.view());
-    cuda.forward(&problem, &inputs, Output { out: out.view_mut(), lse: None }).unwrap();
+    let output = Output { out: out.view_mut(), lse: None };
+    cuda.forward(ForwardCall::new(&problem, inputs, output).unwrap()).unwrap();
     assert_eq!(cuda.download(&out).unwrap().as_slice(), query.as_slice());
 }
 
@@ -215,7 +218,7 @@ fn beyond_32_bits() {
         let [query, key, value] = [0, 1, 2].map(|i: usize| cuda.view_of_raw::<f32>(bases[i], layout));
         (Inputs::new(query, key, value), cuda.view_mut_of_raw::<f32>(bases[3], layout))
     };
-    cuda.forward(&problem, &inputs, Output { out, lse: None }).unwrap();
+    cuda.forward(ForwardCall::new(&problem, inputs, Output { out, lse: None }).unwrap()).unwrap();
     let expected = reference::forward(&problem, &Inputs::new(host[0].view(), host[1].view(), host[2].view()));
     let mut found = Tensor::<f32>::zeros(&[1, tokens, heads, head_dim]).unwrap();
     for (token, row) in found.as_mut_slice().chunks_mut(head_dim).enumerate() {
@@ -235,7 +238,8 @@ fn refusals() {
     let problem = Problem::new(&Params::new([3]).to_dyn(), &layouts, natten_core::ElementType::F32).unwrap();
     let mut out = here.allocate::<f32>(&problem.out_shape()).unwrap();
     let inputs = Inputs::new(mine.view(), foreign.view(), mine.view());
-    let error = here.forward(&problem, &inputs, Output { out: out.view_mut(), lse: None }).unwrap_err();
+    let output = Output { out: out.view_mut(), lse: None };
+    let error = here.forward(ForwardCall::new(&problem, inputs, output).unwrap()).unwrap_err();
     assert!(matches!(error, CudaError::WrongDevice { .. }), "{error}");
 
     let wide = Tensor::<f64>::zeros(&[1, 4, 1, 8]).unwrap();
@@ -243,6 +247,7 @@ fn refusals() {
     let problem = Problem::new(&Params::new([3]).to_dyn(), &layouts, natten_core::ElementType::F64).unwrap();
     let mut out = here.allocate::<f64>(&problem.out_shape()).unwrap();
     let inputs = Inputs::new(wide.view(), wide.view(), wide.view());
-    let error = here.forward(&problem, &inputs, Output { out: out.view_mut(), lse: None }).unwrap_err();
+    let output = Output { out: out.view_mut(), lse: None };
+    let error = here.forward(ForwardCall::new(&problem, inputs, output).unwrap()).unwrap_err();
     assert!(error.to_string().contains("is for f32, the tensors are f64"), "{error}");
 }

@@ -1,11 +1,9 @@
 //! The Hopper kernels on views of all sorts: neighbouring heads, repeated and reversed axes, and what is chosen and compiled.
 
 use natten_core::plan::TileCounts;
-use natten_core::{Backend, Inputs, Layout, Output, Params, Tensor, bf16, reference};
-use natten_cuda::LayoutSummary;
-use natten_cuda::Request;
+use natten_core::{Backend, ForwardCall, Inputs, Layout, Output, Params, Tensor, bf16, reference};
 use natten_cuda::registry::Operation;
-use natten_cuda::{Cuda, CudaTensor, CudaView, Device};
+use natten_cuda::{Cuda, CudaTensor, CudaView, Device, LayoutSummary, Request};
 use natten_emulator::{Completion, Emulated};
 
 use crate::case::{Case, OnDevice, Operands};
@@ -185,7 +183,8 @@ fn reversed_axes_go_to_another_family() {
     let mut out = cuda.allocate::<bf16>(&problem.out_shape()).unwrap();
     let mut lse = cuda.allocate::<f32>(&problem.lse_shape()).unwrap();
     cuda.device().take_counters();
-    cuda.forward(&problem, &inputs, Output { out: out.view_mut(), lse: Some(lse.view_mut()) }).unwrap();
+    let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
+    cuda.forward(ForwardCall::new(&problem, inputs, output).unwrap()).unwrap();
     let ran: Vec<&str> = cuda.device().take_counters().into_keys().collect();
     assert!(ran.iter().all(|entry| !entry.contains("sm90")), "{ran:?}");
     let rows: Vec<bf16> = operands.key.as_slice().rchunks(128).flatten().copied().collect();
@@ -196,7 +195,7 @@ fn reversed_axes_go_to_another_family() {
     // Asked for by name, the family says why it cannot.
     let asked = cuda.clone().with_request(Request { entry: Some(kernel.entry), tiling: None });
     let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
-    let refused = asked.forward(&problem, &inputs, output).unwrap_err().to_string();
+    let refused = asked.forward(ForwardCall::new(&problem, inputs, output).unwrap()).unwrap_err().to_string();
     assert!(
         refused.contains("cannot map a tensor: the copy engine takes no stride of -128 elements"),
         "{refused}"
@@ -218,7 +217,7 @@ fn each_length_of_residues_is_a_launch_of_one_call() {
     let planned = TileCounts::of(&problem, &decision.tiling.unwrap()).issued_over_useful();
     assert!((decision.issued_over_useful - planned).abs() < 1e-9 * planned);
     cuda.device().take_counters();
-    cuda.forward(&problem, &device.inputs(), output).unwrap();
+    cuda.forward(ForwardCall::new(&problem, device.inputs(), output).unwrap()).unwrap();
     let counters = cuda.device().take_counters();
     assert_eq!(counters.keys().copied().collect::<Vec<_>>(), [entry]);
     assert_eq!(counters[entry].ctas, 4);
@@ -243,7 +242,8 @@ fn warming_up_compiles_the_kernel_that_runs() {
         assert!(loaded.is_ok());
         let mut out = cuda.allocate::<bf16>(&problem.out_shape()).unwrap();
         let device = OnDevice::upload(&cuda, &operands);
-        cuda.forward(&problem, &device.inputs(), Output { out: out.view_mut(), lse: None }).unwrap();
+        let output = Output { out: out.view_mut(), lse: None };
+        cuda.forward(ForwardCall::new(&problem, device.inputs(), output).unwrap()).unwrap();
         let ran: Vec<&str> = cuda.device().take_counters().into_keys().collect();
         assert_eq!(ran, [kernel.entry]);
     }

@@ -1,7 +1,8 @@
 //! The emulated device as a subject of the suites that every backend must pass: host views in, host views out.
 
 use natten::{
-    Backend, Element, Gradients, Inputs, Layout, Output, Partials, Problem, Saved, TensorView, TensorViewMut,
+    Backend, BackwardCall, Element, ForwardCall, Gradients, Inputs, Layout, MergeCall, Output, Partials,
+    Problem, Saved, TensorView, TensorViewMut,
 };
 use natten_cuda::{Cuda, CudaTensor, CudaView, CudaViewMut};
 use natten_emulator::Emulated;
@@ -71,7 +72,8 @@ impl Subject for OnEmulator {
         let mut out = Mirror::of(cuda, &output.out.as_view());
         let mut lse = output.lse.as_ref().map(|lse| Mirror::of(cuda, &lse.as_view()));
         let views = Output { out: out.view_mut(cuda), lse: lse.as_mut().map(|lse| lse.view_mut(cuda)) };
-        cuda.forward(problem, &inputs.map(|mirror| mirror.view(cuda)), views).expect("the emulator takes it");
+        let call = ForwardCall::new(problem, inputs.map(|mirror| mirror.view(cuda)), views);
+        cuda.forward(call.expect("the suites' views fit")).expect("the emulator takes it");
         out.store(cuda, output.out);
         lse.into_iter().zip(output.lse).for_each(|(mirror, to)| mirror.store(cuda, to));
     }
@@ -106,7 +108,8 @@ impl Subject for OnEmulator {
             additional: additional.as_mut().map(|pair| pair.each_mut().map(|mirror| mirror.view_mut(cuda))),
         };
         let inputs = inputs.map(|mirror| mirror.view(cuda));
-        cuda.backward(problem, &inputs, &saved, views).expect("the emulator takes it");
+        let call = BackwardCall::new(problem, inputs, saved, views).expect("the suites' views fit");
+        cuda.backward(call).expect("the emulator takes it");
         query.store(cuda, gradients.query);
         key.store(cuda, gradients.key);
         value.store(cuda, gradients.value);
@@ -129,7 +132,8 @@ impl Subject for OnEmulator {
         let mut out = Mirror::of(cuda, &output.out.as_view());
         let mut lse = output.lse.as_ref().map(|lse| Mirror::of(cuda, &lse.as_view()));
         let views = Output { out: out.view_mut(cuda), lse: lse.as_mut().map(|lse| lse.view_mut(cuda)) };
-        cuda.merge(&partials, views).expect("the emulator takes it");
+        let call = MergeCall::new(partials, views).expect("the suites' views fit");
+        cuda.merge(call).expect("the emulator takes it");
         out.store(cuda, output.out);
         lse.into_iter().zip(output.lse).for_each(|(mirror, to)| mirror.store(cuda, to));
     }

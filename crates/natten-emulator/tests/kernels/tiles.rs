@@ -2,8 +2,8 @@
 
 use natten_core::plan::{KeyStart, TileCounts, Tiling};
 use natten_core::{
-    AttentionParams, Backend, Element, Inputs, Output, Params, Problem, Sequences, Tensor, bf16, f16,
-    reference,
+    AttentionParams, Backend, Element, ForwardCall, Inputs, Output, Params, Problem, Sequences, Tensor, bf16,
+    f16, reference,
 };
 use natten_cuda::Cuda;
 use natten_cuda::registry::{Facts, Kernel, Operation, kernels_of};
@@ -383,7 +383,8 @@ fn attend(kernel: &Kernel, problem: &Problem, host: &[Tensor<f16>; 3]) {
     let mut out = cuda.allocate::<f16>(&problem.out_shape()).expect("memory");
     let mut lse = cuda.allocate::<f32>(&problem.lse_shape()).expect("memory");
     let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
-    cuda.forward(problem, &Inputs::new(query.view(), key.view(), value.view()), output).expect("a launch");
+    let inputs = Inputs::new(query.view(), key.view(), value.view());
+    cuda.forward(ForwardCall::new(problem, inputs, output).expect("they fit")).expect("a launch");
     let inputs = Inputs::new(host[0].view(), host[1].view(), host[2].view());
     let (out, lse) = (cuda.download(&out).expect("out"), cuda.download(&lse).expect("lse"));
     close(problem, &inputs, &out, &lse)
