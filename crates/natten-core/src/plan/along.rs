@@ -143,14 +143,10 @@ impl Cut {
             let first = tile * query_side;
             let last = first + (query_side - 1).min(residue.query_len - 1 - first);
             let (head, tail) = (residue.window(first), residue.window(last));
-            // Past the last key, causal windows do not grow any more.
+            let starts_alike = head.start == tail.start;
+            let alike = if starts_alike { (residue.starts_alike(first) - first) / query_side } else { 1 };
+            // Causal windows grow up to the last key, where sliding queries end, and with them the run.
             let grows = residue.is_causal && head.end < residue.key_len;
-            let alike = if head.start == tail.start {
-                let same_ends = if grows { residue.key_len } else { usize::MAX };
-                residue.starts_alike(first).min(same_ends).saturating_sub(first) / query_side
-            } else {
-                1
-            };
             let run = Run {
                 tiles: alike.clamp(1, tiles.end - tile),
                 starts: head.start..tail.start,
