@@ -18,7 +18,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 560,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_simt_f32_d8.ptx"),
+        packed: include_bytes!("../packed/natten_forward_simt_f32_d8.br"),
     },
     Kernel {
         entry: "natten_forward_simt_f32_d32",
@@ -33,7 +33,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 560,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_simt_f32_d32.ptx"),
+        packed: include_bytes!("../packed/natten_forward_simt_f32_d32.br"),
     },
     Kernel {
         entry: "natten_forward_simt_f32_d64",
@@ -48,7 +48,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 560,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_simt_f32_d64.ptx"),
+        packed: include_bytes!("../packed/natten_forward_simt_f32_d64.br"),
     },
     Kernel {
         entry: "natten_forward_simt_f32_d128",
@@ -63,7 +63,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 560,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_simt_f32_d128.ptx"),
+        packed: include_bytes!("../packed/natten_forward_simt_f32_d128.br"),
     },
     Kernel {
         entry: "natten_forward_simt_f32_d256",
@@ -78,7 +78,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 560,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_simt_f32_d256.ptx"),
+        packed: include_bytes!("../packed/natten_forward_simt_f32_d256.br"),
     },
     Kernel {
         entry: "natten_forward_simt_f32_d64_unaligned",
@@ -93,7 +93,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 560,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_simt_f32_d64_unaligned.ptx"),
+        packed: include_bytes!("../packed/natten_forward_simt_f32_d64_unaligned.br"),
     },
     Kernel {
         entry: "natten_forward_simt_f32_d256_unaligned",
@@ -108,7 +108,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 560,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_simt_f32_d256_unaligned.ptx"),
+        packed: include_bytes!("../packed/natten_forward_simt_f32_d256_unaligned.br"),
     },
     Kernel {
         entry: "natten_backward_query_simt_f32_d8",
@@ -123,7 +123,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_query_simt_f32_d8.ptx"),
+        packed: include_bytes!("../packed/natten_backward_query_simt_f32_d8.br"),
     },
     Kernel {
         entry: "natten_backward_query_simt_f32_d32",
@@ -138,7 +138,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_query_simt_f32_d32.ptx"),
+        packed: include_bytes!("../packed/natten_backward_query_simt_f32_d32.br"),
     },
     Kernel {
         entry: "natten_backward_query_simt_f32_d64",
@@ -153,7 +153,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_query_simt_f32_d64.ptx"),
+        packed: include_bytes!("../packed/natten_backward_query_simt_f32_d64.br"),
     },
     Kernel {
         entry: "natten_backward_query_simt_f32_d128",
@@ -168,7 +168,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_query_simt_f32_d128.ptx"),
+        packed: include_bytes!("../packed/natten_backward_query_simt_f32_d128.br"),
     },
     Kernel {
         entry: "natten_backward_query_simt_f32_d256",
@@ -183,7 +183,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_query_simt_f32_d256.ptx"),
+        packed: include_bytes!("../packed/natten_backward_query_simt_f32_d256.br"),
     },
     Kernel {
         entry: "natten_backward_query_simt_f32_d64_unaligned",
@@ -198,7 +198,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_query_simt_f32_d64_unaligned.ptx"),
+        packed: include_bytes!("../packed/natten_backward_query_simt_f32_d64_unaligned.br"),
     },
     Kernel {
         entry: "natten_backward_query_simt_f32_d256_unaligned",
@@ -213,7 +213,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_query_simt_f32_d256_unaligned.ptx"),
+        packed: include_bytes!("../packed/natten_backward_query_simt_f32_d256_unaligned.br"),
     },
     Kernel {
         entry: "natten_backward_key_simt_f32_d8",
@@ -228,7 +228,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_key_simt_f32_d8.ptx"),
+        packed: include_bytes!("../packed/natten_backward_key_simt_f32_d8.br"),
     },
     Kernel {
         entry: "natten_backward_key_simt_f32_d32",
@@ -243,7 +243,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_key_simt_f32_d32.ptx"),
+        packed: include_bytes!("../packed/natten_backward_key_simt_f32_d32.br"),
     },
     Kernel {
         entry: "natten_backward_key_simt_f32_d64",
@@ -258,7 +258,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_key_simt_f32_d64.ptx"),
+        packed: include_bytes!("../packed/natten_backward_key_simt_f32_d64.br"),
     },
     Kernel {
         entry: "natten_backward_key_simt_f32_d128",
@@ -273,7 +273,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_key_simt_f32_d128.ptx"),
+        packed: include_bytes!("../packed/natten_backward_key_simt_f32_d128.br"),
     },
     Kernel {
         entry: "natten_backward_key_simt_f32_d256",
@@ -288,7 +288,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_key_simt_f32_d256.ptx"),
+        packed: include_bytes!("../packed/natten_backward_key_simt_f32_d256.br"),
     },
     Kernel {
         entry: "natten_backward_key_simt_f32_d64_unaligned",
@@ -303,7 +303,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_key_simt_f32_d64_unaligned.ptx"),
+        packed: include_bytes!("../packed/natten_backward_key_simt_f32_d64_unaligned.br"),
     },
     Kernel {
         entry: "natten_backward_key_simt_f32_d256_unaligned",
@@ -318,7 +318,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_key_simt_f32_d256_unaligned.ptx"),
+        packed: include_bytes!("../packed/natten_backward_key_simt_f32_d256_unaligned.br"),
     },
     Kernel {
         entry: "natten_forward_simt_f16_d8",
@@ -333,7 +333,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 560,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_simt_f16_d8.ptx"),
+        packed: include_bytes!("../packed/natten_forward_simt_f16_d8.br"),
     },
     Kernel {
         entry: "natten_forward_simt_f16_d32",
@@ -348,7 +348,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 560,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_simt_f16_d32.ptx"),
+        packed: include_bytes!("../packed/natten_forward_simt_f16_d32.br"),
     },
     Kernel {
         entry: "natten_forward_simt_f16_d64",
@@ -363,7 +363,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 560,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_simt_f16_d64.ptx"),
+        packed: include_bytes!("../packed/natten_forward_simt_f16_d64.br"),
     },
     Kernel {
         entry: "natten_forward_simt_f16_d128",
@@ -378,7 +378,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 560,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_simt_f16_d128.ptx"),
+        packed: include_bytes!("../packed/natten_forward_simt_f16_d128.br"),
     },
     Kernel {
         entry: "natten_forward_simt_f16_d256",
@@ -393,7 +393,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 560,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_simt_f16_d256.ptx"),
+        packed: include_bytes!("../packed/natten_forward_simt_f16_d256.br"),
     },
     Kernel {
         entry: "natten_forward_simt_f16_d64_unaligned",
@@ -408,7 +408,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 560,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_simt_f16_d64_unaligned.ptx"),
+        packed: include_bytes!("../packed/natten_forward_simt_f16_d64_unaligned.br"),
     },
     Kernel {
         entry: "natten_forward_simt_f16_d256_unaligned",
@@ -423,7 +423,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 560,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_simt_f16_d256_unaligned.ptx"),
+        packed: include_bytes!("../packed/natten_forward_simt_f16_d256_unaligned.br"),
     },
     Kernel {
         entry: "natten_backward_query_simt_f16_d8",
@@ -438,7 +438,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_query_simt_f16_d8.ptx"),
+        packed: include_bytes!("../packed/natten_backward_query_simt_f16_d8.br"),
     },
     Kernel {
         entry: "natten_backward_query_simt_f16_d32",
@@ -453,7 +453,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_query_simt_f16_d32.ptx"),
+        packed: include_bytes!("../packed/natten_backward_query_simt_f16_d32.br"),
     },
     Kernel {
         entry: "natten_backward_query_simt_f16_d64",
@@ -468,7 +468,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_query_simt_f16_d64.ptx"),
+        packed: include_bytes!("../packed/natten_backward_query_simt_f16_d64.br"),
     },
     Kernel {
         entry: "natten_backward_query_simt_f16_d128",
@@ -483,7 +483,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_query_simt_f16_d128.ptx"),
+        packed: include_bytes!("../packed/natten_backward_query_simt_f16_d128.br"),
     },
     Kernel {
         entry: "natten_backward_query_simt_f16_d256",
@@ -498,7 +498,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_query_simt_f16_d256.ptx"),
+        packed: include_bytes!("../packed/natten_backward_query_simt_f16_d256.br"),
     },
     Kernel {
         entry: "natten_backward_query_simt_f16_d64_unaligned",
@@ -513,7 +513,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_query_simt_f16_d64_unaligned.ptx"),
+        packed: include_bytes!("../packed/natten_backward_query_simt_f16_d64_unaligned.br"),
     },
     Kernel {
         entry: "natten_backward_query_simt_f16_d256_unaligned",
@@ -528,7 +528,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_query_simt_f16_d256_unaligned.ptx"),
+        packed: include_bytes!("../packed/natten_backward_query_simt_f16_d256_unaligned.br"),
     },
     Kernel {
         entry: "natten_backward_key_simt_f16_d8",
@@ -543,7 +543,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_key_simt_f16_d8.ptx"),
+        packed: include_bytes!("../packed/natten_backward_key_simt_f16_d8.br"),
     },
     Kernel {
         entry: "natten_backward_key_simt_f16_d32",
@@ -558,7 +558,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_key_simt_f16_d32.ptx"),
+        packed: include_bytes!("../packed/natten_backward_key_simt_f16_d32.br"),
     },
     Kernel {
         entry: "natten_backward_key_simt_f16_d64",
@@ -573,7 +573,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_key_simt_f16_d64.ptx"),
+        packed: include_bytes!("../packed/natten_backward_key_simt_f16_d64.br"),
     },
     Kernel {
         entry: "natten_backward_key_simt_f16_d128",
@@ -588,7 +588,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_key_simt_f16_d128.ptx"),
+        packed: include_bytes!("../packed/natten_backward_key_simt_f16_d128.br"),
     },
     Kernel {
         entry: "natten_backward_key_simt_f16_d256",
@@ -603,7 +603,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_key_simt_f16_d256.ptx"),
+        packed: include_bytes!("../packed/natten_backward_key_simt_f16_d256.br"),
     },
     Kernel {
         entry: "natten_backward_key_simt_f16_d64_unaligned",
@@ -618,7 +618,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_key_simt_f16_d64_unaligned.ptx"),
+        packed: include_bytes!("../packed/natten_backward_key_simt_f16_d64_unaligned.br"),
     },
     Kernel {
         entry: "natten_backward_key_simt_f16_d256_unaligned",
@@ -633,7 +633,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_key_simt_f16_d256_unaligned.ptx"),
+        packed: include_bytes!("../packed/natten_backward_key_simt_f16_d256_unaligned.br"),
     },
     Kernel {
         entry: "natten_forward_simt_bf16_d8",
@@ -648,7 +648,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 560,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_simt_bf16_d8.ptx"),
+        packed: include_bytes!("../packed/natten_forward_simt_bf16_d8.br"),
     },
     Kernel {
         entry: "natten_forward_simt_bf16_d32",
@@ -663,7 +663,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 560,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_simt_bf16_d32.ptx"),
+        packed: include_bytes!("../packed/natten_forward_simt_bf16_d32.br"),
     },
     Kernel {
         entry: "natten_forward_simt_bf16_d64",
@@ -678,7 +678,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 560,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_simt_bf16_d64.ptx"),
+        packed: include_bytes!("../packed/natten_forward_simt_bf16_d64.br"),
     },
     Kernel {
         entry: "natten_forward_simt_bf16_d128",
@@ -693,7 +693,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 560,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_simt_bf16_d128.ptx"),
+        packed: include_bytes!("../packed/natten_forward_simt_bf16_d128.br"),
     },
     Kernel {
         entry: "natten_forward_simt_bf16_d256",
@@ -708,7 +708,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 560,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_simt_bf16_d256.ptx"),
+        packed: include_bytes!("../packed/natten_forward_simt_bf16_d256.br"),
     },
     Kernel {
         entry: "natten_forward_simt_bf16_d64_unaligned",
@@ -723,7 +723,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 560,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_simt_bf16_d64_unaligned.ptx"),
+        packed: include_bytes!("../packed/natten_forward_simt_bf16_d64_unaligned.br"),
     },
     Kernel {
         entry: "natten_forward_simt_bf16_d256_unaligned",
@@ -738,7 +738,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 560,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_simt_bf16_d256_unaligned.ptx"),
+        packed: include_bytes!("../packed/natten_forward_simt_bf16_d256_unaligned.br"),
     },
     Kernel {
         entry: "natten_backward_query_simt_bf16_d8",
@@ -753,7 +753,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_query_simt_bf16_d8.ptx"),
+        packed: include_bytes!("../packed/natten_backward_query_simt_bf16_d8.br"),
     },
     Kernel {
         entry: "natten_backward_query_simt_bf16_d32",
@@ -768,7 +768,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_query_simt_bf16_d32.ptx"),
+        packed: include_bytes!("../packed/natten_backward_query_simt_bf16_d32.br"),
     },
     Kernel {
         entry: "natten_backward_query_simt_bf16_d64",
@@ -783,7 +783,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_query_simt_bf16_d64.ptx"),
+        packed: include_bytes!("../packed/natten_backward_query_simt_bf16_d64.br"),
     },
     Kernel {
         entry: "natten_backward_query_simt_bf16_d128",
@@ -798,7 +798,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_query_simt_bf16_d128.ptx"),
+        packed: include_bytes!("../packed/natten_backward_query_simt_bf16_d128.br"),
     },
     Kernel {
         entry: "natten_backward_query_simt_bf16_d256",
@@ -813,7 +813,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_query_simt_bf16_d256.ptx"),
+        packed: include_bytes!("../packed/natten_backward_query_simt_bf16_d256.br"),
     },
     Kernel {
         entry: "natten_backward_query_simt_bf16_d64_unaligned",
@@ -828,7 +828,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_query_simt_bf16_d64_unaligned.ptx"),
+        packed: include_bytes!("../packed/natten_backward_query_simt_bf16_d64_unaligned.br"),
     },
     Kernel {
         entry: "natten_backward_query_simt_bf16_d256_unaligned",
@@ -843,7 +843,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_query_simt_bf16_d256_unaligned.ptx"),
+        packed: include_bytes!("../packed/natten_backward_query_simt_bf16_d256_unaligned.br"),
     },
     Kernel {
         entry: "natten_backward_key_simt_bf16_d8",
@@ -858,7 +858,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_key_simt_bf16_d8.ptx"),
+        packed: include_bytes!("../packed/natten_backward_key_simt_bf16_d8.br"),
     },
     Kernel {
         entry: "natten_backward_key_simt_bf16_d32",
@@ -873,7 +873,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_key_simt_bf16_d32.ptx"),
+        packed: include_bytes!("../packed/natten_backward_key_simt_bf16_d32.br"),
     },
     Kernel {
         entry: "natten_backward_key_simt_bf16_d64",
@@ -888,7 +888,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_key_simt_bf16_d64.ptx"),
+        packed: include_bytes!("../packed/natten_backward_key_simt_bf16_d64.br"),
     },
     Kernel {
         entry: "natten_backward_key_simt_bf16_d128",
@@ -903,7 +903,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_key_simt_bf16_d128.ptx"),
+        packed: include_bytes!("../packed/natten_backward_key_simt_bf16_d128.br"),
     },
     Kernel {
         entry: "natten_backward_key_simt_bf16_d256",
@@ -918,7 +918,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_key_simt_bf16_d256.ptx"),
+        packed: include_bytes!("../packed/natten_backward_key_simt_bf16_d256.br"),
     },
     Kernel {
         entry: "natten_backward_key_simt_bf16_d64_unaligned",
@@ -933,7 +933,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_key_simt_bf16_d64_unaligned.ptx"),
+        packed: include_bytes!("../packed/natten_backward_key_simt_bf16_d64_unaligned.br"),
     },
     Kernel {
         entry: "natten_backward_key_simt_bf16_d256_unaligned",
@@ -948,7 +948,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 728,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_backward_key_simt_bf16_d256_unaligned.ptx"),
+        packed: include_bytes!("../packed/natten_backward_key_simt_bf16_d256_unaligned.br"),
     },
     Kernel {
         entry: "natten_forward_sm80_f16_d32_q128_k64",
@@ -963,7 +963,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 25344,
         param_bytes: 552,
         capability: Capability { major: 8, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_sm80_f16_d32_q128_k64.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm80_f16_d32_q128_k64.br"),
     },
     Kernel {
         entry: "natten_forward_sm80_f16_d64_q128_k64",
@@ -978,7 +978,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 45824,
         param_bytes: 552,
         capability: Capability { major: 8, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_sm80_f16_d64_q128_k64.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm80_f16_d64_q128_k64.br"),
     },
     Kernel {
         entry: "natten_forward_sm80_f16_d128_q128_k64",
@@ -993,7 +993,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 82944,
         param_bytes: 552,
         capability: Capability { major: 8, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_sm80_f16_d128_q128_k64.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm80_f16_d128_q128_k64.br"),
     },
     Kernel {
         entry: "natten_forward_sm80_f16_d32_q64_k64",
@@ -1008,7 +1008,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 21248,
         param_bytes: 552,
         capability: Capability { major: 8, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_sm80_f16_d32_q64_k64.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm80_f16_d32_q64_k64.br"),
     },
     Kernel {
         entry: "natten_forward_sm80_f16_d64_q64_k64",
@@ -1023,7 +1023,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 37632,
         param_bytes: 552,
         capability: Capability { major: 8, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_sm80_f16_d64_q64_k64.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm80_f16_d64_q64_k64.br"),
     },
     Kernel {
         entry: "natten_forward_sm80_f16_d128_q64_k64",
@@ -1038,7 +1038,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 70400,
         param_bytes: 552,
         capability: Capability { major: 8, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_sm80_f16_d128_q64_k64.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm80_f16_d128_q64_k64.br"),
     },
     Kernel {
         entry: "natten_forward_sm80_f16_d256_q64_k32",
@@ -1053,7 +1053,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 82688,
         param_bytes: 552,
         capability: Capability { major: 8, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_sm80_f16_d256_q64_k32.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm80_f16_d256_q64_k32.br"),
     },
     Kernel {
         entry: "natten_forward_sm80_bf16_d32_q128_k64",
@@ -1068,7 +1068,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 25344,
         param_bytes: 552,
         capability: Capability { major: 8, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_sm80_bf16_d32_q128_k64.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm80_bf16_d32_q128_k64.br"),
     },
     Kernel {
         entry: "natten_forward_sm80_bf16_d64_q128_k64",
@@ -1083,7 +1083,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 45824,
         param_bytes: 552,
         capability: Capability { major: 8, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_sm80_bf16_d64_q128_k64.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm80_bf16_d64_q128_k64.br"),
     },
     Kernel {
         entry: "natten_forward_sm80_bf16_d128_q128_k64",
@@ -1098,7 +1098,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 82944,
         param_bytes: 552,
         capability: Capability { major: 8, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_sm80_bf16_d128_q128_k64.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm80_bf16_d128_q128_k64.br"),
     },
     Kernel {
         entry: "natten_forward_sm80_bf16_d32_q64_k64",
@@ -1113,7 +1113,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 21248,
         param_bytes: 552,
         capability: Capability { major: 8, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_sm80_bf16_d32_q64_k64.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm80_bf16_d32_q64_k64.br"),
     },
     Kernel {
         entry: "natten_forward_sm80_bf16_d64_q64_k64",
@@ -1128,7 +1128,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 37632,
         param_bytes: 552,
         capability: Capability { major: 8, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_sm80_bf16_d64_q64_k64.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm80_bf16_d64_q64_k64.br"),
     },
     Kernel {
         entry: "natten_forward_sm80_bf16_d128_q64_k64",
@@ -1143,7 +1143,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 70400,
         param_bytes: 552,
         capability: Capability { major: 8, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_sm80_bf16_d128_q64_k64.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm80_bf16_d128_q64_k64.br"),
     },
     Kernel {
         entry: "natten_forward_sm80_bf16_d256_q64_k32",
@@ -1158,7 +1158,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 82688,
         param_bytes: 552,
         capability: Capability { major: 8, minor: 0, only: false },
-        text: include_str!("../ptx/natten_forward_sm80_bf16_d256_q64_k32.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm80_bf16_d256_q64_k32.br"),
     },
     Kernel {
         entry: "natten_forward_sm90_f16_d32",
@@ -1173,7 +1173,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 57744,
         param_bytes: 1152,
         capability: Capability { major: 9, minor: 0, only: true },
-        text: include_str!("../ptx/natten_forward_sm90_f16_d32.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm90_f16_d32.br"),
     },
     Kernel {
         entry: "natten_forward_sm90_f16_d32_q192",
@@ -1188,7 +1188,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 69008,
         param_bytes: 1152,
         capability: Capability { major: 9, minor: 0, only: true },
-        text: include_str!("../ptx/natten_forward_sm90_f16_d32_q192.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm90_f16_d32_q192.br"),
     },
     Kernel {
         entry: "natten_forward_sm90_f16_d64",
@@ -1203,7 +1203,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 106896,
         param_bytes: 1152,
         capability: Capability { major: 9, minor: 0, only: true },
-        text: include_str!("../ptx/natten_forward_sm90_f16_d64.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm90_f16_d64.br"),
     },
     Kernel {
         entry: "natten_forward_sm90_f16_d64_q192",
@@ -1218,7 +1218,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 126352,
         param_bytes: 1152,
         capability: Capability { major: 9, minor: 0, only: true },
-        text: include_str!("../ptx/natten_forward_sm90_f16_d64_q192.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm90_f16_d64_q192.br"),
     },
     Kernel {
         entry: "natten_forward_sm90_f16_d128",
@@ -1233,7 +1233,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 205200,
         param_bytes: 1152,
         capability: Capability { major: 9, minor: 0, only: true },
-        text: include_str!("../ptx/natten_forward_sm90_f16_d128.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm90_f16_d128.br"),
     },
     Kernel {
         entry: "natten_forward_sm90_f16_d256",
@@ -1248,7 +1248,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 204064,
         param_bytes: 1152,
         capability: Capability { major: 9, minor: 0, only: true },
-        text: include_str!("../ptx/natten_forward_sm90_f16_d256.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm90_f16_d256.br"),
     },
     Kernel {
         entry: "natten_forward_sm90_bf16_d32",
@@ -1263,7 +1263,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 57744,
         param_bytes: 1152,
         capability: Capability { major: 9, minor: 0, only: true },
-        text: include_str!("../ptx/natten_forward_sm90_bf16_d32.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm90_bf16_d32.br"),
     },
     Kernel {
         entry: "natten_forward_sm90_bf16_d32_q192",
@@ -1278,7 +1278,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 69008,
         param_bytes: 1152,
         capability: Capability { major: 9, minor: 0, only: true },
-        text: include_str!("../ptx/natten_forward_sm90_bf16_d32_q192.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm90_bf16_d32_q192.br"),
     },
     Kernel {
         entry: "natten_forward_sm90_bf16_d64",
@@ -1293,7 +1293,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 106896,
         param_bytes: 1152,
         capability: Capability { major: 9, minor: 0, only: true },
-        text: include_str!("../ptx/natten_forward_sm90_bf16_d64.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm90_bf16_d64.br"),
     },
     Kernel {
         entry: "natten_forward_sm90_bf16_d64_q192",
@@ -1308,7 +1308,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 126352,
         param_bytes: 1152,
         capability: Capability { major: 9, minor: 0, only: true },
-        text: include_str!("../ptx/natten_forward_sm90_bf16_d64_q192.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm90_bf16_d64_q192.br"),
     },
     Kernel {
         entry: "natten_forward_sm90_bf16_d128",
@@ -1323,7 +1323,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 205200,
         param_bytes: 1152,
         capability: Capability { major: 9, minor: 0, only: true },
-        text: include_str!("../ptx/natten_forward_sm90_bf16_d128.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm90_bf16_d128.br"),
     },
     Kernel {
         entry: "natten_forward_sm90_bf16_d256",
@@ -1338,7 +1338,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 204064,
         param_bytes: 1152,
         capability: Capability { major: 9, minor: 0, only: true },
-        text: include_str!("../ptx/natten_forward_sm90_bf16_d256.ptx"),
+        packed: include_bytes!("../packed/natten_forward_sm90_bf16_d256.br"),
     },
     Kernel {
         entry: "natten_delta_f32",
@@ -1353,7 +1353,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 296,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_delta_f32.ptx"),
+        packed: include_bytes!("../packed/natten_delta_f32.br"),
     },
     Kernel {
         entry: "natten_delta_f16",
@@ -1368,7 +1368,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 296,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_delta_f16.ptx"),
+        packed: include_bytes!("../packed/natten_delta_f16.br"),
     },
     Kernel {
         entry: "natten_delta_bf16",
@@ -1383,7 +1383,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 296,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_delta_bf16.ptx"),
+        packed: include_bytes!("../packed/natten_delta_bf16.br"),
     },
     Kernel {
         entry: "natten_sum_partials_f32",
@@ -1398,7 +1398,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 168,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_sum_partials_f32.ptx"),
+        packed: include_bytes!("../packed/natten_sum_partials_f32.br"),
     },
     Kernel {
         entry: "natten_sum_partials_f16",
@@ -1413,7 +1413,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 168,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_sum_partials_f16.ptx"),
+        packed: include_bytes!("../packed/natten_sum_partials_f16.br"),
     },
     Kernel {
         entry: "natten_sum_partials_bf16",
@@ -1428,7 +1428,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 168,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_sum_partials_bf16.ptx"),
+        packed: include_bytes!("../packed/natten_sum_partials_bf16.br"),
     },
     Kernel {
         entry: "natten_merge_f32",
@@ -1443,7 +1443,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 1312,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_merge_f32.ptx"),
+        packed: include_bytes!("../packed/natten_merge_f32.br"),
     },
     Kernel {
         entry: "natten_merge_f16",
@@ -1458,7 +1458,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 1312,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_merge_f16.ptx"),
+        packed: include_bytes!("../packed/natten_merge_f16.br"),
     },
     Kernel {
         entry: "natten_merge_bf16",
@@ -1473,7 +1473,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 1312,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_merge_bf16.ptx"),
+        packed: include_bytes!("../packed/natten_merge_bf16.br"),
     },
     Kernel {
         entry: "natten_peak_wgmma_f16",
@@ -1488,7 +1488,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 49152,
         param_bytes: 16,
         capability: Capability { major: 9, minor: 0, only: true },
-        text: include_str!("../ptx/natten_peak_wgmma_f16.ptx"),
+        packed: include_bytes!("../packed/natten_peak_wgmma_f16.br"),
     },
     Kernel {
         entry: "natten_peak_wgmma_bf16",
@@ -1503,7 +1503,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 49152,
         param_bytes: 16,
         capability: Capability { major: 9, minor: 0, only: true },
-        text: include_str!("../ptx/natten_peak_wgmma_bf16.ptx"),
+        packed: include_bytes!("../packed/natten_peak_wgmma_bf16.br"),
     },
     Kernel {
         entry: "natten_peak_mma_f16",
@@ -1518,7 +1518,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 16,
         capability: Capability { major: 8, minor: 0, only: false },
-        text: include_str!("../ptx/natten_peak_mma_f16.ptx"),
+        packed: include_bytes!("../packed/natten_peak_mma_f16.br"),
     },
     Kernel {
         entry: "natten_peak_mma_bf16",
@@ -1533,7 +1533,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 16,
         capability: Capability { major: 8, minor: 0, only: false },
-        text: include_str!("../ptx/natten_peak_mma_bf16.ptx"),
+        packed: include_bytes!("../packed/natten_peak_mma_bf16.br"),
     },
     Kernel {
         entry: "natten_peak_fma_f32",
@@ -1548,7 +1548,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 16,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_peak_fma_f32.ptx"),
+        packed: include_bytes!("../packed/natten_peak_fma_f32.br"),
     },
     Kernel {
         entry: "natten_wait",
@@ -1563,7 +1563,7 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 8,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_wait.ptx"),
+        packed: include_bytes!("../packed/natten_wait.br"),
     },
     Kernel {
         entry: "natten_window_dump",
@@ -1578,6 +1578,6 @@ pub static KERNELS: &[Kernel] = &[
         shared_bytes: 0,
         param_bytes: 64,
         capability: Capability { major: 5, minor: 0, only: false },
-        text: include_str!("../ptx/natten_window_dump.ptx"),
+        packed: include_bytes!("../packed/natten_window_dump.br"),
     },
 ];

@@ -7,24 +7,26 @@ use crate::assemble::assemble;
 use crate::facts::{Facts, tidy};
 use crate::matrix::Entry;
 use crate::nvrtc::Nvrtc;
+use crate::pack;
 use crate::table::{Row, table};
 use crate::wheels;
 
-/// Where the committed texts are.
+/// Where the texts are committed, for readers, and packed, for users.
 pub(crate) const TEXTS: &str = "crates/natten-kernels/ptx";
+const PACKED: &str = "crates/natten-kernels/packed";
 const TABLE: &str = "crates/natten-kernels/src/table.rs";
 
 /// Compiles `entries`; with `check`, compares instead of writing. The table is made of all entries or not at all.
 pub(crate) fn run(root: &Path, entries: &[Entry], check: bool) -> Result<(), TaskError> {
     let nvrtc = Nvrtc::load(&wheels::nvrtc(root)?)?;
     let scratch = scratch(root)?;
-    let out = root.join(TEXTS);
-    std::fs::create_dir_all(&out).map_err(|source| TaskError::File { path: out.clone(), source })?;
+    let (texts, packed) = (folder(root, TEXTS)?, folder(root, PACKED)?);
     let mut rows = Vec::new();
     let mut stale = 0;
     for entry in entries {
         let text = compile(root, &nvrtc, entry)?;
-        stale += settle(&out.join(format!("{}.ptx", entry.name)), &text, check)?;
+        stale += settle(&texts.join(format!("{}.ptx", entry.name)), &text, check)?;
+        stale += pack::settle(&packed.join(format!("{}.br", entry.name)), &text, check)?;
         let facts = Facts::of(&text).ok_or_else(|| TaskError::Facts { entry: entry.name.clone() })?;
         let fresh = scratch.join(format!("{}.ptx", entry.name));
         write(&fresh, &text)?;
@@ -34,7 +36,7 @@ pub(crate) fn run(root: &Path, entries: &[Entry], check: bool) -> Result<(), Tas
     }
     if entries.len() == crate::matrix::entries().len() {
         stale += settle(&root.join(TABLE), &table(&rows), check)?;
-        stale += strangers(&out, entries, check)?;
+        stale += strangers(&texts, entries, check)? + strangers(&packed, entries, check)?;
     } else {
         println!("some entries only: the table was left as it is");
     }
@@ -72,7 +74,7 @@ fn settle(path: &Path, text: &str, check: bool) -> Result<usize, TaskError> {
     Ok(usize::from(!same))
 }
 
-/// PTX files that no entry makes any more: removed, or counted.
+/// Files that no entry makes any more: removed, or counted.
 fn strangers(out: &Path, entries: &[Entry], check: bool) -> Result<usize, TaskError> {
     let failed = |source| TaskError::File { path: out.to_owned(), source };
     let mut count = 0;
@@ -94,7 +96,11 @@ fn strangers(out: &Path, entries: &[Entry], check: bool) -> Result<usize, TaskEr
 
 /// A folder for what is made on the way.
 pub(crate) fn scratch(root: &Path) -> Result<PathBuf, TaskError> {
-    let path = root.join(".kernels-env/scratch");
+    folder(root, ".kernels-env/scratch")
+}
+
+fn folder(root: &Path, path: &str) -> Result<PathBuf, TaskError> {
+    let path = root.join(path);
     std::fs::create_dir_all(&path).map_err(|source| TaskError::File { path: path.clone(), source })?;
     Ok(path)
 }

@@ -44,7 +44,7 @@ pub(crate) fn table(rows: &[Row<'_>]) -> String {
         field("param_bytes", &facts.param_bytes);
         let Capability { major, minor, only } = entry.target.capability;
         field("capability", &format!("Capability {{ major: {major}, minor: {minor}, only: {only} }}"));
-        field("text", &format!("include_str!(\"../ptx/{name}.ptx\")"));
+        field("packed", &format!("include_bytes!(\"../packed/{name}.br\")"));
         out.push_str("    },\n");
     }
     out + "];\n"
