@@ -64,7 +64,7 @@ device() {
   "$kit" device
 }
 # The driver's cache of compiled kernels would hide how long compiling takes.
-load() { CUDA_CACHE_DISABLE=1 "$kit" load "$OUT" crates/natten-kernels/ptx; }
+load() { CUDA_CACHE_DISABLE=1 "$kit" load "$OUT"; }
 truth() { "$kit" truth "$OUT"; }
 suite() { "$kit" suite "$OUT" tests/golden seconds="$(soft)"; }
 emulated() { "$kit" suite "$OUT" tests/golden emulator=1 every=20 seconds="$(soft)"; }

@@ -7,34 +7,39 @@ use crate::assemble::assemble;
 use crate::facts::{Facts, tidy};
 use crate::matrix::Entry;
 use crate::nvrtc::Nvrtc;
+use crate::pack;
 use crate::table::{Row, table};
 use crate::wheels;
 
-/// Where the committed texts are.
-pub(crate) const TEXTS: &str = "crates/natten-kernels/ptx";
+/// Where the texts are committed, for readers, and packed, for users.
+const TEXTS: &str = "crates/natten-kernels/ptx";
+const PACKED: &str = "crates/natten-kernels/packed";
 const TABLE: &str = "crates/natten-kernels/src/table.rs";
 
 /// Compiles `entries`; with `check`, compares instead of writing. The table is made of all entries or not at all.
 pub(crate) fn run(root: &Path, entries: &[Entry], check: bool) -> Result<(), TaskError> {
     let nvrtc = Nvrtc::load(&wheels::nvrtc(root)?)?;
     let scratch = scratch(root)?;
-    let out = root.join(TEXTS);
-    std::fs::create_dir_all(&out).map_err(|source| TaskError::File { path: out.clone(), source })?;
+    let (texts, packed) = (folder(root, TEXTS)?, folder(root, PACKED)?);
     let mut rows = Vec::new();
     let mut stale = 0;
     for entry in entries {
         let text = compile(root, &nvrtc, entry)?;
-        stale += settle(&out.join(format!("{}.ptx", entry.name)), &text, check)?;
+        let twin = entry.twin().filter(|twin| of_twin(root, twin).is_ok_and(|same| same == text));
+        if twin.is_none() {
+            stale += settle(&texts.join(format!("{}.ptx", entry.name)), &text, check)?;
+            stale += pack::settle(&packed.join(format!("{}.br", entry.name)), &text, check)?;
+        }
         let facts = Facts::of(&text).ok_or_else(|| TaskError::Facts { entry: entry.name.clone() })?;
         let fresh = scratch.join(format!("{}.ptx", entry.name));
         write(&fresh, &text)?;
         let newest = *entry.target.assemblers.last().expect("every target names assemblers");
         let registers = assemble(root, newest, &fresh, &fresh.with_extension("cubin"))?.registers;
-        rows.push(Row { entry, facts, registers });
+        rows.push(Row { entry, facts, registers, twin });
     }
     if entries.len() == crate::matrix::entries().len() {
         stale += settle(&root.join(TABLE), &table(&rows), check)?;
-        stale += strangers(&out, entries, check)?;
+        stale += strangers(&texts, &rows, check)? + strangers(&packed, &rows, check)?;
     } else {
         println!("some entries only: the table was left as it is");
     }
@@ -42,7 +47,23 @@ pub(crate) fn run(root: &Path, entries: &[Entry], check: bool) -> Result<(), Tas
     if stale > 0 { Err(TaskError::Stale { count: stale }) } else { Ok(()) }
 }
 
-/// The text of one entry.
+/// The committed text of an entry.
+pub(crate) fn committed(root: &Path, entry: &Entry) -> Result<String, TaskError> {
+    let own = root.join(TEXTS).join(format!("{}.ptx", entry.name));
+    match entry.twin() {
+        Some(twin) if !own.exists() => of_twin(root, &twin),
+        _ => read(&own),
+    }
+}
+
+/// The committed text of an f16 kernel with the type's name replaced, as natten-kernels does it at load. In a run that writes,
+/// f16 kernels come first.
+fn of_twin(root: &Path, twin: &str) -> Result<String, TaskError> {
+    let text = read(&root.join(TEXTS).join(format!("{twin}.ptx")))?;
+    Ok(text.replace(".f16", ".bf16").replace("_f16", "_bf16"))
+}
+
+/// The text of one entry, freshly compiled.
 fn compile(root: &Path, nvrtc: &Nvrtc, entry: &Entry) -> Result<String, TaskError> {
     let kernels = root.join("kernels");
     let source = read(&kernels.join(entry.source))?;
@@ -72,18 +93,18 @@ fn settle(path: &Path, text: &str, check: bool) -> Result<usize, TaskError> {
     Ok(usize::from(!same))
 }
 
-/// PTX files that no entry makes any more: removed, or counted.
-fn strangers(out: &Path, entries: &[Entry], check: bool) -> Result<usize, TaskError> {
+/// Files of no row's own: removed, or counted.
+fn strangers(out: &Path, rows: &[Row<'_>], check: bool) -> Result<usize, TaskError> {
     let failed = |source| TaskError::File { path: out.to_owned(), source };
     let mut count = 0;
     for item in std::fs::read_dir(out).map_err(failed)? {
         let path = item.map_err(failed)?.path();
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        if entries.iter().any(|entry| entry.name == stem) {
+        if rows.iter().any(|row| row.twin.is_none() && row.entry.name == stem) {
             continue;
         }
         if check {
-            eprintln!("no entry makes {}", path.display());
+            eprintln!("no entry needs {}", path.display());
             count += 1;
         } else {
             std::fs::remove_file(&path).map_err(|source| TaskError::File { path, source })?;
@@ -94,12 +115,16 @@ fn strangers(out: &Path, entries: &[Entry], check: bool) -> Result<usize, TaskEr
 
 /// A folder for what is made on the way.
 pub(crate) fn scratch(root: &Path) -> Result<PathBuf, TaskError> {
-    let path = root.join(".kernels-env/scratch");
+    folder(root, ".kernels-env/scratch")
+}
+
+fn folder(root: &Path, path: &str) -> Result<PathBuf, TaskError> {
+    let path = root.join(path);
     std::fs::create_dir_all(&path).map_err(|source| TaskError::File { path: path.clone(), source })?;
     Ok(path)
 }
 
-pub(crate) fn read(path: &Path) -> Result<String, TaskError> {
+fn read(path: &Path) -> Result<String, TaskError> {
     std::fs::read_to_string(path).map_err(|source| TaskError::File { path: path.to_owned(), source })
 }
 

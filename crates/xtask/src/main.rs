@@ -8,6 +8,7 @@ mod compile;
 mod facts;
 mod matrix;
 mod nvrtc;
+mod pack;
 mod sass;
 mod score;
 mod table;

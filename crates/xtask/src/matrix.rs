@@ -278,6 +278,13 @@ fn plain_entry(
     }
 }
 
+impl Entry {
+    /// The same kernel for f16 of one for bf16. Where their texts differ in the type's name alone, one text ships for both.
+    pub(crate) fn twin(&self) -> Option<String> {
+        (self.element == Element::Bf16).then(|| self.name.replace("bf16", "f16"))
+    }
+}
+
 impl Element {
     /// As in entry names.
     fn name(self) -> &'static str {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::assemble::{Assembled, assemble};
-use crate::compile::{TEXTS, read, scratch};
+use crate::compile::{committed, scratch, write};
 use crate::facts::Facts;
 use crate::matrix::{Entry, Shape};
 use crate::sass::{self, Mix, TileLoop};
@@ -33,8 +33,10 @@ pub(crate) fn run(root: &Path, entries: &[Entry]) -> Result<(), TaskError> {
     );
     let mut bad = 0;
     for entry in entries {
-        let ptx = root.join(TEXTS).join(format!("{}.ptx", entry.name));
-        let facts = Facts::of(&read(&ptx)?).ok_or_else(|| TaskError::Facts { entry: entry.name.clone() })?;
+        let text = committed(root, entry)?;
+        let ptx = scratch.join(format!("{}.ptx", entry.name));
+        write(&ptx, &text)?;
+        let facts = Facts::of(&text).ok_or_else(|| TaskError::Facts { entry: entry.name.clone() })?;
         for &(release, arch) in entry.target.assemblers {
             let cubin = scratch.join(format!("{}.{release}.{arch}.cubin", entry.name));
             let assembled = match assemble(root, (release, arch), &ptx, &cubin) {

@@ -1,23 +1,27 @@
-//! Loads every committed PTX text at its own `.version`: does the driver take it, how long does it compile, what does it
+//! Loads every PTX text that ships at its own `.version`: does the driver take it, how long does it compile, what does it
 //! say, how many registers.
 
 use std::path::{Path, PathBuf};
 
+use natten_cuda::registry::KERNELS;
 use serde_json::{Value, json};
 
 use crate::driver::{Checked, Failure, Gpu};
 
-/// Loads all `*.ptx` below the folders, and reports one object a file.
+/// Loads all kernels as they ship and all `*.ptx` below the folders, and reports one object a text.
 pub fn run(gpu: &Gpu, folders: &[PathBuf]) -> Value {
     let mut paths = Vec::new();
     folders.iter().for_each(|folder| collect(folder, &mut paths));
     paths.sort();
+    let shipped = KERNELS.iter().map(|kernel| (kernel.entry.to_owned(), kernel.ptx()));
+    let below = paths.iter().filter_map(|path| {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Some((name, std::fs::read_to_string(path).ok()?))
+    });
     let mut files = Vec::new();
     let (mut refused, mut skipped, mut spilling, mut total_ms) = (0, 0, 0, 0.0);
-    for path in &paths {
-        let Ok(text) = std::fs::read_to_string(path) else { continue };
+    for (name, text) in shipped.chain(below) {
         let target = directive(&text, ".target");
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         if !runs_here(target, gpu.compute_capability) {
             skipped += 1;
             files.push(json!({ "file": name, "target": target, "state": "skipped: another architecture" }));

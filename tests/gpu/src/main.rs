@@ -28,7 +28,8 @@ const USAGE: &str = "\
 usage: natten-gpu-kit COMMAND [ARGUMENT...]
 
   device                     the GPU and its driver
-  load OUT FOLDER...         every *.ptx below the folders: loads? how long? registers? (OUT/load.json)
+  load OUT [FOLDER...]       every kernel that ships, and every *.ptx below the folders: loads? how long? registers?
+                             (OUT/load.json)
   suite OUT GOLDEN [OPTION=VALUE...]
                              every backend's suite against the f64 reference, as each architecture the GPU can pass for
                              (OUT/suite.json); options: filter=TEXT every=N threads=N seconds=N capabilities=9.0,8.0
@@ -55,7 +56,7 @@ fn main() -> ExitCode {
     let places: Vec<PathBuf> = places.iter().map(PathBuf::from).collect();
     let known = match command.as_str() {
         "device" => places.is_empty(),
-        "load" => places.len() >= 2,
+        "load" => !places.is_empty(),
         "suite" | "truth-child" => places.len() == 2,
         "bench" | "once" | "truth" | "truth-ptx" => places.len() == 1,
         "truth-merge" => places.len() == 3,
