@@ -16,8 +16,8 @@ const STREAM_BYTES: usize = 256 << 10;
 /// Bytes of the stream that a walking task keeps.
 const RING_BYTES: usize = 512 << 10;
 
-/// Scores of a group of lanes that are held at once, in vectors: what lets a strip stay in a first-level cache.
-pub(crate) const STRIP_SLOTS: usize = 512;
+/// Scores of a group of lanes that are held at once, in vectors: what lets a score tile stay in a first-level cache.
+pub(crate) const SCORE_TILE_ROWS: usize = 512;
 
 /// Lanes of a task that does not walk, over all its heads. Large tiles share the keys around them.
 const LANES_IN_TILE: usize = 512;

@@ -5,7 +5,7 @@
 //!     pack its queries as vectors over lanes
 //!     for each box of keys that the chunk sees, then for each box of additional keys:
 //!         pack those keys and values that are not there from the chunk before          packed.rs
-//!         for each head, for each pair of groups, for each piece of the box that the pair sees:
+//!         for each head, for each pair of groups, for each tile of the box that the pair sees:
 //!             scores     = scale * queries . keys, -inf where a lane does not see the key  arch/scores.rs
 //!             max', sum' = online softmax; sums *= 2^(max - max')                          softmax.rs
 //!             sums      += 2^(scores - max') x values                                      arch/sums.rs
@@ -27,10 +27,11 @@ use crate::pack::{Rows, Tokens, pack_lanes};
 use crate::packed::{Form, Packed};
 use crate::parallel::{Scratch, for_each_task};
 use crate::schedule::{Place, Schedule, lane_tokens, plain_tokens, stream_tokens};
-use crate::sighting::Sighting;
+use crate::score_block::ScoreBlock;
+use crate::score_tile::{ScoreOperands, SumOperands};
 use crate::softmax::{LN_2, LOG2_E, exp2_below, exponentiate, exponentiate_pairs, finite_max};
-use crate::strips::{Meeting, ScoreOperands, SumOperands};
 use crate::tasks::{Box3, TileBox, cut};
+use crate::tile_mask::TileMask;
 use crate::upcoming::Upcoming;
 
 /// All that the tasks of a call share.
@@ -220,12 +221,12 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
     /// As [`TileState::attend`].
     #[inline(always)]
     fn attend_here<S: Simd>(&self, simd: S, additional: bool, scratch: &mut Scratch) {
-        let Scratch { lanes, strips, sightings, ahead, spans, .. } = scratch;
+        let Scratch { lanes, score_tiles, tile_masks, ahead, spans, .. } = scratch;
         let (lanes, spans) = (lanes[0].get(), &*spans);
         let stream = if additional { &scratch.additional } else { &scratch.stream };
         let mut part = Accumulate {
             stream,
-            strip: &mut strips[0],
+            scores: &mut score_tiles[0],
             words: &mut scratch.words,
             maxima: [0.0; 64],
             lane_scalars: &mut scratch.lane_scalars,
@@ -234,9 +235,9 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
         let of_head = self.groups.pair_count() * self.words * 2 * S::LANES;
         for head in 0..self.heads {
             for pair in pairs(self.groups) {
-                let Some(meeting) = Meeting::new(spans, self.groups, pair, stream) else { continue };
-                for piece in meeting.pieces() {
-                    let sighting = &sightings.look(&meeting, &piece, if DOT { 2 } else { 1 });
+                let Some(block) = ScoreBlock::new(spans, self.groups, pair, stream) else { continue };
+                for tile in block.score_tiles() {
+                    let mask = &tile_masks.mask(&block, &tile, if DOT { 2 } else { 1 });
                     let operands = ScoreOperands {
                         lanes: &lanes[head * of_head..],
                         words: self.words,
@@ -245,32 +246,32 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
                         scale: self.scale,
                     };
                     part.maxima = [f32::NEG_INFINITY; 64];
-                    let results = (part.strip.reserve(sighting.strip_len::<S>()), &mut part.maxima[..]);
-                    meeting.scores::<S, DOT, true>(simd, &operands, sighting, ahead, results);
+                    let results = (part.scores.reserve(mask.scores_len::<S>()), &mut part.maxima[..]);
+                    block.scores::<S, DOT, true>(simd, &operands, mask, ahead, results);
                     for g in 0..pair.count {
-                        self.accumulate(simd, (&meeting, sighting), head, g, &mut part);
+                        self.accumulate(simd, (&block, mask), head, g, &mut part);
                     }
                 }
             }
         }
     }
 
-    /// The softmax of one group's strip, and its share of the output.
+    /// The softmax of one group's scores, and its share of the output.
     #[inline(always)]
     fn accumulate<S: Simd>(
         &self,
         simd: S,
-        (meeting, sighting): (&Meeting<'_>, &Sighting<'_>),
+        (block, mask): (&ScoreBlock<'_>, &TileMask<'_>),
         head: usize,
         g: usize,
         part: &mut Accumulate<'_>,
     ) {
-        let shape = sighting.shape(g);
+        let shape = mask.shape(g);
         if shape.columns == 0 {
             return;
         }
         let width = self.width;
-        let vector = head * self.groups.len() + meeting.pair.first + g;
+        let vector = head * self.groups.len() + block.pair.first + g;
         let lanes = vector * S::LANES..(vector + 1) * S::LANES;
         let sums = &mut part.sums.get_mut()[lanes.start * width..lanes.end * width];
         let [maxima, denominators] = part.lane_scalars;
@@ -285,22 +286,22 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
         if !fresh {
             rescale(simd, factor, sums, width);
         }
-        let strip_len = sighting.strip_len::<S>();
-        let strip = &mut part.strip.get_mut()[..strip_len];
-        let words = part.words.reserve(if DOT { strip_len / 2 } else { 0 });
-        let piece_sum = match DOT {
-            true => exponentiate_pairs(simd, strip, (g, &shape), safe, words),
-            false => exponentiate(simd, strip, (g, &shape), safe),
+        let scores_len = mask.scores_len::<S>();
+        let scores = &mut part.scores.get_mut()[..scores_len];
+        let words = part.words.reserve(if DOT { scores_len / 2 } else { 0 });
+        let tile_sum = match DOT {
+            true => exponentiate_pairs(simd, scores, (g, &shape), safe, words),
+            false => exponentiate(simd, scores, (g, &shape), safe),
         };
-        simd.store(sum, simd.fma(simd.load(sum), factor, piece_sum));
+        simd.store(sum, simd.fma(simd.load(sum), factor, tile_sum));
         let operands = SumOperands {
-            weights: if DOT { words } else { strip },
+            weights: if DOT { words } else { scores },
             stream: part.stream.operands[1].get(),
             width,
             fresh,
             has_non_finite: part.stream.has_non_finite,
         };
-        meeting.weighted_sums::<S, DOT>(simd, (g, sighting), &operands, sums);
+        block.weighted_sums::<S, DOT>(simd, (g, mask), &operands, sums);
     }
 
     /// Divides by the denominators and writes the tile.
@@ -345,9 +346,9 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
 /// What the softmax of a pair reads and writes.
 struct Accumulate<'a> {
     stream: &'a Packed,
-    strip: &'a mut Buffer,
+    scores: &'a mut Buffer,
     words: &'a mut Buffer,
-    /// Largest scores of the piece, a vector for each group.
+    /// Largest scores of the tile, a vector for each group.
     maxima: [f32; 64],
     lane_scalars: &'a mut [Buffer; 2],
     sums: &'a mut Buffer,

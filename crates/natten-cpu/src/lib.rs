@@ -21,11 +21,12 @@ mod packed;
 mod parallel;
 mod recast;
 mod schedule;
-mod sighting;
+mod score_block;
+mod score_tile;
 mod softmax;
-mod strips;
 mod tasks;
 mod through_f64;
+mod tile_mask;
 mod upcoming;
 
 use std::sync::Arc;

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::arch::prefetch::Ahead;
 use crate::buffer::Buffer;
 use crate::packed::Packed;
-use crate::sighting::Sightings;
 use crate::tasks::Spans;
+use crate::tile_mask::TileMasks;
 
 /// Work below this many floating-point operations is done on the calling thread: waking others costs more.
 const SERIAL_FLOPS: f64 = 4e6;
@@ -26,14 +26,14 @@ pub(crate) struct Scratch {
     pub lane_scalars: [Buffer; 2],
     /// Sums of the lanes.
     pub sums: [Buffer; 2],
-    /// Strips of a pair of groups.
-    pub strips: [Buffer; 2],
-    /// Strip of a group as words of two.
+    /// Score tiles of a pair of groups: scores, and in a backward products with values.
+    pub score_tiles: [Buffer; 2],
+    /// Weights of a group as words of two.
     pub words: Buffer,
     /// Rows on their way to vectors over lanes.
     pub stage: Buffer,
-    /// What pairs see.
-    pub sightings: Sightings,
+    /// Mask patterns.
+    pub tile_masks: TileMasks,
     /// What will be read next.
     pub ahead: Ahead,
     /// What lanes see.

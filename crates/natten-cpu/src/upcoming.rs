@@ -9,7 +9,7 @@ use crate::pack::Rows;
 use crate::packed::announce;
 use crate::parallel::Scratch;
 use crate::schedule::{Place, Schedule, lane_tokens, stream_tokens};
-use crate::strips::Meeting;
+use crate::score_block::ScoreBlock;
 use crate::tasks::{Box3, TileBox, volume};
 
 /// Rows of a register tile of scores, about.
@@ -61,8 +61,8 @@ impl<E: Element> Upcoming<'_, '_, E> {
             }
         }
         let groups = Groups::new(self.schedule.blocking.group, tile.each_ref().map(|axis| axis.lanes.len()));
-        let first = pairs(&groups).next().and_then(|pair| Meeting::new(spans, &groups, pair, stream));
-        let rows = first.map_or(0, |meeting| volume(&meeting.seen));
+        let first = pairs(&groups).next().and_then(|pair| ScoreBlock::new(spans, &groups, pair, stream));
+        let rows = first.map_or(0, |block| volume(&block.seen));
         ahead.spread(place.heads.len() * groups.len().div_ceil(2) * rows / ROWS_IN_TILE);
     }
 

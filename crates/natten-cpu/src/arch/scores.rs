@@ -17,7 +17,7 @@ use std::ops::Range;
 use super::prefetch::Ahead;
 use super::{Kernel, Simd};
 
-/// A row of the stream, the slot of the strip that its scores go to, and which lanes of the pair see it.
+/// A row of the stream, the slot of the score tile that its scores go to, and which lanes of the pair see it.
 #[derive(Clone, Copy, Debug)]
 struct RowSlot {
     /// Line of the row, and its column there.

@@ -17,7 +17,7 @@ use super::{Kernel, Simd};
 /// Rows of a line that some of up to four neighbouring lanes see in common.
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
-    /// First row, from the piece's first column.
+    /// First row, from the tile's first column.
     pub first: usize,
     /// Rows.
     pub len: usize,

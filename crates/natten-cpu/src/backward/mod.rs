@@ -5,7 +5,7 @@
 //! pass 2, lanes are keys, the stream is the queries that see them:     d_key, d_value
 //! pass 3, lanes are additional keys, the stream is all queries:        their d_key, d_value
 //!
-//! for each chunk of lanes, for each box of the stream, for each pair of groups, for each piece:       tile.rs
+//! for each chunk of lanes, for each box of the stream, for each pair of groups, for each tile:       tile.rs
 //!     scores   = scale * query . key             products = d_out . value
 //!     weights  = exp(scores - lse)               products = scale * weights * (products - delta)
 //!     d_query += products x keys    or    d_key += products x queries, d_value += weights x d_out

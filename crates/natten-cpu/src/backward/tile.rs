@@ -10,9 +10,11 @@ use crate::pack::{Rows, Tokens, pack_lanes};
 use crate::packed::Form;
 use crate::parallel::Scratch;
 use crate::schedule::{Place, Schedule, lane_tokens, plain_tokens, stream_tokens};
+use crate::score_block::ScoreBlock;
+use crate::score_tile::{ScoreOperands, SumOperands};
 use crate::softmax::{LOG2_E, exp2};
-use crate::strips::{Meeting, ScoreOperands, StripShape, SumOperands};
 use crate::tasks::{Box3, Boxes, cut};
+use crate::tile_mask::ScoreTileShape;
 use crate::upcoming::Upcoming;
 
 /// Positions of the stream that are packed at once where a task does not walk and has no schedule.
@@ -289,13 +291,14 @@ impl<const OF_QUERIES: bool> Kernel for Take<'_, '_, OF_QUERIES> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Take { part, scratch } = self;
-        let Scratch { lanes, stream, strips, sightings, ahead, sums, lane_scalars, spans, .. } = scratch;
+        let Scratch { lanes, stream, score_tiles, tile_masks, ahead, sums, lane_scalars, spans, .. } =
+            scratch;
         let (stream, spans) = (&*stream, &*spans);
         for pair in pairs(part.groups) {
-            let Some(meeting) = Meeting::new(spans, part.groups, pair, stream) else { continue };
-            for piece in meeting.pieces() {
-                let sighting = &sightings.look(&meeting, &piece, 1);
-                let strip = sighting.strip_len::<S>();
+            let Some(block) = ScoreBlock::new(spans, part.groups, pair, stream) else { continue };
+            for tile in block.score_tiles() {
+                let mask = &tile_masks.mask(&block, &tile, 1);
+                let len = mask.scores_len::<S>();
                 let mut maxima = [0.0; 64];
                 for (i, scale) in [part.shape.scale * LOG2_E, 1.0].into_iter().enumerate() {
                     let operands = ScoreOperands {
@@ -305,31 +308,31 @@ impl<const OF_QUERIES: bool> Kernel for Take<'_, '_, OF_QUERIES> {
                         pitch: part.shape.widths[i],
                         scale,
                     };
-                    let results = (strips[i].reserve(strip), &mut maxima[..]);
-                    meeting.scores::<S, false, false>(simd, &operands, sighting, ahead, results);
+                    let results = (score_tiles[i].reserve(len), &mut maxima[..]);
+                    block.scores::<S, false, false>(simd, &operands, mask, ahead, results);
                 }
                 for g in 0..pair.count {
-                    let shape = sighting.shape(g);
+                    let shape = mask.shape(g);
                     if shape.columns == 0 {
                         continue;
                     }
                     let group = pair.first + g;
-                    let [scores, products] = strips.each_mut().map(|strip| strip.get_mut());
+                    let [scores, products] = score_tiles.each_mut().map(|tile| tile.get_mut());
                     let at = group * S::LANES;
                     let [lse, delta] = lane_scalars.each_ref().map(|numbers| numbers.get());
                     let numbers = match OF_QUERIES {
                         true => Numbers::OfLanes(simd.load(&lse[at..]), simd.load(&delta[at..])),
-                        false => Numbers::OfRows(&meeting, piece.clone()),
+                        false => Numbers::OfRows(&block, tile.clone()),
                     };
                     weigh(simd, (scores, products), (g, &shape), &numbers, part.shape.scale);
                     for which in if OF_QUERIES { 0..1 } else { 0..2 } {
                         let width = part.shape.widths[which];
                         let sums = &mut sums[which].get_mut()[at * width..(at + S::LANES) * width];
-                        let weights = if which == 0 { &products[..strip] } else { &scores[..strip] };
+                        let weights = if which == 0 { &products[..len] } else { &scores[..len] };
                         let rows = stream.operands[which].get();
                         let operands =
                             SumOperands { weights, stream: rows, width, fresh: false, has_non_finite: false };
-                        meeting.weighted_sums::<S, false>(simd, (g, sighting), &operands, sums);
+                        block.weighted_sums::<S, false>(simd, (g, mask), &operands, sums);
                     }
                 }
             }
@@ -337,10 +340,10 @@ impl<const OF_QUERIES: bool> Kernel for Take<'_, '_, OF_QUERIES> {
     }
 }
 
-/// Where the log-sum-exp and delta of a score come from: its lane, or its row of a piece of the stream.
+/// Where the log-sum-exp and delta of a score come from: its lane, or its row of a tile of the stream.
 enum Numbers<'a, V> {
     OfLanes(V, V),
-    OfRows(&'a Meeting<'a>, Box3),
+    OfRows(&'a ScoreBlock<'a>, Box3),
 }
 
 /// Turns scores of group `g` into weights, and products into gradients of the unscaled scores.
@@ -348,7 +351,7 @@ enum Numbers<'a, V> {
 fn weigh<S: Simd>(
     simd: S,
     (scores, products): (&mut [f32], &mut [f32]),
-    (g, shape): (usize, &StripShape),
+    (g, shape): (usize, &ScoreTileShape),
     numbers: &Numbers<'_, S::V>,
     scale: f32,
 ) {
@@ -366,11 +369,11 @@ fn weigh<S: Simd>(
                         weigh_slot(simd, score, product, [*lse, *delta, scale]);
                     }
                 }
-                Numbers::OfRows(meeting, piece) => {
-                    let [lse, delta] = meeting.stream.scalars.each_ref().map(|numbers| numbers.get());
-                    let columns = &meeting.stream.extents[2];
-                    let line = meeting.line(piece[0].start + x, piece[1].start + y);
-                    let at = line * columns.len() + (piece[2].start - columns.start) + shape.first;
+                Numbers::OfRows(block, tile) => {
+                    let [lse, delta] = block.stream.scalars.each_ref().map(|numbers| numbers.get());
+                    let columns = &block.stream.extents[2];
+                    let line = block.line(tile[0].start + x, tile[1].start + y);
+                    let at = line * columns.len() + (tile[2].start - columns.start) + shape.first;
                     let of_rows = lse[at..][..shape.columns].iter().zip(&delta[at..][..shape.columns]);
                     for ((score, product), (&lse, &delta)) in slots.zip(of_rows) {
                         let (score, product) = (&mut score[g * S::LANES..], &mut product[g * S::LANES..]);
