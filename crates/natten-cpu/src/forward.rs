@@ -12,7 +12,7 @@
 //!     out = sums / sum, lse = max + ln sum
 //! ```
 //!
-//! While the products of a box run, the rows of the next one are fetched into the cache (upcoming.rs).
+//! While the products of a box run, the rows of the next one are fetched into the cache (prefetch.rs).
 
 use natten_core::{Element, ElementType, Inputs, Output, Problem, TensorView, TensorViewMut, bf16, f16};
 
@@ -26,13 +26,13 @@ use crate::isa::Isa;
 use crate::pack::{Rows, Tokens, pack_lanes};
 use crate::packed::{Form, Packed};
 use crate::parallel::{Scratch, for_each_task};
+use crate::prefetch::Prefetcher;
 use crate::schedule::{Place, Schedule, lane_tokens, plain_tokens, stream_tokens};
 use crate::score_block::ScoreBlock;
 use crate::score_tile::{ScoreOperands, SumOperands};
 use crate::softmax::{LN_2, LOG2_E, exp2_below, exponentiate, exponentiate_pairs, finite_max};
 use crate::tasks::{Box3, TileBox, cut};
 use crate::tile_mask::TileMask;
-use crate::upcoming::Upcoming;
 
 /// All that the tasks of a call share.
 struct Call<'a, E> {
@@ -117,7 +117,7 @@ fn forward_tile<S: Simd, E: Element, const DOT: bool>(
 ) {
     let schedule = &call.schedule;
     let place = schedule.place(index);
-    let upcoming = Upcoming {
+    let prefetcher = Prefetcher {
         schedule,
         rows: &[&call.key, &call.value],
         lanes: &[&call.query],
@@ -135,7 +135,7 @@ fn forward_tile<S: Simd, E: Element, const DOT: bool>(
         while let Some(stream) = boxes.next() {
             let missing = scratch.stream.advance(&stream);
             state.pack(simd, [&call.key, &call.value], &tokens, &missing, &mut scratch.stream);
-            upcoming.announce(&place, &tile, (boxes.peek(), chunks.peek()), scratch);
+            prefetcher.queue_next(&place, &tile, (boxes.peek(), chunks.peek()), scratch);
             state.attend(simd, false, scratch);
         }
         if let Some([keys, values]) = &call.additional {
@@ -221,7 +221,7 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
     /// As [`TileState::attend`].
     #[inline(always)]
     fn attend_here<S: Simd>(&self, simd: S, additional: bool, scratch: &mut Scratch) {
-        let Scratch { lanes, score_tiles, tile_masks, ahead, spans, .. } = scratch;
+        let Scratch { lanes, score_tiles, tile_masks, prefetch, spans, .. } = scratch;
         let (lanes, spans) = (lanes[0].get(), &*spans);
         let stream = if additional { &scratch.additional } else { &scratch.stream };
         let mut part = Accumulate {
@@ -247,7 +247,7 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
                     };
                     part.maxima = [f32::NEG_INFINITY; 64];
                     let results = (part.scores.reserve(mask.scores_len::<S>()), &mut part.maxima[..]);
-                    block.scores::<S, DOT, true>(simd, &operands, mask, ahead, results);
+                    block.scores::<S, DOT, true>(simd, &operands, mask, prefetch, results);
                     for g in 0..pair.count {
                         self.accumulate(simd, (&block, mask), head, g, &mut part);
                     }

@@ -19,6 +19,7 @@ mod merge;
 mod pack;
 mod packed;
 mod parallel;
+mod prefetch;
 mod recast;
 mod schedule;
 mod score_block;
@@ -27,7 +28,6 @@ mod softmax;
 mod tasks;
 mod through_f64;
 mod tile_mask;
-mod upcoming;
 
 use std::sync::Arc;
 

@@ -9,11 +9,10 @@
 
 use natten_core::Element;
 
-use crate::arch::prefetch::Ahead;
 use crate::arch::{Kernel, Simd};
 use crate::buffer::Buffer;
 use crate::pack::{Rows, Tokens, copy_words};
-use crate::tasks::{Box3, volume};
+use crate::tasks::Box3;
 
 /// The packed rows of a box.
 #[derive(Debug, Default)]
@@ -119,18 +118,6 @@ impl Packed {
         let len = self.extents[2].len();
         let (start, room) = (self.line(at) * len, self.room[0] * self.room[1] * len);
         self.scalars.each_mut().map(|buffer| &mut buffer.reserve(room)[start..][..len])
-    }
-}
-
-/// Rows of a box, to be fetched before they are packed.
-pub(crate) fn announce<E: Element>(ahead: &mut Ahead, rows: &Rows<'_, E>, tokens: &Tokens, missing: &Box3) {
-    if volume(missing) == 0 {
-        return;
-    }
-    for x in missing[0].clone() {
-        for y in missing[1].clone() {
-            ahead.push(rows.line(tokens, [x, y], &missing[2]).ahead());
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::arch::prefetch::Ahead;
+use crate::arch::prefetch::PrefetchQueue;
 use crate::buffer::Buffer;
 use crate::packed::Packed;
 use crate::tasks::Spans;
@@ -34,8 +34,8 @@ pub(crate) struct Scratch {
     pub stage: Buffer,
     /// Mask patterns.
     pub tile_masks: TileMasks,
-    /// What will be read next.
-    pub ahead: Ahead,
+    /// Rows to fetch while the products run.
+    pub prefetch: PrefetchQueue,
     /// What lanes see.
     pub spans: Spans,
 }

@@ -19,14 +19,14 @@ pub(crate) struct Schedule<'a> {
     pub blocking: Blocking,
     tiles: Tiles,
     inverse: bool,
-    /// Whether rows come late: the pass's tensors are too large to wait in a last-level cache, or rows too far apart for
-    /// what a processor fetches by itself.
-    pub far: bool,
+    /// Whether rows are worth a prefetch: the pass's tensors are too large to wait in a last-level cache, or rows too far
+    /// apart for what a processor fetches by itself.
+    pub prefetches_rows: bool,
 }
 
 /// Bytes of a pass's tensors above which they are not taken to wait in a last-level cache, which others share. Fetching
 /// rows of the stream ahead is worth a tenth then, and costs a twentieth where they do.
-const FAR_BYTES: f64 = 8.0 * 1024.0 * 1024.0;
+const PREFETCH_BYTES: f64 = 8.0 * 1024.0 * 1024.0;
 
 /// What a task works on.
 pub(crate) struct Place {
@@ -57,7 +57,7 @@ impl<'a> Schedule<'a> {
         let bytes = rows * row as f64 * if pass == Pass::Forward { 1.0 } else { 2.0 };
         let dilated = problem.axes().iter().any(|axis| axis.dilation > 1);
         let tiles = Tiles::new(problem, blocking.tile, inverse);
-        Schedule { problem, tiles, blocking, inverse, far: bytes > FAR_BYTES || dilated }
+        Schedule { problem, tiles, blocking, inverse, prefetches_rows: bytes > PREFETCH_BYTES || dilated }
     }
 
     /// How many tasks there are.

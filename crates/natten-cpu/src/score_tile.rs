@@ -10,7 +10,7 @@
 //! so a NaN there is harmless; scores of such rows are computed and then replaced.
 
 use crate::arch::Simd;
-use crate::arch::prefetch::Ahead;
+use crate::arch::prefetch::PrefetchQueue;
 use crate::arch::scores::{Scores, scores};
 use crate::arch::sums::{WeightedSum, weighted_sum};
 use crate::score_block::ScoreBlock;
@@ -25,7 +25,7 @@ impl ScoreBlock<'_> {
         simd: S,
         operands: &ScoreOperands<'_>,
         mask: &TileMask<'_>,
-        ahead: &mut Ahead,
+        prefetch: &mut PrefetchQueue,
         (tile, maxima): (&mut [f32], &mut [f32]),
     ) {
         let of_pair = operands.words * 2 * S::LANES;
@@ -43,7 +43,7 @@ impl ScoreBlock<'_> {
                 of,
                 scale: operands.scale,
             };
-            scores::<S, PAIRS, SOFTMAX>(simd, &job, ahead, tile, maxima);
+            scores::<S, PAIRS, SOFTMAX>(simd, &job, prefetch, tile, maxima);
         }
     }
 

@@ -14,7 +14,7 @@
 
 use std::ops::Range;
 
-use super::prefetch::Ahead;
+use super::prefetch::PrefetchQueue;
 use super::{Kernel, Simd};
 
 /// A row of the stream, the slot of the score tile that its scores go to, and which lanes of the pair see it.
@@ -128,16 +128,16 @@ pub(crate) struct Scores<'a> {
 pub(crate) fn scores<S: Simd, const PAIRS: bool, const SOFTMAX: bool>(
     simd: S,
     job: &Scores<'_>,
-    ahead: &mut Ahead,
+    prefetch: &mut PrefetchQueue,
     out: &mut [f32],
     maxima: &mut [f32],
 ) {
-    simd.vectorize(ScoresKernel::<'_, '_, PAIRS, SOFTMAX> { job, ahead, out, maxima });
+    simd.vectorize(ScoresKernel::<'_, '_, PAIRS, SOFTMAX> { job, prefetch, out, maxima });
 }
 
 struct ScoresKernel<'a, 'j, const PAIRS: bool, const SOFTMAX: bool> {
     job: &'a Scores<'j>,
-    ahead: &'a mut Ahead,
+    prefetch: &'a mut PrefetchQueue,
     out: &'a mut [f32],
     maxima: &'a mut [f32],
 }
@@ -146,13 +146,13 @@ impl<const PAIRS: bool, const SOFTMAX: bool> Kernel for ScoresKernel<'_, '_, PAI
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let ScoresKernel { job, ahead, out, maxima } = self;
+        let ScoresKernel { job, prefetch, out, maxima } = self;
         assert!(job.lanes.len() >= 2 * job.words * S::LANES);
         assert!(job.rows.slot_end * 2 * S::LANES <= out.len());
         match job.of {
-            Of::Both => all::<S, Two, PAIRS, SOFTMAX>(simd, job, 0, ahead, (out, maxima)),
-            Of::First => all::<S, One, PAIRS, SOFTMAX>(simd, job, 0, ahead, (out, maxima)),
-            Of::Second => all::<S, One, PAIRS, SOFTMAX>(simd, job, S::LANES, ahead, (out, maxima)),
+            Of::Both => all::<S, Two, PAIRS, SOFTMAX>(simd, job, 0, prefetch, (out, maxima)),
+            Of::First => all::<S, One, PAIRS, SOFTMAX>(simd, job, 0, prefetch, (out, maxima)),
+            Of::Second => all::<S, One, PAIRS, SOFTMAX>(simd, job, S::LANES, prefetch, (out, maxima)),
         }
     }
 }
@@ -163,14 +163,14 @@ fn all<S: Simd, L: Lanes<S>, const PAIRS: bool, const SOFTMAX: bool>(
     simd: S,
     job: &Scores<'_>,
     first: usize,
-    ahead: &mut Ahead,
+    prefetch: &mut PrefetchQueue,
     (out, maxima): (&mut [f32], &mut [f32]),
 ) {
     let mut max = L::load(simd, &maxima[first..]);
     let mut rest = job.rows.rows;
     let most = if L::REGISTERS == 2 && !S::MANY_REGISTERS { 4 } else { 8 };
     while !rest.is_empty() {
-        ahead.fetch(simd);
+        prefetch.fetch(simd);
         // The last two as equal as may be: a small tile takes as long as a large one.
         let count = match rest.len() {
             len if len >= 2 * most => most,

@@ -9,13 +9,13 @@ use crate::groups::{Groups, pairs};
 use crate::pack::{Rows, Tokens, pack_lanes};
 use crate::packed::Form;
 use crate::parallel::Scratch;
+use crate::prefetch::Prefetcher;
 use crate::schedule::{Place, Schedule, lane_tokens, plain_tokens, stream_tokens};
 use crate::score_block::ScoreBlock;
 use crate::score_tile::{ScoreOperands, SumOperands};
 use crate::softmax::{LOG2_E, exp2};
 use crate::tasks::{Box3, Boxes, cut};
 use crate::tile_mask::ScoreTileShape;
-use crate::upcoming::Upcoming;
 
 /// Positions of the stream that are packed at once where a task does not walk and has no schedule.
 const BOX: usize = 512;
@@ -33,7 +33,7 @@ pub(super) fn queries<S: Simd, E: Element>(
 ) {
     let shape = Shape::new::<S>(operands.problem);
     let whole = schedule.place(index);
-    let upcoming = Upcoming {
+    let prefetcher = Prefetcher {
         schedule,
         rows: &[&operands.key, &operands.value],
         lanes: &[&operands.query, &operands.d_out, &operands.out],
@@ -55,7 +55,7 @@ pub(super) fn queries<S: Simd, E: Element>(
             let rows = [&operands.key, &operands.value];
             let boxes = schedule.boxes(&scratch.spans.all());
             part.take(simd, operands, (rows, &tokens), boxes, scratch, |next, scratch| {
-                upcoming.announce(&place, &tile, (next, chunks.peek()), scratch);
+                prefetcher.queue_next(&place, &tile, (next, chunks.peek()), scratch);
             });
             if let Some([keys, values]) = &operands.additional {
                 let all = [0..1, 0..1, 0..operands.problem.additional_keys()];
@@ -85,7 +85,7 @@ pub(super) fn keys<S: Simd, E: Element>(
 ) {
     let shape = Shape::new::<S>(operands.problem);
     let place = schedule.place(index);
-    let upcoming = Upcoming {
+    let prefetcher = Prefetcher {
         schedule,
         rows: &[&operands.query, &operands.d_out, &operands.out],
         lanes: &[&operands.key, &operands.value],
@@ -110,7 +110,7 @@ pub(super) fn keys<S: Simd, E: Element>(
             part.take(simd, operands, (rows, &tokens), boxes, scratch, |next, scratch| {
                 // With several heads the next box is as often another head's: fetched as it is packed.
                 if place.heads.len() == 1 {
-                    upcoming.announce(&place, &tile, (next, chunks.peek()), scratch);
+                    prefetcher.queue_next(&place, &tile, (next, chunks.peek()), scratch);
                 }
             });
         }
@@ -231,7 +231,7 @@ impl<const OF_QUERIES: bool> Part<'_, OF_QUERIES> {
         }
     }
 
-    /// Packs each box of the stream and takes it in. `announce` hears of the box after it.
+    /// Packs each box of the stream and takes it in. `prefetch` hears of the box after it.
     #[inline(always)]
     fn take<S: Simd, E: Element>(
         &self,
@@ -240,7 +240,7 @@ impl<const OF_QUERIES: bool> Part<'_, OF_QUERIES> {
         (rows, tokens): ([&Rows<'_, E>; 2], &Tokens),
         boxes: Boxes,
         scratch: &mut Scratch,
-        mut announce: impl FnMut(Option<&Box3>, &mut Scratch),
+        mut prefetch: impl FnMut(Option<&Box3>, &mut Scratch),
     ) {
         let mut boxes = boxes.peekable();
         while let Some(stream) = boxes.next() {
@@ -251,8 +251,8 @@ impl<const OF_QUERIES: bool> Part<'_, OF_QUERIES> {
             if !OF_QUERIES {
                 self.pack_stream_scalars(simd, operands, tokens, &missing, scratch);
             }
-            scratch.ahead.clear();
-            announce(boxes.peek(), scratch);
+            scratch.prefetch.clear();
+            prefetch(boxes.peek(), scratch);
             simd.vectorize(Take { part: self, scratch });
         }
     }
@@ -291,7 +291,7 @@ impl<const OF_QUERIES: bool> Kernel for Take<'_, '_, OF_QUERIES> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Take { part, scratch } = self;
-        let Scratch { lanes, stream, score_tiles, tile_masks, ahead, sums, lane_scalars, spans, .. } =
+        let Scratch { lanes, stream, score_tiles, tile_masks, prefetch, sums, lane_scalars, spans, .. } =
             scratch;
         let (stream, spans) = (&*stream, &*spans);
         for pair in pairs(part.groups) {
@@ -309,7 +309,7 @@ impl<const OF_QUERIES: bool> Kernel for Take<'_, '_, OF_QUERIES> {
                         scale,
                     };
                     let results = (score_tiles[i].reserve(len), &mut maxima[..]);
-                    block.scores::<S, false, false>(simd, &operands, mask, ahead, results);
+                    block.scores::<S, false, false>(simd, &operands, mask, prefetch, results);
                 }
                 for g in 0..pair.count {
                     let shape = mask.shape(g);
