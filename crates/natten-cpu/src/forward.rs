@@ -1,18 +1,18 @@
-//! The forward: each task computes one tile of queries for a few heads, walking along an axis in chunks.
+//! The forward: each task computes some queries of a few heads, walking along an axis from query tile to query tile.
 //!
 //! ```text
-//! for each chunk of the tile:
+//! for each query tile of the task:
 //!     pack its queries as vectors over lanes
-//!     for each box of keys that the chunk sees, then for each box of additional keys:
-//!         pack those keys and values that are not there from the chunk before          packed.rs
-//!         for each head, for each pair of groups, for each tile of the box that the pair sees:
+//!     for each block of keys that the tile sees, then for each block of additional keys:
+//!         pack those keys and values that are not there from the tile before           packed.rs
+//!         for each head, for each pair of groups, for each tile of their scores:       tile_mask.rs
 //!             scores     = scale * queries . keys, -inf where a lane does not see the key  arch/scores.rs
 //!             max', sum' = online softmax; sums *= 2^(max - max')                          softmax.rs
 //!             sums      += 2^(scores - max') x values                                      arch/sums.rs
 //!     out = sums / sum, lse = max + ln sum
 //! ```
 //!
-//! While the products of a box run, the rows of the next one are fetched into the cache (prefetch.rs).
+//! While the products of a row block run, the rows of the next one are fetched into the cache (prefetch.rs).
 
 use natten_core::{Element, ElementType, Inputs, Output, Problem, TensorView, TensorViewMut, bf16, f16};
 
@@ -20,18 +20,18 @@ use crate::Cpu;
 use crate::arch::rows::SharedRows;
 use crate::arch::{Kernel, Simd, dispatch};
 use crate::blocking::Pass;
+use crate::boxes::{Box3, LaneBox, cut};
 use crate::buffer::Buffer;
 use crate::groups::{Groups, pairs};
 use crate::isa::Isa;
 use crate::pack::{Rows, Tokens, pack_lanes};
-use crate::packed::{Form, Packed};
+use crate::packed::{PackedRows, RowFormat};
 use crate::parallel::{Scratch, for_each_task};
 use crate::prefetch::Prefetcher;
-use crate::schedule::{Place, Schedule, lane_tokens, plain_tokens, stream_tokens};
+use crate::schedule::{Schedule, Task, lane_tokens, plain_tokens, row_tokens};
 use crate::score_block::ScoreBlock;
 use crate::score_tile::{ScoreOperands, SumOperands};
 use crate::softmax::{LN_2, LOG2_E, exp2_below, exponentiate, exponentiate_pairs, finite_max};
-use crate::tasks::{Box3, TileBox, cut};
 use crate::tile_mask::TileMask;
 
 /// All that the tasks of a call share.
@@ -85,18 +85,18 @@ fn forward<E: Element>(
         lse: output.lse.map(SharedRows::of_scalars),
     };
     for_each_task(cpu.pool(), call.schedule.len(), problem.useful_flops(), |index, scratch| {
-        dispatch(isa, Task { call: &call, index, scratch });
+        dispatch(isa, RunTask { call: &call, index, scratch });
     });
 }
 
 /// One task of a call.
-struct Task<'a, 'c, E> {
+struct RunTask<'a, 'c, E> {
     call: &'a Call<'c, E>,
     index: usize,
     scratch: &'a mut Scratch,
 }
 
-impl<E: Element> Kernel for Task<'_, '_, E> {
+impl<E: Element> Kernel for RunTask<'_, '_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
@@ -116,7 +116,7 @@ fn forward_tile<S: Simd, E: Element, const DOT: bool>(
     scratch: &mut Scratch,
 ) {
     let schedule = &call.schedule;
-    let place = schedule.place(index);
+    let task = schedule.task(index);
     let prefetcher = Prefetcher {
         schedule,
         rows: &[&call.key, &call.value],
@@ -124,36 +124,36 @@ fn forward_tile<S: Simd, E: Element, const DOT: bool>(
         written: &[&call.out],
         index,
     };
-    schedule.begin(&place, scratch);
-    let mut chunks = place.chunks(&schedule.blocking).peekable();
-    while let Some(tile) = chunks.next() {
-        schedule.look(&tile, scratch);
+    schedule.begin_task(&task, scratch);
+    let mut tiles = task.tiles(&schedule.blocking).peekable();
+    while let Some(tile) = tiles.next() {
+        schedule.begin_tile(&tile, scratch);
         let groups = Groups::new(schedule.blocking.group, tile.each_ref().map(|axis| axis.lanes.len()));
-        let state = TileState::<DOT>::begin::<S, E>(simd, call, (&place, &tile), &groups, scratch);
-        let tokens = stream_tokens(&tile, place.batch, place.head_kv);
-        let mut boxes = schedule.boxes(&scratch.spans.all()).peekable();
-        while let Some(stream) = boxes.next() {
-            let missing = scratch.stream.advance(&stream);
-            state.pack(simd, [&call.key, &call.value], &tokens, &missing, &mut scratch.stream);
-            prefetcher.queue_next(&place, &tile, (boxes.peek(), chunks.peek()), scratch);
+        let state = TileState::<DOT>::begin::<S, E>(simd, call, (&task, &tile), &groups, scratch);
+        let tokens = row_tokens(&tile, task.batch, task.head_kv);
+        let mut row_blocks = schedule.row_blocks(&scratch.windows.all()).peekable();
+        while let Some(row_block) = row_blocks.next() {
+            let missing = scratch.packed.advance(&row_block);
+            state.pack(simd, [&call.key, &call.value], &tokens, &missing, &mut scratch.packed);
+            prefetcher.queue_next(&task, &tile, (row_blocks.peek(), tiles.peek()), scratch);
             state.attend(simd, false, scratch);
         }
         if let Some([keys, values]) = &call.additional {
             let all = [0..1, 0..1, 0..call.problem.additional_keys()];
-            let tokens = plain_tokens(place.batch, place.head_kv);
-            scratch.spans.everything(&tile, &all);
-            for stream in cut(&all, schedule.blocking.stream, 512) {
-                let missing = scratch.additional.advance(&stream);
-                state.pack(simd, [keys, values], &tokens, &missing, &mut scratch.additional);
+            let tokens = plain_tokens(task.batch, task.head_kv);
+            scratch.windows.set_all(&tile, &all);
+            for row_block in cut(&all, schedule.blocking.row_block, 512) {
+                let missing = scratch.packed_additional.advance(&row_block);
+                state.pack(simd, [keys, values], &tokens, &missing, &mut scratch.packed_additional);
                 state.attend(simd, true, scratch);
             }
-            scratch.spans.of_tile(&tile);
+            scratch.windows.read_tile(&tile);
         }
-        state.finish(simd, call, &place, &tile, scratch);
+        state.finish(simd, call, &task, &tile, scratch);
     }
 }
 
-/// A tile on its way through the stream. Lanes, sums and running maxima are in the scratch buffers, all groups of
+/// A query tile on its way through its keys. Lanes, sums and running maxima are in the scratch buffers, all groups of
 /// the first head before those of the next.
 struct TileState<'a, const DOT: bool> {
     groups: &'a Groups,
@@ -173,18 +173,18 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
     fn begin<S: Simd, E: Element>(
         simd: S,
         call: &Call<'_, E>,
-        (place, tile): (&Place, &TileBox),
+        (task, tile): (&Task, &LaneBox),
         groups: &'a Groups,
         scratch: &mut Scratch,
     ) -> Self {
         let head_dim = call.problem.head_dim();
         let words = if DOT { head_dim.div_ceil(2) } else { head_dim };
         let width = call.problem.head_dim_v().next_multiple_of(S::WIDE);
-        let (heads, vectors) = (place.heads.len(), place.heads.len() * groups.len());
+        let (heads, vectors) = (task.heads.len(), task.heads.len() * groups.len());
         let of_head = groups.pair_count() * words * 2 * S::LANES;
         let lanes = scratch.lanes[0].reserve(heads * of_head);
-        for (head, lanes) in place.heads.clone().zip(lanes.chunks_exact_mut(of_head)) {
-            let tokens = lane_tokens(tile, place.batch, head);
+        for (head, lanes) in task.heads.clone().zip(lanes.chunks_exact_mut(of_head)) {
+            let tokens = lane_tokens(tile, task.batch, head);
             pack_lanes::<S, E, DOT>(simd, &call.query, &tokens, groups, &mut scratch.stage, lanes);
         }
         scratch.lane_scalars[0].reserve(vectors * S::LANES).fill(f32::NEG_INFINITY);
@@ -202,17 +202,17 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
         [keys, values]: [&Rows<'_, E>; 2],
         tokens: &Tokens,
         missing: &Box3,
-        packed: &mut Packed,
+        packed: &mut PackedRows,
     ) {
         let forms = match DOT {
-            true => [Form::Words(self.words), Form::Pairs(self.width)],
-            false => [Form::Single(self.head_dim), Form::Single(self.width)],
+            true => [RowFormat::Words(self.words), RowFormat::Pairs(self.width)],
+            false => [RowFormat::Single(self.head_dim), RowFormat::Single(self.width)],
         };
         packed.pack(simd, 0, forms[0], (keys, tokens), missing);
         packed.pack(simd, 1, forms[1], (values, tokens), missing);
     }
 
-    /// Takes the packed box, of additional keys or others, into every group's softmax.
+    /// Takes the packed row block, of additional keys or others, into every group's softmax.
     #[inline(always)]
     fn attend<S: Simd>(&self, simd: S, additional: bool, scratch: &mut Scratch) {
         simd.vectorize(Attend { state: self, additional, scratch });
@@ -221,11 +221,11 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
     /// As [`TileState::attend`].
     #[inline(always)]
     fn attend_here<S: Simd>(&self, simd: S, additional: bool, scratch: &mut Scratch) {
-        let Scratch { lanes, score_tiles, tile_masks, prefetch, spans, .. } = scratch;
-        let (lanes, spans) = (lanes[0].get(), &*spans);
-        let stream = if additional { &scratch.additional } else { &scratch.stream };
+        let Scratch { lanes, score_tiles, tile_masks, prefetch, windows, .. } = scratch;
+        let (lanes, windows) = (lanes[0].get(), &*windows);
+        let packed = if additional { &scratch.packed_additional } else { &scratch.packed };
         let mut part = Accumulate {
-            stream,
+            packed,
             scores: &mut score_tiles[0],
             words: &mut scratch.words,
             maxima: [0.0; 64],
@@ -235,13 +235,13 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
         let of_head = self.groups.pair_count() * self.words * 2 * S::LANES;
         for head in 0..self.heads {
             for pair in pairs(self.groups) {
-                let Some(block) = ScoreBlock::new(spans, self.groups, pair, stream) else { continue };
+                let Some(block) = ScoreBlock::new(windows, self.groups, pair, packed) else { continue };
                 for tile in block.score_tiles() {
                     let mask = &tile_masks.mask(&block, &tile, if DOT { 2 } else { 1 });
                     let operands = ScoreOperands {
                         lanes: &lanes[head * of_head..],
                         words: self.words,
-                        stream: stream.operands[0].get(),
+                        packed: packed.operands[0].get(),
                         pitch: self.words,
                         scale: self.scale,
                     };
@@ -296,10 +296,10 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
         simd.store(sum, simd.fma(simd.load(sum), factor, tile_sum));
         let operands = SumOperands {
             weights: if DOT { words } else { scores },
-            stream: part.stream.operands[1].get(),
+            packed: part.packed.operands[1].get(),
             width,
             fresh,
-            has_non_finite: part.stream.has_non_finite,
+            has_non_finite: part.packed.has_non_finite,
         };
         block.weighted_sums::<S, DOT>(simd, (g, mask), &operands, sums);
     }
@@ -310,16 +310,16 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
         &self,
         simd: S,
         call: &Call<'_, E>,
-        place: &Place,
-        tile: &TileBox,
+        task: &Task,
+        tile: &LaneBox,
         scratch: &mut Scratch,
     ) {
         let head_dim_v = call.problem.head_dim_v();
         let row = scratch.stage.reserve(head_dim_v);
         let [maxima, denominators] = scratch.lane_scalars.each_ref().map(Buffer::get);
         let all_sums = scratch.sums[0].get();
-        for (h, head) in place.heads.clone().enumerate() {
-            let tokens = lane_tokens(tile, place.batch, head);
+        for (h, head) in task.heads.clone().enumerate() {
+            let tokens = lane_tokens(tile, task.batch, head);
             for group in 0..self.groups.len() {
                 for (lane, [x, y], z) in self.groups.rows_of(group) {
                     let first = (h * self.groups.len() + group) * S::LANES + lane;
@@ -345,7 +345,7 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
 
 /// What the softmax of a pair reads and writes.
 struct Accumulate<'a> {
-    stream: &'a Packed,
+    packed: &'a PackedRows,
     scores: &'a mut Buffer,
     words: &'a mut Buffer,
     /// Largest scores of the tile, a vector for each group.

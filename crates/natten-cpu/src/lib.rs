@@ -10,6 +10,7 @@
 mod arch;
 mod backward;
 mod blocking;
+mod boxes;
 mod buffer;
 mod error;
 mod forward;
@@ -25,7 +26,6 @@ mod schedule;
 mod score_block;
 mod score_tile;
 mod softmax;
-mod tasks;
 mod through_f64;
 mod tile_mask;
 

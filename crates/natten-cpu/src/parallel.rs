@@ -4,9 +4,9 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::arch::prefetch::PrefetchQueue;
+use crate::boxes::TileWindows;
 use crate::buffer::Buffer;
-use crate::packed::Packed;
-use crate::tasks::Spans;
+use crate::packed::PackedRows;
 use crate::tile_mask::TileMasks;
 
 /// Work below this many floating-point operations is done on the calling thread: waking others costs more.
@@ -18,10 +18,10 @@ const SERIAL_FLOPS: f64 = 4e6;
 pub(crate) struct Scratch {
     /// Lanes of the tile, and a second operand of theirs in a backward.
     pub lanes: [Buffer; 2],
-    /// Rows of the stream.
-    pub stream: Packed,
-    /// Rows of additional keys and values.
-    pub additional: Packed,
+    /// Packed rows.
+    pub packed: PackedRows,
+    /// Packed rows of additional keys and values.
+    pub packed_additional: PackedRows,
     /// Numbers of the lanes: running maximum and sum, or log-sum-exp and delta.
     pub lane_scalars: [Buffer; 2],
     /// Sums of the lanes.
@@ -36,8 +36,8 @@ pub(crate) struct Scratch {
     pub tile_masks: TileMasks,
     /// Rows to fetch while the products run.
     pub prefetch: PrefetchQueue,
-    /// What lanes see.
-    pub spans: Spans,
+    /// The windows of the lanes.
+    pub windows: TileWindows,
 }
 
 thread_local! {
@@ -103,9 +103,9 @@ impl Shares {
         let threads = self.next.len();
         (0..threads).map(move |i| (thread + i) % threads).flat_map(move |share| {
             let end = self.count * (share + 1) / threads;
-            let take =
+            let accumulate =
                 move || Some(self.next[share].fetch_add(1, Ordering::Relaxed)).filter(|&task| task < end);
-            std::iter::from_fn(take)
+            std::iter::from_fn(accumulate)
         })
     }
 }
@@ -122,7 +122,7 @@ mod tests {
             let mut all: Vec<_> =
                 (0..threads).flat_map(|thread| shares.take_from(thread)).chain(first).collect();
             all.sort_unstable();
-            assert_eq!(all, (0..count).collect::<Vec<_>>(), "{count} tasks, {threads} threads");
+            assert_eq!(all, (0..count).collect::<Vec<_>>(), "{count} boxes, {threads} threads");
         }
     }
 }

@@ -5,78 +5,78 @@ use natten_core::Element;
 
 use crate::arch::prefetch::PrefetchQueue;
 use crate::arch::rows::SharedRows;
+use crate::boxes::{Box3, LaneBox, volume};
 use crate::groups::{Groups, pairs};
 use crate::pack::{Rows, Tokens};
 use crate::parallel::Scratch;
-use crate::schedule::{Place, Schedule, lane_tokens, stream_tokens};
+use crate::schedule::{Schedule, Task, lane_tokens, row_tokens};
 use crate::score_block::ScoreBlock;
-use crate::tasks::{Box3, TileBox, volume};
 
 /// Rows of a register tile of scores, about.
 const ROWS_IN_TILE: usize = 8;
 
-/// Where a task is in its schedule, and what it reads.
+/// What a task reads and writes, and its place in the schedule.
 pub(crate) struct Prefetcher<'a, 'c, E> {
     pub schedule: &'a Schedule<'c>,
-    /// Of the stream.
+    /// Rows to pack.
     pub rows: &'a [&'a Rows<'c, E>],
-    /// Of the lanes.
+    /// Rows of the lanes.
     pub lanes: &'a [&'a Rows<'c, E>],
-    /// What is written when a chunk is done.
+    /// What is written when a tile is done.
     pub written: &'a [&'a SharedRows<'c, E>],
     /// The task's number.
     pub index: usize,
 }
 
 impl<E: Element> Prefetcher<'_, '_, E> {
-    /// Lists the rows of the next box: of the same chunk, else of the next one, else of the next task, which this
+    /// Lists the rows of the next row block: of the same tile, else of the next one, else of the next task, which this
     /// thread most likely runs.
     #[inline(always)]
     pub(crate) fn queue_next(
         &self,
-        place: &Place,
-        tile: &TileBox,
-        (next_box, next_tile): (Option<&Box3>, Option<&TileBox>),
+        task: &Task,
+        tile: &LaneBox,
+        (next_block, next_tile): (Option<&Box3>, Option<&LaneBox>),
         scratch: &mut Scratch,
     ) {
-        let Scratch { prefetch: queue, stream, spans, .. } = scratch;
+        let Scratch { prefetch: queue, packed, windows, .. } = scratch;
         queue.clear();
-        if next_box.is_none() && self.schedule.prefetches_rows {
-            self.queue_outputs(place, tile, queue);
+        if next_block.is_none() && self.schedule.prefetches_rows {
+            self.queue_outputs(task, tile, queue);
         }
-        if let Some(next) = next_box {
-            self.queue_row_block(place, tile, &stream.missing(next), queue);
+        if let Some(next) = next_block {
+            self.queue_row_block(task, tile, &packed.missing(next), queue);
         } else if let Some(next) = next_tile {
             let seen = next.each_ref().map(|axis| axis.seen());
-            self.queue_row_block(place, next, &stream.missing(&seen), queue);
-            self.queue_lanes(place, next, queue);
+            self.queue_row_block(task, next, &packed.missing(&seen), queue);
+            self.queue_lanes(task, next, queue);
         } else if self.index + 1 < self.schedule.len() {
-            let place = self.schedule.place(self.index + 1);
-            if let Some(tile) = place.chunks(&self.schedule.blocking).next() {
+            let task = self.schedule.task(self.index + 1);
+            if let Some(tile) = task.tiles(&self.schedule.blocking).next() {
                 let seen = tile.each_ref().map(|axis| axis.seen());
-                if let Some(first) = self.schedule.boxes(&seen).next() {
-                    self.queue_row_block(&place, &tile, &first, queue);
+                if let Some(first) = self.schedule.row_blocks(&seen).next() {
+                    self.queue_row_block(&task, &tile, &first, queue);
                 }
-                self.queue_lanes(&place, &tile, queue);
+                self.queue_lanes(&task, &tile, queue);
             }
         }
         let groups = Groups::new(self.schedule.blocking.group, tile.each_ref().map(|axis| axis.lanes.len()));
-        let first = pairs(&groups).next().and_then(|pair| ScoreBlock::new(spans, &groups, pair, stream));
+        let first = pairs(&groups).next().and_then(|pair| ScoreBlock::new(windows, &groups, pair, packed));
         let rows = first.map_or(0, |block| volume(&block.seen));
-        queue.spread_over(place.heads.len() * groups.len().div_ceil(2) * rows / ROWS_IN_TILE);
+        queue.spread_over(task.heads.len() * groups.len().div_ceil(2) * rows / ROWS_IN_TILE);
     }
 
-    fn queue_row_block(&self, place: &Place, tile: &TileBox, missing: &Box3, queue: &mut PrefetchQueue) {
-        let tokens = stream_tokens(tile, place.batch, place.head_kv);
+    fn queue_row_block(&self, task: &Task, tile: &LaneBox, missing: &Box3, queue: &mut PrefetchQueue) {
+        let tokens = row_tokens(tile, task.batch, task.head_kv);
         if self.schedule.prefetches_rows {
             self.rows.iter().for_each(|rows| queue_rows(queue, rows, &tokens, missing));
         }
     }
 
-    fn queue_outputs(&self, place: &Place, tile: &TileBox, queue: &mut PrefetchQueue) {
+    fn queue_outputs(&self, task: &Task, tile: &LaneBox, queue: &mut PrefetchQueue) {
         let [x, y, z] = tile.each_ref().map(|axis| axis.lanes.len());
-        for head in place.heads.clone() {
-            let tokens = lane_tokens(tile, place.batch, head);
+        for head in task.heads.clone() {
+            let tokens = lane_tokens(tile, task.batch, head);
             for rows in self.written {
                 for i in 0..x * y {
                     queue.push(rows.line(&tokens, [i / y, i % y], &(0..z)).prefetch_line());
@@ -85,10 +85,10 @@ impl<E: Element> Prefetcher<'_, '_, E> {
         }
     }
 
-    fn queue_lanes(&self, place: &Place, tile: &TileBox, queue: &mut PrefetchQueue) {
+    fn queue_lanes(&self, task: &Task, tile: &LaneBox, queue: &mut PrefetchQueue) {
         let positions = tile.each_ref().map(|axis| 0..axis.lanes.len());
-        for head in place.heads.clone() {
-            let tokens = lane_tokens(tile, place.batch, head);
+        for head in task.heads.clone() {
+            let tokens = lane_tokens(tile, task.batch, head);
             self.lanes.iter().for_each(|rows| queue_rows(queue, rows, &tokens, &positions));
         }
     }

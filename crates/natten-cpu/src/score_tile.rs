@@ -36,7 +36,7 @@ impl ScoreBlock<'_> {
             let job = Scores {
                 lanes: &operands.lanes[self.pair.index * of_pair..],
                 words: operands.words,
-                stream: operands.stream,
+                packed: operands.packed,
                 pitch: operands.pitch,
                 rows,
                 starts: mask.starts,
@@ -63,7 +63,7 @@ impl ScoreBlock<'_> {
         let width = operands.width;
         let gz = self.groups.group[2];
         let line = mask.pitch() / unit * 2 * S::LANES;
-        let line_len = self.stream.extents[2].len().div_ceil(unit) * width;
+        let line_len = self.packed.extents[2].len().div_ceil(unit) * width;
         for (quad, runs) in mask.sum_runs(g) {
             for row in mask.lane_rows() {
                 let lane = row.index * gz + quad * 4;
@@ -71,10 +71,10 @@ impl ScoreBlock<'_> {
                     weights: operands.weights,
                     weights_start: (row.x.start * mask.extent_y() + row.y.start) * line + g * S::LANES + lane,
                     weights_strides: [mask.extent_y() * line, line],
-                    stream: operands.stream,
+                    packed: operands.packed,
                     column: mask.shift / unit * width,
-                    lines: &self.stream.lines[mask.first_line..],
-                    lines_pitch: self.stream.extents[1].len(),
+                    lines: &self.packed.lines[mask.first_line..],
+                    lines_pitch: self.packed.extents[1].len(),
                     line_len,
                     x: row.x.clone(),
                     y: row.y.clone(),
@@ -97,8 +97,8 @@ pub(crate) struct ScoreOperands<'a> {
     pub lanes: &'a [f32],
     /// Words of a row.
     pub words: usize,
-    /// The packed box.
-    pub stream: &'a [f32],
+    /// The packed row block.
+    pub packed: &'a [f32],
     /// Words from one of its rows to the next.
     pub pitch: usize,
     /// Factor on each score.
@@ -109,12 +109,12 @@ pub(crate) struct ScoreOperands<'a> {
 pub(crate) struct SumOperands<'a> {
     /// The score tile of the pair, as weights.
     pub weights: &'a [f32],
-    /// The packed box.
-    pub stream: &'a [f32],
+    /// The packed row block.
+    pub packed: &'a [f32],
     /// Words of one of its rows.
     pub width: usize,
     /// Whether the sums start here.
     pub fresh: bool,
-    /// Whether some number of the box is NaN or infinite; matters for pairs only.
+    /// Whether some number of the row block is NaN or infinite; matters for pairs only.
     pub has_non_finite: bool,
 }

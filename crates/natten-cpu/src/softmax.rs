@@ -148,7 +148,7 @@ mod tests {
                     }
                 }
             }
-            assert!(worst <= 2.0, "{isa}: {worst} units in the last place");
+            assert!(worst <= 2.0, "{isa}: {worst} units in the last task");
         }
     }
 

@@ -9,9 +9,9 @@ use std::ops::Range;
 use crate::arch::Simd;
 use crate::arch::scores::{JobRows, Of, RowList};
 use crate::arch::sums::Run;
+use crate::boxes::Box3;
 use crate::groups::Groups;
 use crate::score_block::ScoreBlock;
-use crate::tasks::Box3;
 
 /// A cache of mask patterns.
 #[derive(Debug, Default)]
@@ -103,7 +103,7 @@ impl TileMasks {
         self.candidate.set(block, tile);
         let known = self.patterns.iter().position(|pattern| pattern.key == self.candidate);
         let index = known.unwrap_or_else(|| self.insert(block, unit));
-        let [x, y, z] = &block.stream.extents;
+        let [x, y, z] = &block.packed.extents;
         let (shift, len) = (tile[2].start - z.start, z.len());
         self.starts.clear();
         for x in tile[0].clone() {
@@ -252,7 +252,7 @@ impl PatternKey {
     /// Reads what the pair sees of the tile.
     #[inline(always)]
     fn set(&mut self, block: &ScoreBlock<'_>, tile: &Box3) {
-        let ScoreBlock { groups, pair, spans, .. } = block;
+        let ScoreBlock { groups, pair, windows, .. } = block;
         let mut lanes = groups.group;
         lanes[2] *= pair.count;
         let origin = groups.origin(pair.first);
@@ -260,7 +260,7 @@ impl PatternKey {
             let Range { start: from, end: to } = tile[a];
             self.extents[a] = to - from;
             self.windows[a].clear();
-            self.windows[a].extend(spans.of(a, origin[a], lanes[a]).iter().map(|span| {
+            self.windows[a].extend(windows.of(a, origin[a], lanes[a]).iter().map(|span| {
                 let start = span.start.clamp(from, to);
                 [start - from, span.end.clamp(start, to) - from].map(|at| at as u16)
             }));

@@ -17,7 +17,7 @@ use std::ops::Range;
 use super::prefetch::PrefetchQueue;
 use super::{Kernel, Simd};
 
-/// A row of the stream, the slot of the score tile that its scores go to, and which lanes of the pair see it.
+/// A packed row, the slot of the score tile that its scores go to, and which lanes of the pair see it.
 #[derive(Clone, Copy, Debug)]
 struct RowSlot {
     /// Line of the row, and its column there.
@@ -107,7 +107,7 @@ pub(crate) struct Scores<'a> {
     /// Words of a row.
     pub words: usize,
     /// Where the rows are.
-    pub stream: &'a [f32],
+    pub packed: &'a [f32],
     /// Words from one row to the next.
     pub pitch: usize,
     /// Which rows, and where their scores go.
@@ -207,10 +207,10 @@ fn tile<S: Simd, L: Lanes<S>, const PAIRS: bool, const SOFTMAX: bool, const KEYS
     out: &mut [f32],
     max: &mut L::Vector,
 ) {
-    let mut from = [job.stream.as_ptr(); KEYS];
+    let mut from = [job.packed.as_ptr(); KEYS];
     for (from, row) in from.iter_mut().zip(rows) {
         let start = (job.starts[usize::from(row.line)] as usize + usize::from(row.column)) * job.pitch;
-        assert!(start + job.words <= job.stream.len());
+        assert!(start + job.words <= job.packed.len());
         *from = from.wrapping_add(start);
     }
     let mut acc = [L::splat(simd, 0.0); KEYS];

@@ -34,10 +34,10 @@ pub(crate) struct WeightedSum<'a> {
     /// Steps from one line to the next along both axes.
     pub weights_strides: [usize; 2],
     /// Where the rows are; consecutive ones are `width` apart.
-    pub stream: &'a [f32],
+    pub packed: &'a [f32],
     /// Index of the first column in a line.
     pub column: usize,
-    /// Lines of the stream, `lines_pitch` from one to the next along the first axis.
+    /// Lines of packed rows, `lines_pitch` from one to the next along the first axis.
     pub lines: &'a [u32],
     /// See `lines`.
     pub lines_pitch: usize,
@@ -152,8 +152,8 @@ fn sum<S: Simd, const PRODUCT: u8, const QUERIES: usize, const COLUMNS: usize>(
         let mut weight = weights_of_x;
         for &line in &job.lines[x * job.lines_pitch..][job.y.clone()] {
             let start = line as usize * job.line_len + job.column;
-            assert!(start + reach <= job.stream.len());
-            let row = job.stream.as_ptr().wrapping_add(start + column);
+            assert!(start + reach <= job.packed.len());
+            let row = job.packed.as_ptr().wrapping_add(start + column);
             let line = SumLine { simd, row, weight, width: job.width };
             weight = weight.wrapping_add(step_y);
             // SAFETY: runs ascend, so rows and weights up to `end` cover them; both were just checked. Columns are inside
@@ -205,7 +205,7 @@ fn staircase(runs: &[Run]) -> Option<Staircase> {
     Some(Staircase { first, common })
 }
 
-/// One line of the stream and its weights.
+/// One line of packed rows and its weights.
 struct SumLine<S> {
     simd: S,
     row: *const f32,

@@ -1,11 +1,11 @@
 //! The backward, deterministic: each gradient row is summed by one task in one order.
 //!
 //! ```text
-//! pass 1, lanes are queries, the stream is the keys they see:          d_query
-//! pass 2, lanes are keys, the stream is the queries that see them:     d_key, d_value
-//! pass 3, lanes are additional keys, the stream is all queries:        their d_key, d_value
+//! pass 1, lanes are queries, rows are the keys they see:             d_query
+//! pass 2, lanes are keys, rows are the queries that see them:        d_key, d_value
+//! pass 3, lanes are additional keys, rows are all queries:           their d_key, d_value
 //!
-//! for each chunk of lanes, for each box of the stream, for each pair of groups, for each tile:       tile.rs
+//! for each tile of lanes, for each row block, for each pair of groups, for each tile of scores:       tile.rs
 //!     scores   = scale * query . key             products = d_out . value
 //!     weights  = exp(scores - lse)               products = scale * weights * (products - delta)
 //!     d_query += products x keys    or    d_key += products x queries, d_value += weights x d_out
@@ -25,12 +25,12 @@ use crate::Cpu;
 use crate::arch::rows::SharedRows;
 use crate::arch::{Kernel, Simd, dispatch};
 use crate::blocking;
+use crate::boxes::plain_box;
 use crate::isa::Isa;
 use crate::pack::{Line, Rows, Tokens};
 use crate::parallel::{Scratch, for_each_task};
-use crate::schedule::{ADDITIONAL_TILE, Place, Schedule};
+use crate::schedule::{ADDITIONAL_TILE, Schedule, Task};
 use crate::softmax::LOG2_E;
-use crate::tasks::plain_tile;
 
 /// What all passes read.
 struct Operands<'a, E> {
@@ -89,7 +89,7 @@ fn backward<E: Element>(
     let run = |pass: Pass<'_, E>| {
         let count = pass.len(problem);
         for_each_task(cpu.pool(), count, problem.useful_flops(), |index, scratch| {
-            dispatch(isa, Task { operands: &operands, pass: &pass, index, scratch });
+            dispatch(isa, RunTask { operands: &operands, pass: &pass, index, scratch });
         });
     };
     let d_query = SharedRows::of_rows(gradients.query);
@@ -121,18 +121,18 @@ impl<E: Element> Pass<'_, E> {
 }
 
 /// One task of a pass.
-struct Task<'a, 'c, E> {
+struct RunTask<'a, 'c, E> {
     operands: &'a Operands<'c, E>,
     pass: &'a Pass<'c, E>,
     index: usize,
     scratch: &'a mut Scratch,
 }
 
-impl<E: Element> Kernel for Task<'_, '_, E> {
+impl<E: Element> Kernel for RunTask<'_, '_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Task { operands, pass, index, scratch } = self;
+        let RunTask { operands, pass, index, scratch } = self;
         match pass {
             Pass::Queries { schedule, d_query } => {
                 tile::queries(simd, operands, schedule, index, d_query, scratch);
@@ -142,22 +142,22 @@ impl<E: Element> Kernel for Task<'_, '_, E> {
             }
             Pass::Additional { d_key, d_value } => {
                 let Some([keys, values]) = &operands.additional else { return };
-                let place = additional_place(operands.problem, index);
-                tile::additional(simd, operands, [keys, values], &place, [d_key, d_value], scratch);
+                let task = additional_task(operands.problem, index);
+                tile::additional(simd, operands, [keys, values], &task, [d_key, d_value], scratch);
             }
         }
     }
 }
 
-/// The tile of additional keys number `index`.
-fn additional_place(problem: &Problem, index: usize) -> Place {
+/// Task number `index` of the pass over additional keys.
+fn additional_task(problem: &Problem, index: usize) -> Task {
     let tiles = problem.additional_keys().div_ceil(ADDITIONAL_TILE);
     let (rest, tile) = (index / tiles, index % tiles);
     let (batch, head_kv) = (rest / problem.heads_kv(), rest % problem.heads_kv());
     let first = tile * ADDITIONAL_TILE;
     let per_kv = problem.heads_per_kv();
-    Place {
-        tile: plain_tile(first..(first + ADDITIONAL_TILE).min(problem.additional_keys())),
+    Task {
+        lanes: plain_box(first..(first + ADDITIONAL_TILE).min(problem.additional_keys())),
         batch,
         head_kv,
         heads: head_kv * per_kv..(head_kv + 1) * per_kv,

@@ -1,26 +1,26 @@
-//! One tile of a backward pass, walked in chunks like the forward's.
+//! One task of a backward pass, walked tile by tile like the forward's.
 
 use natten_core::{Element, Problem};
 
 use super::Operands;
 use crate::arch::rows::SharedRows;
 use crate::arch::{Kernel, Simd};
+use crate::boxes::{Box3, Boxes, cut};
 use crate::groups::{Groups, pairs};
 use crate::pack::{Rows, Tokens, pack_lanes};
-use crate::packed::Form;
+use crate::packed::RowFormat;
 use crate::parallel::Scratch;
 use crate::prefetch::Prefetcher;
-use crate::schedule::{Place, Schedule, lane_tokens, plain_tokens, stream_tokens};
+use crate::schedule::{Schedule, Task, lane_tokens, plain_tokens, row_tokens};
 use crate::score_block::ScoreBlock;
 use crate::score_tile::{ScoreOperands, SumOperands};
 use crate::softmax::{LOG2_E, exp2};
-use crate::tasks::{Box3, Boxes, cut};
 use crate::tile_mask::ScoreTileShape;
 
-/// Positions of the stream that are packed at once where a task does not walk and has no schedule.
-const BOX: usize = 512;
+/// Rows that are packed at once where a task does not walk and has no schedule.
+const ROW_BLOCK: usize = 512;
 
-/// Pass 1 for one tile: gradients of queries. One head after the other: packing keys again is cheap beside the three
+/// Pass 1 for one task: gradients of queries. One head after the other: packing keys again is cheap beside the three
 /// products that use them.
 #[inline(always)]
 pub(super) fn queries<S: Simd, E: Element>(
@@ -32,7 +32,7 @@ pub(super) fn queries<S: Simd, E: Element>(
     scratch: &mut Scratch,
 ) {
     let shape = Shape::new::<S>(operands.problem);
-    let whole = schedule.place(index);
+    let whole = schedule.task(index);
     let prefetcher = Prefetcher {
         schedule,
         rows: &[&operands.key, &operands.value],
@@ -41,39 +41,39 @@ pub(super) fn queries<S: Simd, E: Element>(
         index,
     };
     for head in whole.heads.clone() {
-        let place = Place { heads: head..head + 1, tile: whole.tile.clone(), ..whole };
-        schedule.begin(&place, scratch);
-        let mut chunks = place.chunks(&schedule.blocking).peekable();
-        while let Some(tile) = chunks.next() {
-            schedule.look(&tile, scratch);
+        let task = Task { heads: head..head + 1, lanes: whole.lanes.clone(), ..whole };
+        schedule.begin_task(&task, scratch);
+        let mut tiles = task.tiles(&schedule.blocking).peekable();
+        while let Some(tile) = tiles.next() {
+            schedule.begin_tile(&tile, scratch);
             let groups = Groups::new(schedule.blocking.group, tile.each_ref().map(|axis| axis.lanes.len()));
-            let lanes = lane_tokens(&tile, place.batch, head);
-            let part = Part::<true> { shape: &shape, groups: &groups };
-            part.begin(simd, [&operands.query, &operands.d_out], &lanes, scratch);
-            part.pack_lane_scalars(simd, operands, &lanes, scratch);
-            let tokens = stream_tokens(&tile, place.batch, place.head_kv);
+            let lanes = lane_tokens(&tile, task.batch, head);
+            let state = TileState::<true> { shape: &shape, groups: &groups };
+            state.begin(simd, [&operands.query, &operands.d_out], &lanes, scratch);
+            state.pack_lane_scalars(simd, operands, &lanes, scratch);
+            let tokens = row_tokens(&tile, task.batch, task.head_kv);
             let rows = [&operands.key, &operands.value];
-            let boxes = schedule.boxes(&scratch.spans.all());
-            part.take(simd, operands, (rows, &tokens), boxes, scratch, |next, scratch| {
-                prefetcher.queue_next(&place, &tile, (next, chunks.peek()), scratch);
+            let row_blocks = schedule.row_blocks(&scratch.windows.all());
+            state.accumulate(simd, operands, (rows, &tokens), row_blocks, scratch, |next, scratch| {
+                prefetcher.queue_next(&task, &tile, (next, tiles.peek()), scratch);
             });
             if let Some([keys, values]) = &operands.additional {
                 let all = [0..1, 0..1, 0..operands.problem.additional_keys()];
-                let tokens = plain_tokens(place.batch, place.head_kv);
-                scratch.spans.everything(&tile, &all);
-                // Additional keys have a ring of their own, kept from chunk to chunk.
-                std::mem::swap(&mut scratch.stream, &mut scratch.additional);
-                let boxes = cut(&all, schedule.blocking.stream, BOX);
-                part.take(simd, operands, ([keys, values], &tokens), boxes, scratch, |_, _| {});
-                std::mem::swap(&mut scratch.stream, &mut scratch.additional);
-                scratch.spans.of_tile(&tile);
+                let tokens = plain_tokens(task.batch, task.head_kv);
+                scratch.windows.set_all(&tile, &all);
+                // Additional keys have a ring of their own, kept from tile to tile.
+                std::mem::swap(&mut scratch.packed, &mut scratch.packed_additional);
+                let row_blocks = cut(&all, schedule.blocking.row_block, ROW_BLOCK);
+                state.accumulate(simd, operands, ([keys, values], &tokens), row_blocks, scratch, |_, _| {});
+                std::mem::swap(&mut scratch.packed, &mut scratch.packed_additional);
+                scratch.windows.read_tile(&tile);
             }
-            part.store(simd, 0, &lanes, d_query, scratch);
+            state.store(simd, 0, &lanes, d_query, scratch);
         }
     }
 }
 
-/// Pass 2 for one tile: gradients of keys and values.
+/// Pass 2 for one task: gradients of keys and values.
 #[inline(always)]
 pub(super) fn keys<S: Simd, E: Element>(
     simd: S,
@@ -84,7 +84,7 @@ pub(super) fn keys<S: Simd, E: Element>(
     scratch: &mut Scratch,
 ) {
     let shape = Shape::new::<S>(operands.problem);
-    let place = schedule.place(index);
+    let task = schedule.task(index);
     let prefetcher = Prefetcher {
         schedule,
         rows: &[&operands.query, &operands.d_out, &operands.out],
@@ -92,58 +92,65 @@ pub(super) fn keys<S: Simd, E: Element>(
         written: &gradients,
         index,
     };
-    schedule.begin(&place, scratch);
-    let mut chunks = place.chunks(&schedule.blocking).peekable();
-    while let Some(tile) = chunks.next() {
-        schedule.look(&tile, scratch);
+    schedule.begin_task(&task, scratch);
+    let mut tiles = task.tiles(&schedule.blocking).peekable();
+    while let Some(tile) = tiles.next() {
+        schedule.begin_tile(&tile, scratch);
         let groups = Groups::new(schedule.blocking.group, tile.each_ref().map(|axis| axis.lanes.len()));
-        let lanes = lane_tokens(&tile, place.batch, place.head_kv);
-        let part = Part::<false> { shape: &shape, groups: &groups };
-        part.begin(simd, [&operands.key, &operands.value], &lanes, scratch);
-        for head in place.heads.clone() {
-            if place.heads.len() > 1 {
-                scratch.stream.begin([0; 2]);
+        let lanes = lane_tokens(&tile, task.batch, task.head_kv);
+        let state = TileState::<false> { shape: &shape, groups: &groups };
+        state.begin(simd, [&operands.key, &operands.value], &lanes, scratch);
+        for head in task.heads.clone() {
+            if task.heads.len() > 1 {
+                scratch.packed.reset([0; 2]);
             }
-            let tokens = stream_tokens(&tile, place.batch, head);
+            let tokens = row_tokens(&tile, task.batch, head);
             let rows = [&operands.query, &operands.d_out];
-            let boxes = schedule.boxes(&scratch.spans.all());
-            part.take(simd, operands, (rows, &tokens), boxes, scratch, |next, scratch| {
-                // With several heads the next box is as often another head's: fetched as it is packed.
-                if place.heads.len() == 1 {
-                    prefetcher.queue_next(&place, &tile, (next, chunks.peek()), scratch);
+            let row_blocks = schedule.row_blocks(&scratch.windows.all());
+            state.accumulate(simd, operands, (rows, &tokens), row_blocks, scratch, |next, scratch| {
+                // With several heads the next row block is as often another head's: fetched as it is packed.
+                if task.heads.len() == 1 {
+                    prefetcher.queue_next(&task, &tile, (next, tiles.peek()), scratch);
                 }
             });
         }
-        part.store(simd, 0, &lanes, gradients[0], scratch);
-        part.store(simd, 1, &lanes, gradients[1], scratch);
+        state.store(simd, 0, &lanes, gradients[0], scratch);
+        state.store(simd, 1, &lanes, gradients[1], scratch);
     }
 }
 
-/// Pass 3 for one tile: gradients of additional keys and values, which all queries see.
+/// Pass 3 for one task: gradients of additional keys and values, which all queries see.
 #[inline(always)]
 pub(super) fn additional<S: Simd, E: Element>(
     simd: S,
     operands: &Operands<'_, E>,
     rows: [&Rows<'_, E>; 2],
-    place: &Place,
+    task: &Task,
     gradients: [&SharedRows<'_, E>; 2],
     scratch: &mut Scratch,
 ) {
     let shape = Shape::new::<S>(operands.problem);
-    let groups = Groups::new([1, 1, S::LANES], place.tile.each_ref().map(|axis| axis.lanes.len()));
-    let lanes = lane_tokens(&place.tile, place.batch, place.head_kv);
-    let part = Part::<false> { shape: &shape, groups: &groups };
-    part.begin(simd, rows, &lanes, scratch);
+    let groups = Groups::new([1, 1, S::LANES], task.lanes.each_ref().map(|axis| axis.lanes.len()));
+    let lanes = lane_tokens(&task.lanes, task.batch, task.head_kv);
+    let state = TileState::<false> { shape: &shape, groups: &groups };
+    state.begin(simd, rows, &lanes, scratch);
     let all = operands.problem.axes().each_ref().map(|axis| 0..axis.query_extent);
-    scratch.spans.everything(&place.tile, &all);
-    for head in place.heads.clone() {
-        scratch.stream.begin([0; 2]);
-        let tokens = plain_tokens(place.batch, head);
+    scratch.windows.set_all(&task.lanes, &all);
+    for head in task.heads.clone() {
+        scratch.packed.reset([0; 2]);
+        let tokens = plain_tokens(task.batch, head);
         let rows = [&operands.query, &operands.d_out];
-        part.take(simd, operands, (rows, &tokens), cut(&all, BOX, BOX), scratch, |_, _| {});
+        state.accumulate(
+            simd,
+            operands,
+            (rows, &tokens),
+            cut(&all, ROW_BLOCK, ROW_BLOCK),
+            scratch,
+            |_, _| {},
+        );
     }
-    part.store(simd, 0, &lanes, gradients[0], scratch);
-    part.store(simd, 1, &lanes, gradients[1], scratch);
+    state.store(simd, 0, &lanes, gradients[0], scratch);
+    state.store(simd, 1, &lanes, gradients[1], scratch);
 }
 
 /// Components of the two kinds of rows, query and key first, value and output second.
@@ -162,13 +169,13 @@ impl Shape {
     }
 }
 
-/// A chunk on its way through the stream: lanes are queries, or else keys.
-struct Part<'a, const OF_QUERIES: bool> {
+/// A tile on its way through the rows: its lanes are queries, or else keys.
+struct TileState<'a, const OF_QUERIES: bool> {
     shape: &'a Shape,
     groups: &'a Groups,
 }
 
-impl<const OF_QUERIES: bool> Part<'_, OF_QUERIES> {
+impl<const OF_QUERIES: bool> TileState<'_, OF_QUERIES> {
     /// Packs both operands of the lanes and clears the sums.
     #[inline(always)]
     fn begin<S: Simd, E: Element>(
@@ -210,9 +217,9 @@ impl<const OF_QUERIES: bool> Part<'_, OF_QUERIES> {
         }
     }
 
-    /// Packs those of the stream's missing rows.
+    /// Packs those of the missing rows.
     #[inline(always)]
-    fn pack_stream_scalars<S: Simd, E: Element>(
+    fn pack_row_scalars<S: Simd, E: Element>(
         &self,
         simd: S,
         operands: &Operands<'_, E>,
@@ -223,7 +230,7 @@ impl<const OF_QUERIES: bool> Part<'_, OF_QUERIES> {
         for x in missing[0].clone() {
             for y in missing[1].clone() {
                 let line = operands.scalar_line(tokens, [x, y], &missing[2]);
-                let [lse, delta] = scratch.stream.scalar_line([x, y]);
+                let [lse, delta] = scratch.packed.scalar_line([x, y]);
                 for (i, (lse, delta)) in lse.iter_mut().zip(delta).enumerate() {
                     (*lse, *delta) = line.scalars(simd, i);
                 }
@@ -231,29 +238,35 @@ impl<const OF_QUERIES: bool> Part<'_, OF_QUERIES> {
         }
     }
 
-    /// Packs each box of the stream and takes it in. `prefetch` hears of the box after it.
+    /// Packs each row block and accumulates it. `prefetch` hears of the block after it.
     #[inline(always)]
-    fn take<S: Simd, E: Element>(
+    fn accumulate<S: Simd, E: Element>(
         &self,
         simd: S,
         operands: &Operands<'_, E>,
         (rows, tokens): ([&Rows<'_, E>; 2], &Tokens),
-        boxes: Boxes,
+        row_blocks: Boxes,
         scratch: &mut Scratch,
         mut prefetch: impl FnMut(Option<&Box3>, &mut Scratch),
     ) {
-        let mut boxes = boxes.peekable();
-        while let Some(stream) = boxes.next() {
-            let missing = scratch.stream.advance(&stream);
+        let mut row_blocks = row_blocks.peekable();
+        while let Some(row_block) = row_blocks.next() {
+            let missing = scratch.packed.advance(&row_block);
             for (i, rows) in rows.into_iter().enumerate() {
-                scratch.stream.pack(simd, i, Form::Single(self.shape.widths[i]), (rows, tokens), &missing);
+                scratch.packed.pack(
+                    simd,
+                    i,
+                    RowFormat::Single(self.shape.widths[i]),
+                    (rows, tokens),
+                    &missing,
+                );
             }
             if !OF_QUERIES {
-                self.pack_stream_scalars(simd, operands, tokens, &missing, scratch);
+                self.pack_row_scalars(simd, operands, tokens, &missing, scratch);
             }
             scratch.prefetch.clear();
-            prefetch(boxes.peek(), scratch);
-            simd.vectorize(Take { part: self, scratch });
+            prefetch(row_blocks.peek(), scratch);
+            simd.vectorize(AccumulateRows { state: self, scratch });
         }
     }
 
@@ -280,32 +293,32 @@ impl<const OF_QUERIES: bool> Part<'_, OF_QUERIES> {
     }
 }
 
-/// Takes the packed box into the sums of all groups, as a function of its own.
-struct Take<'a, 's, const OF_QUERIES: bool> {
-    part: &'a Part<'s, OF_QUERIES>,
+/// Accumulates the packed row block into the sums of all groups, as a function of its own.
+struct AccumulateRows<'a, 's, const OF_QUERIES: bool> {
+    state: &'a TileState<'s, OF_QUERIES>,
     scratch: &'a mut Scratch,
 }
 
-impl<const OF_QUERIES: bool> Kernel for Take<'_, '_, OF_QUERIES> {
+impl<const OF_QUERIES: bool> Kernel for AccumulateRows<'_, '_, OF_QUERIES> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Take { part, scratch } = self;
-        let Scratch { lanes, stream, score_tiles, tile_masks, prefetch, sums, lane_scalars, spans, .. } =
+        let AccumulateRows { state, scratch } = self;
+        let Scratch { lanes, packed, score_tiles, tile_masks, prefetch, sums, lane_scalars, windows, .. } =
             scratch;
-        let (stream, spans) = (&*stream, &*spans);
-        for pair in pairs(part.groups) {
-            let Some(block) = ScoreBlock::new(spans, part.groups, pair, stream) else { continue };
+        let (packed, windows) = (&*packed, &*windows);
+        for pair in pairs(state.groups) {
+            let Some(block) = ScoreBlock::new(windows, state.groups, pair, packed) else { continue };
             for tile in block.score_tiles() {
                 let mask = &tile_masks.mask(&block, &tile, 1);
                 let len = mask.scores_len::<S>();
                 let mut maxima = [0.0; 64];
-                for (i, scale) in [part.shape.scale * LOG2_E, 1.0].into_iter().enumerate() {
+                for (i, scale) in [state.shape.scale * LOG2_E, 1.0].into_iter().enumerate() {
                     let operands = ScoreOperands {
                         lanes: lanes[i].get(),
-                        words: part.shape.dims[i],
-                        stream: stream.operands[i].get(),
-                        pitch: part.shape.widths[i],
+                        words: state.shape.dims[i],
+                        packed: packed.operands[i].get(),
+                        pitch: state.shape.widths[i],
                         scale,
                     };
                     let results = (score_tiles[i].reserve(len), &mut maxima[..]);
@@ -324,14 +337,14 @@ impl<const OF_QUERIES: bool> Kernel for Take<'_, '_, OF_QUERIES> {
                         true => Numbers::OfLanes(simd.load(&lse[at..]), simd.load(&delta[at..])),
                         false => Numbers::OfRows(&block, tile.clone()),
                     };
-                    weigh(simd, (scores, products), (g, &shape), &numbers, part.shape.scale);
+                    weigh(simd, (scores, products), (g, &shape), &numbers, state.shape.scale);
                     for which in if OF_QUERIES { 0..1 } else { 0..2 } {
-                        let width = part.shape.widths[which];
+                        let width = state.shape.widths[which];
                         let sums = &mut sums[which].get_mut()[at * width..(at + S::LANES) * width];
                         let weights = if which == 0 { &products[..len] } else { &scores[..len] };
-                        let rows = stream.operands[which].get();
+                        let rows = packed.operands[which].get();
                         let operands =
-                            SumOperands { weights, stream: rows, width, fresh: false, has_non_finite: false };
+                            SumOperands { weights, packed: rows, width, fresh: false, has_non_finite: false };
                         block.weighted_sums::<S, false>(simd, (g, mask), &operands, sums);
                     }
                 }
@@ -340,7 +353,7 @@ impl<const OF_QUERIES: bool> Kernel for Take<'_, '_, OF_QUERIES> {
     }
 }
 
-/// Where the log-sum-exp and delta of a score come from: its lane, or its row of a tile of the stream.
+/// Where the log-sum-exp and delta of a score come from: its lane, or its row of a score tile.
 enum Numbers<'a, V> {
     OfLanes(V, V),
     OfRows(&'a ScoreBlock<'a>, Box3),
@@ -370,8 +383,8 @@ fn weigh<S: Simd>(
                     }
                 }
                 Numbers::OfRows(block, tile) => {
-                    let [lse, delta] = block.stream.scalars.each_ref().map(|numbers| numbers.get());
-                    let columns = &block.stream.extents[2];
+                    let [lse, delta] = block.packed.scalars.each_ref().map(|numbers| numbers.get());
+                    let columns = &block.packed.extents[2];
                     let line = block.line(tile[0].start + x, tile[1].start + y);
                     let at = line * columns.len() + (tile[2].start - columns.start) + shape.first;
                     let of_rows = lse[at..][..shape.columns].iter().zip(&delta[at..][..shape.columns]);
