@@ -1,11 +1,14 @@
-//! Spreading tasks over threads, with scratch memory that each thread keeps.
+//! Spreading tasks over threads, each compiled for the instructions chosen, with scratch memory that each thread keeps.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::Cpu;
 use crate::arch::prefetch::PrefetchQueue;
+use crate::arch::{Kernel, Simd, dispatch};
 use crate::boxes::TileWindows;
 use crate::buffer::Buffer;
+use crate::isa::Isa;
 use crate::packed::PackedRows;
 use crate::tile_mask::TileMasks;
 
@@ -50,6 +53,37 @@ pub(crate) fn threads(pool: Option<&rayon::ThreadPool>, flops: f64) -> usize {
         _ if flops < SERIAL_FLOPS => 1,
         Some(pool) => pool.current_num_threads(),
         None => rayon::current_num_threads(),
+    }
+}
+
+/// The tasks of a pass.
+pub(crate) trait Tasks: Sync {
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    /// Runs task number `index`. Implementations are `#[inline(always)]`, as [`Kernel::run`]'s are.
+    fn run<S: Simd>(&self, simd: S, index: usize, scratch: &mut Scratch);
+}
+
+/// Runs all tasks, of so many floating-point operations, with the given instructions.
+pub(crate) fn run_tasks(cpu: &Cpu, isa: Isa, flops: f64, tasks: &impl Tasks) {
+    for_each_task(cpu.pool(), tasks.count(), flops, |index, scratch| {
+        dispatch(isa, OneTask { tasks, index, scratch });
+    });
+}
+
+/// One of them, to be compiled for each instruction set.
+struct OneTask<'a, T> {
+    tasks: &'a T,
+    index: usize,
+    scratch: &'a mut Scratch,
+}
+
+impl<T: Tasks> Kernel for OneTask<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        self.tasks.run(simd, self.index, self.scratch);
     }
 }
 

@@ -160,6 +160,3 @@ impl Kernel for VectorShape {
         VectorLengths { lanes: S::LANES, wide: S::WIDE }
     }
 }
-
-/// Additional keys in a tile of the pass over them.
-pub(crate) const ADDITIONAL_TILE: usize = 32;

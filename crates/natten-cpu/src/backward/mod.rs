@@ -15,6 +15,7 @@
 //! atomics, no locks and no buffer of the problem's size. No mask is needed at all: weights of what a lane does not
 //! see are computed and never read.
 
+mod score_gradients;
 mod tile;
 
 use std::ops::Range;
@@ -22,14 +23,13 @@ use std::ops::Range;
 use natten_core::{Element, Gradients, Inputs, Problem, Saved, TensorView, TensorViewMut, bf16, f16};
 
 use crate::Cpu;
+use crate::arch::Simd;
 use crate::arch::rows::SharedRows;
-use crate::arch::{Kernel, Simd, dispatch};
 use crate::blocking;
-use crate::boxes::plain_box;
 use crate::isa::Isa;
 use crate::pack::{Line, Rows, Tokens};
-use crate::parallel::{Scratch, for_each_task};
-use crate::schedule::{ADDITIONAL_TILE, Schedule, Task};
+use crate::parallel::run_tasks;
+use crate::schedule::Schedule;
 use crate::softmax::LOG2_E;
 
 /// What all passes read.
@@ -87,10 +87,7 @@ fn backward<E: Element>(
         d_lse: saved.d_lse.as_ref().map(Rows::of_scalars),
     };
     let run = |pass: Pass<'_, E>| {
-        let count = pass.len(problem);
-        for_each_task(cpu.pool(), count, problem.useful_flops(), |index, scratch| {
-            dispatch(isa, RunTask { operands: &operands, pass: &pass, index, scratch });
-        });
+        run_tasks(cpu, isa, problem.useful_flops(), &PassTasks { operands: &operands, pass });
     };
     let d_query = SharedRows::of_rows(gradients.query);
     run(Pass::Queries { schedule: Schedule::new(cpu, isa, problem, blocking::Pass::Queries), d_query });
@@ -109,59 +106,10 @@ enum Pass<'a, E> {
     Additional { d_key: SharedRows<'a, E>, d_value: SharedRows<'a, E> },
 }
 
-impl<E: Element> Pass<'_, E> {
-    fn len(&self, problem: &Problem) -> usize {
-        match self {
-            Pass::Queries { schedule, .. } | Pass::Keys { schedule, .. } => schedule.len(),
-            Pass::Additional { .. } => {
-                problem.batch() * problem.heads_kv() * problem.additional_keys().div_ceil(ADDITIONAL_TILE)
-            }
-        }
-    }
-}
-
-/// One task of a pass.
-struct RunTask<'a, 'c, E> {
+/// The tasks of a pass.
+struct PassTasks<'a, 'c, E> {
     operands: &'a Operands<'c, E>,
-    pass: &'a Pass<'c, E>,
-    index: usize,
-    scratch: &'a mut Scratch,
-}
-
-impl<E: Element> Kernel for RunTask<'_, '_, E> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let RunTask { operands, pass, index, scratch } = self;
-        match pass {
-            Pass::Queries { schedule, d_query } => {
-                tile::queries(simd, operands, schedule, index, d_query, scratch);
-            }
-            Pass::Keys { schedule, d_key, d_value } => {
-                tile::keys(simd, operands, schedule, index, [d_key, d_value], scratch);
-            }
-            Pass::Additional { d_key, d_value } => {
-                let Some([keys, values]) = &operands.additional else { return };
-                let task = additional_task(operands.problem, index);
-                tile::additional(simd, operands, [keys, values], &task, [d_key, d_value], scratch);
-            }
-        }
-    }
-}
-
-/// Task number `index` of the pass over additional keys.
-fn additional_task(problem: &Problem, index: usize) -> Task {
-    let tiles = problem.additional_keys().div_ceil(ADDITIONAL_TILE);
-    let (rest, tile) = (index / tiles, index % tiles);
-    let (batch, head_kv) = (rest / problem.heads_kv(), rest % problem.heads_kv());
-    let first = tile * ADDITIONAL_TILE;
-    let per_kv = problem.heads_per_kv();
-    Task {
-        lanes: plain_box(first..(first + ADDITIONAL_TILE).min(problem.additional_keys())),
-        batch,
-        head_kv,
-        heads: head_kv * per_kv..(head_kv + 1) * per_kv,
-    }
+    pass: Pass<'a, E>,
 }
 
 impl<'a, E: Element> Operands<'a, E> {

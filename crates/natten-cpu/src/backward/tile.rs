@@ -2,20 +2,66 @@
 
 use natten_core::{Element, Problem};
 
-use super::Operands;
+use super::score_gradients::{RowScalars, score_gradients};
+use super::{Operands, Pass, PassTasks};
 use crate::arch::rows::SharedRows;
 use crate::arch::{Kernel, Simd};
-use crate::boxes::{Box3, Boxes, cut};
+use crate::boxes::{Box3, Boxes, cut, plain_box};
 use crate::groups::{Groups, pairs};
 use crate::pack::{Rows, Tokens, pack_lanes};
 use crate::packed::RowFormat;
-use crate::parallel::Scratch;
+use crate::parallel::{Scratch, Tasks};
 use crate::prefetch::Prefetcher;
 use crate::schedule::{Schedule, Task, lane_tokens, plain_tokens, row_tokens};
 use crate::score_block::ScoreBlock;
 use crate::score_tile::{ScoreOperands, SumOperands};
-use crate::softmax::{LOG2_E, exp2};
-use crate::tile_mask::ScoreTileShape;
+use crate::softmax::LOG2_E;
+
+impl<E: Element> Tasks for PassTasks<'_, '_, E> {
+    fn count(&self) -> usize {
+        match &self.pass {
+            Pass::Queries { schedule, .. } | Pass::Keys { schedule, .. } => schedule.len(),
+            Pass::Additional { .. } => {
+                let problem = self.operands.problem;
+                problem.batch() * problem.heads_kv() * problem.additional_keys().div_ceil(ADDITIONAL_TILE)
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn run<S: Simd>(&self, simd: S, index: usize, scratch: &mut Scratch) {
+        let operands = self.operands;
+        match &self.pass {
+            Pass::Queries { schedule, d_query } => queries(simd, operands, schedule, index, d_query, scratch),
+            Pass::Keys { schedule, d_key, d_value } => {
+                keys(simd, operands, schedule, index, [d_key, d_value], scratch);
+            }
+            Pass::Additional { d_key, d_value } => {
+                let Some([keys, values]) = &operands.additional else { return };
+                let task = additional_task(operands.problem, index);
+                additional(simd, operands, [keys, values], &task, [d_key, d_value], scratch);
+            }
+        }
+    }
+}
+
+/// Task number `index` of the pass over additional keys.
+fn additional_task(problem: &Problem, index: usize) -> Task {
+    let tiles = problem.additional_keys().div_ceil(ADDITIONAL_TILE);
+    let (rest, tile) = (index / tiles, index % tiles);
+    let (batch, head_kv) = (rest / problem.heads_kv(), rest % problem.heads_kv());
+    let first = tile * ADDITIONAL_TILE;
+    let per_kv = problem.heads_per_kv();
+    Task {
+        lanes: plain_box(first..(first + ADDITIONAL_TILE).min(problem.additional_keys())),
+        batch,
+        head_kv,
+        heads: head_kv * per_kv..(head_kv + 1) * per_kv,
+    }
+}
+
+/// Additional keys in a task of the pass over them.
+const ADDITIONAL_TILE: usize = 32;
 
 /// Rows that are packed at once where a task does not walk and has no schedule.
 const ROW_BLOCK: usize = 512;
@@ -23,7 +69,7 @@ const ROW_BLOCK: usize = 512;
 /// Pass 1 for one task: gradients of queries. One head after the other: packing keys again is cheap beside the three
 /// products that use them.
 #[inline(always)]
-pub(super) fn queries<S: Simd, E: Element>(
+fn queries<S: Simd, E: Element>(
     simd: S,
     operands: &Operands<'_, E>,
     schedule: &Schedule<'_>,
@@ -75,7 +121,7 @@ pub(super) fn queries<S: Simd, E: Element>(
 
 /// Pass 2 for one task: gradients of keys and values.
 #[inline(always)]
-pub(super) fn keys<S: Simd, E: Element>(
+fn keys<S: Simd, E: Element>(
     simd: S,
     operands: &Operands<'_, E>,
     schedule: &Schedule<'_>,
@@ -121,7 +167,7 @@ pub(super) fn keys<S: Simd, E: Element>(
 
 /// Pass 3 for one task: gradients of additional keys and values, which all queries see.
 #[inline(always)]
-pub(super) fn additional<S: Simd, E: Element>(
+fn additional<S: Simd, E: Element>(
     simd: S,
     operands: &Operands<'_, E>,
     rows: [&Rows<'_, E>; 2],
@@ -332,12 +378,12 @@ impl<const OF_QUERIES: bool> Kernel for AccumulateRows<'_, '_, OF_QUERIES> {
                     let group = pair.first + g;
                     let [scores, products] = score_tiles.each_mut().map(|tile| tile.get_mut());
                     let at = group * S::LANES;
-                    let [lse, delta] = lane_scalars.each_ref().map(|numbers| numbers.get());
-                    let numbers = match OF_QUERIES {
-                        true => Numbers::OfLanes(simd.load(&lse[at..]), simd.load(&delta[at..])),
-                        false => Numbers::OfRows(&block, tile.clone()),
+                    let [lse, delta] = lane_scalars.each_ref().map(|scalars| scalars.get());
+                    let scalars = match OF_QUERIES {
+                        true => RowScalars::OfLanes(simd.load(&lse[at..]), simd.load(&delta[at..])),
+                        false => RowScalars::OfRows(&block, tile.clone()),
                     };
-                    weigh(simd, (scores, products), (g, &shape), &numbers, state.shape.scale);
+                    score_gradients(simd, (scores, products), (g, &shape), &scalars, state.shape.scale);
                     for which in if OF_QUERIES { 0..1 } else { 0..2 } {
                         let width = state.shape.widths[which];
                         let sums = &mut sums[which].get_mut()[at * width..(at + S::LANES) * width];
@@ -351,58 +397,4 @@ impl<const OF_QUERIES: bool> Kernel for AccumulateRows<'_, '_, OF_QUERIES> {
             }
         }
     }
-}
-
-/// Where the log-sum-exp and delta of a score come from: its lane, or its row of a score tile.
-enum Numbers<'a, V> {
-    OfLanes(V, V),
-    OfRows(&'a ScoreBlock<'a>, Box3),
-}
-
-/// Turns scores of group `g` into weights, and products into gradients of the unscaled scores.
-#[inline(always)]
-fn weigh<S: Simd>(
-    simd: S,
-    (scores, products): (&mut [f32], &mut [f32]),
-    (g, shape): (usize, &ScoreTileShape),
-    numbers: &Numbers<'_, S::V>,
-    scale: f32,
-) {
-    let scale = simd.splat(scale);
-    for x in 0..shape.x {
-        for y in 0..shape.y {
-            let start = ((x * shape.y + y) * shape.pitch + shape.first) * 2 * S::LANES;
-            let range = start..start + shape.columns * 2 * S::LANES;
-            let scores = scores[range.clone()].chunks_exact_mut(2 * S::LANES);
-            let slots = scores.zip(products[range].chunks_exact_mut(2 * S::LANES));
-            match numbers {
-                Numbers::OfLanes(lse, delta) => {
-                    for (score, product) in slots {
-                        let (score, product) = (&mut score[g * S::LANES..], &mut product[g * S::LANES..]);
-                        weigh_slot(simd, score, product, [*lse, *delta, scale]);
-                    }
-                }
-                Numbers::OfRows(block, tile) => {
-                    let [lse, delta] = block.packed.scalars.each_ref().map(|numbers| numbers.get());
-                    let columns = &block.packed.extents[2];
-                    let line = block.line(tile[0].start + x, tile[1].start + y);
-                    let at = line * columns.len() + (tile[2].start - columns.start) + shape.first;
-                    let of_rows = lse[at..][..shape.columns].iter().zip(&delta[at..][..shape.columns]);
-                    for ((score, product), (&lse, &delta)) in slots.zip(of_rows) {
-                        let (score, product) = (&mut score[g * S::LANES..], &mut product[g * S::LANES..]);
-                        weigh_slot(simd, score, product, [simd.splat(lse), simd.splat(delta), scale]);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// One slot of [`weigh`]. No closure: closures do not inherit the instructions of the function around them.
-#[inline(always)]
-fn weigh_slot<S: Simd>(simd: S, score: &mut [f32], product: &mut [f32], [lse, delta, scale]: [S::V; 3]) {
-    let weight = exp2(simd, simd.sub(simd.load(score), lse));
-    let gradient = simd.mul(simd.mul(weight, scale), simd.sub(simd.load(product), delta));
-    simd.store(score, weight);
-    simd.store(product, gradient);
 }

@@ -1,115 +1,39 @@
-//! The forward: each task computes some queries of a few heads, walking along an axis from query tile to query tile.
-//!
-//! ```text
-//! for each query tile of the task:
-//!     pack its queries as vectors over lanes
-//!     for each block of keys that the tile sees, then for each block of additional keys:
-//!         pack those keys and values that are not there from the tile before           packed.rs
-//!         for each head, for each pair of groups, for each tile of their scores:       tile_mask.rs
-//!             scores     = scale * queries . keys, -inf where a lane does not see the key  arch/scores.rs
-//!             max', sum' = online softmax; sums *= 2^(max - max')                          softmax.rs
-//!             sums      += 2^(scores - max') x values                                      arch/sums.rs
-//!     out = sums / sum, lse = max + ln sum
-//! ```
-//!
-//! While the products of a row block run, the rows of the next one are fetched into the cache (prefetch.rs).
+//! One task of the forward: its query tiles, one after the other.
 
-use natten_core::{Element, ElementType, Inputs, Output, Problem, TensorView, TensorViewMut, bf16, f16};
+use natten_core::{Element, ElementType};
 
-use crate::Cpu;
-use crate::arch::rows::SharedRows;
-use crate::arch::{Kernel, Simd, dispatch};
-use crate::blocking::Pass;
+use super::Call;
+use crate::arch::{Kernel, Simd};
 use crate::boxes::{Box3, LaneBox, cut};
 use crate::buffer::Buffer;
 use crate::groups::{Groups, pairs};
-use crate::isa::Isa;
 use crate::pack::{Rows, Tokens, pack_lanes};
 use crate::packed::{PackedRows, RowFormat};
-use crate::parallel::{Scratch, for_each_task};
+use crate::parallel::{Scratch, Tasks};
 use crate::prefetch::Prefetcher;
-use crate::schedule::{Schedule, Task, lane_tokens, plain_tokens, row_tokens};
+use crate::schedule::{Task, lane_tokens, plain_tokens, row_tokens};
 use crate::score_block::ScoreBlock;
 use crate::score_tile::{ScoreOperands, SumOperands};
 use crate::softmax::{LN_2, LOG2_E, exp2_below, exponentiate, exponentiate_pairs, finite_max};
 use crate::tile_mask::TileMask;
 
-/// All that the tasks of a call share.
-struct Call<'a, E> {
-    problem: &'a Problem,
-    schedule: Schedule<'a>,
-    query: Rows<'a, E>,
-    key: Rows<'a, E>,
-    value: Rows<'a, E>,
-    additional: Option<[Rows<'a, E>; 2]>,
-    out: SharedRows<'a, E>,
-    lse: Option<SharedRows<'a, f32>>,
-}
+impl<E: Element> Tasks for Call<'_, E> {
+    fn count(&self) -> usize {
+        self.schedule.len()
+    }
 
-/// One function for each element type, so that this crate compiles them and not each that calls them.
-macro_rules! of_type {
-    ($name:ident, $type:ty) => {
-        /// See the module.
-        pub(crate) fn $name(
-            cpu: &Cpu,
-            isa: Isa,
-            problem: &Problem,
-            inputs: &Inputs<TensorView<'_, $type>>,
-            output: Output<TensorViewMut<'_, $type>, TensorViewMut<'_, f32>>,
-        ) {
-            forward(cpu, isa, problem, inputs, output);
-        }
-    };
-}
-
-of_type!(of_f32, f32);
-of_type!(of_f16, f16);
-of_type!(of_bf16, bf16);
-
-/// Computes `out` and `lse`.
-fn forward<E: Element>(
-    cpu: &Cpu,
-    isa: Isa,
-    problem: &Problem,
-    inputs: &Inputs<TensorView<'_, E>>,
-    output: Output<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
-) {
-    let call = Call {
-        problem,
-        schedule: Schedule::new(cpu, isa, problem, Pass::Forward),
-        query: Rows::of_rows(&inputs.query),
-        key: Rows::of_rows(&inputs.key),
-        value: Rows::of_rows(&inputs.value),
-        additional: inputs.additional.as_ref().map(|pair| pair.each_ref().map(Rows::of_rows)),
-        out: SharedRows::of_rows(output.out),
-        lse: output.lse.map(SharedRows::of_scalars),
-    };
-    for_each_task(cpu.pool(), call.schedule.len(), problem.useful_flops(), |index, scratch| {
-        dispatch(isa, RunTask { call: &call, index, scratch });
-    });
-}
-
-/// One task of a call.
-struct RunTask<'a, 'c, E> {
-    call: &'a Call<'c, E>,
-    index: usize,
-    scratch: &'a mut Scratch,
-}
-
-impl<E: Element> Kernel for RunTask<'_, '_, E> {
-    type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
+    fn run<S: Simd>(&self, simd: S, index: usize, scratch: &mut Scratch) {
         if S::BF16_DOT && E::TYPE == ElementType::Bf16 {
-            forward_tile::<S, E, true>(simd, self.call, self.index, self.scratch);
+            run_task::<S, E, true>(simd, self, index, scratch);
         } else {
-            forward_tile::<S, E, false>(simd, self.call, self.index, self.scratch);
+            run_task::<S, E, false>(simd, self, index, scratch);
         }
     }
 }
 
 #[inline(always)]
-fn forward_tile<S: Simd, E: Element, const DOT: bool>(
+fn run_task<S: Simd, E: Element, const DOT: bool>(
     simd: S,
     call: &Call<'_, E>,
     index: usize,
