@@ -12,8 +12,8 @@ use crate::parallel::Scratch;
 use crate::schedule::{Schedule, Task, lane_tokens, row_tokens};
 use crate::score_block::ScoreBlock;
 
-/// Rows of a register tile of scores, about.
-const ROWS_IN_TILE: usize = 8;
+/// Rows of a register block of scores, about.
+const ROWS_IN_REGISTER_BLOCK: usize = 8;
 
 /// What a task reads and writes, and its place in the schedule.
 pub(crate) struct Prefetcher<'a, 'c, E> {
@@ -63,7 +63,7 @@ impl<E: Element> Prefetcher<'_, '_, E> {
         let groups = Groups::new(self.schedule.blocking.group, tile.each_ref().map(|axis| axis.lanes.len()));
         let first = pairs(&groups).next().and_then(|pair| ScoreBlock::new(windows, &groups, pair, packed));
         let rows = first.map_or(0, |block| volume(&block.seen));
-        queue.spread_over(task.heads.len() * groups.len().div_ceil(2) * rows / ROWS_IN_TILE);
+        queue.spread_over(task.heads.len() * groups.len().div_ceil(2) * rows / ROWS_IN_REGISTER_BLOCK);
     }
 
     fn queue_row_block(&self, task: &Task, tile: &LaneBox, missing: &Box3, queue: &mut PrefetchQueue) {

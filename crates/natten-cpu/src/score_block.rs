@@ -1,5 +1,5 @@
-//! The block of the score matrix that a pair of lane groups and a packed row block span, and the tiles that it is
-//! computed in: as many rows as the first-level cache has room for scores of.
+//! The block of the score matrix that a pair of lane groups and a packed row block span, and the score tiles in which it
+//! is computed: as many rows as the first-level cache has room for scores of.
 
 use crate::blocking::SCORE_TILE_ROWS;
 use crate::boxes::{Box3, Boxes, TileWindows, cut, intersect};

@@ -33,7 +33,7 @@ impl ScoreBlock<'_> {
             if rows.is_empty() {
                 continue;
             }
-            let job = Scores {
+            let args = Scores {
                 lanes: &operands.lanes[self.pair.index * of_pair..],
                 words: operands.words,
                 packed: operands.packed,
@@ -43,13 +43,13 @@ impl ScoreBlock<'_> {
                 of,
                 scale: operands.scale,
             };
-            scores::<S, PAIRS, SOFTMAX>(simd, &job, prefetch, tile, maxima);
+            scores::<S, PAIRS, SOFTMAX>(simd, &args, prefetch, tile, maxima);
         }
     }
 
     /// `sums[lane] += weights of lane x rows`, each lane of group `g` over exactly what it sees of the tile.
     ///
-    /// `sums` holds one row of `width` for each lane of the group; what they hold counts for nothing if `fresh`. With
+    /// `sums` holds one row of `width` for each lane of the group; what they hold counts for nothing if `overwrite`. With
     /// `PAIRS`, weights and rows are words of two neighbours along the last axis.
     #[inline(always)]
     pub(crate) fn weighted_sums<S: Simd, const PAIRS: bool>(
@@ -67,7 +67,7 @@ impl ScoreBlock<'_> {
         for (quad, runs) in mask.sum_runs(g) {
             for row in mask.lane_rows() {
                 let lane = row.index * gz + quad * 4;
-                let job = WeightedSum {
+                let args = WeightedSum {
                     weights: operands.weights,
                     weights_start: (row.x.start * mask.extent_y() + row.y.start) * line + g * S::LANES + lane,
                     weights_strides: [mask.extent_y() * line, line],
@@ -82,10 +82,10 @@ impl ScoreBlock<'_> {
                     queries: gz.min(4),
                     width,
                     sums_start: lane * width,
-                    fresh: operands.fresh,
+                    overwrite: operands.overwrite,
                     has_non_finite: operands.has_non_finite,
                 };
-                weighted_sum::<S, PAIRS>(simd, &job, sums);
+                weighted_sum::<S, PAIRS>(simd, &args, sums);
             }
         }
     }
@@ -114,7 +114,7 @@ pub(crate) struct SumOperands<'a> {
     /// Words of one of its rows.
     pub width: usize,
     /// Whether the sums start here.
-    pub fresh: bool,
+    pub overwrite: bool,
     /// Whether some number of the row block is NaN or infinite; matters for pairs only.
     pub has_non_finite: bool,
 }

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use crate::arch::Simd;
-use crate::arch::scores::{JobRows, Of, RowList};
+use crate::arch::scores::{PairPart, RowList, ScoreRows};
 use crate::arch::sums::Run;
 use crate::boxes::Box3;
 use crate::groups::Groups;
@@ -134,12 +134,12 @@ impl TileMasks {
 impl<'a> TileMask<'a> {
     /// Rows of the scores, and whose they are.
     #[inline(always)]
-    pub(crate) fn score_rows(&self) -> [(JobRows<'a>, Of); 3] {
+    pub(crate) fn score_rows(&self) -> [(ScoreRows<'a>, PairPart); 3] {
         let Pattern { rows, ends: [first, both, second], .. } = self.pattern;
         [
-            (rows.part(0..*first), Of::First),
-            (rows.part(*first..*both), Of::Both),
-            (rows.part(*both..*second), Of::Second),
+            (rows.part(0..*first), PairPart::First),
+            (rows.part(*first..*both), PairPart::Both),
+            (rows.part(*both..*second), PairPart::Second),
         ]
     }
 

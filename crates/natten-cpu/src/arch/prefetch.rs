@@ -11,7 +11,7 @@ pub(crate) struct PrefetchQueue {
     next: usize,
     /// Rows of all lines.
     rows: usize,
-    /// Rows that are due, and how many more each register tile of scores makes due; both in [`PrefetchQueue::PART`]s.
+    /// Rows that are due, and how many more each register block of scores makes due; both in [`PrefetchQueue::PART`]s.
     due: usize,
     pace: usize,
 }
@@ -51,9 +51,9 @@ impl PrefetchQueue {
         }
     }
 
-    /// Spreads the rows over this many register tiles.
-    pub(crate) fn spread_over(&mut self, tiles: usize) {
-        self.pace = (self.rows * Self::PART).div_ceil(tiles.max(1));
+    /// Spreads the rows over this many register blocks.
+    pub(crate) fn spread_over(&mut self, blocks: usize) {
+        self.pace = (self.rows * Self::PART).div_ceil(blocks.max(1));
     }
 
     /// Fetches the next few.

@@ -15,7 +15,7 @@
 //! atomics, no locks and no buffer of the problem's size. No mask is needed at all: weights of what a lane does not
 //! see are computed and never read.
 
-mod score_gradients;
+mod d_scores;
 mod tile;
 
 use std::ops::Range;

@@ -2,7 +2,7 @@
 
 use natten_core::{Element, Problem};
 
-use super::score_gradients::{RowScalars, score_gradients};
+use super::d_scores::{RowScalars, d_scores};
 use super::{Operands, Pass, PassTasks};
 use crate::arch::rows::SharedRows;
 use crate::arch::{Kernel, Simd};
@@ -383,14 +383,19 @@ impl<const OF_QUERIES: bool> Kernel for AccumulateRows<'_, '_, OF_QUERIES> {
                         true => RowScalars::OfLanes(simd.load(&lse[at..]), simd.load(&delta[at..])),
                         false => RowScalars::OfRows(&block, tile.clone()),
                     };
-                    score_gradients(simd, (scores, products), (g, &shape), &scalars, state.shape.scale);
+                    d_scores(simd, (scores, products), (g, &shape), &scalars, state.shape.scale);
                     for which in if OF_QUERIES { 0..1 } else { 0..2 } {
                         let width = state.shape.widths[which];
                         let sums = &mut sums[which].get_mut()[at * width..(at + S::LANES) * width];
                         let weights = if which == 0 { &products[..len] } else { &scores[..len] };
                         let rows = packed.operands[which].get();
-                        let operands =
-                            SumOperands { weights, packed: rows, width, fresh: false, has_non_finite: false };
+                        let operands = SumOperands {
+                            weights,
+                            packed: rows,
+                            width,
+                            overwrite: false,
+                            has_non_finite: false,
+                        };
                         block.weighted_sums::<S, false>(simd, (g, mask), &operands, sums);
                     }
                 }

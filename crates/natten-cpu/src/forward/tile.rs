@@ -1,4 +1,4 @@
-//! One task of the forward: its query tiles, one after the other.
+//! One task of the forward: its query tiles, one after the other, each over its keys and then over the additional ones.
 
 use natten_core::{Element, ElementType};
 
@@ -148,7 +148,7 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
         let Scratch { lanes, score_tiles, tile_masks, prefetch, windows, .. } = scratch;
         let (lanes, windows) = (lanes[0].get(), &*windows);
         let packed = if additional { &scratch.packed_additional } else { &scratch.packed };
-        let mut part = Accumulate {
+        let mut softmax = OnlineSoftmax {
             packed,
             scores: &mut score_tiles[0],
             words: &mut scratch.words,
@@ -169,11 +169,11 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
                         pitch: self.words,
                         scale: self.scale,
                     };
-                    part.maxima = [f32::NEG_INFINITY; 64];
-                    let results = (part.scores.reserve(mask.scores_len::<S>()), &mut part.maxima[..]);
+                    softmax.maxima = [f32::NEG_INFINITY; 64];
+                    let results = (softmax.scores.reserve(mask.scores_len::<S>()), &mut softmax.maxima[..]);
                     block.scores::<S, DOT, true>(simd, &operands, mask, prefetch, results);
                     for g in 0..pair.count {
-                        self.accumulate(simd, (&block, mask), head, g, &mut part);
+                        self.accumulate(simd, (&block, mask), head, g, &mut softmax);
                     }
                 }
             }
@@ -188,7 +188,7 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
         (block, mask): (&ScoreBlock<'_>, &TileMask<'_>),
         head: usize,
         g: usize,
-        part: &mut Accumulate<'_>,
+        softmax: &mut OnlineSoftmax<'_>,
     ) {
         let shape = mask.shape(g);
         if shape.columns == 0 {
@@ -197,22 +197,22 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
         let width = self.width;
         let vector = head * self.groups.len() + block.pair.first + g;
         let lanes = vector * S::LANES..(vector + 1) * S::LANES;
-        let sums = &mut part.sums.get_mut()[lanes.start * width..lanes.end * width];
-        let [maxima, denominators] = part.lane_scalars;
+        let sums = &mut softmax.sums.get_mut()[lanes.start * width..lanes.end * width];
+        let [maxima, denominators] = softmax.lane_scalars;
         let (max, sum) = (&mut maxima.get_mut()[lanes.clone()], &mut denominators.get_mut()[lanes]);
         // Where nothing was added, not even NaN, sums start here.
-        let fresh = max.iter().all(|&max| max == f32::NEG_INFINITY) && sum.iter().all(|&sum| sum == 0.0);
+        let overwrite = max.iter().all(|&max| max == f32::NEG_INFINITY) && sum.iter().all(|&sum| sum == 0.0);
         let old = simd.load(max);
-        let new = simd.max(simd.load(&part.maxima[g * S::LANES..]), old);
+        let new = simd.max(simd.load(&softmax.maxima[g * S::LANES..]), old);
         simd.store(max, new);
         let safe = finite_max(simd, new);
         let factor = exp2_below(simd, simd.sub(old, safe));
-        if !fresh {
+        if !overwrite {
             rescale(simd, factor, sums, width);
         }
         let scores_len = mask.scores_len::<S>();
-        let scores = &mut part.scores.get_mut()[..scores_len];
-        let words = part.words.reserve(if DOT { scores_len / 2 } else { 0 });
+        let scores = &mut softmax.scores.get_mut()[..scores_len];
+        let words = softmax.words.reserve(if DOT { scores_len / 2 } else { 0 });
         let tile_sum = match DOT {
             true => exponentiate_pairs(simd, scores, (g, &shape), safe, words),
             false => exponentiate(simd, scores, (g, &shape), safe),
@@ -220,10 +220,10 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
         simd.store(sum, simd.fma(simd.load(sum), factor, tile_sum));
         let operands = SumOperands {
             weights: if DOT { words } else { scores },
-            packed: part.packed.operands[1].get(),
+            packed: softmax.packed.operands[1].get(),
             width,
-            fresh,
-            has_non_finite: part.packed.has_non_finite,
+            overwrite,
+            has_non_finite: softmax.packed.has_non_finite,
         };
         block.weighted_sums::<S, DOT>(simd, (g, mask), &operands, sums);
     }
@@ -268,7 +268,7 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
 }
 
 /// What the softmax of a pair reads and writes.
-struct Accumulate<'a> {
+struct OnlineSoftmax<'a> {
     packed: &'a PackedRows,
     scores: &'a mut Buffer,
     words: &'a mut Buffer,
@@ -278,7 +278,7 @@ struct Accumulate<'a> {
     sums: &'a mut Buffer,
 }
 
-/// The part that does not depend on the element type, as a function of its own.
+/// The part of a task that does not depend on the element type, as a function of its own.
 struct Attend<'a, 's, const DOT: bool> {
     state: &'a TileState<'s, DOT>,
     additional: bool,

@@ -15,7 +15,7 @@ pub(super) enum RowScalars<'a, V> {
 /// Turns scores of group `g` into weights, and products of output gradients and values into gradients of the scores
 /// before scaling.
 #[inline(always)]
-pub(super) fn score_gradients<S: Simd>(
+pub(super) fn d_scores<S: Simd>(
     simd: S,
     (scores, products): (&mut [f32], &mut [f32]),
     (g, shape): (usize, &ScoreTileShape),
@@ -33,7 +33,7 @@ pub(super) fn score_gradients<S: Simd>(
                 RowScalars::OfLanes(lse, delta) => {
                     for (score, product) in slots {
                         let (score, product) = (&mut score[g * S::LANES..], &mut product[g * S::LANES..]);
-                        slot_gradients(simd, score, product, [*lse, *delta, scale]);
+                        slot_d_scores(simd, score, product, [*lse, *delta, scale]);
                     }
                 }
                 RowScalars::OfRows(block, tile) => {
@@ -44,7 +44,7 @@ pub(super) fn score_gradients<S: Simd>(
                     let of_rows = lse[at..][..shape.columns].iter().zip(&delta[at..][..shape.columns]);
                     for ((score, product), (&lse, &delta)) in slots.zip(of_rows) {
                         let (score, product) = (&mut score[g * S::LANES..], &mut product[g * S::LANES..]);
-                        slot_gradients(simd, score, product, [simd.splat(lse), simd.splat(delta), scale]);
+                        slot_d_scores(simd, score, product, [simd.splat(lse), simd.splat(delta), scale]);
                     }
                 }
             }
@@ -52,11 +52,11 @@ pub(super) fn score_gradients<S: Simd>(
     }
 }
 
-/// One slot of [`score_gradients`]. No closure: closures do not inherit the instructions of the function around them.
+/// One slot of [`d_scores`]. No closure: closures do not inherit the instructions of the function around them.
 #[inline(always)]
-fn slot_gradients<S: Simd>(simd: S, score: &mut [f32], product: &mut [f32], [lse, delta, scale]: [S::V; 3]) {
+fn slot_d_scores<S: Simd>(simd: S, score: &mut [f32], product: &mut [f32], [lse, delta, scale]: [S::V; 3]) {
     let weight = exp2(simd, simd.sub(simd.load(score), lse));
-    let gradient = simd.mul(simd.mul(weight, scale), simd.sub(simd.load(product), delta));
+    let d_score = simd.mul(simd.mul(weight, scale), simd.sub(simd.load(product), delta));
     simd.store(score, weight);
-    simd.store(product, gradient);
+    simd.store(product, d_score);
 }
