@@ -1,25 +1,25 @@
-//! Choosing the blocks of a problem: the group of lanes in a vector, the tile of groups in a task, the axis that a task
-//! walks along and its step, the box of the stream that is packed at once. docs/performance.md has the arithmetic
-//! behind it.
+//! Choosing the blocking of a problem by its cost: the group of lanes in a vector, the lane tile whose sums are held at
+//! once, the axis along which a task walks over tiles and how far, the row block that is packed at once.
+//! docs/performance.md has the arithmetic behind it.
 //!
-//! Only how far a task walks depends on the number of threads. What a chunk computes does not depend on where a walk
+//! Only how far a task walks depends on the number of threads. What a tile computes does not depend on where a walk
 //! began, so results do not depend on it either.
 
 use natten_core::Problem;
 use natten_core::plan::{KeyStart, TileCounts, Tiling, tile_boxes};
 use natten_core::window::Axis;
 
-/// Bytes of the stream that are packed at once where a task does not walk: leaves room in a second-level cache of
-/// 1 MiB for lanes, sums and the next box.
-const STREAM_BYTES: usize = 256 << 10;
+/// Bytes of rows that are packed at once where a task does not walk: leaves room in a second-level cache of 1 MiB for
+/// lanes, sums and the next row block.
+const ROW_BLOCK_BYTES: usize = 256 << 10;
 
-/// Bytes of the stream that a walking task keeps.
+/// Bytes of packed rows that a walking task keeps.
 const RING_BYTES: usize = 512 << 10;
 
-/// Scores of a group of lanes that are held at once, in vectors: what lets a strip stay in a first-level cache.
-pub(crate) const STRIP_SLOTS: usize = 512;
+/// Scores of a group of lanes that are held at once, in vectors: what lets a score tile stay in a first-level cache.
+pub(crate) const SCORE_TILE_ROWS: usize = 512;
 
-/// Lanes of a task that does not walk, over all its heads. Large tiles share the keys around them.
+/// Lanes of a tile of a task that does not walk, over all its heads. Large tiles share the keys around them.
 const LANES_IN_TILE: usize = 512;
 
 /// Lanes that a task walks over, at most: the heads of a tile follow each other, and find its pages again.
@@ -36,19 +36,19 @@ pub(crate) enum Pass {
     Keys,
 }
 
-/// The blocks of a problem.
+/// The block sizes of a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Blocking {
     /// Lanes of one vector along each axis; the product is the vector's length.
     pub group: [usize; 3],
-    /// Lanes of a task along each axis, multiples of the group's.
+    /// Lanes of a tile, whose sums are held at once, along each axis; multiples of the group's.
     pub tile: [usize; 3],
-    /// Lanes of a chunk, whose sums are held at once: the tile's, but for the axis that the task walks along.
-    pub step: [usize; 3],
+    /// Lanes of a task: the tile's, but for the axis that the task walks along.
+    pub task: [usize; 3],
     /// Heads of a task that share keys and values.
     pub heads: usize,
-    /// Positions of the stream packed at once, where the task does not walk.
-    pub stream: usize,
+    /// Rows packed at once, where the task does not walk.
+    pub row_block: usize,
 }
 
 /// What blocks are chosen for.
@@ -56,7 +56,7 @@ pub(crate) struct Blocking {
 pub(crate) struct Machine {
     /// Lanes of a vector.
     pub lanes: usize,
-    /// Bytes of a row of the stream, all operands packed together.
+    /// Bytes of a packed row, all operands together.
     pub row_bytes: usize,
     /// Threads that share the tasks.
     pub threads: usize,
@@ -75,9 +75,10 @@ impl Blocking {
         // A backward has two operands and two sums for each lane. Its heads come one after the other.
         let lanes = if pass == Pass::Forward { LANES_IN_TILE / heads } else { LANES_IN_TILE / 2 };
         let tile = choose_tile(problem, group, lanes);
-        let still = Blocking { group, tile, step: tile, heads, stream: (STREAM_BYTES / row_bytes).max(16) };
+        let still =
+            Blocking { group, tile, task: tile, heads, row_block: (ROW_BLOCK_BYTES / row_bytes).max(16) };
         if pass == Pass::Keys && heads > 1 {
-            // The stream is another head's queries at every chunk: nothing to keep.
+            // The rows are another head's queries at every tile: nothing to keep.
             return still;
         }
         let walks = walks(problem, &still, RING_BYTES / row_bytes);
@@ -88,7 +89,7 @@ impl Blocking {
 
     /// The axis that a task walks along, if it does.
     pub(crate) fn walk(&self) -> Option<usize> {
-        (0..3).find(|&a| self.step[a] < self.tile[a])
+        (0..3).find(|&a| self.tile[a] < self.task[a])
     }
 }
 
@@ -115,58 +116,58 @@ fn parts(extent: usize, group: usize) -> impl Iterator<Item = usize> {
     })
 }
 
-/// The ways to walk that keep at most `room` positions of the stream.
+/// The ways to walk that keep at most `capacity` packed rows.
 fn walks<'a>(
     problem: &'a Problem,
     still: &Blocking,
-    room: usize,
+    capacity: usize,
 ) -> impl Iterator<Item = Blocking> + use<'a> {
     let (axes, still) = (*problem.axes(), *still);
     // Not the last axis: rows along it are one line.
     (0..2).filter(move |&w| extent(&axes[w]) > still.group[w]).flat_map(move |w| {
         let others = parts(extent(&axes[1 - w]), still.group[1 - w]);
-        let tiles = others
+        let across = others
             .flat_map(move |other| parts(extent(&axes[2]), still.group[2]).map(move |last| (other, last)));
-        tiles.flat_map(move |(other, last)| {
-            let mut step = [0, 0, last];
-            step[1 - w] = other;
-            let steps = [1, 2, 4].into_iter().filter_map(move |groups| {
-                let mut step = step;
-                step[w] = groups * still.group[w];
-                let kept: usize = (0..3).map(|a| seen(&axes[a], step[a])).product();
-                (kept <= room).then_some(step)
+        across.flat_map(move |(other, last)| {
+            let mut tile = [0, 0, last];
+            tile[1 - w] = other;
+            let tiles = [1, 2, 4].into_iter().filter_map(move |groups| {
+                let mut tile = tile;
+                tile[w] = groups * still.group[w];
+                let kept: usize = (0..3).map(|a| seen(&axes[a], tile[a])).product();
+                (kept <= capacity).then_some(tile)
             });
-            steps.flat_map(move |step| lengths(problem, &Blocking { step, ..still }, w))
+            tiles.flat_map(move |tile| lengths(problem, &Blocking { tile, ..still }, w))
         })
     })
 }
 
-/// Walks of equal lengths along axis `w` with the same chunks.
-fn lengths(problem: &Problem, chunks: &Blocking, w: usize) -> impl Iterator<Item = Blocking> + use<> {
-    let (extent, chunks) = (extent(&problem.axes()[w]), *chunks);
-    let across = chunks.step.iter().product::<usize>() / chunks.step[w];
+/// Walks of equal lengths along axis `w` with the same tiles.
+fn lengths(problem: &Problem, tiles: &Blocking, w: usize) -> impl Iterator<Item = Blocking> + use<> {
+    let (extent, tiles) = (extent(&problem.axes()[w]), *tiles);
+    let across = tiles.tile.iter().product::<usize>() / tiles.tile[w];
     let fewest = (extent * across).div_ceil(WALK_LANES).max(1);
     let lengths = [1, 2, 3, 4, 6, 8, 12, 16];
-    let lengths = lengths.map(|n| extent.div_ceil(fewest * n).next_multiple_of(chunks.group[w]));
-    lengths.into_iter().filter(move |&length| length > chunks.step[w]).map(move |length| {
-        let mut tile = chunks.step;
-        tile[w] = length;
-        Blocking { tile, ..chunks }
+    let lengths = lengths.map(|n| extent.div_ceil(fewest * n).next_multiple_of(tiles.group[w]));
+    lengths.into_iter().filter(move |&length| length > tiles.tile[w]).map(move |length| {
+        let mut task = tiles.tile;
+        task[w] = length;
+        Blocking { task, ..tiles }
     })
 }
 
-/// What blocks cost beside the products themselves, in cycles for each query.
+/// The cost of a blocking beside the products themselves, in cycles for each query.
 struct Costs<'a> {
     problem: &'a Problem,
     heads: usize,
-    /// Packing a position of the stream.
+    /// Packing a row.
     row: f64,
     /// The products.
     products: f64,
 }
 
-/// Cycles for each chunk and box: lists, spans, the calls.
-const CHUNK_CYCLES: f64 = 1500.0;
+/// Cycles for each tile and row block: lists, windows, the calls.
+const TILE_CYCLES: f64 = 1500.0;
 
 impl<'a> Costs<'a> {
     fn new(problem: &'a Problem, heads: usize, row_bytes: usize) -> Self {
@@ -192,23 +193,23 @@ impl<'a> Costs<'a> {
         let lanes = |sides: &[usize; 3]| {
             (0..3).map(|a| sides[a].min(extent(&axes[a]))).product::<usize>() as f64 * self.heads as f64
         };
-        let stream: f64 = (0..3).map(|a| seen(&axes[a], blocking.tile[a]) as f64).product();
-        let boxes = match blocking.walk() {
-            Some(w) => blocking.tile[w].div_ceil(blocking.step[w]) as f64,
-            None => (stream / blocking.stream as f64).ceil(),
+        let rows: f64 = (0..3).map(|a| seen(&axes[a], blocking.task[a]) as f64).product();
+        let row_blocks = match blocking.walk() {
+            Some(w) => blocking.task[w].div_ceil(blocking.tile[w]) as f64,
+            None => (rows / blocking.row_block as f64).ceil(),
         };
-        let packing = stream * self.row / lanes(&blocking.tile);
-        let chunks = boxes * CHUNK_CYCLES / lanes(&blocking.tile);
-        (self.products + packing + chunks) * self.idle(&blocking.tile, threads)
+        let packing = rows * self.row / lanes(&blocking.task);
+        let tiles = row_blocks * TILE_CYCLES / lanes(&blocking.task);
+        (self.products + packing + tiles) * self.idle(&blocking.task, threads)
     }
 
     /// The time of a call over that of threads that are never idle, the mean for these numbers of threads: each task takes
-    /// as long as a whole tile, and threads are late by an eighth of one.
-    fn idle(&self, tile: &[usize; 3], threads: &[usize]) -> f64 {
+    /// as long as a whole one, and threads are late by an eighth of one.
+    fn idle(&self, task: &[usize; 3], threads: &[usize]) -> f64 {
         let axes = self.problem.axes();
-        let tiles = |a: usize| extent(&axes[a]).div_ceil(tile[a]);
-        let padding = |a: usize| (tiles(a) * tile[a]).max(extent(&axes[a])) as f64 / extent(&axes[a]) as f64;
-        let tasks: usize = (0..3).map(|a| tiles(a) * axes[a].dilation).product();
+        let count = |a: usize| extent(&axes[a]).div_ceil(task[a]);
+        let padding = |a: usize| (count(a) * task[a]).max(extent(&axes[a])) as f64 / extent(&axes[a]) as f64;
+        let tasks: usize = (0..3).map(|a| count(a) * axes[a].dilation).product();
         let tasks = tasks * self.problem.batch() * self.problem.heads_kv();
         let rounds = threads.iter().map(|&threads| {
             let whole = (tasks.div_ceil(threads) * threads) as f64;
@@ -239,7 +240,7 @@ fn choose_group(problem: &Problem, lanes: usize) -> [usize; 3] {
     boxes.into_iter().min_by_key(cost).unwrap_or(fallback)
 }
 
-/// Doubles the axis along which it costs least halo until the task is large enough.
+/// Doubles the axis along which it costs least halo until the tile is large enough.
 fn choose_tile(problem: &Problem, group: [usize; 3], lanes: usize) -> [usize; 3] {
     let axes = problem.axes();
     let extent = |a: usize| extent(&axes[a]);
@@ -294,12 +295,12 @@ mod tests {
             for blocking in [1, 2, 3, 64].map(choose) {
                 assert_eq!(blocking.group.iter().product::<usize>(), 8);
                 for a in 0..3 {
+                    assert_eq!(blocking.task[a] % blocking.group[a], 0);
                     assert_eq!(blocking.tile[a] % blocking.group[a], 0);
-                    assert_eq!(blocking.step[a] % blocking.group[a], 0);
                 }
                 // All that results depend on.
                 let one = choose(1);
-                assert_eq!((blocking.group, blocking.step), (one.group, one.step));
+                assert_eq!((blocking.group, blocking.tile), (one.group, one.tile));
             }
         }
     }
@@ -308,7 +309,7 @@ mod tests {
     fn threads_share_equal_walks() {
         let rows = |threads| {
             let machine = Machine { lanes: 8, row_bytes: 256, threads };
-            Blocking::choose(&problem(&[1, 56, 56, 4, 32], [7, 7]), Pass::Forward, &machine).tile[1]
+            Blocking::choose(&problem(&[1, 56, 56, 4, 32], [7, 7]), Pass::Forward, &machine).task[1]
         };
         assert_eq!([1, 2, 16].map(rows), [56, 28, 14]);
     }

@@ -1,4 +1,5 @@
-//! Groups of lanes: which vector, and which of its lanes, each position of a tile is.
+//! Lane groups: a vector's lanes hold a small box of neighbours, and a tile is made of such boxes. Which vector, and which
+//! of its lanes, each position of a tile is.
 
 use std::ops::Range;
 

@@ -74,7 +74,7 @@ impl Isa {
 
     /// Whether it is faster here than the one before it. Intel's processors run `vdpbf16ps` at a quarter of the rate of
     /// multiply-adds (docs/performance.md), so that widening bf16 beats it.
-    fn pays(self) -> bool {
+    fn is_profitable(self) -> bool {
         match self {
             #[cfg(all(target_arch = "x86_64", not(miri)))]
             Isa::Avx512Bf16 => {
@@ -94,7 +94,9 @@ impl Isa {
     /// What a value of [`ISA_VARIABLE`] means on this machine.
     fn choose(value: Option<&str>) -> Result<Isa, CpuError> {
         match value {
-            None | Some("") => Ok(Isa::available().filter(|isa| isa.pays()).last().unwrap_or(Isa::Scalar)),
+            None | Some("") => {
+                Ok(Isa::available().filter(|isa| isa.is_profitable()).last().unwrap_or(Isa::Scalar))
+            }
             Some(name) => name.parse::<Isa>()?.require(),
         }
     }

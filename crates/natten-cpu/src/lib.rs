@@ -10,6 +10,7 @@
 mod arch;
 mod backward;
 mod blocking;
+mod boxes;
 mod buffer;
 mod error;
 mod forward;
@@ -20,14 +21,14 @@ mod operand;
 mod pack;
 mod packed;
 mod parallel;
+mod prefetch;
 mod recast;
 mod schedule;
-mod sighting;
+mod score_block;
+mod score_tile;
 mod softmax;
-mod strips;
-mod tasks;
 mod through_f64;
-mod upcoming;
+mod tile_mask;
 
 use std::sync::Arc;
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use natten_core::layout::RowLayout;
 use natten_core::{Element, TensorView};
 
-use crate::arch::prefetch::AheadLine;
+use crate::arch::prefetch::PrefetchLine;
 use crate::arch::{Kernel, Simd};
 use crate::buffer::Buffer;
 use crate::groups::{Groups, pairs};
@@ -63,12 +63,12 @@ impl<'a, E: Element> Line<'a, E> {
         &self.data[self.first.wrapping_add_signed(i as isize * self.step)..][..self.width]
     }
 
-    /// All rows, to be fetched.
+    /// All rows, to be fetched before they are read.
     #[inline(always)]
-    pub(crate) fn ahead(&self) -> AheadLine {
+    pub(crate) fn prefetch_line(&self) -> PrefetchLine {
         let size = size_of::<E>();
         let address = self.data.as_ptr().addr() + self.first * size;
-        AheadLine { address, bytes: self.width * size, step: self.step * size as isize, rows: self.len }
+        PrefetchLine { address, bytes: self.width * size, step: self.step * size as isize, rows: self.len }
     }
 
     /// All rows.

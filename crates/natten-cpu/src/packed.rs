@@ -1,7 +1,8 @@
-//! The stream on its way through a task: rows of the box that the lanes see, packed densely.
+//! Packed rows: the keys and values (or what takes their place in a backward) of a row block, copied densely and widened
+//! once for all lanes that see them.
 //!
-//! Boxes of one task move along an axis. Lines (rows along the last axis) live in a ring over the first two axes,
-//! so what the next box still needs stays where it is:
+//! Row blocks of one task move along an axis. Lines (rows along the last axis) live in a ring over the first two axes,
+//! so what the next block still needs stays where it is:
 //!
 //! ```text
 //! line of [x, y]   (x mod room_x) * room_y + y mod room_y        rows of a line follow each other
@@ -9,15 +10,14 @@
 
 use natten_core::Element;
 
-use crate::arch::prefetch::Ahead;
 use crate::arch::{Kernel, Simd};
+use crate::boxes::Box3;
 use crate::buffer::Buffer;
 use crate::pack::{Rows, Tokens, copy_words};
-use crate::tasks::{Box3, volume};
 
 /// The packed rows of a box.
 #[derive(Debug, Default)]
-pub(crate) struct Packed {
+pub(crate) struct PackedRows {
     /// Both operands: keys and values, or what stands for them in a backward.
     pub operands: [Buffer; 2],
     /// Two numbers of each row, in a backward.
@@ -28,12 +28,12 @@ pub(crate) struct Packed {
     pub extents: Box3,
     /// The ring's line of each line of the box, the second axis fastest.
     pub lines: Vec<u32>,
-    room: [usize; 2],
+    capacity: [usize; 2],
 }
 
 /// How rows of an operand are laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum RowFormat {
     /// As f32, this many to a row; numbers past the row are 0.
     Single(usize),
     /// As words of two components, this many to a row.
@@ -42,22 +42,22 @@ pub(crate) enum Form {
     Pairs(usize),
 }
 
-impl Form {
+impl RowFormat {
     /// Numbers of a line of `rows` rows.
     fn line_len(self, rows: usize) -> usize {
         match self {
-            Form::Single(width) | Form::Words(width) => rows * width,
-            Form::Pairs(width) => rows.div_ceil(2) * width,
+            RowFormat::Single(width) | RowFormat::Words(width) => rows * width,
+            RowFormat::Pairs(width) => rows.div_ceil(2) * width,
         }
     }
 }
 
-impl Packed {
-    /// Forgets what is packed. Boxes to come have at most `room` lines along the first two axes, or are packed anew
+impl PackedRows {
+    /// Forgets what is packed. Boxes to come have at most `capacity` lines along the first two axes, or are packed anew
     /// each time.
-    pub(crate) fn begin(&mut self, room: [usize; 2]) {
+    pub(crate) fn reset(&mut self, capacity: [usize; 2]) {
         self.extents = [0..0, 0..0, 0..0];
-        self.room = room;
+        self.capacity = capacity;
         self.has_non_finite = false;
     }
 
@@ -69,7 +69,7 @@ impl Packed {
         for a in 0..2 {
             let other = 1 - a;
             let follows = held[a].start <= wanted[a].start && wanted[a].start <= held[a].end;
-            let fits = wanted[a].len() <= self.room[a] && wanted[other].len() <= self.room[other];
+            let fits = wanted[a].len() <= self.capacity[a] && wanted[other].len() <= self.capacity[other];
             if held[other] == wanted[other] && held[2] == wanted[2] && follows && fits {
                 missing[a].start = held[a].end.max(wanted[a].start).min(wanted[a].end);
                 return missing;
@@ -82,7 +82,7 @@ impl Packed {
     pub(crate) fn advance(&mut self, wanted: &Box3) -> Box3 {
         let missing = self.missing(wanted);
         if missing == *wanted {
-            self.room = [self.room[0].max(wanted[0].len()), self.room[1].max(wanted[1].len())];
+            self.capacity = [self.capacity[0].max(wanted[0].len()), self.capacity[1].max(wanted[1].len())];
         }
         self.extents = wanted.clone();
         let mut lines = std::mem::take(&mut self.lines);
@@ -97,7 +97,7 @@ impl Packed {
     /// Where the line of two coordinates is.
     #[inline(always)]
     fn line(&self, [x, y]: [usize; 2]) -> usize {
-        x % self.room[0] * self.room[1] + y % self.room[1]
+        x % self.capacity[0] * self.capacity[1] + y % self.capacity[1]
     }
 
     /// Packs what is missing of operand `which`.
@@ -106,7 +106,7 @@ impl Packed {
         &mut self,
         simd: S,
         which: usize,
-        form: Form,
+        form: RowFormat,
         (rows, tokens): (&Rows<'_, E>, &Tokens),
         missing: &Box3,
     ) {
@@ -117,28 +117,16 @@ impl Packed {
     #[inline(always)]
     pub(crate) fn scalar_line(&mut self, at: [usize; 2]) -> [&mut [f32]; 2] {
         let len = self.extents[2].len();
-        let (start, room) = (self.line(at) * len, self.room[0] * self.room[1] * len);
-        self.scalars.each_mut().map(|buffer| &mut buffer.reserve(room)[start..][..len])
+        let (start, capacity) = (self.line(at) * len, self.capacity[0] * self.capacity[1] * len);
+        self.scalars.each_mut().map(|buffer| &mut buffer.reserve(capacity)[start..][..len])
     }
 }
 
-/// Rows of a box, to be fetched before they are packed.
-pub(crate) fn announce<E: Element>(ahead: &mut Ahead, rows: &Rows<'_, E>, tokens: &Tokens, missing: &Box3) {
-    if volume(missing) == 0 {
-        return;
-    }
-    for x in missing[0].clone() {
-        for y in missing[1].clone() {
-            ahead.push(rows.line(tokens, [x, y], &missing[2]).ahead());
-        }
-    }
-}
-
-/// [`Packed::pack`] as a function of its own.
+/// [`PackedRows::pack`] as a function of its own.
 struct Pack<'a, 'd, E> {
-    packed: &'a mut Packed,
+    packed: &'a mut PackedRows,
     which: usize,
-    form: Form,
+    form: RowFormat,
     rows: &'a Rows<'d, E>,
     tokens: &'a Tokens,
     missing: &'a Box3,
@@ -151,7 +139,7 @@ impl<E: Element> Kernel for Pack<'_, '_, E> {
         let Pack { packed, which, form, rows, tokens, missing } = self;
         let line_len = form.line_len(packed.extents[2].len());
         let mut buffer = std::mem::take(&mut packed.operands[which]);
-        let to = buffer.reserve(packed.room[0] * packed.room[1] * line_len);
+        let to = buffer.reserve(packed.capacity[0] * packed.capacity[1] * line_len);
         let mut finite = true;
         for x in missing[0].clone() {
             for y in missing[1].clone() {
@@ -159,20 +147,20 @@ impl<E: Element> Kernel for Pack<'_, '_, E> {
                 let line = line.rows();
                 let to = &mut to[packed.line([x, y]) * line_len..][..line_len];
                 match form {
-                    Form::Single(width) if width == rows.width => {
+                    RowFormat::Single(width) if width == rows.width => {
                         line.zip(to.chunks_exact_mut(width)).for_each(|(from, to)| simd.widen(from, to));
                     }
-                    Form::Single(width) => {
+                    RowFormat::Single(width) => {
                         for (from, to) in line.zip(to.chunks_exact_mut(width)) {
                             let (row, rest) = to.split_at_mut(rows.width);
                             simd.widen(from, row);
                             rest.fill(0.0);
                         }
                     }
-                    Form::Words(width) => {
+                    RowFormat::Words(width) => {
                         line.zip(to.chunks_exact_mut(width)).for_each(|(from, to)| copy_words(from, to));
                     }
-                    Form::Pairs(width) => finite &= pack_pairs(line, width, to),
+                    RowFormat::Pairs(width) => finite &= pack_pairs(line, width, to),
                 }
             }
         }

@@ -1,13 +1,16 @@
-//! Spreading tasks over threads, with scratch memory that each thread keeps.
+//! Spreading tasks over threads, each compiled for the instructions chosen, with scratch memory that each thread keeps.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::arch::prefetch::Ahead;
+use crate::Cpu;
+use crate::arch::prefetch::PrefetchQueue;
+use crate::arch::{Kernel, Simd, dispatch};
+use crate::boxes::TileWindows;
 use crate::buffer::Buffer;
-use crate::packed::Packed;
-use crate::sighting::Sightings;
-use crate::tasks::Spans;
+use crate::isa::Isa;
+use crate::packed::PackedRows;
+use crate::tile_mask::TileMasks;
 
 /// Work below this many floating-point operations is done on the calling thread: waking others costs more.
 const SERIAL_FLOPS: f64 = 4e6;
@@ -18,26 +21,26 @@ const SERIAL_FLOPS: f64 = 4e6;
 pub(crate) struct Scratch {
     /// Lanes of the tile, and a second operand of theirs in a backward.
     pub lanes: [Buffer; 2],
-    /// Rows of the stream.
-    pub stream: Packed,
-    /// Rows of additional keys and values.
-    pub additional: Packed,
+    /// Packed rows.
+    pub packed: PackedRows,
+    /// Packed rows of additional keys and values.
+    pub packed_additional: PackedRows,
     /// Numbers of the lanes: running maximum and sum, or log-sum-exp and delta.
     pub lane_scalars: [Buffer; 2],
     /// Sums of the lanes.
     pub sums: [Buffer; 2],
-    /// Strips of a pair of groups.
-    pub strips: [Buffer; 2],
-    /// Strip of a group as words of two.
+    /// Score tiles of a pair of groups: scores, and in a backward products with values.
+    pub score_tiles: [Buffer; 2],
+    /// Weights of a group as words of two.
     pub words: Buffer,
     /// Rows on their way to vectors over lanes.
     pub stage: Buffer,
-    /// What pairs see.
-    pub sightings: Sightings,
-    /// What will be read next.
-    pub ahead: Ahead,
-    /// What lanes see.
-    pub spans: Spans,
+    /// Mask patterns.
+    pub tile_masks: TileMasks,
+    /// Rows to fetch while the products run.
+    pub prefetch: PrefetchQueue,
+    /// The windows of the lanes.
+    pub windows: TileWindows,
 }
 
 thread_local! {
@@ -50,6 +53,37 @@ pub(crate) fn threads(pool: Option<&rayon::ThreadPool>, flops: f64) -> usize {
         _ if flops < SERIAL_FLOPS => 1,
         Some(pool) => pool.current_num_threads(),
         None => rayon::current_num_threads(),
+    }
+}
+
+/// The tasks of a pass.
+pub(crate) trait Tasks: Sync {
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    /// Runs task number `index`. Implementations are `#[inline(always)]`, as [`Kernel::run`]'s are.
+    fn run<S: Simd>(&self, simd: S, index: usize, scratch: &mut Scratch);
+}
+
+/// Runs all tasks, of so many floating-point operations, with the given instructions.
+pub(crate) fn run_tasks(cpu: &Cpu, isa: Isa, flops: f64, tasks: &impl Tasks) {
+    for_each_task(cpu.pool(), tasks.count(), flops, |index, scratch| {
+        dispatch(isa, OneTask { tasks, index, scratch });
+    });
+}
+
+/// One of them, to be compiled for each instruction set.
+struct OneTask<'a, T> {
+    tasks: &'a T,
+    index: usize,
+    scratch: &'a mut Scratch,
+}
+
+impl<T: Tasks> Kernel for OneTask<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        self.tasks.run(simd, self.index, self.scratch);
     }
 }
 
@@ -103,9 +137,9 @@ impl Shares {
         let threads = self.next.len();
         (0..threads).map(move |i| (thread + i) % threads).flat_map(move |share| {
             let end = self.count * (share + 1) / threads;
-            let take =
+            let accumulate =
                 move || Some(self.next[share].fetch_add(1, Ordering::Relaxed)).filter(|&task| task < end);
-            std::iter::from_fn(take)
+            std::iter::from_fn(accumulate)
         })
     }
 }
@@ -122,7 +156,7 @@ mod tests {
             let mut all: Vec<_> =
                 (0..threads).flat_map(|thread| shares.take_from(thread)).chain(first).collect();
             all.sort_unstable();
-            assert_eq!(all, (0..count).collect::<Vec<_>>(), "{count} tasks, {threads} threads");
+            assert_eq!(all, (0..count).collect::<Vec<_>>(), "{count} boxes, {threads} threads");
         }
     }
 }

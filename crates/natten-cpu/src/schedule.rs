@@ -1,4 +1,4 @@
-//! The tasks of a pass by number: which tile, batch item and heads each has.
+//! The tasks of a pass by number: which lanes, batch item and heads each has.
 
 use std::ops::Range;
 
@@ -7,31 +7,31 @@ use natten_core::Problem;
 use crate::Cpu;
 use crate::arch::{Kernel, Simd, dispatch};
 use crate::blocking::{Blocking, Machine, Pass};
+use crate::boxes::{Box3, Boxes, LaneBox, TaskBoxes, cut};
 use crate::isa::Isa;
 use crate::pack::Tokens;
 use crate::parallel::{Scratch, threads};
-use crate::tasks::{Box3, Boxes, TileBox, Tiles, cut};
 
 /// The tasks of a pass.
 pub(crate) struct Schedule<'a> {
     problem: &'a Problem,
-    /// The blocks that tasks work in.
+    /// Its block sizes.
     pub blocking: Blocking,
-    tiles: Tiles,
+    boxes: TaskBoxes,
     inverse: bool,
-    /// Whether rows come late: the pass's tensors are too large to wait in a last-level cache, or rows too far apart for
-    /// what a processor fetches by itself.
-    pub far: bool,
+    /// Whether rows are worth a prefetch: the pass's tensors are too large to wait in a last-level cache, or rows too far
+    /// apart for what a processor fetches by itself.
+    pub prefetches_rows: bool,
 }
 
 /// Bytes of a pass's tensors above which they are not taken to wait in a last-level cache, which others share. Fetching
-/// rows of the stream ahead is worth a tenth then, and costs a twentieth where they do.
-const FAR_BYTES: f64 = 8.0 * 1024.0 * 1024.0;
+/// rows ahead is worth a tenth then, and costs a twentieth where they do.
+const PREFETCH_BYTES: f64 = 8.0 * 1024.0 * 1024.0;
 
 /// What a task works on.
-pub(crate) struct Place {
+pub(crate) struct Task {
     /// Its lanes.
-    pub tile: TileBox,
+    pub lanes: LaneBox,
     /// Its batch item.
     pub batch: usize,
     /// Its head of keys and values.
@@ -56,58 +56,58 @@ impl<'a> Schedule<'a> {
         let row = (problem.head_dim() + problem.head_dim_v()) * problem.element_type().size_bytes();
         let bytes = rows * row as f64 * if pass == Pass::Forward { 1.0 } else { 2.0 };
         let dilated = problem.axes().iter().any(|axis| axis.dilation > 1);
-        let tiles = Tiles::new(problem, blocking.tile, inverse);
-        Schedule { problem, tiles, blocking, inverse, far: bytes > FAR_BYTES || dilated }
+        let boxes = TaskBoxes::new(problem, blocking.task, inverse);
+        Schedule { problem, boxes, blocking, inverse, prefetches_rows: bytes > PREFETCH_BYTES || dilated }
     }
 
     /// How many tasks there are.
     pub(crate) fn len(&self) -> usize {
-        self.problem.batch() * self.tiles.len() * self.problem.heads_kv() * self.chunks()
+        self.problem.batch() * self.boxes.len() * self.problem.heads_kv() * self.head_chunks()
     }
 
-    fn chunks(&self) -> usize {
+    fn head_chunks(&self) -> usize {
         self.problem.heads_per_kv().div_ceil(self.blocking.heads)
     }
 
-    /// Forgets what another task has packed, and looks at what this one will see.
-    pub(crate) fn begin(&self, place: &Place, scratch: &mut Scratch) {
-        scratch.spans.of_tile(&place.tile);
-        let mut room = [0; 2];
+    /// Forgets what another task has packed, and reads the windows of this one.
+    pub(crate) fn begin_task(&self, task: &Task, scratch: &mut Scratch) {
+        scratch.windows.read_tile(&task.lanes);
+        let mut capacity = [0; 2];
         if let Some(w) = self.blocking.walk() {
-            let whole = scratch.spans.all();
-            let most = place.chunks(&self.blocking).map(|tile| tile[w].seen().len()).max();
-            room = [whole[0].len(), whole[1].len()];
-            room[w] = most.unwrap_or(0);
+            let whole = scratch.windows.all();
+            let most = task.tiles(&self.blocking).map(|tile| tile[w].seen().len()).max();
+            capacity = [whole[0].len(), whole[1].len()];
+            capacity[w] = most.unwrap_or(0);
         }
-        scratch.stream.begin(room);
-        scratch.additional.begin([0; 2]);
+        scratch.packed.reset(capacity);
+        scratch.packed_additional.reset([0; 2]);
     }
 
-    /// Looks at what a chunk sees.
-    pub(crate) fn look(&self, tile: &TileBox, scratch: &mut Scratch) {
+    /// Reads the windows of a tile.
+    pub(crate) fn begin_tile(&self, tile: &LaneBox, scratch: &mut Scratch) {
         if let Some(w) = self.blocking.walk() {
-            scratch.spans.of_axis(w, &tile[w]);
+            scratch.windows.read_axis(w, &tile[w]);
         }
     }
 
-    /// The boxes of the stream in which a chunk that sees `all` takes it.
-    pub(crate) fn boxes(&self, all: &Box3) -> Boxes {
+    /// The row blocks in which a tile that sees `all` goes through it.
+    pub(crate) fn row_blocks(&self, all: &Box3) -> Boxes {
         match self.blocking.walk() {
             Some(_) => cut(all, usize::MAX, usize::MAX),
-            None => cut(all, self.blocking.stream, 512),
+            None => cut(all, self.blocking.row_block, 512),
         }
     }
 
     /// Task number `index`. Heads vary fastest: neighbouring heads of a token share pages of memory.
-    pub(crate) fn place(&self, index: usize) -> Place {
+    pub(crate) fn task(&self, index: usize) -> Task {
         let per_kv = self.problem.heads_per_kv();
-        let (rest, chunk) = (index / self.chunks(), index % self.chunks());
+        let (rest, chunk) = (index / self.head_chunks(), index % self.head_chunks());
         let (rest, head_kv) = (rest / self.problem.heads_kv(), rest % self.problem.heads_kv());
-        let (batch, tile) = (rest / self.tiles.len(), rest % self.tiles.len());
+        let (batch, number) = (rest / self.boxes.len(), rest % self.boxes.len());
         let first = chunk * self.blocking.heads;
         let last = (first + self.blocking.heads).min(per_kv);
-        Place {
-            tile: self.tiles.get(tile, self.blocking.tile, self.inverse),
+        Task {
+            lanes: self.boxes.get(number, self.blocking.task, self.inverse),
             batch,
             head_kv,
             heads: head_kv * per_kv + first..head_kv * per_kv + last,
@@ -115,28 +115,28 @@ impl<'a> Schedule<'a> {
     }
 }
 
-impl Place {
-    /// The parts of the tile, in the order of the walk.
-    pub(crate) fn chunks(&self, blocking: &Blocking) -> impl Iterator<Item = TileBox> + use<> {
-        let (tile, step, w) = (self.tile.clone(), blocking.step, blocking.walk().unwrap_or(0));
-        let end = tile[w].lanes.end;
-        tile[w].lanes.clone().step_by(step[w]).map(move |start| {
-            let mut chunk = tile.clone();
-            chunk[w].lanes = start..(start + step[w]).min(end);
-            chunk
+impl Task {
+    /// Its tiles, in the order of the walk.
+    pub(crate) fn tiles(&self, blocking: &Blocking) -> impl Iterator<Item = LaneBox> + use<> {
+        let (task, tile, w) = (self.lanes.clone(), blocking.tile, blocking.walk().unwrap_or(0));
+        let end = task[w].lanes.end;
+        task[w].lanes.clone().step_by(tile[w]).map(move |start| {
+            let mut lanes = task.clone();
+            lanes[w].lanes = start..(start + tile[w]).min(end);
+            lanes
         })
     }
 }
 
-/// Tokens of a tile's lanes, counted from its first lane.
-pub(crate) fn lane_tokens(tile: &TileBox, batch: usize, head: usize) -> Tokens {
-    let start = std::array::from_fn(|a| tile[a].lane_token + tile[a].lanes.start * tile[a].dilation);
-    Tokens { start, step: std::array::from_fn(|a| tile[a].dilation), batch, head }
+/// Tokens of a box's lanes, counted from its first lane.
+pub(crate) fn lane_tokens(lanes: &LaneBox, batch: usize, head: usize) -> Tokens {
+    let start = std::array::from_fn(|a| lanes[a].lane_token + lanes[a].lanes.start * lanes[a].dilation);
+    Tokens { start, step: std::array::from_fn(|a| lanes[a].dilation), batch, head }
 }
 
-/// Tokens of the stream that a tile sees.
-pub(crate) fn stream_tokens(tile: &TileBox, batch: usize, head: usize) -> Tokens {
-    let (start, step) = (tile.each_ref().map(|a| a.stream_token), tile.each_ref().map(|a| a.dilation));
+/// Tokens of the rows that a box of lanes sees.
+pub(crate) fn row_tokens(lanes: &LaneBox, batch: usize, head: usize) -> Tokens {
+    let (start, step) = (lanes.each_ref().map(|a| a.row_token), lanes.each_ref().map(|a| a.dilation));
     Tokens { start, step, batch, head }
 }
 
@@ -160,6 +160,3 @@ impl Kernel for VectorShape {
         VectorLengths { lanes: S::LANES, wide: S::WIDE }
     }
 }
-
-/// Additional keys in a tile of the pass over them.
-pub(crate) const ADDITIONAL_TILE: usize = 32;

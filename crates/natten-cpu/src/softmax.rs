@@ -1,8 +1,8 @@
-//! The exponential, and the online softmax of a strip of scores. Scores come in units of `log2 e`, so that powers are
+//! The exponential, and the online softmax of a score tile. Scores come in units of `log2 e`, so that powers are
 //! of 2.
 
 use crate::arch::Simd;
-use crate::strips::StripShape;
+use crate::tile_mask::ScoreTileShape;
 
 /// `log2 e`, the factor on scores.
 pub(crate) const LOG2_E: f32 = std::f32::consts::LOG2_E;
@@ -41,18 +41,18 @@ pub(crate) fn exp2_below<S: Simd>(simd: S, x: S::V) -> S::V {
     simd.times_power_of_two(p, n)
 }
 
-/// Replaces the scores of group `g` of a strip by `2^(score - max)` and returns each lane's sum.
+/// Replaces the scores of group `g` of a tile by `2^(score - max)` and returns each lane's sum.
 #[inline(always)]
 pub(crate) fn exponentiate<S: Simd>(
     simd: S,
-    strip: &mut [f32],
-    (g, shape): (usize, &StripShape),
+    scores: &mut [f32],
+    (g, shape): (usize, &ScoreTileShape),
     max: S::V,
 ) -> S::V {
     let mut sum = simd.splat(0.0);
     for row in 0..shape.x * shape.y {
         let start = (row * shape.pitch + shape.first) * 2 * S::LANES;
-        let slots = &mut strip[start..start + shape.columns * 2 * S::LANES];
+        let slots = &mut scores[start..start + shape.columns * 2 * S::LANES];
         let mut row_sum = simd.splat(0.0);
         for slot in slots.chunks_exact_mut(2 * S::LANES) {
             let slot = &mut slot[g * S::LANES..][..S::LANES];
@@ -69,8 +69,8 @@ pub(crate) fn exponentiate<S: Simd>(
 #[inline(always)]
 pub(crate) fn exponentiate_pairs<S: Simd>(
     simd: S,
-    strip: &[f32],
-    (g, shape): (usize, &StripShape),
+    scores: &[f32],
+    (g, shape): (usize, &ScoreTileShape),
     max: S::V,
     words: &mut [f32],
 ) -> S::V {
@@ -78,10 +78,10 @@ pub(crate) fn exponentiate_pairs<S: Simd>(
     let zero = simd.splat(0.0);
     let mut sums = [zero; 2];
     for row in 0..shape.x * shape.y {
-        let strip = &strip[row * shape.pitch * 2 * S::LANES..][..shape.pitch * 2 * S::LANES];
+        let scores = &scores[row * shape.pitch * 2 * S::LANES..][..shape.pitch * 2 * S::LANES];
         let words = &mut words[row * shape.pitch * S::LANES..][..shape.pitch * S::LANES];
         for word in shape.first / 2..end.div_ceil(2) {
-            let slots = &strip[word * 4 * S::LANES..][..4 * S::LANES];
+            let slots = &scores[word * 4 * S::LANES..][..4 * S::LANES];
             let (mut even, mut odd) = (zero, zero);
             if 2 * word >= shape.first {
                 even = exp2_below(simd, simd.sub(simd.load(&slots[g * S::LANES..]), max));
@@ -148,7 +148,7 @@ mod tests {
                     }
                 }
             }
-            assert!(worst <= 2.0, "{isa}: {worst} units in the last place");
+            assert!(worst <= 2.0, "{isa}: {worst} units in the last task");
         }
     }
 

@@ -6,7 +6,7 @@
 //! | file | what |
 //! |---|---|
 //! | `scalar`, `avx2`, `avx512`, `neon` | one token each |
-//! | `scores`, `sums` | the two register-tiled products, generic over the token |
+//! | `scores`, `sums` | the two micro-kernels, register-blocked, generic over the token |
 //! | `prefetch` | rows to fetch while the products run |
 //! | `rows` | disjoint writes from several threads into one tensor |
 

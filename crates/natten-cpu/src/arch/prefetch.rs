@@ -1,23 +1,24 @@
-//! Rows that will be needed soon, fetched a few at a time between the products: memory answers while they run.
+//! The prefetch queue: rows that will be needed soon, fetched a few at a time between the products, so that memory
+//! answers while they run.
 
 use super::Simd;
 
 /// Rows to fetch, and how fast.
 #[derive(Debug, Default)]
-pub(crate) struct Ahead {
-    lines: Vec<AheadLine>,
+pub(crate) struct PrefetchQueue {
+    lines: Vec<PrefetchLine>,
     /// The line at hand.
     next: usize,
     /// Rows of all lines.
     rows: usize,
-    /// Rows that are due, and how many more each register tile of scores makes due; both in [`Ahead::PART`]s.
+    /// Rows that are due, and how many more each register block of scores makes due; both in [`PrefetchQueue::PART`]s.
     due: usize,
     pace: usize,
 }
 
 /// Rows at equal distances.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct AheadLine {
+pub(crate) struct PrefetchLine {
     /// Address of the first.
     pub address: usize,
     /// Bytes of one.
@@ -31,7 +32,7 @@ pub(crate) struct AheadLine {
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
 
-impl Ahead {
+impl PrefetchQueue {
     /// Parts of a row.
     const PART: usize = 256;
 
@@ -43,16 +44,16 @@ impl Ahead {
 
     /// More rows.
     #[inline(always)]
-    pub(crate) fn push(&mut self, line: AheadLine) {
+    pub(crate) fn push(&mut self, line: PrefetchLine) {
         if line.rows > 0 {
             self.rows += line.rows;
             self.lines.push(line);
         }
     }
 
-    /// Spreads the rows over this many register tiles.
-    pub(crate) fn spread(&mut self, tiles: usize) {
-        self.pace = (self.rows * Self::PART).div_ceil(tiles.max(1));
+    /// Spreads the rows over this many register blocks.
+    pub(crate) fn spread_over(&mut self, blocks: usize) {
+        self.pace = (self.rows * Self::PART).div_ceil(blocks.max(1));
     }
 
     /// Fetches the next few.

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use natten_core::layout::RowLayout;
 use natten_core::{Element, TensorViewMut};
 
-use super::prefetch::AheadLine;
+use super::prefetch::PrefetchLine;
 use crate::pack::Tokens;
 
 /// A tensor to write, shared by the tasks of a call.
@@ -107,9 +107,14 @@ impl<E: Element> SharedLine<'_, E> {
 
     /// All rows, to be fetched before they are written.
     #[inline(always)]
-    pub(crate) fn ahead(&self) -> AheadLine {
+    pub(crate) fn prefetch_line(&self) -> PrefetchLine {
         let size = size_of::<E>();
         let address = self.rows.start.addr() + self.first * size;
-        AheadLine { address, bytes: self.rows.width * size, step: self.step * size as isize, rows: self.len }
+        PrefetchLine {
+            address,
+            bytes: self.rows.width * size,
+            step: self.step * size as isize,
+            rows: self.len,
+        }
     }
 }

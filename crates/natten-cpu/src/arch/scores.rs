@@ -1,5 +1,5 @@
-//! Scores: lanes of queries times rows of keys, generic over the instruction set. An accumulator for each key stays in
-//! a register, over the lanes of one group or of two:
+//! The micro-kernel of scores: lanes of queries times rows of keys, generic over the instruction set. A register block is
+//! some keys by the lanes of one group or of two; each key's accumulator stays in a register:
 //!
 //! ```text
 //! for d in words:  q = lanes[d][..]              one load
@@ -14,10 +14,10 @@
 
 use std::ops::Range;
 
-use super::prefetch::Ahead;
+use super::prefetch::PrefetchQueue;
 use super::{Kernel, Simd};
 
-/// A row of the stream, the slot of the strip that its scores go to, and which lanes of the pair see it.
+/// A packed row, the slot of the score tile that its scores go to, and which lanes of the pair see it.
 #[derive(Clone, Copy, Debug)]
 struct RowSlot {
     /// Line of the row, and its column there.
@@ -29,11 +29,11 @@ struct RowSlot {
     seen: u32,
 }
 
-/// Rows of one or more jobs.
+/// Rows of one or more calls of [`scores`].
 #[derive(Debug, Default)]
 pub(crate) struct RowList {
     rows: Vec<RowSlot>,
-    /// One more than the largest slot: what a job checks once instead of for each row.
+    /// One more than the largest slot: what a call checks once instead of for each row.
     slot_end: usize,
 }
 
@@ -69,19 +69,19 @@ impl RowList {
 
     /// Those in a range.
     #[inline(always)]
-    pub(crate) fn part(&self, range: Range<usize>) -> JobRows<'_> {
-        JobRows { rows: &self.rows[range], slot_end: self.slot_end }
+    pub(crate) fn part(&self, range: Range<usize>) -> ScoreRows<'_> {
+        ScoreRows { rows: &self.rows[range], slot_end: self.slot_end }
     }
 }
 
 /// Some of a [`RowList`].
 #[derive(Clone, Copy)]
-pub(crate) struct JobRows<'a> {
+pub(crate) struct ScoreRows<'a> {
     rows: &'a [RowSlot],
     slot_end: usize,
 }
 
-impl JobRows<'_> {
+impl ScoreRows<'_> {
     /// Whether there are none.
     #[inline(always)]
     pub(crate) fn is_empty(&self) -> bool {
@@ -89,9 +89,9 @@ impl JobRows<'_> {
     }
 }
 
-/// Which groups of a pair a job is for.
+/// Which groups of a pair scores are computed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Of {
+pub(crate) enum PairPart {
     /// The first alone.
     First,
     /// The second alone.
@@ -107,15 +107,15 @@ pub(crate) struct Scores<'a> {
     /// Words of a row.
     pub words: usize,
     /// Where the rows are.
-    pub stream: &'a [f32],
+    pub packed: &'a [f32],
     /// Words from one row to the next.
     pub pitch: usize,
     /// Which rows, and where their scores go.
-    pub rows: JobRows<'a>,
+    pub rows: ScoreRows<'a>,
     /// The row at which each of their lines starts.
     pub starts: &'a [u32],
     /// Whose scores.
-    pub of: Of,
+    pub of: PairPart,
     /// Factor on each score.
     pub scale: f32,
 }
@@ -127,17 +127,17 @@ pub(crate) struct Scores<'a> {
 #[inline(always)]
 pub(crate) fn scores<S: Simd, const PAIRS: bool, const SOFTMAX: bool>(
     simd: S,
-    job: &Scores<'_>,
-    ahead: &mut Ahead,
+    args: &Scores<'_>,
+    prefetch: &mut PrefetchQueue,
     out: &mut [f32],
     maxima: &mut [f32],
 ) {
-    simd.vectorize(ScoresKernel::<'_, '_, PAIRS, SOFTMAX> { job, ahead, out, maxima });
+    simd.vectorize(ScoresKernel::<'_, '_, PAIRS, SOFTMAX> { args, prefetch, out, maxima });
 }
 
 struct ScoresKernel<'a, 'j, const PAIRS: bool, const SOFTMAX: bool> {
-    job: &'a Scores<'j>,
-    ahead: &'a mut Ahead,
+    args: &'a Scores<'j>,
+    prefetch: &'a mut PrefetchQueue,
     out: &'a mut [f32],
     maxima: &'a mut [f32],
 }
@@ -146,32 +146,34 @@ impl<const PAIRS: bool, const SOFTMAX: bool> Kernel for ScoresKernel<'_, '_, PAI
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let ScoresKernel { job, ahead, out, maxima } = self;
-        assert!(job.lanes.len() >= 2 * job.words * S::LANES);
-        assert!(job.rows.slot_end * 2 * S::LANES <= out.len());
-        match job.of {
-            Of::Both => all::<S, Two, PAIRS, SOFTMAX>(simd, job, 0, ahead, (out, maxima)),
-            Of::First => all::<S, One, PAIRS, SOFTMAX>(simd, job, 0, ahead, (out, maxima)),
-            Of::Second => all::<S, One, PAIRS, SOFTMAX>(simd, job, S::LANES, ahead, (out, maxima)),
+        let ScoresKernel { args, prefetch, out, maxima } = self;
+        assert!(args.lanes.len() >= 2 * args.words * S::LANES);
+        assert!(args.rows.slot_end * 2 * S::LANES <= out.len());
+        match args.of {
+            PairPart::Both => all_rows::<S, Two, PAIRS, SOFTMAX>(simd, args, 0, prefetch, (out, maxima)),
+            PairPart::First => all_rows::<S, One, PAIRS, SOFTMAX>(simd, args, 0, prefetch, (out, maxima)),
+            PairPart::Second => {
+                all_rows::<S, One, PAIRS, SOFTMAX>(simd, args, S::LANES, prefetch, (out, maxima))
+            }
         }
     }
 }
 
-/// All rows of a job, a register tile after the other, for the lanes from `first` on.
+/// All rows, a register block after the other, for the lanes from `first` on.
 #[inline(always)]
-fn all<S: Simd, L: Lanes<S>, const PAIRS: bool, const SOFTMAX: bool>(
+fn all_rows<S: Simd, L: Lanes<S>, const PAIRS: bool, const SOFTMAX: bool>(
     simd: S,
-    job: &Scores<'_>,
+    args: &Scores<'_>,
     first: usize,
-    ahead: &mut Ahead,
+    prefetch: &mut PrefetchQueue,
     (out, maxima): (&mut [f32], &mut [f32]),
 ) {
     let mut max = L::load(simd, &maxima[first..]);
-    let mut rest = job.rows.rows;
+    let mut rest = args.rows.rows;
     let most = if L::REGISTERS == 2 && !S::MANY_REGISTERS { 4 } else { 8 };
     while !rest.is_empty() {
-        ahead.fetch(simd);
-        // The last two as equal as may be: a small tile takes as long as a large one.
+        prefetch.fetch(simd);
+        // The last two as equal as may be: a small block takes as long as a large one.
         let count = match rest.len() {
             len if len >= 2 * most => most,
             len if len > most => len.div_ceil(2),
@@ -182,12 +184,12 @@ fn all<S: Simd, L: Lanes<S>, const PAIRS: bool, const SOFTMAX: bool>(
             ($($size:literal)*) => {
                 match count {
                     $($size if $size <= most => if let Some(rows) = rows.first_chunk::<$size>() {
-                        tile::<S, L, PAIRS, SOFTMAX, $size>(simd, (job, first), rows, out, &mut max);
+                        register_block::<S, L, PAIRS, SOFTMAX, $size>(simd, (args, first), rows, out, &mut max);
                     },)*
                     // Too few for a size of their own: the last one fills it up.
                     _ => {
                         let rows = std::array::from_fn(|i| rows[i.min(count - 1)]);
-                        tile::<S, L, PAIRS, SOFTMAX, 4>(simd, (job, first), &rows, out, &mut max);
+                        register_block::<S, L, PAIRS, SOFTMAX, 4>(simd, (args, first), &rows, out, &mut max);
                     }
                 }
             };
@@ -198,24 +200,24 @@ fn all<S: Simd, L: Lanes<S>, const PAIRS: bool, const SOFTMAX: bool>(
     L::store(simd, &mut maxima[first..], max);
 }
 
-/// One register tile.
+/// One register block.
 #[inline(always)]
-fn tile<S: Simd, L: Lanes<S>, const PAIRS: bool, const SOFTMAX: bool, const KEYS: usize>(
+fn register_block<S: Simd, L: Lanes<S>, const PAIRS: bool, const SOFTMAX: bool, const KEYS: usize>(
     simd: S,
-    (job, first): (&Scores<'_>, usize),
+    (args, first): (&Scores<'_>, usize),
     rows: &[RowSlot; KEYS],
     out: &mut [f32],
     max: &mut L::Vector,
 ) {
-    let mut from = [job.stream.as_ptr(); KEYS];
+    let mut from = [args.packed.as_ptr(); KEYS];
     for (from, row) in from.iter_mut().zip(rows) {
-        let start = (job.starts[usize::from(row.line)] as usize + usize::from(row.column)) * job.pitch;
-        assert!(start + job.words <= job.stream.len());
+        let start = (args.starts[usize::from(row.line)] as usize + usize::from(row.column)) * args.pitch;
+        assert!(start + args.words <= args.packed.len());
         *from = from.wrapping_add(start);
     }
     let mut acc = [L::splat(simd, 0.0); KEYS];
-    let mut lanes = job.lanes[first..].as_ptr();
-    for d in 0..job.words {
+    let mut lanes = args.lanes[first..].as_ptr();
+    for d in 0..args.words {
         // SAFETY: the kernel checked that there are `words` vectors over two groups; d < words, and `first` is 0 or,
         // for one group, the length of one.
         let q = unsafe { L::load_at(simd, lanes) };
@@ -226,7 +228,7 @@ fn tile<S: Simd, L: Lanes<S>, const PAIRS: bool, const SOFTMAX: bool, const KEYS
             *acc = if PAIRS { L::dot(simd, *acc, q, k) } else { L::fma(simd, q, k, *acc) };
         }
     }
-    let (scale, lowest) = (L::splat(simd, job.scale), L::splat(simd, f32::NEG_INFINITY));
+    let (scale, lowest) = (L::splat(simd, args.scale), L::splat(simd, f32::NEG_INFINITY));
     for (acc, row) in acc.iter().zip(rows) {
         let mut score = L::mul(simd, *acc, scale);
         if SOFTMAX {

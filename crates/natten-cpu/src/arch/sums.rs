@@ -1,5 +1,5 @@
-//! Weighted sums: weights of lanes times rows of values, generic over the instruction set. Accumulators
-//! `LANES x COLUMNS` stay in registers over all the rows that up to four neighbouring lanes see:
+//! The micro-kernel of weighted sums: weights of lanes times rows of values, generic over the instruction set. A register
+//! block is `LANES x COLUMNS` accumulators, which stay in registers over all the rows that up to four neighbours see:
 //!
 //! ```text
 //! for line, for run in runs, for row of the run:
@@ -17,7 +17,7 @@ use super::{Kernel, Simd};
 /// Rows of a line that some of up to four neighbouring lanes see in common.
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
-    /// First row, from the piece's first column.
+    /// First row, from the tile's first column.
     pub first: usize,
     /// Rows.
     pub len: usize,
@@ -34,10 +34,10 @@ pub(crate) struct WeightedSum<'a> {
     /// Steps from one line to the next along both axes.
     pub weights_strides: [usize; 2],
     /// Where the rows are; consecutive ones are `width` apart.
-    pub stream: &'a [f32],
+    pub packed: &'a [f32],
     /// Index of the first column in a line.
     pub column: usize,
-    /// Lines of the stream, `lines_pitch` from one to the next along the first axis.
+    /// Lines of packed rows, `lines_pitch` from one to the next along the first axis.
     pub lines: &'a [u32],
     /// See `lines`.
     pub lines_pitch: usize,
@@ -56,7 +56,7 @@ pub(crate) struct WeightedSum<'a> {
     /// Index of the first lane's sum.
     pub sums_start: usize,
     /// Whether sums start at 0 rather than where they are.
-    pub fresh: bool,
+    pub overwrite: bool,
     /// With `PAIRS`: whether some row is not finite. A word at the edge of a window pairs a row that is seen with one
     /// that is not; the latter weighs 0, and 0 times NaN is not 0.
     pub has_non_finite: bool,
@@ -74,8 +74,8 @@ mod product {
 
 /// `sums[lane] += sum over rows of weight[row][lane] * row`
 #[inline(always)]
-pub(crate) fn weighted_sum<S: Simd, const PAIRS: bool>(simd: S, job: &WeightedSum<'_>, sums: &mut [f32]) {
-    simd.vectorize(SumKernel::<'_, '_, PAIRS>(job, sums));
+pub(crate) fn weighted_sum<S: Simd, const PAIRS: bool>(simd: S, args: &WeightedSum<'_>, sums: &mut [f32]) {
+    simd.vectorize(SumKernel::<'_, '_, PAIRS>(args, sums));
 }
 
 struct SumKernel<'a, 'j, const PAIRS: bool>(&'a WeightedSum<'j>, &'a mut [f32]);
@@ -84,36 +84,36 @@ impl<const PAIRS: bool> Kernel for SumKernel<'_, '_, PAIRS> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let SumKernel(job, sums) = self;
-        assert!(job.width.is_multiple_of(S::WIDE) && [1, 2, 4].contains(&job.queries));
-        assert!(job.sums_start + job.queries * job.width <= sums.len());
-        assert!(job.runs.iter().all(|run| run.lanes.end <= job.queries));
-        match (PAIRS, job.has_non_finite) {
-            (false, _) => by_columns::<S, { product::SINGLE }>(simd, job, sums),
-            (true, false) => by_columns::<S, { product::PAIRS }>(simd, job, sums),
-            (true, true) => by_columns::<S, { product::CHECKED_PAIRS }>(simd, job, sums),
+        let SumKernel(args, sums) = self;
+        assert!(args.width.is_multiple_of(S::WIDE) && [1, 2, 4].contains(&args.queries));
+        assert!(args.sums_start + args.queries * args.width <= sums.len());
+        assert!(args.runs.iter().all(|run| run.lanes.end <= args.queries));
+        match (PAIRS, args.has_non_finite) {
+            (false, _) => by_columns::<S, { product::SINGLE }>(simd, args, sums),
+            (true, false) => by_columns::<S, { product::PAIRS }>(simd, args, sums),
+            (true, true) => by_columns::<S, { product::CHECKED_PAIRS }>(simd, args, sums),
         }
     }
 }
 
 /// As many columns at once as registers allow: 16 accumulators of 32 registers, 8 of 16.
 #[inline(always)]
-fn by_columns<S: Simd, const PRODUCT: u8>(simd: S, job: &WeightedSum<'_>, sums: &mut [f32]) {
-    let most = if S::MANY_REGISTERS || job.queries <= 2 { 4 } else { 2 };
+fn by_columns<S: Simd, const PRODUCT: u8>(simd: S, args: &WeightedSum<'_>, sums: &mut [f32]) {
+    let most = if S::MANY_REGISTERS || args.queries <= 2 { 4 } else { 2 };
     let mut column = 0;
-    while column < job.width {
-        let vectors = ((job.width - column) / S::WIDE).min(most);
+    while column < args.width {
+        let vectors = ((args.width - column) / S::WIDE).min(most);
         let vectors = if vectors == 3 { 2 } else { vectors };
-        match (job.queries, vectors) {
-            (1, 1) => sum::<S, PRODUCT, 1, 1>(simd, job, column, sums),
-            (1, 2) => sum::<S, PRODUCT, 1, 2>(simd, job, column, sums),
-            (1, _) => sum::<S, PRODUCT, 1, 4>(simd, job, column, sums),
-            (2, 1) => sum::<S, PRODUCT, 2, 1>(simd, job, column, sums),
-            (2, 2) => sum::<S, PRODUCT, 2, 2>(simd, job, column, sums),
-            (2, _) => sum::<S, PRODUCT, 2, 4>(simd, job, column, sums),
-            (_, 1) => sum::<S, PRODUCT, 4, 1>(simd, job, column, sums),
-            (_, 2) => sum::<S, PRODUCT, 4, 2>(simd, job, column, sums),
-            (_, _) => sum::<S, PRODUCT, 4, 4>(simd, job, column, sums),
+        match (args.queries, vectors) {
+            (1, 1) => sum::<S, PRODUCT, 1, 1>(simd, args, column, sums),
+            (1, 2) => sum::<S, PRODUCT, 1, 2>(simd, args, column, sums),
+            (1, _) => sum::<S, PRODUCT, 1, 4>(simd, args, column, sums),
+            (2, 1) => sum::<S, PRODUCT, 2, 1>(simd, args, column, sums),
+            (2, 2) => sum::<S, PRODUCT, 2, 2>(simd, args, column, sums),
+            (2, _) => sum::<S, PRODUCT, 2, 4>(simd, args, column, sums),
+            (_, 1) => sum::<S, PRODUCT, 4, 1>(simd, args, column, sums),
+            (_, 2) => sum::<S, PRODUCT, 4, 2>(simd, args, column, sums),
+            (_, _) => sum::<S, PRODUCT, 4, 4>(simd, args, column, sums),
         }
         column += vectors * S::WIDE;
     }
@@ -123,45 +123,47 @@ fn by_columns<S: Simd, const PRODUCT: u8>(simd: S, job: &WeightedSum<'_>, sums: 
 #[inline(always)]
 fn sum<S: Simd, const PRODUCT: u8, const QUERIES: usize, const COLUMNS: usize>(
     simd: S,
-    job: &WeightedSum<'_>,
+    args: &WeightedSum<'_>,
     column: usize,
     sums: &mut [f32],
 ) {
-    let sums = &mut sums[job.sums_start + column..];
-    assert!((QUERIES - 1) * job.width + COLUMNS * S::WIDE <= sums.len());
+    let sums = &mut sums[args.sums_start + column..];
+    assert!((QUERIES - 1) * args.width + COLUMNS * S::WIDE <= sums.len());
     let sums = sums.as_mut_ptr();
     let mut acc = [[simd.splat_wide(0.0); COLUMNS]; QUERIES];
-    if !job.fresh {
+    if !args.overwrite {
         for (q, acc) in acc.iter_mut().enumerate() {
             for (c, acc) in acc.iter_mut().enumerate() {
                 // SAFETY: the sums of all lanes and columns were just checked.
-                *acc = unsafe { simd.load_wide(sums.add(q * job.width + c * S::WIDE)) };
+                *acc = unsafe { simd.load_wide(sums.add(q * args.width + c * S::WIDE)) };
             }
         }
     }
-    let end = job.runs.last().map_or(0, |run| run.first + run.len);
-    let staircase = staircase(job.runs);
-    let [step_x, step_y] = job.weights_strides;
-    if !job.x.is_empty() && !job.y.is_empty() {
-        let last = job.weights_start + (job.x.len() - 1) * step_x + (job.y.len() - 1) * step_y;
-        assert!(last + end * 2 * S::LANES <= job.weights.len() + 2 * S::LANES - QUERIES);
+    let end = args.runs.last().map_or(0, |run| run.first + run.len);
+    let sliding_windows = sliding_windows(args.runs);
+    let [step_x, step_y] = args.weights_strides;
+    if !args.x.is_empty() && !args.y.is_empty() {
+        let last = args.weights_start + (args.x.len() - 1) * step_x + (args.y.len() - 1) * step_y;
+        assert!(last + end * 2 * S::LANES <= args.weights.len() + 2 * S::LANES - QUERIES);
     }
-    let reach = end * job.width;
-    let mut weights_of_x = job.weights.as_ptr().wrapping_add(job.weights_start);
-    for x in job.x.clone() {
+    let reach = end * args.width;
+    let mut weights_of_x = args.weights.as_ptr().wrapping_add(args.weights_start);
+    for x in args.x.clone() {
         let mut weight = weights_of_x;
-        for &line in &job.lines[x * job.lines_pitch..][job.y.clone()] {
-            let start = line as usize * job.line_len + job.column;
-            assert!(start + reach <= job.stream.len());
-            let row = job.stream.as_ptr().wrapping_add(start + column);
-            let line = SumLine { simd, row, weight, width: job.width };
+        for &line in &args.lines[x * args.lines_pitch..][args.y.clone()] {
+            let start = line as usize * args.line_len + args.column;
+            assert!(start + reach <= args.packed.len());
+            let row = args.packed.as_ptr().wrapping_add(start + column);
+            let line = SumLine { simd, row, weight, width: args.width };
             weight = weight.wrapping_add(step_y);
             // SAFETY: runs ascend, so rows and weights up to `end` cover them; both were just checked. Columns are inside
             // `width`.
             unsafe {
-                match staircase {
-                    Some(stairs) if QUERIES == 4 => line.climb::<PRODUCT, QUERIES, COLUMNS>(stairs, &mut acc),
-                    _ => line.add_all::<PRODUCT, QUERIES, COLUMNS>(job.runs, &mut acc),
+                match sliding_windows {
+                    Some(windows) if QUERIES == 4 => {
+                        line.add_sliding::<PRODUCT, QUERIES, COLUMNS>(windows, &mut acc)
+                    }
+                    _ => line.add_all::<PRODUCT, QUERIES, COLUMNS>(args.runs, &mut acc),
                 }
             }
         }
@@ -170,42 +172,41 @@ fn sum<S: Simd, const PRODUCT: u8, const QUERIES: usize, const COLUMNS: usize>(
     for (q, acc) in acc.iter().enumerate() {
         for (c, acc) in acc.iter().enumerate() {
             // SAFETY: as where they were read.
-            unsafe { simd.store_wide(sums.add(q * job.width + c * S::WIDE), *acc) };
+            unsafe { simd.store_wide(sums.add(q * args.width + c * S::WIDE), *acc) };
         }
     }
 }
 
-/// The runs of four neighbours whose windows follow each other row by row: three that begin, what all four see, three
-/// that end.
+/// The runs of four neighbours whose windows slide by one row: three that begin, what all four see, three that end.
 #[derive(Clone, Copy)]
-struct Staircase {
+struct SlidingWindows {
     /// First row.
     first: usize,
     /// Rows that all four see.
     common: usize,
 }
 
-/// The runs as a staircase, if they are one.
+/// The runs as sliding windows, if they are such.
 #[inline(always)]
-fn staircase(runs: &[Run]) -> Option<Staircase> {
+fn sliding_windows(runs: &[Run]) -> Option<SlidingWindows> {
     let (start, end) = (runs.first()?, runs.last()?);
     let (first, rows) = (start.first, end.first + end.len - start.first);
     let common = rows.checked_sub(6)?;
     let lanes = [0..1, 0..2, 0..3, 0..4, 1..4, 2..4, 3..4];
     let lens = [1, 1, 1, common, 1, 1, 1];
     let mut runs = runs.iter();
-    let stairs = lanes
+    let slides = lanes
         .into_iter()
         .zip(lens)
         .filter(|&(_, len)| len > 0)
         .all(|(lanes, len)| runs.next().is_some_and(|run| run.lanes == lanes && run.len == len));
-    if !stairs || runs.next().is_some() {
+    if !slides || runs.next().is_some() {
         return None;
     }
-    Some(Staircase { first, common })
+    Some(SlidingWindows { first, common })
 }
 
-/// One line of the stream and its weights.
+/// One line of packed rows and its weights.
 struct SumLine<S> {
     simd: S,
     row: *const f32,
@@ -252,17 +253,17 @@ impl<S: Simd> SumLine<S> {
         lanes!(0 4, 0 1, 0 2, 0 3, 1 4, 2 4, 3 4, 1 2, 1 3, 2 3);
     }
 
-    /// Adds all runs of a staircase: no run is worth a branch of its own.
+    /// Adds all runs of sliding windows: no run is worth a branch of its own.
     ///
     /// # Safety
     /// As [`SumLine::add`] for each run.
     #[inline(always)]
-    unsafe fn climb<const PRODUCT: u8, const QUERIES: usize, const COLUMNS: usize>(
+    unsafe fn add_sliding<const PRODUCT: u8, const QUERIES: usize, const COLUMNS: usize>(
         &self,
-        stairs: Staircase,
+        windows: SlidingWindows,
         acc: &mut [[S::W; COLUMNS]; QUERIES],
     ) {
-        let mut at = stairs.first;
+        let mut at = windows.first;
         macro_rules! steps {
             ($($first:literal $last:literal $len:expr),*) => {
                 $(
@@ -273,7 +274,7 @@ impl<S: Simd> SumLine<S> {
                 let _ = at;
             };
         }
-        steps!(0 1 1, 0 2 1, 0 3 1, 0 4 stairs.common, 1 4 1, 2 4 1, 3 4 1);
+        steps!(0 1 1, 0 2 1, 0 3 1, 0 4 windows.common, 1 4 1, 2 4 1, 3 4 1);
     }
 
     /// # Safety

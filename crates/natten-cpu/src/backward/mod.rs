@@ -1,11 +1,11 @@
 //! The backward, deterministic: each gradient row is summed by one task in one order.
 //!
 //! ```text
-//! pass 1, lanes are queries, the stream is the keys they see:          d_query
-//! pass 2, lanes are keys, the stream is the queries that see them:     d_key, d_value
-//! pass 3, lanes are additional keys, the stream is all queries:        their d_key, d_value
+//! pass 1, lanes are queries, rows are the keys they see:             d_query
+//! pass 2, lanes are keys, rows are the queries that see them:        d_key, d_value
+//! pass 3, lanes are additional keys, rows are all queries:           their d_key, d_value
 //!
-//! for each chunk of lanes, for each box of the stream, for each pair of groups, for each piece:       tile.rs
+//! for each tile of lanes, for each row block, for each pair of groups, for each tile of scores:       tile.rs
 //!     scores   = scale * query . key             products = d_out . value
 //!     weights  = exp(scores - lse)               products = scale * weights * (products - delta)
 //!     d_query += products x keys    or    d_key += products x queries, d_value += weights x d_out
@@ -15,6 +15,7 @@
 //! atomics, no locks and no buffer of the problem's size. No mask is needed at all: weights of what a lane does not
 //! see are computed and never read.
 
+mod d_scores;
 mod tile;
 
 use std::ops::Range;
@@ -22,15 +23,14 @@ use std::ops::Range;
 use natten_core::{Element, Gradients, Inputs, Problem, Saved, TensorView, TensorViewMut, bf16, f16};
 
 use crate::Cpu;
+use crate::arch::Simd;
 use crate::arch::rows::SharedRows;
-use crate::arch::{Kernel, Simd, dispatch};
 use crate::blocking;
 use crate::isa::Isa;
 use crate::pack::{Line, Rows, Tokens};
-use crate::parallel::{Scratch, for_each_task};
-use crate::schedule::{ADDITIONAL_TILE, Place, Schedule};
+use crate::parallel::run_tasks;
+use crate::schedule::Schedule;
 use crate::softmax::LOG2_E;
-use crate::tasks::plain_tile;
 
 /// What all passes read.
 struct Operands<'a, E> {
@@ -87,10 +87,7 @@ fn backward<E: Element>(
         d_lse: saved.d_lse.as_ref().map(Rows::of_scalars),
     };
     let run = |pass: Pass<'_, E>| {
-        let count = pass.len(problem);
-        for_each_task(cpu.pool(), count, problem.useful_flops(), |index, scratch| {
-            dispatch(isa, Task { operands: &operands, pass: &pass, index, scratch });
-        });
+        run_tasks(cpu, isa, problem.useful_flops(), &PassTasks { operands: &operands, pass });
     };
     let d_query = SharedRows::of_rows(gradients.query);
     run(Pass::Queries { schedule: Schedule::new(cpu, isa, problem, blocking::Pass::Queries), d_query });
@@ -109,59 +106,10 @@ enum Pass<'a, E> {
     Additional { d_key: SharedRows<'a, E>, d_value: SharedRows<'a, E> },
 }
 
-impl<E: Element> Pass<'_, E> {
-    fn len(&self, problem: &Problem) -> usize {
-        match self {
-            Pass::Queries { schedule, .. } | Pass::Keys { schedule, .. } => schedule.len(),
-            Pass::Additional { .. } => {
-                problem.batch() * problem.heads_kv() * problem.additional_keys().div_ceil(ADDITIONAL_TILE)
-            }
-        }
-    }
-}
-
-/// One task of a pass.
-struct Task<'a, 'c, E> {
+/// The tasks of a pass.
+struct PassTasks<'a, 'c, E> {
     operands: &'a Operands<'c, E>,
-    pass: &'a Pass<'c, E>,
-    index: usize,
-    scratch: &'a mut Scratch,
-}
-
-impl<E: Element> Kernel for Task<'_, '_, E> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let Task { operands, pass, index, scratch } = self;
-        match pass {
-            Pass::Queries { schedule, d_query } => {
-                tile::queries(simd, operands, schedule, index, d_query, scratch);
-            }
-            Pass::Keys { schedule, d_key, d_value } => {
-                tile::keys(simd, operands, schedule, index, [d_key, d_value], scratch);
-            }
-            Pass::Additional { d_key, d_value } => {
-                let Some([keys, values]) = &operands.additional else { return };
-                let place = additional_place(operands.problem, index);
-                tile::additional(simd, operands, [keys, values], &place, [d_key, d_value], scratch);
-            }
-        }
-    }
-}
-
-/// The tile of additional keys number `index`.
-fn additional_place(problem: &Problem, index: usize) -> Place {
-    let tiles = problem.additional_keys().div_ceil(ADDITIONAL_TILE);
-    let (rest, tile) = (index / tiles, index % tiles);
-    let (batch, head_kv) = (rest / problem.heads_kv(), rest % problem.heads_kv());
-    let first = tile * ADDITIONAL_TILE;
-    let per_kv = problem.heads_per_kv();
-    Place {
-        tile: plain_tile(first..(first + ADDITIONAL_TILE).min(problem.additional_keys())),
-        batch,
-        head_kv,
-        heads: head_kv * per_kv..(head_kv + 1) * per_kv,
-    }
+    pass: Pass<'a, E>,
 }
 
 impl<'a, E: Element> Operands<'a, E> {

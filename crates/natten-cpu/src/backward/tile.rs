@@ -1,27 +1,75 @@
-//! One tile of a backward pass, walked in chunks like the forward's.
+//! One task of a backward pass, walked tile by tile like the forward's.
 
 use natten_core::{Element, Problem};
 
-use super::Operands;
+use super::d_scores::{RowScalars, d_scores};
+use super::{Operands, Pass, PassTasks};
 use crate::arch::rows::SharedRows;
 use crate::arch::{Kernel, Simd};
+use crate::boxes::{Box3, Boxes, cut, plain_box};
 use crate::groups::{Groups, pairs};
 use crate::pack::{Rows, Tokens, pack_lanes};
-use crate::packed::Form;
-use crate::parallel::Scratch;
-use crate::schedule::{Place, Schedule, lane_tokens, plain_tokens, stream_tokens};
-use crate::softmax::{LOG2_E, exp2};
-use crate::strips::{Meeting, ScoreOperands, StripShape, SumOperands};
-use crate::tasks::{Box3, Boxes, cut};
-use crate::upcoming::Upcoming;
+use crate::packed::RowFormat;
+use crate::parallel::{Scratch, Tasks};
+use crate::prefetch::Prefetcher;
+use crate::schedule::{Schedule, Task, lane_tokens, plain_tokens, row_tokens};
+use crate::score_block::ScoreBlock;
+use crate::score_tile::{ScoreOperands, SumOperands};
+use crate::softmax::LOG2_E;
 
-/// Positions of the stream that are packed at once where a task does not walk and has no schedule.
-const BOX: usize = 512;
+impl<E: Element> Tasks for PassTasks<'_, '_, E> {
+    fn count(&self) -> usize {
+        match &self.pass {
+            Pass::Queries { schedule, .. } | Pass::Keys { schedule, .. } => schedule.len(),
+            Pass::Additional { .. } => {
+                let problem = self.operands.problem;
+                problem.batch() * problem.heads_kv() * problem.additional_keys().div_ceil(ADDITIONAL_TILE)
+            }
+        }
+    }
 
-/// Pass 1 for one tile: gradients of queries. One head after the other: packing keys again is cheap beside the three
+    #[inline(always)]
+    fn run<S: Simd>(&self, simd: S, index: usize, scratch: &mut Scratch) {
+        let operands = self.operands;
+        match &self.pass {
+            Pass::Queries { schedule, d_query } => queries(simd, operands, schedule, index, d_query, scratch),
+            Pass::Keys { schedule, d_key, d_value } => {
+                keys(simd, operands, schedule, index, [d_key, d_value], scratch);
+            }
+            Pass::Additional { d_key, d_value } => {
+                let Some([keys, values]) = &operands.additional else { return };
+                let task = additional_task(operands.problem, index);
+                additional(simd, operands, [keys, values], &task, [d_key, d_value], scratch);
+            }
+        }
+    }
+}
+
+/// Task number `index` of the pass over additional keys.
+fn additional_task(problem: &Problem, index: usize) -> Task {
+    let tiles = problem.additional_keys().div_ceil(ADDITIONAL_TILE);
+    let (rest, tile) = (index / tiles, index % tiles);
+    let (batch, head_kv) = (rest / problem.heads_kv(), rest % problem.heads_kv());
+    let first = tile * ADDITIONAL_TILE;
+    let per_kv = problem.heads_per_kv();
+    Task {
+        lanes: plain_box(first..(first + ADDITIONAL_TILE).min(problem.additional_keys())),
+        batch,
+        head_kv,
+        heads: head_kv * per_kv..(head_kv + 1) * per_kv,
+    }
+}
+
+/// Additional keys in a task of the pass over them.
+const ADDITIONAL_TILE: usize = 32;
+
+/// Rows that are packed at once where a task does not walk and has no schedule.
+const ROW_BLOCK: usize = 512;
+
+/// Pass 1 for one task: gradients of queries. One head after the other: packing keys again is cheap beside the three
 /// products that use them.
 #[inline(always)]
-pub(super) fn queries<S: Simd, E: Element>(
+fn queries<S: Simd, E: Element>(
     simd: S,
     operands: &Operands<'_, E>,
     schedule: &Schedule<'_>,
@@ -30,8 +78,8 @@ pub(super) fn queries<S: Simd, E: Element>(
     scratch: &mut Scratch,
 ) {
     let shape = Shape::new::<S>(operands.problem);
-    let whole = schedule.place(index);
-    let upcoming = Upcoming {
+    let whole = schedule.task(index);
+    let prefetcher = Prefetcher {
         schedule,
         rows: &[&operands.key, &operands.value],
         lanes: &[&operands.query, &operands.d_out, &operands.out],
@@ -39,41 +87,41 @@ pub(super) fn queries<S: Simd, E: Element>(
         index,
     };
     for head in whole.heads.clone() {
-        let place = Place { heads: head..head + 1, tile: whole.tile.clone(), ..whole };
-        schedule.begin(&place, scratch);
-        let mut chunks = place.chunks(&schedule.blocking).peekable();
-        while let Some(tile) = chunks.next() {
-            schedule.look(&tile, scratch);
+        let task = Task { heads: head..head + 1, lanes: whole.lanes.clone(), ..whole };
+        schedule.begin_task(&task, scratch);
+        let mut tiles = task.tiles(&schedule.blocking).peekable();
+        while let Some(tile) = tiles.next() {
+            schedule.begin_tile(&tile, scratch);
             let groups = Groups::new(schedule.blocking.group, tile.each_ref().map(|axis| axis.lanes.len()));
-            let lanes = lane_tokens(&tile, place.batch, head);
-            let part = Part::<true> { shape: &shape, groups: &groups };
-            part.begin(simd, [&operands.query, &operands.d_out], &lanes, scratch);
-            part.pack_lane_scalars(simd, operands, &lanes, scratch);
-            let tokens = stream_tokens(&tile, place.batch, place.head_kv);
+            let lanes = lane_tokens(&tile, task.batch, head);
+            let state = TileState::<true> { shape: &shape, groups: &groups };
+            state.begin(simd, [&operands.query, &operands.d_out], &lanes, scratch);
+            state.pack_lane_scalars(simd, operands, &lanes, scratch);
+            let tokens = row_tokens(&tile, task.batch, task.head_kv);
             let rows = [&operands.key, &operands.value];
-            let boxes = schedule.boxes(&scratch.spans.all());
-            part.take(simd, operands, (rows, &tokens), boxes, scratch, |next, scratch| {
-                upcoming.announce(&place, &tile, (next, chunks.peek()), scratch);
+            let row_blocks = schedule.row_blocks(&scratch.windows.all());
+            state.accumulate(simd, operands, (rows, &tokens), row_blocks, scratch, |next, scratch| {
+                prefetcher.queue_next(&task, &tile, (next, tiles.peek()), scratch);
             });
             if let Some([keys, values]) = &operands.additional {
                 let all = [0..1, 0..1, 0..operands.problem.additional_keys()];
-                let tokens = plain_tokens(place.batch, place.head_kv);
-                scratch.spans.everything(&tile, &all);
-                // Additional keys have a ring of their own, kept from chunk to chunk.
-                std::mem::swap(&mut scratch.stream, &mut scratch.additional);
-                let boxes = cut(&all, schedule.blocking.stream, BOX);
-                part.take(simd, operands, ([keys, values], &tokens), boxes, scratch, |_, _| {});
-                std::mem::swap(&mut scratch.stream, &mut scratch.additional);
-                scratch.spans.of_tile(&tile);
+                let tokens = plain_tokens(task.batch, task.head_kv);
+                scratch.windows.set_all(&tile, &all);
+                // Additional keys have a ring of their own, kept from tile to tile.
+                std::mem::swap(&mut scratch.packed, &mut scratch.packed_additional);
+                let row_blocks = cut(&all, schedule.blocking.row_block, ROW_BLOCK);
+                state.accumulate(simd, operands, ([keys, values], &tokens), row_blocks, scratch, |_, _| {});
+                std::mem::swap(&mut scratch.packed, &mut scratch.packed_additional);
+                scratch.windows.read_tile(&tile);
             }
-            part.store(simd, 0, &lanes, d_query, scratch);
+            state.store(simd, 0, &lanes, d_query, scratch);
         }
     }
 }
 
-/// Pass 2 for one tile: gradients of keys and values.
+/// Pass 2 for one task: gradients of keys and values.
 #[inline(always)]
-pub(super) fn keys<S: Simd, E: Element>(
+fn keys<S: Simd, E: Element>(
     simd: S,
     operands: &Operands<'_, E>,
     schedule: &Schedule<'_>,
@@ -82,66 +130,73 @@ pub(super) fn keys<S: Simd, E: Element>(
     scratch: &mut Scratch,
 ) {
     let shape = Shape::new::<S>(operands.problem);
-    let place = schedule.place(index);
-    let upcoming = Upcoming {
+    let task = schedule.task(index);
+    let prefetcher = Prefetcher {
         schedule,
         rows: &[&operands.query, &operands.d_out, &operands.out],
         lanes: &[&operands.key, &operands.value],
         written: &gradients,
         index,
     };
-    schedule.begin(&place, scratch);
-    let mut chunks = place.chunks(&schedule.blocking).peekable();
-    while let Some(tile) = chunks.next() {
-        schedule.look(&tile, scratch);
+    schedule.begin_task(&task, scratch);
+    let mut tiles = task.tiles(&schedule.blocking).peekable();
+    while let Some(tile) = tiles.next() {
+        schedule.begin_tile(&tile, scratch);
         let groups = Groups::new(schedule.blocking.group, tile.each_ref().map(|axis| axis.lanes.len()));
-        let lanes = lane_tokens(&tile, place.batch, place.head_kv);
-        let part = Part::<false> { shape: &shape, groups: &groups };
-        part.begin(simd, [&operands.key, &operands.value], &lanes, scratch);
-        for head in place.heads.clone() {
-            if place.heads.len() > 1 {
-                scratch.stream.begin([0; 2]);
+        let lanes = lane_tokens(&tile, task.batch, task.head_kv);
+        let state = TileState::<false> { shape: &shape, groups: &groups };
+        state.begin(simd, [&operands.key, &operands.value], &lanes, scratch);
+        for head in task.heads.clone() {
+            if task.heads.len() > 1 {
+                scratch.packed.reset([0; 2]);
             }
-            let tokens = stream_tokens(&tile, place.batch, head);
+            let tokens = row_tokens(&tile, task.batch, head);
             let rows = [&operands.query, &operands.d_out];
-            let boxes = schedule.boxes(&scratch.spans.all());
-            part.take(simd, operands, (rows, &tokens), boxes, scratch, |next, scratch| {
-                // With several heads the next box is as often another head's: fetched as it is packed.
-                if place.heads.len() == 1 {
-                    upcoming.announce(&place, &tile, (next, chunks.peek()), scratch);
+            let row_blocks = schedule.row_blocks(&scratch.windows.all());
+            state.accumulate(simd, operands, (rows, &tokens), row_blocks, scratch, |next, scratch| {
+                // With several heads the next row block is as often another head's: fetched as it is packed.
+                if task.heads.len() == 1 {
+                    prefetcher.queue_next(&task, &tile, (next, tiles.peek()), scratch);
                 }
             });
         }
-        part.store(simd, 0, &lanes, gradients[0], scratch);
-        part.store(simd, 1, &lanes, gradients[1], scratch);
+        state.store(simd, 0, &lanes, gradients[0], scratch);
+        state.store(simd, 1, &lanes, gradients[1], scratch);
     }
 }
 
-/// Pass 3 for one tile: gradients of additional keys and values, which all queries see.
+/// Pass 3 for one task: gradients of additional keys and values, which all queries see.
 #[inline(always)]
-pub(super) fn additional<S: Simd, E: Element>(
+fn additional<S: Simd, E: Element>(
     simd: S,
     operands: &Operands<'_, E>,
     rows: [&Rows<'_, E>; 2],
-    place: &Place,
+    task: &Task,
     gradients: [&SharedRows<'_, E>; 2],
     scratch: &mut Scratch,
 ) {
     let shape = Shape::new::<S>(operands.problem);
-    let groups = Groups::new([1, 1, S::LANES], place.tile.each_ref().map(|axis| axis.lanes.len()));
-    let lanes = lane_tokens(&place.tile, place.batch, place.head_kv);
-    let part = Part::<false> { shape: &shape, groups: &groups };
-    part.begin(simd, rows, &lanes, scratch);
+    let groups = Groups::new([1, 1, S::LANES], task.lanes.each_ref().map(|axis| axis.lanes.len()));
+    let lanes = lane_tokens(&task.lanes, task.batch, task.head_kv);
+    let state = TileState::<false> { shape: &shape, groups: &groups };
+    state.begin(simd, rows, &lanes, scratch);
     let all = operands.problem.axes().each_ref().map(|axis| 0..axis.query_extent);
-    scratch.spans.everything(&place.tile, &all);
-    for head in place.heads.clone() {
-        scratch.stream.begin([0; 2]);
-        let tokens = plain_tokens(place.batch, head);
+    scratch.windows.set_all(&task.lanes, &all);
+    for head in task.heads.clone() {
+        scratch.packed.reset([0; 2]);
+        let tokens = plain_tokens(task.batch, head);
         let rows = [&operands.query, &operands.d_out];
-        part.take(simd, operands, (rows, &tokens), cut(&all, BOX, BOX), scratch, |_, _| {});
+        state.accumulate(
+            simd,
+            operands,
+            (rows, &tokens),
+            cut(&all, ROW_BLOCK, ROW_BLOCK),
+            scratch,
+            |_, _| {},
+        );
     }
-    part.store(simd, 0, &lanes, gradients[0], scratch);
-    part.store(simd, 1, &lanes, gradients[1], scratch);
+    state.store(simd, 0, &lanes, gradients[0], scratch);
+    state.store(simd, 1, &lanes, gradients[1], scratch);
 }
 
 /// Components of the two kinds of rows, query and key first, value and output second.
@@ -160,13 +215,13 @@ impl Shape {
     }
 }
 
-/// A chunk on its way through the stream: lanes are queries, or else keys.
-struct Part<'a, const OF_QUERIES: bool> {
+/// A tile on its way through the rows: its lanes are queries, or else keys.
+struct TileState<'a, const OF_QUERIES: bool> {
     shape: &'a Shape,
     groups: &'a Groups,
 }
 
-impl<const OF_QUERIES: bool> Part<'_, OF_QUERIES> {
+impl<const OF_QUERIES: bool> TileState<'_, OF_QUERIES> {
     /// Packs both operands of the lanes and clears the sums.
     #[inline(always)]
     fn begin<S: Simd, E: Element>(
@@ -208,9 +263,9 @@ impl<const OF_QUERIES: bool> Part<'_, OF_QUERIES> {
         }
     }
 
-    /// Packs those of the stream's missing rows.
+    /// Packs those of the missing rows.
     #[inline(always)]
-    fn pack_stream_scalars<S: Simd, E: Element>(
+    fn pack_row_scalars<S: Simd, E: Element>(
         &self,
         simd: S,
         operands: &Operands<'_, E>,
@@ -221,7 +276,7 @@ impl<const OF_QUERIES: bool> Part<'_, OF_QUERIES> {
         for x in missing[0].clone() {
             for y in missing[1].clone() {
                 let line = operands.scalar_line(tokens, [x, y], &missing[2]);
-                let [lse, delta] = scratch.stream.scalar_line([x, y]);
+                let [lse, delta] = scratch.packed.scalar_line([x, y]);
                 for (i, (lse, delta)) in lse.iter_mut().zip(delta).enumerate() {
                     (*lse, *delta) = line.scalars(simd, i);
                 }
@@ -229,29 +284,35 @@ impl<const OF_QUERIES: bool> Part<'_, OF_QUERIES> {
         }
     }
 
-    /// Packs each box of the stream and takes it in. `announce` hears of the box after it.
+    /// Packs each row block and accumulates it. `prefetch` hears of the block after it.
     #[inline(always)]
-    fn take<S: Simd, E: Element>(
+    fn accumulate<S: Simd, E: Element>(
         &self,
         simd: S,
         operands: &Operands<'_, E>,
         (rows, tokens): ([&Rows<'_, E>; 2], &Tokens),
-        boxes: Boxes,
+        row_blocks: Boxes,
         scratch: &mut Scratch,
-        mut announce: impl FnMut(Option<&Box3>, &mut Scratch),
+        mut prefetch: impl FnMut(Option<&Box3>, &mut Scratch),
     ) {
-        let mut boxes = boxes.peekable();
-        while let Some(stream) = boxes.next() {
-            let missing = scratch.stream.advance(&stream);
+        let mut row_blocks = row_blocks.peekable();
+        while let Some(row_block) = row_blocks.next() {
+            let missing = scratch.packed.advance(&row_block);
             for (i, rows) in rows.into_iter().enumerate() {
-                scratch.stream.pack(simd, i, Form::Single(self.shape.widths[i]), (rows, tokens), &missing);
+                scratch.packed.pack(
+                    simd,
+                    i,
+                    RowFormat::Single(self.shape.widths[i]),
+                    (rows, tokens),
+                    &missing,
+                );
             }
             if !OF_QUERIES {
-                self.pack_stream_scalars(simd, operands, tokens, &missing, scratch);
+                self.pack_row_scalars(simd, operands, tokens, &missing, scratch);
             }
-            scratch.ahead.clear();
-            announce(boxes.peek(), scratch);
-            simd.vectorize(Take { part: self, scratch });
+            scratch.prefetch.clear();
+            prefetch(row_blocks.peek(), scratch);
+            simd.vectorize(AccumulateRows { state: self, scratch });
         }
     }
 
@@ -278,115 +339,67 @@ impl<const OF_QUERIES: bool> Part<'_, OF_QUERIES> {
     }
 }
 
-/// Takes the packed box into the sums of all groups, as a function of its own.
-struct Take<'a, 's, const OF_QUERIES: bool> {
-    part: &'a Part<'s, OF_QUERIES>,
+/// Accumulates the packed row block into the sums of all groups, as a function of its own.
+struct AccumulateRows<'a, 's, const OF_QUERIES: bool> {
+    state: &'a TileState<'s, OF_QUERIES>,
     scratch: &'a mut Scratch,
 }
 
-impl<const OF_QUERIES: bool> Kernel for Take<'_, '_, OF_QUERIES> {
+impl<const OF_QUERIES: bool> Kernel for AccumulateRows<'_, '_, OF_QUERIES> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Take { part, scratch } = self;
-        let Scratch { lanes, stream, strips, sightings, ahead, sums, lane_scalars, spans, .. } = scratch;
-        let (stream, spans) = (&*stream, &*spans);
-        for pair in pairs(part.groups) {
-            let Some(meeting) = Meeting::new(spans, part.groups, pair, stream) else { continue };
-            for piece in meeting.pieces() {
-                let sighting = &sightings.look(&meeting, &piece, 1);
-                let strip = sighting.strip_len::<S>();
+        let AccumulateRows { state, scratch } = self;
+        let Scratch { lanes, packed, score_tiles, tile_masks, prefetch, sums, lane_scalars, windows, .. } =
+            scratch;
+        let (packed, windows) = (&*packed, &*windows);
+        for pair in pairs(state.groups) {
+            let Some(block) = ScoreBlock::new(windows, state.groups, pair, packed) else { continue };
+            for tile in block.score_tiles() {
+                let mask = &tile_masks.mask(&block, &tile, 1);
+                let len = mask.scores_len::<S>();
                 let mut maxima = [0.0; 64];
-                for (i, scale) in [part.shape.scale * LOG2_E, 1.0].into_iter().enumerate() {
+                for (i, scale) in [state.shape.scale * LOG2_E, 1.0].into_iter().enumerate() {
                     let operands = ScoreOperands {
                         lanes: lanes[i].get(),
-                        words: part.shape.dims[i],
-                        stream: stream.operands[i].get(),
-                        pitch: part.shape.widths[i],
+                        words: state.shape.dims[i],
+                        packed: packed.operands[i].get(),
+                        pitch: state.shape.widths[i],
                         scale,
                     };
-                    let results = (strips[i].reserve(strip), &mut maxima[..]);
-                    meeting.scores::<S, false, false>(simd, &operands, sighting, ahead, results);
+                    let results = (score_tiles[i].reserve(len), &mut maxima[..]);
+                    block.scores::<S, false, false>(simd, &operands, mask, prefetch, results);
                 }
                 for g in 0..pair.count {
-                    let shape = sighting.shape(g);
+                    let shape = mask.shape(g);
                     if shape.columns == 0 {
                         continue;
                     }
                     let group = pair.first + g;
-                    let [scores, products] = strips.each_mut().map(|strip| strip.get_mut());
+                    let [scores, products] = score_tiles.each_mut().map(|tile| tile.get_mut());
                     let at = group * S::LANES;
-                    let [lse, delta] = lane_scalars.each_ref().map(|numbers| numbers.get());
-                    let numbers = match OF_QUERIES {
-                        true => Numbers::OfLanes(simd.load(&lse[at..]), simd.load(&delta[at..])),
-                        false => Numbers::OfRows(&meeting, piece.clone()),
+                    let [lse, delta] = lane_scalars.each_ref().map(|scalars| scalars.get());
+                    let scalars = match OF_QUERIES {
+                        true => RowScalars::OfLanes(simd.load(&lse[at..]), simd.load(&delta[at..])),
+                        false => RowScalars::OfRows(&block, tile.clone()),
                     };
-                    weigh(simd, (scores, products), (g, &shape), &numbers, part.shape.scale);
+                    d_scores(simd, (scores, products), (g, &shape), &scalars, state.shape.scale);
                     for which in if OF_QUERIES { 0..1 } else { 0..2 } {
-                        let width = part.shape.widths[which];
+                        let width = state.shape.widths[which];
                         let sums = &mut sums[which].get_mut()[at * width..(at + S::LANES) * width];
-                        let weights = if which == 0 { &products[..strip] } else { &scores[..strip] };
-                        let rows = stream.operands[which].get();
-                        let operands =
-                            SumOperands { weights, stream: rows, width, fresh: false, has_non_finite: false };
-                        meeting.weighted_sums::<S, false>(simd, (g, sighting), &operands, sums);
+                        let weights = if which == 0 { &products[..len] } else { &scores[..len] };
+                        let rows = packed.operands[which].get();
+                        let operands = SumOperands {
+                            weights,
+                            packed: rows,
+                            width,
+                            overwrite: false,
+                            has_non_finite: false,
+                        };
+                        block.weighted_sums::<S, false>(simd, (g, mask), &operands, sums);
                     }
                 }
             }
         }
     }
-}
-
-/// Where the log-sum-exp and delta of a score come from: its lane, or its row of a piece of the stream.
-enum Numbers<'a, V> {
-    OfLanes(V, V),
-    OfRows(&'a Meeting<'a>, Box3),
-}
-
-/// Turns scores of group `g` into weights, and products into gradients of the unscaled scores.
-#[inline(always)]
-fn weigh<S: Simd>(
-    simd: S,
-    (scores, products): (&mut [f32], &mut [f32]),
-    (g, shape): (usize, &StripShape),
-    numbers: &Numbers<'_, S::V>,
-    scale: f32,
-) {
-    let scale = simd.splat(scale);
-    for x in 0..shape.x {
-        for y in 0..shape.y {
-            let start = ((x * shape.y + y) * shape.pitch + shape.first) * 2 * S::LANES;
-            let range = start..start + shape.columns * 2 * S::LANES;
-            let scores = scores[range.clone()].chunks_exact_mut(2 * S::LANES);
-            let slots = scores.zip(products[range].chunks_exact_mut(2 * S::LANES));
-            match numbers {
-                Numbers::OfLanes(lse, delta) => {
-                    for (score, product) in slots {
-                        let (score, product) = (&mut score[g * S::LANES..], &mut product[g * S::LANES..]);
-                        weigh_slot(simd, score, product, [*lse, *delta, scale]);
-                    }
-                }
-                Numbers::OfRows(meeting, piece) => {
-                    let [lse, delta] = meeting.stream.scalars.each_ref().map(|numbers| numbers.get());
-                    let columns = &meeting.stream.extents[2];
-                    let line = meeting.line(piece[0].start + x, piece[1].start + y);
-                    let at = line * columns.len() + (piece[2].start - columns.start) + shape.first;
-                    let of_rows = lse[at..][..shape.columns].iter().zip(&delta[at..][..shape.columns]);
-                    for ((score, product), (&lse, &delta)) in slots.zip(of_rows) {
-                        let (score, product) = (&mut score[g * S::LANES..], &mut product[g * S::LANES..]);
-                        weigh_slot(simd, score, product, [simd.splat(lse), simd.splat(delta), scale]);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// One slot of [`weigh`]. No closure: closures do not inherit the instructions of the function around them.
-#[inline(always)]
-fn weigh_slot<S: Simd>(simd: S, score: &mut [f32], product: &mut [f32], [lse, delta, scale]: [S::V; 3]) {
-    let weight = exp2(simd, simd.sub(simd.load(score), lse));
-    let gradient = simd.mul(simd.mul(weight, scale), simd.sub(simd.load(product), delta));
-    simd.store(score, weight);
-    simd.store(product, gradient);
 }

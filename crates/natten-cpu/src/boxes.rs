@@ -1,5 +1,5 @@
-//! How a problem is cut into tasks: boxes of lanes (queries in a forward, keys in the second half of a backward)
-//! and the boxes of the stream (the other side) that they see.
+//! Boxes of positions, and how a problem is cut into them: boxes of lanes (queries in a forward, keys in the second half
+//! of a backward) and the boxes of rows (the other side) that they see.
 
 use std::ops::Range;
 
@@ -14,20 +14,20 @@ pub(crate) fn volume(extents: &Box3) -> usize {
     extents.iter().map(ExactSizeIterator::len).product()
 }
 
-/// What a pass walks along one axis of one residue.
+/// The windows of one axis of one residue: what a lane sees along it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sight {
+pub(crate) struct AxisWindow {
     residue: Residue,
-    /// Lanes are keys, and the stream is the queries that see them.
+    /// Lanes are keys, and rows are the queries that see them.
     inverse: bool,
 }
 
-impl Sight {
+impl AxisWindow {
     fn lane_len(&self) -> usize {
         if self.inverse { self.residue.key_len } else { self.residue.query_len }
     }
 
-    /// What a lane meets in the stream; may be empty.
+    /// The rows that a lane sees; may be empty.
     #[inline]
     pub(crate) fn of(&self, lane: usize) -> Range<usize> {
         let range = match self.inverse {
@@ -38,45 +38,45 @@ impl Sight {
     }
 }
 
-/// A task's part of one axis.
+/// A box of lanes along one axis.
 #[derive(Clone, Debug)]
-pub(crate) struct AxisTile {
-    /// What lanes see.
-    pub sight: Sight,
+pub(crate) struct AxisLanes {
+    /// Their windows.
+    pub window: AxisWindow,
     /// Positions of the lanes.
     pub lanes: Range<usize>,
     /// First token of the residue, for lanes.
     pub lane_token: usize,
-    /// First token of the residue, for the stream.
-    pub stream_token: usize,
+    /// First token of the residue, for rows.
+    pub row_token: usize,
     /// Tokens from one position to the next.
     pub dilation: usize,
 }
 
-impl AxisTile {
+impl AxisLanes {
     /// What some of its lanes sees.
     #[inline(always)]
     pub(crate) fn seen(&self) -> Range<usize> {
-        self.sight.of(self.lanes.start).start..self.sight.of(self.lanes.end - 1).end
+        self.window.of(self.lanes.start).start..self.window.of(self.lanes.end - 1).end
     }
 }
 
 /// One box of lanes.
-pub(crate) type TileBox = [AxisTile; 3];
+pub(crate) type LaneBox = [AxisLanes; 3];
 
 /// A box of lanes along the last axis alone, for lanes without windows.
-pub(crate) fn plain_tile(lanes: Range<usize>) -> TileBox {
-    [0..1, 0..1, lanes].map(|lanes| AxisTile {
-        sight: Sight { residue: Axis::UNIT.residue(0), inverse: false },
+pub(crate) fn plain_box(lanes: Range<usize>) -> LaneBox {
+    [0..1, 0..1, lanes].map(|lanes| AxisLanes {
+        window: AxisWindow { residue: Axis::UNIT.residue(0), inverse: false },
         lanes,
         lane_token: 0,
-        stream_token: 0,
+        row_token: 0,
         dilation: 1,
     })
 }
 
-/// All boxes of lanes of a problem, found by number so that no list of them is kept.
-pub(crate) struct Tiles {
+/// The lanes of each task of a problem, found by number so that no list of them is kept.
+pub(crate) struct TaskBoxes {
     sequences: Vec<Sequence>,
     count: usize,
 }
@@ -102,7 +102,7 @@ fn locate(axis: &Axis, inverse: bool, counts: [usize; 2], index: usize) -> (usiz
     }
 }
 
-impl Tiles {
+impl TaskBoxes {
     /// Cuts the queries (or the keys, if `inverse`) of every residue of every sequence into boxes of at most
     /// `tile` positions.
     pub(crate) fn new(problem: &Problem, tile: [usize; 3], inverse: bool) -> Self {
@@ -124,7 +124,7 @@ impl Tiles {
             }
             count += total;
         }
-        Tiles { sequences, count }
+        TaskBoxes { sequences, count }
     }
 
     /// How many there are.
@@ -133,7 +133,7 @@ impl Tiles {
     }
 
     /// Box number `index`.
-    pub(crate) fn get(&self, index: usize, tile: [usize; 3], inverse: bool) -> TileBox {
+    pub(crate) fn get(&self, index: usize, tile: [usize; 3], inverse: bool) -> LaneBox {
         let after = self.sequences.partition_point(|sequence| sequence.first <= index);
         let sequence = &self.sequences[after - 1];
         let mut rest = index - sequence.first;
@@ -145,13 +145,13 @@ impl Tiles {
         }
         std::array::from_fn(|a| {
             let (residue, number) = along[a];
-            let sight = Sight { residue: sequence.axes[a].residue(residue), inverse };
+            let window = AxisWindow { residue: sequence.axes[a].residue(residue), inverse };
             let start = number * tile[a];
-            AxisTile {
-                sight,
-                lanes: start..(start + tile[a]).min(sight.lane_len()),
+            AxisLanes {
+                window,
+                lanes: start..(start + tile[a]).min(window.lane_len()),
                 lane_token: sequence.starts[a][0] + residue,
-                stream_token: sequence.starts[a][1] + residue,
+                row_token: sequence.starts[a][1] + residue,
                 dilation: sequence.axes[a].dilation,
             }
         })
@@ -164,49 +164,49 @@ fn tiles_along(axis: &Axis, inverse: bool, counts: [usize; 2]) -> usize {
     longer * counts[0] + (axis.dilation - longer) * counts[1]
 }
 
-/// What each lane of a task sees, by axis: the spans of its lanes, which never fall from one lane to the next.
+/// What each lane of a tile sees, by axis. Windows never fall from one lane to the next.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Spans {
+pub(crate) struct TileWindows {
     axes: [Vec<Range<usize>>; 3],
 }
 
-impl Spans {
-    /// Reads them from the windows.
-    pub(crate) fn of_tile(&mut self, tile: &TileBox) {
-        for (spans, axis) in self.axes.iter_mut().zip(tile) {
-            spans.clear();
-            spans.extend(axis.lanes.clone().map(|lane| axis.sight.of(lane)));
+impl TileWindows {
+    /// Reads those of a box of lanes.
+    pub(crate) fn read_tile(&mut self, tile: &LaneBox) {
+        for (windows, axis) in self.axes.iter_mut().zip(tile) {
+            windows.clear();
+            windows.extend(axis.lanes.clone().map(|lane| axis.window.of(lane)));
         }
     }
 
     /// Reads those of one axis.
-    pub(crate) fn of_axis(&mut self, a: usize, axis: &AxisTile) {
-        let spans = &mut self.axes[a];
-        spans.clear();
-        spans.extend(axis.lanes.clone().map(|lane| axis.sight.of(lane)));
+    pub(crate) fn read_axis(&mut self, a: usize, axis: &AxisLanes) {
+        let windows = &mut self.axes[a];
+        windows.clear();
+        windows.extend(axis.lanes.clone().map(|lane| axis.window.of(lane)));
     }
 
     /// Every lane sees everything.
-    pub(crate) fn everything(&mut self, tile: &TileBox, stream: &Box3) {
-        for ((spans, axis), range) in self.axes.iter_mut().zip(tile).zip(stream) {
-            spans.clear();
-            spans.resize(axis.lanes.len(), range.clone());
+    pub(crate) fn set_all(&mut self, tile: &LaneBox, rows: &Box3) {
+        for ((windows, axis), range) in self.axes.iter_mut().zip(tile).zip(rows) {
+            windows.clear();
+            windows.resize(axis.lanes.len(), range.clone());
         }
     }
 
     /// What each of `count` lanes from `lane` on sees along an axis; fewer where the tile ends.
     #[inline(always)]
     pub(crate) fn of(&self, axis: usize, lane: usize, count: usize) -> &[Range<usize>] {
-        let spans = &self.axes[axis];
-        &spans[lane..(lane + count).min(spans.len())]
+        let windows = &self.axes[axis];
+        &windows[lane..(lane + count).min(windows.len())]
     }
 
     /// What some of `count` lanes from `lane` on sees along an axis. Lanes past the tile see nothing.
     #[inline(always)]
     pub(crate) fn union(&self, axis: usize, lane: usize, count: usize) -> Range<usize> {
-        let spans = &self.axes[axis];
-        let last = (lane + count).min(spans.len()) - 1;
-        spans[lane].start..spans[last].end
+        let windows = &self.axes[axis];
+        let last = (lane + count).min(windows.len()) - 1;
+        windows[lane].start..windows[last].end
     }
 
     /// What the whole tile sees.

@@ -1,50 +1,50 @@
-//! What a pair of groups sees of a piece, in the order the kernels walk it: rows for scores, runs for sums.
+//! The mask of a score tile, in the order in which the micro-kernels visit it: rows for scores, runs for sums.
 //!
-//! Most pairs of a call see one of a few patterns: that of the middle, those of the borders. A pattern is relative to the
-//! piece's first line and column, so the last few are kept, whatever box or tile comes next; only the masks of each axis
-//! are compared.
+//! Most tiles of a call have one of a few mask patterns: that of the middle, those of the borders. A pattern is relative
+//! to the tile's first line and column, so the last few are cached, whatever tile comes next; only the windows of the
+//! lanes are compared.
 
 use std::ops::Range;
 
 use crate::arch::Simd;
-use crate::arch::scores::{JobRows, Of, RowList};
+use crate::arch::scores::{PairPart, RowList, ScoreRows};
 use crate::arch::sums::Run;
+use crate::boxes::Box3;
 use crate::groups::Groups;
-use crate::strips::{Meeting, StripShape};
-use crate::tasks::Box3;
+use crate::score_block::ScoreBlock;
 
-/// The patterns seen last.
+/// A cache of mask patterns.
 #[derive(Debug, Default)]
-pub(crate) struct Sightings {
-    kept: Vec<Pattern>,
+pub(crate) struct TileMasks {
+    patterns: Vec<Pattern>,
     /// The one to replace next.
     oldest: usize,
-    /// What kept patterns are of: lanes of a group, and neighbours that sums take at once.
-    of: ([usize; 3], usize),
-    candidate: Key,
+    /// What the patterns hold for: lanes of a group, and neighbours that sums take at once.
+    geometry: ([usize; 3], usize),
+    candidate: PatternKey,
     starts: Vec<u32>,
 }
 
-/// Patterns that are kept: the middle and the borders of a plane.
-const KEPT: usize = 12;
+/// Patterns in the cache: the middle and the borders of a plane.
+const CACHED_PATTERNS: usize = 12;
 
-/// What a pair sees of a piece: a pattern, and where it lies.
+/// The mask of one score tile: a pattern, and where it lies.
 #[derive(Clone, Copy)]
-pub(crate) struct Sighting<'a> {
+pub(crate) struct TileMask<'a> {
     pattern: &'a Pattern,
-    /// The packed row at which each line of the piece starts.
+    /// The packed row at which each line of the tile starts.
     pub starts: &'a [u32],
-    /// Rows from the first column of the packed box to that of the piece.
+    /// Rows from the first column of the packed box to that of the tile.
     pub shift: usize,
-    /// Number of the piece's first line in the packed box.
+    /// Number of the tile's first line in the packed box.
     pub first_line: usize,
 }
 
-/// What a pair sees, wherever that is.
+/// What a pair sees of a tile, wherever that is.
 #[derive(Debug, Default)]
 struct Pattern {
-    key: Key,
-    /// Coordinates of the piece's last axis that each group sees.
+    key: PatternKey,
+    /// Coordinates of the tile's last axis that each group sees.
     columns: [Range<usize>; 2],
     rows: RowList,
     /// Ends of the rows that the first group alone, both, and the second alone see.
@@ -57,73 +57,89 @@ struct Pattern {
 
 /// All that a pattern depends on.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Key {
-    /// Extents of the piece.
+struct PatternKey {
+    /// Extents of the tile.
     extents: [usize; 3],
-    /// What each lane sees along each axis, from the piece's start; along the last one, those of both groups.
+    /// What each lane sees along each axis, from the tile's start; along the last one, those of both groups.
     windows: [Vec<[u16; 2]>; 3],
 }
 
-/// Lanes of a group that differ along the last axis alone, and the lines of the piece that they see.
+/// Lanes of a group that differ along the last axis alone, and the lines of the tile that they see.
 #[derive(Debug)]
 pub(crate) struct LaneRow {
     /// Number in the group.
     pub index: usize,
-    /// Lines along the first axis, from the piece's start.
+    /// Lines along the first axis, from the tile's start.
     pub x: Range<usize>,
     /// Lines along the second axis.
     pub y: Range<usize>,
 }
 
-impl Sightings {
-    /// Looks at a piece. Sums take `unit` neighbours along the last axis at once.
+/// The slots of a group in its score tile: `[x][y]` lines of `pitch` slots, of which `columns` from `first` on are the
+/// group's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ScoreTileShape {
+    /// Lines along the first axis.
+    pub x: usize,
+    /// Lines along the second axis.
+    pub y: usize,
+    /// Slots of a line.
+    pub pitch: usize,
+    /// First slot of the group.
+    pub first: usize,
+    /// Slots of the group.
+    pub columns: usize,
+}
+
+impl TileMasks {
+    /// The mask of a tile, from the cache if it has the pattern. Sums take `unit` neighbours along the last axis at once.
     #[inline(always)]
-    pub(crate) fn look(&mut self, meeting: &Meeting<'_>, piece: &Box3, unit: usize) -> Sighting<'_> {
-        let of = (meeting.groups.group, unit);
-        if self.of != of {
-            self.of = of;
-            self.kept.clear();
+    pub(crate) fn mask(&mut self, block: &ScoreBlock<'_>, tile: &Box3, unit: usize) -> TileMask<'_> {
+        let geometry = (block.groups.group, unit);
+        if self.geometry != geometry {
+            self.geometry = geometry;
+            self.patterns.clear();
         }
-        self.candidate.set(meeting, piece);
-        let known = self.kept.iter().position(|pattern| pattern.key == self.candidate);
-        let index = known.unwrap_or_else(|| self.learn(meeting, unit));
-        let [x, y, z] = &meeting.stream.extents;
-        let (shift, len) = (piece[2].start - z.start, z.len());
+        self.candidate.set(block, tile);
+        let known = self.patterns.iter().position(|pattern| pattern.key == self.candidate);
+        let index = known.unwrap_or_else(|| self.insert(block, unit));
+        let [x, y, z] = &block.packed.extents;
+        let (shift, len) = (tile[2].start - z.start, z.len());
         self.starts.clear();
-        for x in piece[0].clone() {
-            let lines = piece[1].clone().map(|y| (meeting.line(x, y) * len + shift) as u32);
+        for x in tile[0].clone() {
+            let lines = tile[1].clone().map(|y| (block.line(x, y) * len + shift) as u32);
             self.starts.extend(lines);
         }
-        let first_line = (piece[0].start - x.start) * y.len() + (piece[1].start - y.start);
-        Sighting { pattern: &self.kept[index], starts: &self.starts, shift, first_line }
+        let first_line = (tile[0].start - x.start) * y.len() + (tile[1].start - y.start);
+        TileMask { pattern: &self.patterns[index], starts: &self.starts, shift, first_line }
     }
 
-    /// Keeps the pattern of the candidate in place of the oldest; returns where.
+    /// Builds the pattern of the candidate in place of the oldest; returns where.
     #[inline(never)]
-    fn learn(&mut self, meeting: &Meeting<'_>, unit: usize) -> usize {
-        if self.kept.len() < KEPT {
-            self.oldest = self.kept.len();
-            self.kept.push(Pattern::default());
+    fn insert(&mut self, block: &ScoreBlock<'_>, unit: usize) -> usize {
+        if self.patterns.len() < CACHED_PATTERNS {
+            self.oldest = self.patterns.len();
+            self.patterns.push(Pattern::default());
         }
         let index = self.oldest;
-        self.oldest = (index + 1) % KEPT;
-        let pattern = &mut self.kept[index];
+        self.oldest = (index + 1) % CACHED_PATTERNS;
+        let pattern = &mut self.patterns[index];
         std::mem::swap(&mut pattern.key, &mut self.candidate);
-        pattern.list_rows(meeting.groups);
-        pattern.find_runs(meeting.groups, unit);
+        pattern.list_rows(block.groups);
+        pattern.find_runs(block.groups, unit);
         index
     }
 }
 
-impl<'a> Sighting<'a> {
+impl<'a> TileMask<'a> {
     /// Rows of the scores, and whose they are.
     #[inline(always)]
-    pub(crate) fn runs(&self) -> [(JobRows<'a>, Of); 3] {
+    pub(crate) fn score_rows(&self) -> [(ScoreRows<'a>, PairPart); 3] {
         let Pattern { rows, ends: [first, both, second], .. } = self.pattern;
         [
-            (rows.part(0..*first), Of::First),
-            (rows.part(*first..*both), Of::Both),
-            (rows.part(*both..*second), Of::Second),
+            (rows.part(0..*first), PairPart::First),
+            (rows.part(*first..*both), PairPart::Both),
+            (rows.part(*both..*second), PairPart::Second),
         ]
     }
 
@@ -140,29 +156,35 @@ impl<'a> Sighting<'a> {
         &self.pattern.lane_rows
     }
 
-    /// Lines of the piece along the second axis.
+    /// Lines of the tile along the second axis.
     #[inline(always)]
     pub(crate) fn extent_y(&self) -> usize {
         self.pattern.key.extents[1]
     }
 
-    /// Slots of a line of the strip.
+    /// Slots of a line of the score tile.
     #[inline(always)]
     pub(crate) fn pitch(&self) -> usize {
         self.pattern.key.pitch()
     }
 
-    /// Numbers in the strip of the pair.
+    /// Numbers in the score tile of the pair.
     #[inline(always)]
-    pub(crate) fn strip_len<S: Simd>(&self) -> usize {
+    pub(crate) fn scores_len<S: Simd>(&self) -> usize {
         self.starts.len() * self.pitch() * 2 * S::LANES
     }
 
-    /// The slots of group `g` in its strip.
+    /// The slots of group `g` in its score tile.
     #[inline(always)]
-    pub(crate) fn shape(&self, g: usize) -> StripShape {
-        let Pattern { key: Key { extents: [x, y, _], .. }, columns, .. } = self.pattern;
-        StripShape { x: *x, y: *y, pitch: self.pitch(), first: columns[g].start, columns: columns[g].len() }
+    pub(crate) fn shape(&self, g: usize) -> ScoreTileShape {
+        let Pattern { key: PatternKey { extents: [x, y, _], .. }, columns, .. } = self.pattern;
+        ScoreTileShape {
+            x: *x,
+            y: *y,
+            pitch: self.pitch(),
+            first: columns[g].start,
+            columns: columns[g].len(),
+        }
     }
 }
 
@@ -220,32 +242,32 @@ impl Pattern {
     }
 }
 
-impl Key {
-    /// Slots of a line of the strip.
+impl PatternKey {
+    /// Slots of a line of the score tile.
     #[inline(always)]
     fn pitch(&self) -> usize {
         self.extents[2].next_multiple_of(2)
     }
 
-    /// Reads what the pair sees of the piece.
+    /// Reads what the pair sees of the tile.
     #[inline(always)]
-    fn set(&mut self, meeting: &Meeting<'_>, piece: &Box3) {
-        let Meeting { groups, pair, spans, .. } = meeting;
+    fn set(&mut self, block: &ScoreBlock<'_>, tile: &Box3) {
+        let ScoreBlock { groups, pair, windows, .. } = block;
         let mut lanes = groups.group;
         lanes[2] *= pair.count;
         let origin = groups.origin(pair.first);
         for a in 0..3 {
-            let Range { start: from, end: to } = piece[a];
+            let Range { start: from, end: to } = tile[a];
             self.extents[a] = to - from;
             self.windows[a].clear();
-            self.windows[a].extend(spans.of(a, origin[a], lanes[a]).iter().map(|span| {
+            self.windows[a].extend(windows.of(a, origin[a], lanes[a]).iter().map(|span| {
                 let start = span.start.clamp(from, to);
                 [start - from, span.end.clamp(start, to) - from].map(|at| at as u16)
             }));
         }
     }
 
-    /// The lanes that see each coordinate of the piece, one bit a lane, the second group's after the first's.
+    /// The lanes that see each coordinate of the tile, one bit a lane, the second group's after the first's.
     fn seen(&self, groups: &Groups) -> [Vec<u32>; 3] {
         let (bits, second) = (groups.bits(), groups.lane_count());
         let mut seen = self.extents.map(|extent| vec![0; extent]);
