@@ -43,15 +43,15 @@ NATTEN_DEVICE void delta(const DeltaParams& p) {
   if (!row.exists) return;
   const int lane = (int)threadIdx.x % WARP;
   const char* out = (const char*)p.out + row.in(p.out_strides) * T::BYTES;
-  const char* grad_out = (const char*)p.grad_out + row.in(p.grad_out_strides) * T::BYTES;
+  const char* d_out = (const char*)p.d_out + row.in(p.d_out_strides) * T::BYTES;
   float sum = 0.0f;
 #pragma unroll 1
   for (int i = lane; i < p.count.length; i += WARP)
-    sum = fmaf(load_element<T>(out, i), load_element<T>(grad_out, i), sum);
+    sum = fmaf(load_element<T>(out, i), load_element<T>(d_out, i), sum);
 #pragma unroll
   for (int lanes = 1; lanes < WARP; lanes *= 2) sum += arch::shuffle_xor(sum, lanes);
   if (lane != 0) return;
-  if (p.grad_lse != nullptr) sum -= arch::load_float(p.grad_lse + row.in(p.grad_lse_strides));
+  if (p.d_lse != nullptr) sum -= arch::load_float(p.d_lse + row.in(p.d_lse_strides));
   float* pair = p.statistics + 2 * row.in(p.statistics_strides);
   pair[0] = arch::load_float(p.lse + row.in(p.lse_strides)) * NATTEN_LOG2_E;
   pair[1] = sum;

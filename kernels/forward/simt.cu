@@ -128,7 +128,7 @@ NATTEN_DEVICE void forward(const ForwardParams& p) {
 
 }  // namespace natten
 
-// The macros come from the compile matrix (crates/xtask). One block a multiprocessor is asked for, so that ptxas does not
+// The macros come from the compile matrix (crates/xtask). One cta a multiprocessor is asked for, so that ptxas does not
 // spill for the sake of a third; what it needs leaves room for two.
 extern "C" __global__ void __launch_bounds__(128, 1) NATTEN_ENTRY(natten::ForwardParams p) {
   natten::forward<natten::NATTEN_TYPE, NATTEN_LANES, NATTEN_ELEMS, NATTEN_ITEMS, NATTEN_ALIGNED>(p);

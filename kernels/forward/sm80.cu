@@ -127,7 +127,7 @@ struct Forward {
   }
 
   // Describes the keys of the windows, or the additional ones: each warp one axis, the last one what no axis knows. A
-  // thread block has few tiles of keys where windows are small, so what comes before them counts.
+  // cta has few tiles of keys where windows are small, so what comes before them counts.
   __device__ __forceinline__ void describe(const QueryTile& tile, bool additional) {
     if (lane() != 0) return;
     Segment& s = segment();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 // Where a lane group stands: its block of items, what each item sees, and the walk over the union of that.
 //
-// Items are queries (they see keys) or, in the dK/dV pass, keys (queries see them). ITEMS neighbouring items share
+// Items are queries (they see keys) or, in the pass over keys, keys (queries see them). ITEMS neighbouring items share
 // every load of the tokens in the union of their windows; a token outside an item's own window costs it nothing but
 // the test. Control flow is the same for all lanes of a warp, so shuffles need no mask: lanes with fewer tokens than
 // the warp's longest walk stay on their last one, invisible.
@@ -35,7 +35,7 @@ struct Block {
   Span own[OWNED][3];  // start is relative to seen[].start; count 0 for an item beyond the edge
   bool owns[OWNED];    // the owned item is not beyond the edge
 
-  // False if this residue has no items at all: nothing to do for the whole thread block.
+  // False if this residue has no items at all: nothing to do for the whole cta.
   template <Items SIDE>
   __device__ __forceinline__ bool place(const Geometry& geometry, const Decomposition& plan) {
     const int thread = (int)threadIdx.x;

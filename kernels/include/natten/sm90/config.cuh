@@ -70,7 +70,7 @@ struct Config {
     QUERY_EMPTY = QUERY_FULL + 8 * ITEMS,
     SHARED_BYTES = QUERY_EMPTY + 8 * ITEMS
   };
-  static_assert(SHARED_BYTES <= 227 * 1024, "shared memory of one thread block");
+  static_assert(SHARED_BYTES <= 227 * 1024, "shared memory of one cta");
   static_assert(PRODUCER_REGISTERS * 128 + CONSUMER_REGISTERS * 128 * WARPGROUPS <= 65536, "registers");
 };
 

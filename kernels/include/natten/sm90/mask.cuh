@@ -3,7 +3,7 @@
 //
 // Score d[4 n + 2 half + e] of a thread is column 8 n + 2 (lane % 4) + e of the key tile; its bit is 2 n + e. A column's
 // place in the tile's box is cut from its bits, axis 2 lowest. "Coordinate along an axis >= bound" is a word that
-// depends on the axis, the bound and lane % 4 only. All these words stand in shared memory, made once per thread block;
+// depends on the axis, the bound and lane % 4 only. All these words stand in shared memory, made once per cta;
 // a row's mask is the conjunction of two of them per axis, whatever the box.
 #pragma once
 #include "work.cuh"
@@ -21,7 +21,7 @@ NATTEN_DEVICE int axis_entry(const ForwardParamsSm90& p, int axis) {
   return (axis > 0 ? (1 << p.key_box_log2[0]) + 1 : 0) + (axis > 1 ? (1 << p.key_box_log2[1]) + 1 : 0);
 }
 
-// All threads of the block fill the table.
+// All threads of the cta fill the table.
 template <class C>
 NATTEN_DEVICE void fill_bits(const ForwardParamsSm90& p, unsigned bits) {
   for (int a = 0; a < 3; ++a) {

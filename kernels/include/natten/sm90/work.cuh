@@ -21,7 +21,7 @@ NATTEN_DEVICE int query_side(const ForwardParamsSm90& p, int axis) {
 }
 
 // Notes down which query tile of which residue item `index` is along each axis, as one number; returns the rest of the
-// index, heads and batch. Thread blocks work on neighbouring items at the same time, so neighbours should see the same
+// index, heads and batch. Ctas work on neighbouring items at the same time, so neighbours should see the same
 // keys: the grid of tiles is cut into slabs along axis 0, those along axis 1, those along axis 2.
 NATTEN_DEVICE int find_tiles(const ForwardParamsSm90& p, int index, unsigned at) {
   const unsigned all[3] = {p.tiles[0].value, p.tiles[1].value, p.tiles[2].value};
