@@ -2,7 +2,7 @@
 // Row by row work around the attention passes, any GPU from sm_50: delta, merge, and the sum of partial gradients.
 //
 // One warp owns one row; its lanes step through the row's elements. No shared memory.
-#include <natten/element.cuh>
+#include <natten/row.cuh>
 #include <natten/lanes.cuh>
 #include <natten/softmax.cuh>
 

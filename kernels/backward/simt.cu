@@ -13,7 +13,7 @@
 // lse_log2 and delta come as pairs from rows.cu; delta carries the gradient of the log-sum-exp, so it needs no place here.
 // Warps, lanes and registers as in forward/simt.cu, with fewer ITEMS: three rows an item are live instead of two.
 #include <natten/block.cuh>
-#include <natten/element.cuh>
+#include <natten/row.cuh>
 #include <natten/softmax.cuh>
 
 namespace natten {

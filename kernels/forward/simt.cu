@@ -13,7 +13,7 @@
 // Shared memory: none; neighbouring lane groups share their loads through L1.
 // Registers: 2 * ITEMS * ELEMS for q and out, 2 * ELEMS for k and v, about 50 for the rest.
 #include <natten/block.cuh>
-#include <natten/element.cuh>
+#include <natten/row.cuh>
 #include <natten/softmax.cuh>
 
 namespace natten {

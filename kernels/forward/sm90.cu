@@ -65,7 +65,7 @@ NATTEN_DEVICE void forward(const ForwardParamsSm90& p) {
 }  // namespace natten
 
 // The macros come from the compile matrix (crates/xtask).
-typedef natten::sm90::Config<natten::sm90::NATTEN_TYPE, NATTEN_HEAD_DIM, NATTEN_KEYS, NATTEN_WARPGROUPS> KernelConfig;
+typedef natten::sm90::Config<natten::NATTEN_TYPE, NATTEN_HEAD_DIM, NATTEN_KEYS, NATTEN_WARPGROUPS> KernelConfig;
 static_assert(KernelConfig::SHARED_BYTES == NATTEN_SHARED_BYTES, "what the launch asks for");
 
 extern "C" __global__ void __launch_bounds__(KernelConfig::THREADS, 1)

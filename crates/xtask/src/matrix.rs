@@ -136,7 +136,7 @@ pub(crate) fn entries() -> Vec<Entry> {
     let dump = "natten_window_dump".to_owned();
     entries.push(row_entry(dump, Operation::WindowDump, "window_dump.cu", "i32", Vec::new()));
     entries.extend(TYPES[1..].iter().flat_map(|&ty| SM80_TILES.map(|tile| sm80_entry(ty, tile))));
-    entries.extend(TYPES[1..].iter().flat_map(|&(_, name)| SM90_TILES.map(|tile| sm90_entry(name, tile))));
+    entries.extend(TYPES[1..].iter().flat_map(|&ty| SM90_TILES.map(|tile| sm90_entry(ty, tile))));
     entries.extend(measuring_entries());
     entries
 }
@@ -179,8 +179,7 @@ fn sm80_entry((ty, type_name): (&str, &'static str), [head_dim, queries, keys]: 
 const SM90_TILES: [[u32; 3]; 6] =
     [[32, 2, 128], [32, 3, 128], [64, 2, 128], [64, 3, 128], [128, 2, 128], [256, 2, 64]];
 
-fn sm90_entry(type_name: &'static str, [head_dim, warpgroups, keys]: [u32; 3]) -> Entry {
-    let ty = if type_name == "f16" { "Half" } else { "Bfloat16" };
+fn sm90_entry((ty, type_name): (&str, &'static str), [head_dim, warpgroups, keys]: [u32; 3]) -> Entry {
     let queries = 64 * warpgroups;
     let suffix = if warpgroups == 2 { "" } else { "_q192" };
     // Q of the items in flight, two stages of K and of V, rows, masks, items, stages' places, barriers: sm90/config.cuh

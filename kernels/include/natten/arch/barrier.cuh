@@ -5,10 +5,6 @@
 namespace natten {
 namespace arch {
 
-static __device__ __forceinline__ unsigned shared_address(const void* pointer) {
-  return (unsigned)__cvta_generic_to_shared(pointer);
-}
-
 // Barrier objects (mbarrier) by their address in shared memory. A phase is over once `arrivals` threads have arrived
 // and every byte they announced has been copied; phases alternate in parity, the first has parity 0.
 static __device__ __forceinline__ void barrier_init(unsigned barrier, unsigned arrivals) {

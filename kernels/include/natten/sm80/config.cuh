@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 // What the Ampere forward kernel fixes at compile time, and its map of shared memory.
 #pragma once
+#include "../arch/mma.cuh"
+#include "../element.cuh"
 #include "../fragment.cuh"
 #include "../mask.cuh"
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 // The end of a box of queries: out = O / sum and the log-sum-exp, in whole chunks of rows.
 #pragma once
+#include "../arch/memory.cuh"
 #include "softmax.cuh"
 #include "work.cuh"
 
@@ -9,7 +10,7 @@ namespace sm80 {
 
 template <class C>
 struct Epilogue {
-  typedef natten::Mma<typename C::Type> Mma;
+  typedef typename C::Type Type;
   typedef typename C::QueryLayout Layout;
   typedef RowCopier<C> Copier;
 
@@ -34,7 +35,7 @@ struct Epilogue {
 #pragma unroll
         for (int d = 0; d < C::D / 8; ++d) {
           const float* pair = &products.out[m][d][half * 2];
-          const unsigned word = Mma::pack(pair[0] * inverse, pair[1] * inverse);
+          const unsigned word = Type::pack_pair(pair[0] * inverse, pair[1] * inverse);
           *(unsigned*)(shared.base + (Layout::step(to, d / 2) ^ (d % 2 << 4)) + lane % 4 * 4) = word;
         }
         const float lse_log2 = softmax.reference_log2[m][half] + arch::log2_approx(total);

@@ -8,7 +8,8 @@ namespace sm80 {
 
 template <class C>
 struct Products {
-  typedef natten::Mma<typename C::Type> Mma;
+  typedef typename C::Type Type;
+  typedef arch::Mma<typename Type::Inputs> Mma;
   typedef typename C::QueryLayout QueryLayout;
   typedef typename C::KeyLayout KeyLayout;
   typedef float Scores[C::M][C::N][4];  // (WARP_ROWS, KEYS)
@@ -96,7 +97,7 @@ struct Products {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const float* pair = &weight[m][2 * k + i / 2][i % 2 * 2];
-          a[m][i] = Mma::pack(pair[0], pair[1]);
+          a[m][i] = Type::pack_pair(pair[0], pair[1]);
         }
       }
 #pragma unroll

@@ -5,20 +5,11 @@
 #include "../arch/shared.cuh"
 #include "../arch/tma.cuh"
 #include "../arch/wgmma.cuh"
+#include "../element.cuh"
 #include "../params_sm90.h"
 
 namespace natten {
 namespace sm90 {
-
-struct Half {
-  typedef arch::HalfInputs Inputs;
-  NATTEN_DEVICE unsigned pack(float first, float second) { return arch::pack_halves(first, second); }
-};
-
-struct Bfloat16 {
-  typedef arch::Bfloat16Inputs Inputs;
-  NATTEN_DEVICE unsigned pack(float first, float second) { return arch::pack_bfloat16s(first, second); }
-};
 
 // What a warpgroup knows of one of its query rows.
 enum { ROW_WINDOWS = 0, ROW_OUT = 24, ROW_LSE = 32, ROW_BYTES = 48 };

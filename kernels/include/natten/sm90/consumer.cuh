@@ -176,7 +176,7 @@ struct Consumer {
 
   __device__ __forceinline__ void pack_weights() {
 #pragma unroll
-    for (int i = 0; i < SCORES; i += 2) weights[i / 8][i / 2 % 4] = Type::pack(scores[i], scores[i + 1]);
+    for (int i = 0; i < SCORES; i += 2) weights[i / 8][i / 2 % 4] = Type::pack_pair(scores[i], scores[i + 1]);
   }
 
   __device__ __forceinline__ void rescale(const float (&factor)[2]) {
@@ -261,7 +261,7 @@ struct Consumer {
       const int row = lane / 4 + 8 * half;
 #pragma unroll
       for (int chunk = 0; chunk < CHUNKS; ++chunk) {
-        const unsigned pair = Type::pack(out[4 * chunk + 2 * half] * inverse, out[4 * chunk + 2 * half + 1] * inverse);
+        const unsigned pair = Type::pack_pair(out[4 * chunk + 2 * half] * inverse, out[4 * chunk + 2 * half + 1] * inverse);
         // The exclusive or spreads the eight rows that are written together over all banks.
         arch::store_shared(rows + (row * CHUNKS + (chunk ^ (row & CHUNK_XOR))) * 16 + lane % 4 * 4, pair);
       }
