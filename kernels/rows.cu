@@ -4,6 +4,7 @@
 // One warp owns one row; its lanes step through the row's elements. No shared memory.
 #include <natten/row.cuh>
 #include <natten/lanes.cuh>
+#include <natten/place.cuh>
 #include <natten/softmax.cuh>
 
 namespace natten {
@@ -17,17 +18,12 @@ struct WarpRow {
 
   NATTEN_DEVICE WarpRow find(const RowCount& count) {
     WarpRow row;
-    const int index = (int)(blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP);
+    int index = (int)(blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP);
     row.exists = index < count.rows;
-    int rest = divide(index, count.heads);
-    row.head = index - rest * (int)count.heads.value;
+    row.head = take_index(index, count.heads);
 #pragma unroll
-    for (int a = 2; a >= 0; --a) {
-      const int next = divide(rest, count.axis[a]);
-      row.token[a] = rest - next * (int)count.axis[a].value;
-      rest = next;
-    }
-    row.batch = rest;
+    for (int a = 2; a >= 0; --a) row.token[a] = take_index(index, count.axis[a]);
+    row.batch = index;
     return row;
   }
 
@@ -98,12 +94,9 @@ NATTEN_DEVICE void merge(const MergeParams& p) {
     weight[b] = arch::exp2_approx(weight[b] - reference);
     sum += weight[b];
   }
-  const float factor = sum == 0.0f ? 0.0f : arch::reciprocal_approx(sum);
+  const float factor = inverse_of(sum);
   const int lane = (int)threadIdx.x % WARP;
-  if (p.lse != nullptr && lane == 0) {
-    const float lse = (reference + arch::log2_approx(sum)) * NATTEN_LN_2;
-    p.lse[row.in(p.lse_strides)] = sum == 0.0f ? -infinity : lse;
-  }
+  if (p.lse != nullptr && lane == 0) p.lse[row.in(p.lse_strides)] = log_sum_exp(reference, sum);
   char* to = (char*)p.out + row.in(p.out_strides) * T::BYTES;
 #pragma unroll 1
   for (int i = lane; i < p.count.length; i += WARP) {

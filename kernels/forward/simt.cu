@@ -102,11 +102,10 @@ NATTEN_DEVICE void forward(const ForwardParams& p) {
   always.set(1, p.additional_value, p.additional_value_strides, block.batch, head_kv, T::BYTES);
   walk(block, {0, block.window_rows()}, keys, always, body);
 
-  // No key at all: sum 0, out 0, lse -inf. A NaN sum stays one.
   float inverse_sum[Group::OWNED];
 #pragma unroll
   for (int slot = 0; slot < Group::OWNED; ++slot)
-    inverse_sum[slot] = body.softmax.sum[slot] == 0.0f ? 0.0f : arch::reciprocal_approx(body.softmax.sum[slot]);
+    inverse_sum[slot] = inverse_of(body.softmax.sum[slot]);
 #pragma unroll
   for (int item = 0; item < ITEMS; ++item) {
     const float factor = Group::broadcast(inverse_sum, item, block.group_lane);
@@ -119,9 +118,7 @@ NATTEN_DEVICE void forward(const ForwardParams& p) {
 #pragma unroll
   for (int slot = 0; slot < Group::OWNED; ++slot) {
     if (!block.owns[slot]) continue;
-    const float sum = body.softmax.sum[slot];
-    const float lse_log2 = body.softmax.reference_log2[slot] + arch::log2_approx(sum);
-    const float lse = sum == 0.0f ? -__int_as_float(0x7f800000) : lse_log2 * NATTEN_LN_2;
+    const float lse = log_sum_exp(body.softmax.reference_log2[slot], body.softmax.sum[slot]);
     p.lse[block.item_row(geometry, plan, p.lse_strides, Group::first_item(lane) + slot)] = lse;
   }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// Online softmax in base 2 with a lazy maximum, for the items that a lane owns.
+// Online softmax in base 2 with a lazy reference: the policy once for every kernel, and the SIMT family's items.
 #pragma once
 #include "arch/math.cuh"
 #include "lanes.cuh"
@@ -14,6 +14,18 @@ namespace natten {
 #define NATTEN_LN_2 0.693147180559945f
 #define NATTEN_LOG2_E 1.44269504088896f
 
+// A score beyond this moves its row's reference.
+NATTEN_DEVICE float move_limit(float reference_log2) { return reference_log2 + NATTEN_LAZY_MAXIMUM; }
+
+// What a row is multiplied by at its end, and its log-sum-exp. No key at all: sum 0, out 0, lse -inf. A NaN sum stays one.
+NATTEN_DEVICE float inverse_of(float sum) { return sum == 0.0f ? 0.0f : arch::reciprocal_approx(sum); }
+
+NATTEN_DEVICE float log_sum_exp(float reference_log2, float sum) {
+  const float lse_log2 = reference_log2 + arch::log2_approx(sum);
+  return sum == 0.0f ? -__int_as_float(0x7f800000) : lse_log2 * NATTEN_LN_2;
+}
+
+// For the items that a lane owns.
 template <int OWNED>
 struct Softmax {
   float reference_log2[OWNED];  // weights are relative to 2^reference
@@ -30,7 +42,7 @@ struct Softmax {
   __device__ __forceinline__ bool must_rescale(const float (&score_log2)[OWNED], const bool (&visible)[OWNED]) const {
     bool must = false;
 #pragma unroll
-    for (int i = 0; i < OWNED; ++i) must |= visible[i] && score_log2[i] > reference_log2[i] + NATTEN_LAZY_MAXIMUM;
+    for (int i = 0; i < OWNED; ++i) must |= visible[i] && score_log2[i] > move_limit(reference_log2[i]);
     return must;
   }
 
@@ -39,7 +51,7 @@ struct Softmax {
                                           float (&factor)[OWNED]) {
 #pragma unroll
     for (int i = 0; i < OWNED; ++i) {
-      const bool must = visible[i] && score_log2[i] > reference_log2[i] + NATTEN_LAZY_MAXIMUM;
+      const bool must = visible[i] && score_log2[i] > move_limit(reference_log2[i]);
       factor[i] = must ? arch::exp2_approx(reference_log2[i] - score_log2[i]) : 1.0f;
       reference_log2[i] = must ? score_log2[i] : reference_log2[i];
       sum[i] *= factor[i];

@@ -4,7 +4,8 @@
 #include "../arch/mma.cuh"
 #include "../element.cuh"
 #include "../fragment.cuh"
-#include "../mask.cuh"
+#include "mask.cuh"
+#include "tile.cuh"
 
 namespace natten {
 namespace sm80 {
@@ -48,7 +49,7 @@ struct Config {
   typedef Thresholds<KEYS> Table;
   // Memory for copies of the starting scores is there, but for the two sizes that just fit twice into a multiprocessor.
   enum { TIGHT = D == 128 && ROWS == 128, SPREAD = D < 256 && !TIGHT };
-  typedef natten::Starts<SPREAD> Starts;
+  typedef sm80::Starts<SPREAD> Starts;
 
   // Shared memory in bytes: Q first, then the slots that K and V take in turns.
   enum {

@@ -56,8 +56,7 @@ NATTEN_DEVICE void describe_axis(const TileForwardParams& p, const Shared<C>& sh
   const int list_log2 = C::KEYS == 64 ? 6 : 5;
   // The axis' bits of a row number: so many, above so many of later axes.
   const int side_log2 = additional ? a == 2 ? list_log2 : 0 : p.plan.key_log2[a];
-  const int below_log2 =
-      a == 2 ? 0 : additional ? list_log2 : p.plan.key_log2[2] + (a == 0 ? p.plan.key_log2[1] : 0);
+  const int below_log2 = a == 2 ? 0 : additional ? list_log2 : bits_below(p.plan.key_log2, a);
   Range by_first = {0, a == 2 ? p.geometry.additional_keys : 1};
   Range by_last = by_first;
   if (!additional) tile.ends_see(p.geometry, p.plan, a, by_first, by_last);
