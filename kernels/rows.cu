@@ -72,14 +72,13 @@ template <class T>
 NATTEN_DEVICE void merge(const MergeParams& p) {
   const WarpRow row = WarpRow::find(p.count);
   if (!row.exists) return;
-  const float infinity = __int_as_float(0x7f800000);
   float weight[MERGE_BRANCHES];
   const char* from[MERGE_BRANCHES];
-  float most = -infinity;
+  float most = -NATTEN_INFINITY;
   // Unrolled with constant indices: a run-time index into parameters would copy them to local memory.
 #pragma unroll
   for (int b = 0; b < MERGE_BRANCHES; ++b) {
-    weight[b] = -infinity;
+    weight[b] = -NATTEN_INFINITY;
     if (b < p.branches) {
       weight[b] = arch::load_float(p.branch[b].lse + row.in(p.branch[b].lse_strides)) * NATTEN_LOG2_E;
       from[b] = (const char*)p.branch[b].out + row.in(p.branch[b].out_strides) * T::BYTES;
@@ -87,7 +86,7 @@ NATTEN_DEVICE void merge(const MergeParams& p) {
     }
   }
   // No branch saw a key: every weight is 0, not 2^(-inf - -inf).
-  const float reference = most == -infinity ? 0.0f : most;
+  const float reference = most == -NATTEN_INFINITY ? 0.0f : most;
   float sum = 0.0f;
 #pragma unroll
   for (int b = 0; b < MERGE_BRANCHES; ++b) {

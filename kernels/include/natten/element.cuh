@@ -26,6 +26,9 @@ struct F16 {
   NATTEN_DEVICE unsigned pack_pair(float low, float high) { return arch::pack_f16(low, high); }
 };
 
+// Flips the signs of two elements in a word, of either type of 16 bits.
+enum : unsigned { PAIR_SIGNS = 0x80008000u };
+
 // The upper half of an f32.
 struct BF16 {
   enum { BYTES = 2, PER_CHUNK = 8 };

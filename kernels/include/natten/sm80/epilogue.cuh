@@ -18,18 +18,16 @@ struct Epilogue {
   const Shared<C>& shared;
 
   // Writes out and lse. Rows go through the warp's own part of Q's memory, so that whole chunks leave.
-  __device__ __forceinline__ void store(RowSoftmax<C>& softmax, const Products<C>& products) {
+  __device__ __forceinline__ void store(const RowSoftmax<C>& softmax, const Products<C>& products) {
     const QueryTile tile = shared.segment().tile;
     const unsigned lane = lane_index();
+    float lse[C::M][2];
 #pragma unroll
     for (int m = 0; m < C::M; ++m) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        float total = softmax.sum[m][half];
-        total += arch::shuffle_xor(total, 1);
-        total += arch::shuffle_xor(total, 2);
-        // No key at all: sum 0, out 0, lse -inf. A NaN sum stays one.
-        const float inverse = total == 0.0f ? 0.0f : arch::reciprocal_approx(total);
+        const float total = quad_sum(softmax.rows[m].sum[half]);
+        const float inverse = inverse_of(total);
         const int row = warp_row<C>() + m * 16 + half * 8 + lane / 4;
         const unsigned to = Layout::offset(row, 0);
 #pragma unroll
@@ -38,11 +36,10 @@ struct Epilogue {
           const unsigned word = Type::pack_pair(pair[0] * inverse, pair[1] * inverse);
           *(unsigned*)(shared.base + (Layout::step(to, d / 2) ^ (d % 2 << 4)) + lane % 4 * 4) = word;
         }
-        const float lse_log2 = softmax.reference_log2[m][half] + arch::log2_approx(total);
-        softmax.sum[m][half] = total == 0.0f ? -__int_as_float(0x7f800000) : lse_log2 * NATTEN_LN_2;
+        lse[m][half] = log_sum_exp(softmax.rows[m].reference_log2[half], total);
       }
     }
-    if (p.lse != nullptr) store_lse(tile, softmax.sum);
+    if (p.lse != nullptr) store_lse(tile, lse);
     store_out(tile, lane);
   }
 

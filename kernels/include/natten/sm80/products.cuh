@@ -38,7 +38,7 @@ struct Products {
     arch::wait_for_copies<2>();
     if (p.geometry.scale_log2 < 0.0f) {
       __syncthreads();
-      for (int i = thread_index(); i < QueryLayout::BYTES / 4; i += C::THREADS) ((unsigned*)shared.base)[i] ^= 0x80008000u;
+      for (int i = thread_index(); i < QueryLayout::BYTES / 4; i += C::THREADS) ((unsigned*)shared.base)[i] ^= PAIR_SIGNS;
     }
     __syncthreads();
     const unsigned lane = lane_index();

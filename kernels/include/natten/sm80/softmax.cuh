@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// Scores of a tile to weights, with the lazy reference of ../softmax.cuh; two rows in each row block of a lane.
+// Scores of a tile to weights: the policy of ../softmax.cuh on a warp's rows, and O after it.
 #pragma once
 #include "../softmax.cuh"
 #include "products.cuh"
@@ -9,80 +9,39 @@ namespace sm80 {
 
 template <class C>
 struct RowSoftmax {
-  typedef typename Products<C>::Scores Scores;
+  enum { COUNT = 4 * C::N };
 
-  float reference_log2[C::M][2];
-  float sum[C::M][2];  // of this lane's columns
+  FragmentSoftmax rows[C::M];
 
   __device__ __forceinline__ void clear() {
 #pragma unroll
-    for (int m = 0; m < C::M; ++m) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        reference_log2[m][half] = NATTEN_LOWEST;
-        sum[m][half] = 0.0f;
-      }
-    }
+    for (int m = 0; m < C::M; ++m) rows[m].clear();
   }
 
   // The size of the scale; not 0, so that -inf times it is -inf. Scores times the smallest number are as good as 0.
   NATTEN_DEVICE float scale(const TileForwardParams& p) { return fmaxf(fabsf(p.geometry.scale_log2), 1.17549435e-38f); }
 
   // Scores to weights, 0 for -inf; adds them to the sums.
-  __device__ __forceinline__ void weigh(const TileForwardParams& p, Scores& score, Products<C>& products) {
+  __device__ __forceinline__ void weigh(const TileForwardParams& p, typename Products<C>::Scores& score,
+                                        Products<C>& products) {
     const float scale_log2 = scale(p);
-    float most[C::M][2];
+    float top_log2[C::M][2];
     bool must = false;
 #pragma unroll
     for (int m = 0; m < C::M; ++m) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float most_here = score[m][0][half * 2];
-#pragma unroll
-        for (int n = 0; n < C::N; ++n) {
-#pragma unroll
-          for (int e = 0; e < 2; ++e) most_here = fmaxf(most_here, score[m][n][half * 2 + e]);
-        }
-        most[m][half] = most_here;
-        must |= most_here * scale_log2 > reference_log2[m][half] + NATTEN_LAZY_MAXIMUM;
-      }
+      must |= rows[m].template find_tops<COUNT>(&score[m][0][0], scale_log2, top_log2[m]);
     }
-    if (arch::any(must)) rescale(p, most, products);
+    if (arch::any(must)) {
 #pragma unroll
-    for (int m = 0; m < C::M; ++m) {
+      for (int m = 0; m < C::M; ++m) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float reference = reference_log2[m][half];
-#pragma unroll
-        for (int n = 0; n < C::N; ++n) {
-#pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            float& s = score[m][n][half * 2 + e];
-            s = arch::exp2_approx(fmaf(s, scale_log2, -reference));
-            sum[m][half] += s;
-          }
+        for (int half = 0; half < 2; ++half) {
+          products.rescale(m, half, rows[m].template move<true>(half, top_log2[m][half]));
         }
       }
     }
-  }
-
-  // Moves the references of rows whose greatest score is far above them.
-  __device__ __forceinline__ void rescale(const TileForwardParams& p, const float (&most)[C::M][2], Products<C>& products) {
 #pragma unroll
-    for (int m = 0; m < C::M; ++m) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float top = most[m][half];
-        top = fmaxf(top, arch::shuffle_xor(top, 1));
-        top = fmaxf(top, arch::shuffle_xor(top, 2)) * scale(p);
-        const float old = reference_log2[m][half];
-        const bool moves = top > old + NATTEN_LAZY_MAXIMUM;
-        const float factor = moves ? arch::exp2_approx(old - top) : 1.0f;
-        reference_log2[m][half] = moves ? top : old;
-        sum[m][half] *= factor;
-        products.rescale(m, half, factor);
-      }
-    }
+    for (int m = 0; m < C::M; ++m) rows[m].template weigh<COUNT>(&score[m][0][0], scale_log2);
   }
 };
 
