@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// Online softmax in base 2 with a lazy reference: the policy once for every kernel, and the SIMT family's items.
+// Online softmax in base 2 with a lazy reference: the policy once for every kernel, then the SIMT family's items and the rows
+// of tensor cores' fragments.
 #pragma once
 #include "arch/math.cuh"
-#include "lanes.cuh"
+#include "arch/warp.cuh"
+#include "device.cuh"
 
 namespace natten {
 
