@@ -2,8 +2,9 @@
 // Row by row work around the attention passes, any GPU from sm_50: delta, merge, and the sum of partial gradients.
 //
 // One warp owns one row; its lanes step through the row's elements. No shared memory.
-#include <natten/element.cuh>
+#include <natten/row.cuh>
 #include <natten/lanes.cuh>
+#include <natten/place.cuh>
 #include <natten/softmax.cuh>
 
 namespace natten {
@@ -17,17 +18,12 @@ struct WarpRow {
 
   NATTEN_DEVICE WarpRow find(const RowCount& count) {
     WarpRow row;
-    const int index = (int)(blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP);
+    int index = (int)(blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP);
     row.exists = index < count.rows;
-    int rest = divide(index, count.heads);
-    row.head = index - rest * (int)count.heads.value;
+    row.head = take_index(index, count.heads);
 #pragma unroll
-    for (int a = 2; a >= 0; --a) {
-      const int next = divide(rest, count.axis[a]);
-      row.token[a] = rest - next * (int)count.axis[a].value;
-      rest = next;
-    }
-    row.batch = rest;
+    for (int a = 2; a >= 0; --a) row.token[a] = take_index(index, count.axis[a]);
+    row.batch = index;
     return row;
   }
 
@@ -43,15 +39,15 @@ NATTEN_DEVICE void delta(const DeltaParams& p) {
   if (!row.exists) return;
   const int lane = (int)threadIdx.x % WARP;
   const char* out = (const char*)p.out + row.in(p.out_strides) * T::BYTES;
-  const char* grad_out = (const char*)p.grad_out + row.in(p.grad_out_strides) * T::BYTES;
+  const char* d_out = (const char*)p.d_out + row.in(p.d_out_strides) * T::BYTES;
   float sum = 0.0f;
 #pragma unroll 1
   for (int i = lane; i < p.count.length; i += WARP)
-    sum = fmaf(load_element<T>(out, i), load_element<T>(grad_out, i), sum);
+    sum = fmaf(load_element<T>(out, i), load_element<T>(d_out, i), sum);
 #pragma unroll
   for (int lanes = 1; lanes < WARP; lanes *= 2) sum += arch::shuffle_xor(sum, lanes);
   if (lane != 0) return;
-  if (p.grad_lse != nullptr) sum -= arch::load_float(p.grad_lse + row.in(p.grad_lse_strides));
+  if (p.d_lse != nullptr) sum -= arch::load_float(p.d_lse + row.in(p.d_lse_strides));
   float* pair = p.statistics + 2 * row.in(p.statistics_strides);
   pair[0] = arch::load_float(p.lse + row.in(p.lse_strides)) * NATTEN_LOG2_E;
   pair[1] = sum;
@@ -76,14 +72,13 @@ template <class T>
 NATTEN_DEVICE void merge(const MergeParams& p) {
   const WarpRow row = WarpRow::find(p.count);
   if (!row.exists) return;
-  const float infinity = __int_as_float(0x7f800000);
   float weight[MERGE_BRANCHES];
   const char* from[MERGE_BRANCHES];
-  float most = -infinity;
+  float most = -NATTEN_INFINITY;
   // Unrolled with constant indices: a run-time index into parameters would copy them to local memory.
 #pragma unroll
   for (int b = 0; b < MERGE_BRANCHES; ++b) {
-    weight[b] = -infinity;
+    weight[b] = -NATTEN_INFINITY;
     if (b < p.branches) {
       weight[b] = arch::load_float(p.branch[b].lse + row.in(p.branch[b].lse_strides)) * NATTEN_LOG2_E;
       from[b] = (const char*)p.branch[b].out + row.in(p.branch[b].out_strides) * T::BYTES;
@@ -91,19 +86,16 @@ NATTEN_DEVICE void merge(const MergeParams& p) {
     }
   }
   // No branch saw a key: every weight is 0, not 2^(-inf - -inf).
-  const float reference = most == -infinity ? 0.0f : most;
+  const float reference = most == -NATTEN_INFINITY ? 0.0f : most;
   float sum = 0.0f;
 #pragma unroll
   for (int b = 0; b < MERGE_BRANCHES; ++b) {
     weight[b] = arch::exp2_approx(weight[b] - reference);
     sum += weight[b];
   }
-  const float factor = sum == 0.0f ? 0.0f : arch::reciprocal_approx(sum);
+  const float factor = inverse_of(sum);
   const int lane = (int)threadIdx.x % WARP;
-  if (p.lse != nullptr && lane == 0) {
-    const float lse = (reference + arch::log2_approx(sum)) * NATTEN_LN_2;
-    p.lse[row.in(p.lse_strides)] = sum == 0.0f ? -infinity : lse;
-  }
+  if (p.lse != nullptr && lane == 0) p.lse[row.in(p.lse_strides)] = log_sum_exp(reference, sum);
   char* to = (char*)p.out + row.in(p.out_strides) * T::BYTES;
 #pragma unroll 1
   for (int i = lane; i < p.count.length; i += WARP) {

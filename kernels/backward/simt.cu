@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 // Backward pass on CUDA cores, any GPU from sm_50: deterministic, exact windows, no shared memory, no atomics.
 //
-//   P[i][j] = 2^(scale_log2 * q[i] . k[j] - lse_log2[i])      dS[i][j] = P[i][j] * (dO[i] . v[j] - delta[i])
+//   weight[i][j] = 2^(scale_log2 * query[i] . key[j] - lse_log2[i])
+//   d_score[i][j] = weight[i][j] * (d_out[i] . value[j] - delta[i])
 //
 //   pass over queries: items are queries. For each key in the union of their windows, then each additional key:
-//     dq[i] += dS[i][j] * k[j]; at the end dq *= scale
-//   pass over keys: items are keys. For each query head that shares them, for each query in the union of their
-//     inverse windows: dv[j] += P[i][j] * dO[i]; dk[j] += dS[i][j] * q[i]; at the end dk *= scale
+//     d_query[i] += d_score[i][j] * key[j]; at the end d_query *= scale
+//   pass over keys: items are keys. For each query head that shares them, for each query in the union of their inverse
+//     windows: d_value[j] += weight[i][j] * d_out[i]; d_key[j] += d_score[i][j] * query[i]; at the end d_key *= scale
 //   pass over additional keys: the same code, on the part of all queries that blockIdx.y names, into f32 partial sums.
 //
 // lse_log2 and delta come as pairs from rows.cu; delta carries the gradient of the log-sum-exp, so it needs no place here.
 // Warps, lanes and registers as in forward/simt.cu, with fewer ITEMS: three rows an item are live instead of two.
 #include <natten/block.cuh>
-#include <natten/element.cuh>
+#include <natten/row.cuh>
 #include <natten/softmax.cuh>
 
 namespace natten {
@@ -50,8 +51,8 @@ struct QueryBody {
   int lane;
   int group_lane;
   float query[ITEMS][ELEMS];       // times scale_log2
-  float grad_out[ITEMS][ELEMS];
-  float grad_query[ITEMS][ELEMS];  // without scale
+  float d_out[ITEMS][ELEMS];
+  float d_query[ITEMS][ELEMS];  // without scale
   float lse_log2[OWNED];
   float delta[OWNED];
 
@@ -60,18 +61,18 @@ struct QueryBody {
     load_row<T, LANES, ELEMS, ALIGNED>(key, token[0], geometry.head_dim, lane);
     load_row<T, LANES, ELEMS, ALIGNED>(value, token[1], geometry.head_dim_v, lane);
 
-    float score_log2[OWNED], grad_weight[OWNED], grad_score[OWNED];
-    DotPair<T, LANES, ELEMS, ITEMS, ALIGNED>::compute(query, key, grad_out, value, lane, score_log2, grad_weight);
+    float score_log2[OWNED], d_weight[OWNED], d_score[OWNED];
+    DotPair<T, LANES, ELEMS, ITEMS, ALIGNED>::compute(query, key, d_out, value, lane, score_log2, d_weight);
 #pragma unroll
     for (int slot = 0; slot < OWNED; ++slot) {
       const float weight = arch::exp2_approx(score_log2[slot] - lse_log2[slot]);
-      grad_score[slot] = visible[slot] ? weight * (grad_weight[slot] - delta[slot]) : 0.0f;
+      d_score[slot] = visible[slot] ? weight * (d_weight[slot] - delta[slot]) : 0.0f;
     }
 #pragma unroll
     for (int item = 0; item < ITEMS; ++item) {
-      const float g = Group::broadcast(grad_score, item, group_lane);
+      const float g = Group::broadcast(d_score, item, group_lane);
 #pragma unroll
-      for (int e = 0; e < ELEMS; ++e) arch::accumulate_where_nonzero(grad_query[item][e], g, key[e]);
+      for (int e = 0; e < ELEMS; ++e) arch::accumulate_where_nonzero(d_query[item][e], g, key[e]);
     }
   }
 };
@@ -90,13 +91,13 @@ NATTEN_DEVICE void backward_query(const BackwardParams& p) {
 #pragma unroll
   for (int item = 0; item < ITEMS; ++item) {
     const void* query = (const char*)p.query + block.item_row(geometry, plan, p.query_strides, item) * T::BYTES;
-    const void* grad_out = (const char*)p.grad_out + block.item_row(geometry, plan, p.grad_out_strides, item) * T::BYTES;
+    const void* d_out = (const char*)p.d_out + block.item_row(geometry, plan, p.d_out_strides, item) * T::BYTES;
     load_row<T, LANES, ELEMS, ALIGNED>(body.query[item], query, geometry.head_dim, lane);
-    load_row<T, LANES, ELEMS, ALIGNED>(body.grad_out[item], grad_out, geometry.head_dim_v, lane);
+    load_row<T, LANES, ELEMS, ALIGNED>(body.d_out[item], d_out, geometry.head_dim_v, lane);
 #pragma unroll
     for (int e = 0; e < ELEMS; ++e) {
       body.query[item][e] *= geometry.scale_log2;
-      body.grad_query[item][e] = 0.0f;
+      body.d_query[item][e] = 0.0f;
     }
   }
 #pragma unroll
@@ -118,8 +119,8 @@ NATTEN_DEVICE void backward_query(const BackwardParams& p) {
 #pragma unroll
   for (int item = 0; item < ITEMS; ++item) {
     if (!block.exists(plan, item)) continue;
-    store_row<T, LANES, ALIGNED>((char*)p.grad_query + block.item_row(geometry, plan, p.grad_query_strides, item) * T::BYTES,
-                                 body.grad_query[item], geometry.scale, geometry.head_dim, lane);
+    store_row<T, LANES, ALIGNED>((char*)p.d_query + block.item_row(geometry, plan, p.d_query_strides, item) * T::BYTES,
+                                 body.d_query[item], geometry.scale, geometry.head_dim, lane);
   }
 }
 
@@ -133,31 +134,31 @@ struct KeyBody {
   int group_lane;
   float key[ITEMS][ELEMS];         // times scale_log2
   float value[ITEMS][ELEMS];
-  float grad_key[ITEMS][ELEMS];    // without scale
-  float grad_value[ITEMS][ELEMS];
+  float d_key[ITEMS][ELEMS];    // without scale
+  float d_value[ITEMS][ELEMS];
 
   __device__ __forceinline__ void operator()(const char* const (&token)[3], const bool (&visible)[OWNED]) {
-    float query[ELEMS], grad_out[ELEMS];
+    float query[ELEMS], d_out[ELEMS];
     load_row<T, LANES, ELEMS, ALIGNED>(query, token[0], geometry.head_dim, lane);
-    load_row<T, LANES, ELEMS, ALIGNED>(grad_out, token[1], geometry.head_dim_v, lane);
+    load_row<T, LANES, ELEMS, ALIGNED>(d_out, token[1], geometry.head_dim_v, lane);
     float lse_log2, delta;
     arch::load_pair(lse_log2, delta, (const float*)token[2]);
 
-    float score_log2[OWNED], grad_weight[OWNED], weight[OWNED], grad_score[OWNED];
-    DotPair<T, LANES, ELEMS, ITEMS, ALIGNED>::compute(key, query, value, grad_out, lane, score_log2, grad_weight);
+    float score_log2[OWNED], d_weight[OWNED], weight[OWNED], d_score[OWNED];
+    DotPair<T, LANES, ELEMS, ITEMS, ALIGNED>::compute(key, query, value, d_out, lane, score_log2, d_weight);
 #pragma unroll
     for (int slot = 0; slot < OWNED; ++slot) {
       weight[slot] = visible[slot] ? arch::exp2_approx(score_log2[slot] - lse_log2) : 0.0f;
-      grad_score[slot] = visible[slot] ? weight[slot] * (grad_weight[slot] - delta) : 0.0f;
+      d_score[slot] = visible[slot] ? weight[slot] * (d_weight[slot] - delta) : 0.0f;
     }
 #pragma unroll
     for (int item = 0; item < ITEMS; ++item) {
       const float w = Group::broadcast(weight, item, group_lane);
-      const float g = Group::broadcast(grad_score, item, group_lane);
+      const float g = Group::broadcast(d_score, item, group_lane);
 #pragma unroll
       for (int e = 0; e < ELEMS; ++e) {
-        arch::accumulate_where_nonzero(grad_value[item][e], w, grad_out[e]);
-        arch::accumulate_where_nonzero(grad_key[item][e], g, query[e]);
+        arch::accumulate_where_nonzero(d_value[item][e], w, d_out[e]);
+        arch::accumulate_where_nonzero(d_key[item][e], g, query[e]);
       }
     }
   }
@@ -181,8 +182,8 @@ NATTEN_DEVICE void backward_key(const BackwardParams& p) {
 #pragma unroll
     for (int e = 0; e < ELEMS; ++e) {
       body.key[item][e] *= geometry.scale_log2;
-      body.grad_key[item][e] = 0.0f;
-      body.grad_value[item][e] = 0.0f;
+      body.d_key[item][e] = 0.0f;
+      body.d_value[item][e] = 0.0f;
     }
   }
 
@@ -200,7 +201,7 @@ NATTEN_DEVICE void backward_key(const BackwardParams& p) {
     const int head = block.head * heads_per_kv + shared;
     Streams<3> queries;
     queries.set(0, p.query, block.seen_row(geometry, p.query_strides, head), p.query_strides, geometry, T::BYTES);
-    queries.set(1, p.grad_out, block.seen_row(geometry, p.grad_out_strides, head), p.grad_out_strides, geometry, T::BYTES);
+    queries.set(1, p.d_out, block.seen_row(geometry, p.d_out_strides, head), p.d_out_strides, geometry, T::BYTES);
     queries.set(2, p.statistics, block.seen_row(geometry, p.statistics_strides, head), p.statistics_strides, geometry, 8);
     walk(block, rows, queries, none, body);
   }
@@ -208,17 +209,17 @@ NATTEN_DEVICE void backward_key(const BackwardParams& p) {
 #pragma unroll
   for (int item = 0; item < ITEMS; ++item) {
     if (!block.exists(plan, item)) continue;
-    const long long key_row = block.item_row(geometry, plan, p.grad_key_strides, item);
-    const long long value_row = block.item_row(geometry, plan, p.grad_value_strides, item);
+    const long long key_row = block.item_row(geometry, plan, p.d_key_strides, item);
+    const long long value_row = block.item_row(geometry, plan, p.d_value_strides, item);
     if (partial) {
-      store_partial<T, LANES>((float*)p.grad_key + blockIdx.y * p.partial_key_stride + key_row, body.grad_key[item],
+      store_partial<T, LANES>((float*)p.d_key + blockIdx.y * p.partial_key_stride + key_row, body.d_key[item],
                               geometry.scale, geometry.head_dim, lane);
-      store_partial<T, LANES>((float*)p.grad_value + blockIdx.y * p.partial_value_stride + value_row,
-                              body.grad_value[item], 1.0f, geometry.head_dim_v, lane);
+      store_partial<T, LANES>((float*)p.d_value + blockIdx.y * p.partial_value_stride + value_row,
+                              body.d_value[item], 1.0f, geometry.head_dim_v, lane);
     } else {
-      store_row<T, LANES, ALIGNED>((char*)p.grad_key + key_row * T::BYTES, body.grad_key[item], geometry.scale,
+      store_row<T, LANES, ALIGNED>((char*)p.d_key + key_row * T::BYTES, body.d_key[item], geometry.scale,
                                    geometry.head_dim, lane);
-      store_row<T, LANES, ALIGNED>((char*)p.grad_value + value_row * T::BYTES, body.grad_value[item], 1.0f,
+      store_row<T, LANES, ALIGNED>((char*)p.d_value + value_row * T::BYTES, body.d_value[item], 1.0f,
                                    geometry.head_dim_v, lane);
     }
   }
@@ -226,7 +227,7 @@ NATTEN_DEVICE void backward_key(const BackwardParams& p) {
 
 }  // namespace natten
 
-// The macros come from the compile matrix (crates/xtask). One block a multiprocessor is asked for, so that ptxas does not
+// The macros come from the compile matrix (crates/xtask). One cta a multiprocessor is asked for, so that ptxas does not
 // spill for the sake of a third; what it needs leaves room for two.
 #define NATTEN_CONFIG natten::NATTEN_TYPE, NATTEN_LANES, NATTEN_ELEMS, NATTEN_ITEMS, NATTEN_ALIGNED
 

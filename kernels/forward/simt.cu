@@ -13,7 +13,7 @@
 // Shared memory: none; neighbouring lane groups share their loads through L1.
 // Registers: 2 * ITEMS * ELEMS for q and out, 2 * ELEMS for k and v, about 50 for the rest.
 #include <natten/block.cuh>
-#include <natten/element.cuh>
+#include <natten/row.cuh>
 #include <natten/softmax.cuh>
 
 namespace natten {
@@ -102,11 +102,10 @@ NATTEN_DEVICE void forward(const ForwardParams& p) {
   always.set(1, p.additional_value, p.additional_value_strides, block.batch, head_kv, T::BYTES);
   walk(block, {0, block.window_rows()}, keys, always, body);
 
-  // No key at all: sum 0, out 0, lse -inf. A NaN sum stays one.
   float inverse_sum[Group::OWNED];
 #pragma unroll
   for (int slot = 0; slot < Group::OWNED; ++slot)
-    inverse_sum[slot] = body.softmax.sum[slot] == 0.0f ? 0.0f : arch::reciprocal_approx(body.softmax.sum[slot]);
+    inverse_sum[slot] = inverse_of(body.softmax.sum[slot]);
 #pragma unroll
   for (int item = 0; item < ITEMS; ++item) {
     const float factor = Group::broadcast(inverse_sum, item, block.group_lane);
@@ -119,16 +118,14 @@ NATTEN_DEVICE void forward(const ForwardParams& p) {
 #pragma unroll
   for (int slot = 0; slot < Group::OWNED; ++slot) {
     if (!block.owns[slot]) continue;
-    const float sum = body.softmax.sum[slot];
-    const float lse_log2 = body.softmax.reference_log2[slot] + arch::log2_approx(sum);
-    const float lse = sum == 0.0f ? -__int_as_float(0x7f800000) : lse_log2 * NATTEN_LN_2;
+    const float lse = log_sum_exp(body.softmax.reference_log2[slot], body.softmax.sum[slot]);
     p.lse[block.item_row(geometry, plan, p.lse_strides, Group::first_item(lane) + slot)] = lse;
   }
 }
 
 }  // namespace natten
 
-// The macros come from the compile matrix (crates/xtask). One block a multiprocessor is asked for, so that ptxas does not
+// The macros come from the compile matrix (crates/xtask). One cta a multiprocessor is asked for, so that ptxas does not
 // spill for the sake of a third; what it needs leaves room for two.
 extern "C" __global__ void __launch_bounds__(128, 1) NATTEN_ENTRY(natten::ForwardParams p) {
   natten::forward<natten::NATTEN_TYPE, NATTEN_LANES, NATTEN_ELEMS, NATTEN_ITEMS, NATTEN_ALIGNED>(p);

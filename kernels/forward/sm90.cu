@@ -2,7 +2,7 @@
 // Forward pass on Hopper's tensor cores (sm_90a): the copy engine brings boxes of the caller's own layout, warpgroups
 // multiply them.
 //
-//   producer, one thread:   for each item (batch, head, residue, tile of queries) of this thread block
+//   producer, one thread:   for each item (batch, head, residue, tile of queries) of this cta
 //                             Q -> shared; for each key tile, full ones first: K, V -> shared
 //   consumers, 64 queries each:
 //     S = Q K[0]^T; P = weights(S)
@@ -12,7 +12,7 @@
 //     O += P V[last]; out = O / sum; lse = ln 2 (reference + log2 sum)
 //
 // Warps: one producer warpgroup (one thread of it works), then two or three consumer warpgroups that take turns at
-// issuing products, so that one's softmax runs under another's products. The grid is persistent: one block a
+// issuing products, so that one's softmax runs under another's products. The grid is persistent: one cta a
 // multiprocessor, items dealt in turn.
 // Shared memory: sm90/config.cuh; Q x 2 | K x 2 | V x 2 | rows | mask words | items | places of tiles | barriers. The
 // result goes out over its own queries, while the next item's arrive.
@@ -66,7 +66,7 @@ NATTEN_DEVICE void forward(const ForwardParamsSm90& p) {
 }  // namespace natten
 
 // The macros come from the compile matrix (crates/xtask).
-typedef natten::sm90::Config<natten::sm90::NATTEN_TYPE, NATTEN_HEAD_DIM, NATTEN_KEYS, NATTEN_WARPGROUPS> KernelConfig;
+typedef natten::sm90::Config<natten::NATTEN_TYPE, NATTEN_HEAD_DIM, NATTEN_KEYS, NATTEN_WARPGROUPS> KernelConfig;
 NATTEN_DYNAMIC_SHARED(KernelConfig::SHARED_BYTES)
 
 extern "C" __global__ void __launch_bounds__(KernelConfig::THREADS, 1)

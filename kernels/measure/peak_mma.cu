@@ -3,27 +3,15 @@
 // multiplies four 16 x 16 matrices with four 16 x 8 ones into 16 independent sums, which covers the latency. The operands
 // are without pattern, since zeros would draw less power and run faster than data do.
 #include <natten/arch/mma.cuh>
-
-namespace arch = natten::arch;
+#include <natten/element.cuh>
 
 struct PeakParams {
   float* sums;  // one a thread: of its elements of all 16 products
   int rounds;
 };
 
-struct F16 {
-  static __device__ __forceinline__ unsigned pack(float low, float high) { return arch::pack_f16(low, high); }
-  static __device__ __forceinline__ void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    arch::mma_16816_f16(c, a, b[0], b[1]);
-  }
-};
-
-struct BF16 {
-  static __device__ __forceinline__ unsigned pack(float low, float high) { return arch::pack_bf16(low, high); }
-  static __device__ __forceinline__ void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    arch::mma_16816_bf16(c, a, b[0], b[1]);
-  }
-};
+typedef natten::NATTEN_TYPE Type;
+typedef natten::arch::Mma<Type::Inputs> Product;
 
 // An odd multiple of 1/32 between -1 and 1: exact in either type, as are sums of products.
 static __device__ __forceinline__ float value(unsigned seed) {
@@ -37,7 +25,7 @@ static __device__ __forceinline__ float value(unsigned seed) {
 // Word `index` of a lane's operands.
 static __device__ __forceinline__ unsigned word(unsigned index, unsigned lane) {
   const unsigned seed = 2u * (32u * index + lane);
-  return NATTEN_TYPE::pack(value(seed), value(seed + 1u));
+  return Type::pack_pair(value(seed), value(seed + 1u));
 }
 
 enum { SIDE = 4 };  // FLOPs of a warp's round: SIDE * SIDE * 4096
@@ -62,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) NATTEN_ENTRY(PeakParams p) 
 #pragma unroll
     for (int i = 0; i < SIDE; ++i) {
 #pragma unroll
-      for (int j = 0; j < SIDE; ++j) NATTEN_TYPE::multiply(sums[i][j], a[i], b[j]);
+      for (int j = 0; j < SIDE; ++j) Product::add(sums[i][j], a[i], b[j][0], b[j][1]);
     }
   }
   float sum = 0.0f;

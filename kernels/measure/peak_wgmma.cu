@@ -5,21 +5,13 @@
 #include <natten/arch/barrier.cuh>
 #include <natten/arch/shared.cuh>
 #include <natten/arch/wgmma.cuh>
+#include <natten/element.cuh>
 #include <natten/launch.cuh>
 
 namespace arch = natten::arch;
 
-struct F16 {
-  typedef arch::Wgmma<arch::HalfInputs, 256> Product;
-  static __device__ __forceinline__ unsigned pack(float low, float high) { return arch::pack_halves(low, high); }
-};
-
-struct BF16 {
-  typedef arch::Wgmma<arch::Bfloat16Inputs, 256> Product;
-  static __device__ __forceinline__ unsigned pack(float low, float high) { return arch::pack_bfloat16s(low, high); }
-};
-
-typedef NATTEN_TYPE Type;
+typedef natten::NATTEN_TYPE Type;
+typedef arch::Wgmma<Type::Inputs, 256> Product;
 
 struct PeakParams {
   float* sums;  // one a thread: of its elements of its warpgroup's product
@@ -50,7 +42,7 @@ extern "C" __global__ void __launch_bounds__(256, 1) NATTEN_ENTRY(PeakParams p) 
   const unsigned shared = arch::shared_address(bytes);
   for (unsigned pair = threadIdx.x; pair < SHARED_BYTES / 4; pair += 256u) {
     const unsigned row = pair / (ROW_BYTES / 4), at = 4u * (pair % (ROW_BYTES / 4)) ^ (row & 7u) << 4;
-    arch::store_shared(shared + row * ROW_BYTES + at, Type::pack(value(2u * pair), value(2u * pair + 1u)));
+    arch::store_shared(shared + row * ROW_BYTES + at, Type::pack_pair(value(2u * pair), value(2u * pair + 1u)));
   }
   arch::fence_async_proxy();
   __syncthreads();
@@ -67,7 +59,7 @@ extern "C" __global__ void __launch_bounds__(256, 1) NATTEN_ENTRY(PeakParams p) 
 #pragma unroll
     for (int step = 0; step < STEPS; ++step) {
       const int k = 2 * (step % 4);  // 32 bytes on in units of 16
-      Type::Product::multiply_add(sums, a + k, b + k);
+      Product::multiply_add(sums, a + k, b + k);
     }
     arch::wgmma_commit();
     arch::wgmma_wait<0>();

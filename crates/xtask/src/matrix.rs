@@ -187,7 +187,6 @@ const SM90_TILES: [[u32; 3]; 6] =
     [[32, 2, 128], [32, 3, 128], [64, 2, 128], [64, 3, 128], [128, 2, 128], [256, 2, 64]];
 
 fn sm90_entry(element: Element, [head_dim, warpgroups, keys]: [u32; 3]) -> Entry {
-    let ty = if element == Element::F16 { "Half" } else { "Bfloat16" };
     let suffix = if warpgroups == 2 { "" } else { "_q192" };
     Entry {
         name: format!("natten_forward_sm90_{}_d{head_dim}{suffix}", element.name()),
@@ -200,7 +199,7 @@ fn sm90_entry(element: Element, [head_dim, warpgroups, keys]: [u32; 3]) -> Entry
         needs_alignment: true,
         shape: Shape::Tiles { queries: 64 * warpgroups, keys },
         defines: vec![
-            format!("NATTEN_TYPE={ty}"),
+            format!("NATTEN_TYPE={}", element.in_kernels()),
             format!("NATTEN_HEAD_DIM={head_dim}"),
             format!("NATTEN_KEYS={keys}"),
             format!("NATTEN_WARPGROUPS={warpgroups}"),

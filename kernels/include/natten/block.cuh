@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 // Where a lane group stands: its block of items, what each item sees, and the walk over the union of that.
 //
-// Items are queries (they see keys) or, in the dK/dV pass, keys (queries see them). ITEMS neighbouring items share
+// Items are queries (they see keys) or, in the pass over keys, keys (queries see them). ITEMS neighbouring items share
 // every load of the tokens in the union of their windows; a token outside an item's own window costs it nothing but
 // the test. Control flow is the same for all lanes of a warp, so shuffles need no mask: lanes with fewer tokens than
 // the warp's longest walk stay on their last one, invisible.
 #pragma once
 #include "lanes.cuh"
+#include "place.cuh"
 
 namespace natten {
 
@@ -35,7 +36,7 @@ struct Block {
   Span own[OWNED][3];  // start is relative to seen[].start; count 0 for an item beyond the edge
   bool owns[OWNED];    // the owned item is not beyond the edge
 
-  // False if this residue has no items at all: nothing to do for the whole thread block.
+  // False if this residue has no items at all: nothing to do for the whole cta.
   template <Items SIDE>
   __device__ __forceinline__ bool place(const Geometry& geometry, const Decomposition& plan) {
     const int thread = (int)threadIdx.x;
@@ -48,17 +49,15 @@ struct Block {
     bool empty = false;
 #pragma unroll
     for (int a = 2; a >= 0; --a) {
-      const int rest = divide(tile, plan.tiles[a]);
-      const int along = tile - rest * (int)plan.tiles[a].value;
       const Axis& axis = geometry.axes[a];
-      box[a] = divide(along, axis.dilation);
-      residue[a] = along - box[a] * (int)axis.dilation.value;
+      const Place here = find_place(take_index(tile, plan.tiles[a]), axis.dilation);
+      box[a] = here.box;
+      residue[a] = here.residue;
       count[a] = SIDE == QUERY_ITEMS ? query_count(axis, residue[a]) : key_count(axis, residue[a]);
       empty |= count[a] <= 0;
-      tile = rest;
     }
-    batch = divide(tile, plan.head_tiles);
-    head = ((tile - batch * (int)plan.head_tiles.value) << plan.cta_heads_log2) + low_bits(group, plan.cta_heads_log2);
+    head = (take_index(tile, plan.head_tiles) << plan.cta_heads_log2) + low_bits(group, plan.cta_heads_log2);
+    batch = tile;
     has_head = head < plan.heads;
     head = minimum(head, plan.heads - 1);
     group >>= plan.cta_heads_log2;
@@ -92,14 +91,8 @@ struct Block {
     return true;
   }
 
-  NATTEN_DEVICE int low_bits(int n, int bits) { return n & ((1 << bits) - 1); }
-
-  // Item's distance from the first of the block along axis a: its index is cut into bit fields, axis 2 lowest.
-  NATTEN_DEVICE int item_offset(const Decomposition& plan, int item, int a) {
-    if (a < 2) item >>= plan.block_log2[2];
-    if (a < 1) item >>= plan.block_log2[1];
-    return low_bits(item, plan.block_log2[a]);
-  }
+  // Item's distance from the first of the block along axis a.
+  NATTEN_DEVICE int item_offset(const Decomposition& plan, int item, int a) { return coordinate(plan.block_log2, item, a); }
 
   template <Items SIDE>
   NATTEN_DEVICE int other_count(const Axis& axis, int residue) {

@@ -1,26 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// Rows of 16-bit elements in shared memory, without bank conflicts, and the warp-wide multiplications on them.
+// Rows of 16-bit elements in shared memory, without bank conflicts, as ldmatrix reads them.
 #pragma once
 #include "arch/copy.cuh"
-#include "arch/mma.cuh"
-#include "element.cuh"
+#include "device.cuh"
 
 namespace natten {
-
-template <class T>
-struct Mma;
-
-template <>
-struct Mma<F16> {
-  NATTEN_DEVICE void add(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) { arch::mma_16816_f16(c, a, b0, b1); }
-  NATTEN_DEVICE unsigned pack(float low, float high) { return arch::pack_f16(low, high); }
-};
-
-template <>
-struct Mma<BF16> {
-  NATTEN_DEVICE void add(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) { arch::mma_16816_bf16(c, a, b0, b1); }
-  NATTEN_DEVICE unsigned pack(float low, float high) { return arch::pack_bf16(low, high); }
-};
 
 // ROWS rows of DIM elements, in panels of at most 64 elements (128 bytes), each panel row by row. The 16-byte chunks of a
 // row are exchanged by XOR with the row's number, so that eight neighbouring rows have the same chunk in different banks.

@@ -38,15 +38,15 @@ struct ListStrides {
   long long head;
 };
 
-// How items (queries, or keys in the dK/dV pass) are dealt to thread blocks. A lane group owns a block of
-// 2^sum(block_log2) neighbouring items; a thread block holds 2^(sum(cta_log2) + cta_heads_log2) lane groups.
+// How items (queries, or keys in the pass over keys) are dealt to ctas. A lane group owns a block of
+// 2^sum(block_log2) neighbouring items; a cta holds 2^(sum(cta_log2) + cta_heads_log2) lane groups.
 struct Decomposition {
   Divisor tiles[3];    // per axis: dilation * boxes of one residue; axis 2 varies fastest over the grid
   Divisor head_tiles;  // then heads, then batch
   int block_log2[3];   // items of one lane group along each axis, log2
-  int cta_log2[3];     // lane groups of one thread block along each axis, log2
-  int cta_heads_log2;  // lane groups of one thread block along the heads, log2
-  int heads;           // items' head count: query heads, or key heads in the dK/dV pass
+  int cta_log2[3];     // lane groups of one cta along each axis, log2
+  int cta_heads_log2;  // lane groups of one cta along the heads, log2
+  int heads;           // items' head count: query heads, or key heads in the pass over keys
 };
 
 // The problem itself, shared by every pass.
@@ -79,8 +79,8 @@ struct ForwardParams {
   Decomposition decomposition;
 };
 
-// How a tensor-core kernel cuts the work: a thread block has one box of queries and walks over boxes of keys. Row r of a
-// box has its coordinates in bit fields of r, axis 2 lowest.
+// How a tensor-core kernel cuts the work: a cta has one box of queries and walks over boxes of keys. Row r of a box has
+// its coordinates in bit fields of r, axis 2 lowest.
 struct TilePlan {
   Divisor tiles[3];   // per axis: dilation * boxes of one residue; axis 2 varies fastest over the grid
   Divisor heads;      // then query heads, then batch
@@ -108,7 +108,7 @@ struct TileForwardParams {
   TilePlan plan;
 };
 
-// The passes over queries (grad_query), over keys (grad_key, grad_value), and over additional keys. The last runs the
+// The passes over queries (d_query), over keys (d_key, d_value), and over additional keys. The last runs the
 // code of the pass over keys on a geometry whose keys are the additional ones, all windows open, and leaves partial sums.
 struct BackwardParams {
   const void* query;
@@ -116,23 +116,23 @@ struct BackwardParams {
   const void* value;
   const void* additional_key;    // pass over queries only
   const void* additional_value;  // pass over queries only
-  const void* grad_out;
-  const float* statistics;  // pairs: log-sum-exp times log2(e); rowsum(grad_out * out) - grad_lse
-  void* grad_query;
-  void* grad_key;
-  void* grad_value;
+  const void* d_out;
+  const float* statistics;  // pairs: log-sum-exp times log2(e); rowsum(d_out * out) - d_lse
+  void* d_query;
+  void* d_key;
+  void* d_value;
   Strides query_strides;
   Strides key_strides;
   Strides value_strides;
-  Strides grad_out_strides;
+  Strides d_out_strides;
   Strides statistics_strides;  // in pairs
-  Strides grad_query_strides;
-  Strides grad_key_strides;
-  Strides grad_value_strides;
+  Strides d_query_strides;
+  Strides d_key_strides;
+  Strides d_value_strides;
   ListStrides additional_key_strides;
   ListStrides additional_value_strides;
-  long long partial_key_stride;    // elements between two splits' partial sums of grad_key
-  long long partial_value_stride;  // likewise of grad_value
+  long long partial_key_stride;    // elements between two splits' partial sums of d_key
+  long long partial_value_stride;  // likewise of d_value
   Geometry geometry;
   Decomposition decomposition;
   int rows_per_split;  // rows of queries (runs along axis 2) that one split (blockIdx.y) covers; 0: no splits
@@ -149,14 +149,14 @@ struct RowCount {
 // Fills BackwardParams::statistics.
 struct DeltaParams {
   const void* out;
-  const void* grad_out;
-  const float* lse;       // natural log, from the forward pass
-  const float* grad_lse;  // null where the loss does not use the log-sum-exp
+  const void* d_out;
+  const float* lse;    // natural log, from the forward pass
+  const float* d_lse;  // null where the loss does not use the log-sum-exp
   float* statistics;
   Strides out_strides;
-  Strides grad_out_strides;
+  Strides d_out_strides;
   Strides lse_strides;
-  Strides grad_lse_strides;
+  Strides d_lse_strides;
   Strides statistics_strides;  // in pairs
   RowCount count;
 };

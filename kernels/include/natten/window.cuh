@@ -4,9 +4,8 @@
 // Positions count tokens of one residue class: token = residue + position * dilation. All kernels work in
 // positions, so dilation shows up in addresses only.
 #pragma once
+#include "device.cuh"
 #include "params.h"
-
-#define NATTEN_DEVICE static __device__ __forceinline__
 
 namespace natten {
 

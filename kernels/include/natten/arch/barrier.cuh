@@ -1,13 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// Barriers of a thread block, and what else makes its warps play different parts (sm_90a).
+// Barriers of a cta, and what else makes its warps play different parts (sm_90a).
 #pragma once
 
 namespace natten {
 namespace arch {
-
-static __device__ __forceinline__ unsigned shared_address(const void* pointer) {
-  return (unsigned)__cvta_generic_to_shared(pointer);
-}
 
 // Barrier objects (mbarrier) by their address in shared memory. A phase is over once `arrivals` threads have arrived
 // and every byte they announced has been copied; phases alternate in parity, the first has parity 0.
@@ -40,7 +36,7 @@ static __device__ __forceinline__ void barrier_wait(unsigned barrier, unsigned p
 // Orders ordinary accesses to shared memory before later asynchronous ones.
 static __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// Barrier `id` of the sixteen that every thread block has: waits until `threads` have synchronised or arrived.
+// Barrier `id` of the sixteen that every cta has: waits until `threads` have synchronised or arrived.
 static __device__ __forceinline__ void named_barrier_sync(int id, int threads) {
   asm volatile("barrier.cta.sync.aligned %0, %1;" :: "r"(id), "r"(threads) : "memory");
 }

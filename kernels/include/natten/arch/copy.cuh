@@ -5,10 +5,6 @@
 namespace natten {
 namespace arch {
 
-static __device__ __forceinline__ unsigned shared_address(const void* pointer) {
-  return (unsigned)__cvta_generic_to_shared(pointer);
-}
-
 static __device__ __forceinline__ void copy_16_bytes(unsigned to_shared, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(to_shared), "l"(from) : "memory");
 }

@@ -3,22 +3,32 @@
 //
 // Fragments, with lane = 4 * row + quad: C holds (row, 2 quad + {0, 1}) in c[0..1] and (row + 8, ..) in c[2..3].
 #pragma once
+#include "convert.cuh"
 
 namespace natten {
 namespace arch {
 
-// c += a (16 x 16) * b (16 x 8). Not volatile: the compiler may move it between loads and softmax.
-static __device__ __forceinline__ void mma_16816_f16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
+// add: c += a (16 x 16) * b (16 x 8). Not volatile: the compiler may move it between loads and softmax.
+template <class Inputs>
+struct Mma;
 
-static __device__ __forceinline__ void mma_16816_bf16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
+template <>
+struct Mma<HalfInputs> {
+  static __device__ __forceinline__ void add(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+};
+
+template <>
+struct Mma<Bfloat16Inputs> {
+  static __device__ __forceinline__ void add(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+};
 
 // Four 8 x 8 matrices of 16-bit elements; lane i gives the shared address of row i % 8 of matrix i / 8.
 static __device__ __forceinline__ void load_matrices(unsigned (&r)[4], unsigned shared_address) {
@@ -35,19 +45,6 @@ static __device__ __forceinline__ void load_matrices(float (&r)[4], unsigned sha
 static __device__ __forceinline__ void load_matrices_transposed(unsigned (&r)[4], unsigned shared_address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address));
-}
-
-// Two floats as one word, the first in its low half.
-static __device__ __forceinline__ unsigned pack_f16(float low, float high) {
-  unsigned word;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
-  return word;
-}
-
-static __device__ __forceinline__ unsigned pack_bf16(float low, float high) {
-  unsigned word;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
-  return word;
 }
 
 }  // namespace arch

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// Shared memory by address, and the packing of pairs that the tensor cores read (sm_80).
+// Shared memory by address.
 #pragma once
 
 namespace natten {
 namespace arch {
+
+static __device__ __forceinline__ unsigned shared_address(const void* pointer) {
+  return (unsigned)__cvta_generic_to_shared(pointer);
+}
 
 static __device__ __forceinline__ unsigned load_shared(unsigned address) {
   unsigned word;
@@ -40,19 +44,6 @@ static __device__ __forceinline__ void store_shared(unsigned address, int w0, in
 
 static __device__ __forceinline__ void store_shared_long(unsigned address, long long value) {
   asm volatile("st.shared.s64 [%0], %1;" :: "r"(address), "l"(value) : "memory");
-}
-
-// Two values in one register, the first in the lower half.
-static __device__ __forceinline__ unsigned pack_halves(float first, float second) {
-  unsigned pair;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
-  return pair;
-}
-
-static __device__ __forceinline__ unsigned pack_bfloat16s(float first, float second) {
-  unsigned pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
-  return pair;
 }
 
 // A copy of the value that the compiler knows nothing about: what is computed from it stays where it is written, rather

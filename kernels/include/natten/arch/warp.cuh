@@ -45,12 +45,7 @@ static __device__ __forceinline__ unsigned ballot(bool condition) {
 }
 
 // Whether the condition holds in any lane.
-static __device__ __forceinline__ bool any(bool condition) {
-  unsigned lanes;
-  asm volatile("{ .reg .pred holds; setp.ne.u32 holds, %1, 0; vote.sync.ballot.b32 %0, holds, 0xffffffff; }"
-               : "=r"(lanes) : "r"((unsigned)condition));
-  return lanes != 0;
-}
+static __device__ __forceinline__ bool any(bool condition) { return ballot(condition) != 0; }
 
 }  // namespace arch
 }  // namespace natten

@@ -10,12 +10,10 @@
 // touched. The compiler knows nothing of that, so `settle` follows every wait: it pins the values that the wait made
 // valid behind it.
 #pragma once
+#include "convert.cuh"
 
 namespace natten {
 namespace arch {
-
-struct HalfInputs;
-struct Bfloat16Inputs;
 
 // Orders register accesses before the first multiplication that uses the registers.
 static __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }

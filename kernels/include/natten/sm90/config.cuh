@@ -5,23 +5,12 @@
 #include "../arch/shared.cuh"
 #include "../arch/tma.cuh"
 #include "../arch/wgmma.cuh"
+#include "../element.cuh"
 #include "../params_sm90.h"
+#include "item.cuh"
 
 namespace natten {
 namespace sm90 {
-
-struct Half {
-  typedef arch::HalfInputs Inputs;
-  NATTEN_DEVICE unsigned pack(float first, float second) { return arch::pack_halves(first, second); }
-};
-
-struct Bfloat16 {
-  typedef arch::Bfloat16Inputs Inputs;
-  NATTEN_DEVICE unsigned pack(float first, float second) { return arch::pack_bfloat16s(first, second); }
-};
-
-// What a warpgroup knows of one of its query rows.
-enum { ROW_WINDOWS = 0, ROW_OUT = 24, ROW_LSE = 32, ROW_BYTES = 48 };
 
 // TYPE, bucket of head_dim, keys of a tile, consumer warpgroups (64 queries each).
 template <class TYPE, int HEAD_DIM_, int KEYS_, int WARPGROUPS_>
@@ -56,12 +45,11 @@ struct Config {
     KEY_AT = QUERY_AT + ITEMS * QUERY_TILE_BYTES,
     VALUE_AT = KEY_AT + STAGES * KEY_TILE_BYTES,
     ROWS_AT = VALUE_AT + STAGES * KEY_TILE_BYTES,
-    BITS_AT = ROWS_AT + WARPGROUPS * 64 * ROW_BYTES,  // per axis and bound 0 .. side: 4 words
+    BITS_AT = ROWS_AT + WARPGROUPS * 64 * RowNote::BYTES,  // per axis and bound 0 .. side: 4 words
     BITS_BYTES = (KEYS + 5) * 16,                     // worst: all keys along one axis
     ITEM_AT = BITS_AT + BITS_BYTES,
-    ITEM_BYTES = 96,
-    TILE_AT = ITEM_AT + ITEMS * ITEM_BYTES,           // first key of each stage's tile
-    BARRIERS_AT = TILE_AT + STAGES * 16,
+    TILES_AT = ITEM_AT + ITEMS * WorkItem::BYTES,      // first key of each stage's tile
+    BARRIERS_AT = TILES_AT + STAGES * KeyTile::BYTES,
     KEY_FULL = BARRIERS_AT,
     KEY_EMPTY = KEY_FULL + 8 * STAGES,
     VALUE_FULL = KEY_EMPTY + 8 * STAGES,
@@ -70,18 +58,18 @@ struct Config {
     QUERY_EMPTY = QUERY_FULL + 8 * ITEMS,
     SHARED_BYTES = QUERY_EMPTY + 8 * ITEMS
   };
-  static_assert(SHARED_BYTES <= 227 * 1024, "shared memory of one thread block");
+  static_assert(SHARED_BYTES <= 227 * 1024, "shared memory of one cta");
   static_assert(PRODUCER_REGISTERS * 128 + CONSUMER_REGISTERS * 128 * WARPGROUPS <= 65536, "registers");
 };
 
-// Place in a ring of stages: which one, and the parity of its phase.
-struct Place {
+// Where in a ring of stages: which one, and the parity of its phase.
+struct RingPlace {
   int stage;
   unsigned parity;
 
   // Of the one with this number, counted from the start.
   template <int STAGES>
-  static __device__ __forceinline__ Place of(unsigned number) {
+  static __device__ __forceinline__ RingPlace of(unsigned number) {
     return {(int)(number % STAGES), number / STAGES & 1};
   }
 

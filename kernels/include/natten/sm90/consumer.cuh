@@ -1,19 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 // A consumer warpgroup of the Hopper kernel: 64 queries against every key tile of the item.
 #pragma once
-#include "../arch/math.cuh"
 #include "../arch/memory.cuh"
-#include "../arch/warp.cuh"
+#include "../softmax.cuh"
 #include "mask.cuh"
 
 namespace natten {
 namespace sm90 {
-
-// The point of reference of the weights moves only when a score exceeds it by this much (in powers of two): weights
-// stay below 2^8, and the result is hardly ever rescaled.
-#define NATTEN_SM90_LAZY 8.0f
-// Below every score, yet finite, so that -inf (a hidden score) minus it is -inf and never NaN.
-#define NATTEN_SM90_LOWEST -3.402823466e38f
 
 template <class C>
 struct Consumer {
@@ -33,52 +26,48 @@ struct Consumer {
   int group;          // this warpgroup
   int warp;           // of the warpgroup
   int lane;
-  Place key;          // of the next tile of keys
-  Place value;        // of the next tile of values
+  RingPlace key;      // of the next tile of keys
+  RingPlace value;    // of the next tile of values
   unsigned query;     // this warpgroup's queries of the item, and its result
   float scores[SCORES];           // (64 queries, KEYS), then the weights in place
   float out[OUTS];                // (64 queries, HEAD_DIM)
   unsigned weights[STEPS][4];     // (64 queries, KEYS) as pairs
-  float reference_log2[2];        // per row: weights are relative to 2^reference
-  float sum[2];                   // this thread's part of each row's sum of weights
+  FragmentSoftmax softmax;
 
-  // The row's entry in the table of this warp's 16 rows.
-  __device__ __forceinline__ unsigned row_entry(int row) const {
-    return shared + C::ROWS_AT + (group * 64 + warp * 16 + row) * ROW_BYTES;
+  // What is noted of a row of this warp's 16.
+  __device__ __forceinline__ RowNote row_note(int row) const {
+    return {shared + C::ROWS_AT + (group * 64 + warp * 16 + row) * RowNote::BYTES};
   }
 
   // Works out the windows and addresses of this warp's rows, one row a lane. Other lanes read them behind the next wait for
   // the warp or warpgroup; those that read the last item's have waited at its end.
-  __device__ __forceinline__ void describe_rows(unsigned item) {
+  __device__ __forceinline__ void describe_rows(const WorkItem& item) {
     if (lane < 16) {
-      int head[4];
-      arch::load_shared(head, item);
+      const WorkItem::Head head = item.head();
       int index = warp * 16 + lane;
       // In 64 bits: a batch item of a large tensor is far away.
-      long long out_row = head[2] * p.out_strides.batch + head[3] * p.out_strides.head;
-      long long lse_row = head[2] * p.lse_strides.batch + head[3] * p.lse_strides.head;
+      long long out_row = head.batch * p.out_strides.batch + head.head * p.out_strides.head;
+      long long lse_row = head.batch * p.lse_strides.batch + head.head * p.lse_strides.head;
       bool exists = true;
 #pragma unroll
       for (int a = 2; a >= 0; --a) {
         const Axis& axis = p.geometry.axes[a];
         const int log2 = p.query_box_log2[a];
-        int place[4];  // base, residue
-        arch::load_shared(place, item + ITEM_AXES + 16 * a);
+        const WorkItem::Along along = item.along(a);
         const int box = a == p.query_side ? group << log2 : 0;
-        int position = place[0] + box + (index & ((1 << log2) - 1));
+        int position = along.base + box + low_bits(index, log2);
         index >>= log2;
-        const int queries = query_count(axis, place[1]);
+        const int queries = query_count(axis, along.residue);
         exists &= position < queries;
         position = minimum(position, queries - 1);
-        const Range sees = window(axis, queries, key_count(axis, place[1]), position);
-        arch::store_shared(row_entry(lane) + ROW_WINDOWS + 8 * a, sees.start * BITS_ENTRY_BYTES,
-                           sees.end * BITS_ENTRY_BYTES);
-        const long long token = place[1] + (long long)position * (int)axis.dilation.value;
+        const Range sees = window(axis, queries, key_count(axis, along.residue), position);
+        row_note(lane).set_window(a, {sees.start * BITS_ENTRY_BYTES, sees.end * BITS_ENTRY_BYTES});
+        const long long token = token_at(axis, along.residue, position);
         out_row += token * p.out_strides.axis[a];
         lse_row += token * p.lse_strides.axis[a];
       }
-      arch::store_shared_long(row_entry(lane) + ROW_OUT, exists ? out_row : -1);
-      arch::store_shared_long(row_entry(lane) + ROW_LSE, exists ? lse_row : -1);
+      row_note(lane).set_out(exists ? out_row : -1);
+      row_note(lane).set_lse(exists ? lse_row : -1);
     }
   }
 
@@ -126,57 +115,34 @@ struct Consumer {
 
   // Which scores of the next tile of keys are seen. Its keys are there, its scores need not be.
   __device__ __forceinline__ void find_seen(unsigned (&seen)[2]) {
-    int position[4];
-    arch::load_shared(position, shared + C::TILE_AT + 16 * key.stage);
+    const KeyTile tile = KeyTile::load(shared + C::TILES_AT + KeyTile::BYTES * key.stage);
     // Lane 0 will say that this place may be overwritten: all lanes have read it by then, and noted down their rows.
     arch::sync_warp();
-    if (position[3] > 0) {
-      seen[0] = seen[1] = column_mask(position[3]);
+    if (tile.additional > 0) {
+      seen[0] = seen[1] = column_mask(tile.additional);
     } else {
-      const unsigned windows[2] = {row_entry(lane / 4) + ROW_WINDOWS, row_entry(lane / 4 + 8) + ROW_WINDOWS};
-      row_masks(p, shared + C::BITS_AT, windows, position, seen);
+      const RowNote rows[2] = {row_note(lane / 4), row_note(lane / 4 + 8)};
+      row_masks(p, shared + C::BITS_AT, rows, tile, seen);
     }
   }
 
-  // Moves the reference if some score of the warp is far above it. Returns whether; then factor is what the result must
-  // be multiplied by.
+  // Moves the references if some score of the warp is far above its row's. Returns whether; then factor is what the result
+  // must be multiplied by.
   __device__ __forceinline__ bool move_reference(float (&factor)[2]) {
-    float top[2] = {scores[0], scores[2]};
-#pragma unroll
-    for (int i = 0; i < SCORES; ++i) top[i / 2 % 2] = fmaxf(top[i / 2 % 2], scores[i]);
-    bool must = false;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      top[half] *= p.geometry.scale_log2;
-      must |= top[half] > reference_log2[half] + NATTEN_SM90_LAZY;
-    }
+    float top_log2[2];
+    const bool must = softmax.template find_tops<SCORES>(scores, p.geometry.scale_log2, top_log2);
     if (!arch::any(must)) return false;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float high = top[half];
-      high = fmaxf(high, arch::shuffle_xor(high, 1));
-      high = fmaxf(high, arch::shuffle_xor(high, 2));
-      high = fmaxf(high, reference_log2[half]);
-      factor[half] = arch::exp2_approx(reference_log2[half] - high);
-      reference_log2[half] = high;
-      sum[half] *= factor[half];
-    }
+    for (int half = 0; half < 2; ++half) factor[half] = softmax.template move<false>(half, top_log2[half]);
     return true;
   }
 
   // Turns scores into weights in place.
-  __device__ __forceinline__ void weigh() {
-#pragma unroll
-    for (int i = 0; i < SCORES; ++i) {
-      const int half = i / 2 % 2;
-      scores[i] = arch::exp2_approx(fmaf(scores[i], p.geometry.scale_log2, -reference_log2[half]));
-      sum[half] += scores[i];
-    }
-  }
+  __device__ __forceinline__ void weigh() { softmax.template weigh<SCORES>(scores, p.geometry.scale_log2); }
 
   __device__ __forceinline__ void pack_weights() {
 #pragma unroll
-    for (int i = 0; i < SCORES; i += 2) weights[i / 8][i / 2 % 4] = Type::pack(scores[i], scores[i + 1]);
+    for (int i = 0; i < SCORES; i += 2) weights[i / 8][i / 2 % 4] = Type::pack_pair(scores[i], scores[i + 1]);
   }
 
   __device__ __forceinline__ void rescale(const float (&factor)[2]) {
@@ -216,7 +182,7 @@ struct Consumer {
     pack_weights();
   }
 
-  __device__ __forceinline__ void first_tile(unsigned item, bool masked) {
+  __device__ __forceinline__ void first_tile(const WorkItem& item, bool masked) {
     arch::barrier_wait(shared + C::KEY_FULL + 8 * key.stage, key.parity);
     take_turn();
     issue_scores();
@@ -230,8 +196,7 @@ struct Consumer {
     if (masked) hide(scores, seen);
 #pragma unroll
     for (int i = 0; i < OUTS; ++i) out[i] = 0.0f;
-    reference_log2[0] = reference_log2[1] = NATTEN_SM90_LOWEST;
-    sum[0] = sum[1] = 0.0f;
+    softmax.clear();
     float factor[2];
     move_reference(factor);
     weigh();
@@ -254,27 +219,25 @@ struct Consumer {
     sync_warpgroup();  // all of it has been reading the queries that these rows lie over
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float total = sum[half];
-      total += arch::shuffle_xor(total, 1);
-      total += arch::shuffle_xor(total, 2);
-      const float inverse = arch::reciprocal_approx(total);
+      const float total = quad_sum(softmax.sum[half]);
+      const float inverse = inverse_of(total);
       const int row = lane / 4 + 8 * half;
 #pragma unroll
       for (int chunk = 0; chunk < CHUNKS; ++chunk) {
-        const unsigned pair = Type::pack(out[4 * chunk + 2 * half] * inverse, out[4 * chunk + 2 * half + 1] * inverse);
+        const unsigned pair = Type::pack_pair(out[4 * chunk + 2 * half] * inverse, out[4 * chunk + 2 * half + 1] * inverse);
         // The exclusive or spreads the eight rows that are written together over all banks.
         arch::store_shared(rows + (row * CHUNKS + (chunk ^ (row & CHUNK_XOR))) * 16 + lane % 4 * 4, pair);
       }
       if (p.lse != nullptr && lane % 4 == 0) {
-        const long long at = arch::load_shared_long(row_entry(row) + ROW_LSE);
-        if (at >= 0) p.lse[at] = (reference_log2[half] + arch::log2_approx(total)) * 0.693147180559945f;
+        const long long at = row_note(row).lse();
+        if (at >= 0) p.lse[at] = log_sum_exp(softmax.reference_log2[half], total);
       }
     }
     arch::sync_warp();
     for (int index = lane; index < 16 * CHUNKS; index += 32) {
       const int row = index / CHUNKS;
       const int chunk = index % CHUNKS;
-      const long long at = arch::load_shared_long(row_entry(row) + ROW_OUT);
+      const long long at = row_note(row).out();
       int words[4];
       arch::load_shared(words, rows + (row * CHUNKS + (chunk ^ (row & CHUNK_XOR))) * 16);
       if (at >= 0 && chunk * 8 < p.geometry.head_dim_v) {
@@ -295,7 +258,7 @@ struct Consumer {
       int words[4];
       arch::load_shared(words, query + at);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) words[i] ^= (int)0x80008000;
+      for (int i = 0; i < 4; ++i) words[i] ^= (int)PAIR_SIGNS;
       arch::store_shared(query + at, words[0], words[1], words[2], words[3]);
     }
     arch::fence_async_proxy();  // products read them next
@@ -307,20 +270,17 @@ struct Consumer {
     value = {0, 0};
     if (group == C::WARPGROUPS - 1) pass_turn();  // the first turn is warpgroup 0's
     for (unsigned count = 0;; ++count) {
-      const Place place = Place::of<C::ITEMS>(count);
-      const unsigned item = shared + C::ITEM_AT + place.stage * C::ITEM_BYTES;
+      const RingPlace place = RingPlace::of<C::ITEMS>(count);
+      const WorkItem item = {shared + C::ITEM_AT + place.stage * WorkItem::BYTES};
       query = shared + C::QUERY_AT + place.stage * C::QUERY_TILE_BYTES + group * C::QUERY_BOX_BYTES;
       arch::barrier_wait(shared + C::QUERY_FULL + 8 * place.stage, place.parity);
-      int word[4];
-      arch::load_shared(word, item);
-      const int full = word[0];
-      const int tiles = word[1];
-      if (tiles == 0) break;
+      const WorkItem::Head head = item.head();
+      if (head.tiles == 0) break;
       if (p.geometry.scale < 0.0f) negate_queries();
-      first_tile(item, full == 0);
+      first_tile(item, head.full == 0);
       int tile = 1;
-      for (; tile < full; ++tile) step<false>();
-      for (; tile < tiles; ++tile) step<true>();
+      for (; tile < head.full; ++tile) step<false>();
+      for (; tile < head.tiles; ++tile) step<true>();
       last_values();
       store();
       arrive(C::QUERY_EMPTY + 8 * place.stage);

@@ -3,36 +3,32 @@
 //
 // Score d[4 n + 2 half + e] of a thread is column 8 n + 2 (lane % 4) + e of the key tile; its bit is 2 n + e. A column's
 // place in the tile's box is cut from its bits, axis 2 lowest. "Coordinate along an axis >= bound" is a word that
-// depends on the axis, the bound and lane % 4 only. All these words stand in shared memory, made once per thread block;
+// depends on the axis, the bound and lane % 4 only. All these words stand in shared memory, made once per cta;
 // a row's mask is the conjunction of two of them per axis, whatever the box.
 #pragma once
-#include "work.cuh"
+#include "../place.cuh"
+#include "../softmax.cuh"
+#include "config.cuh"
 
 namespace natten {
 namespace sm90 {
-
-// Lowest bit of a column that belongs to an axis.
-NATTEN_DEVICE int axis_shift(const ForwardParamsSm90& p, int axis) {
-  return (axis < 2 ? p.key_box_log2[2] : 0) + (axis < 1 ? p.key_box_log2[1] : 0);
-}
 
 // First entry of an axis in the table of words.
 NATTEN_DEVICE int axis_entry(const ForwardParamsSm90& p, int axis) {
   return (axis > 0 ? (1 << p.key_box_log2[0]) + 1 : 0) + (axis > 1 ? (1 << p.key_box_log2[1]) + 1 : 0);
 }
 
-// All threads of the block fill the table.
+// All threads of the cta fill the table.
 template <class C>
 NATTEN_DEVICE void fill_bits(const ForwardParamsSm90& p, unsigned bits) {
   for (int a = 0; a < 3; ++a) {
     const int side = 1 << p.key_box_log2[a];
-    const int shift = axis_shift(p, a);
+    const int below = bits_below(p.key_box_log2, a);
     for (int entry = (int)threadIdx.x; entry < (side + 1) * 4; entry += C::THREADS) {
       unsigned word = 0;
       for (int bit = 0; bit < C::KEYS / 4; ++bit) {
         const int column = bit / 2 * 8 + entry % 4 * 2 + bit % 2;
-        const int coordinate = (column >> shift) & (side - 1);
-        word |= (coordinate >= entry / 4 ? 1u : 0u) << bit;
+        word |= (low_bits(column >> below, p.key_box_log2[a]) >= entry / 4 ? 1u : 0u) << bit;
       }
       arch::store_shared(bits + axis_entry(p, a) * 16 + entry * 4, word);
     }
@@ -42,23 +38,22 @@ NATTEN_DEVICE void fill_bits(const ForwardParamsSm90& p, unsigned bits) {
 // Rows note their windows in table entries, ready to be addresses.
 enum { BITS_ENTRY_BYTES = 16 };
 
-// Which of a thread's columns of the key tile at `position` are seen, by the two rows whose windows are at `windows`.
-NATTEN_DEVICE void row_masks(const ForwardParamsSm90& p, unsigned bits, const unsigned (&windows)[2],
-                             const int (&position)[4], unsigned (&mask)[2]) {
+// Which of a thread's columns of a key tile are seen by two rows.
+NATTEN_DEVICE void row_masks(const ForwardParamsSm90& p, unsigned bits, const RowNote (&rows)[2], const KeyTile& tile,
+                             unsigned (&mask)[2]) {
   mask[0] = mask[1] = 0xffffffffu;
   // Each lane reads its own word of an entry: it shifts by that much what it clamps, and what it clamps to.
   const int word = (int)threadIdx.x % 4 * 4;
 #pragma unroll
   for (int a = 0; a < 3; ++a) {
     const unsigned words = bits + axis_entry(p, a) * BITS_ENTRY_BYTES;
-    const int shift = word - position[a] * BITS_ENTRY_BYTES;
+    const int shift = word - tile.first[a] * BITS_ENTRY_BYTES;
     const int last = word + (BITS_ENTRY_BYTES << p.key_box_log2[a]);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      int window[2];
-      arch::load_shared(window, windows[half] + 8 * a);
-      const unsigned from = arch::load_shared(words + clamp(window[0] + shift, word, last));
-      const unsigned to = arch::load_shared(words + clamp(window[1] + shift, word, last));
+      const Range window = rows[half].window(a);
+      const unsigned from = arch::load_shared(words + clamp(window.start + shift, word, last));
+      const unsigned to = arch::load_shared(words + clamp(window.end + shift, word, last));
       mask[half] &= from & ~to;
     }
   }
@@ -86,7 +81,7 @@ NATTEN_DEVICE void hide(float (&scores)[COUNT], const unsigned (&mask)[2]) {
 #pragma unroll
     for (int bit = 0; bit < COUNT / 2; ++bit) {
       const int i = bit / 2 * 4 + half * 2 + bit % 2;
-      if (!(mask[half] & 1u << bit)) scores[i] = -__int_as_float(0x7f800000);
+      if (!(mask[half] & 1u << bit)) scores[i] = -NATTEN_INFINITY;
     }
   }
 }

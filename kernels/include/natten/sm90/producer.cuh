@@ -13,7 +13,7 @@ template <class C>
 struct Producer {
   const ForwardParamsSm90& p;
   unsigned shared;
-  unsigned item;    // its description
+  WorkItem item;
   unsigned pushed;  // key tiles so far
 
   static __device__ __forceinline__ unsigned stage(unsigned tile) { return tile % C::STAGES; }
@@ -27,23 +27,20 @@ struct Producer {
       arch::load_box(to + slab * slab_bytes, &map, barrier, slab * C::SLAB, at[2], at[1], at[0], outer);
   }
 
-  // Loads keys or values of the tile whose place was noted down for this stage. `which`: 0 for keys, 1 for values.
+  // Loads keys or values of the tile whose place was noted down for this stage. `side`: 0 for keys, 1 for values.
   __device__ __forceinline__ void load_tile(unsigned to, unsigned full, unsigned tile, const arch::TensorMap& map,
-                                            int which, const arch::TensorMap& additional_map,
+                                            int side, const arch::TensorMap& additional_map,
                                             const MapSteps& additional_steps) {
     arch::barrier_arrive_expect(full, C::KEY_TILE_BYTES);
-    int position[4];
-    arch::load_shared(position, shared + C::TILE_AT + 16 * stage(tile));
-    const int at[3] = {position[0], position[1], position[2]};
+    const KeyTile place = KeyTile::load(shared + C::TILES_AT + KeyTile::BYTES * stage(tile));
     const unsigned destination = to + stage(tile) * C::KEY_TILE_BYTES;
-    if (position[3] > 0) {
-      int head[4];
-      arch::load_shared(head, item);
-      const int head_kv = divide(head[3], p.geometry.heads_per_kv);
-      const int outer = head[2] * additional_steps.batch + head_kv * additional_steps.head;
-      load(destination, C::KEY_SLAB_BYTES, full, additional_map, at, outer);
+    if (place.additional > 0) {
+      const WorkItem::Head head = item.head();
+      const int head_kv = divide(head.head, p.geometry.heads_per_kv);
+      const int outer = head.batch * additional_steps.batch + head_kv * additional_steps.head;
+      load(destination, C::KEY_SLAB_BYTES, full, additional_map, place.first, outer);
     } else {
-      load(destination, C::KEY_SLAB_BYTES, full, map, at, (int)arch::load_shared(item + ITEM_OUTER + 4 * which));
+      load(destination, C::KEY_SLAB_BYTES, full, map, place.first, item.outer(side));
     }
   }
 
@@ -53,11 +50,11 @@ struct Producer {
               p.additional_value, p.additional_value_steps);
   }
 
-  // `additional`: how many additional keys there are from this tile on, 0 for a tile of the window.
-  __device__ __forceinline__ void push(const int (&position)[3], int additional, bool first) {
+  // Its keys, then the values of the tile before it.
+  __device__ __forceinline__ void push(const KeyTile& tile, bool first) {
     arch::barrier_wait(shared + C::KEY_EMPTY + 8 * stage(pushed), parity(pushed) ^ 1);
     // Where the tile lies: for the mask (the arrival publishes it), and for its values later.
-    arch::store_shared(shared + C::TILE_AT + 16 * stage(pushed), position[0], position[1], position[2], additional);
+    tile.store(shared + C::TILES_AT + KeyTile::BYTES * stage(pushed));
     load_tile(shared + C::KEY_AT, shared + C::KEY_FULL + 8 * stage(pushed), pushed, p.key, 0,
               p.additional_key, p.additional_key_steps);
     if (!first) push_value(pushed - 1);
@@ -67,16 +64,14 @@ struct Producer {
   __device__ __forceinline__ void push_queries(int slot) {
     const unsigned full = shared + C::QUERY_FULL + 8 * slot;
     arch::barrier_arrive_expect(full, C::QUERY_TILE_BYTES);
-    int head[4];
-    arch::load_shared(head, item);
-    int outer = head[2] * p.query_steps.batch + head[3] * p.query_steps.head;
+    const WorkItem::Head head = item.head();
+    int outer = head.batch * p.query_steps.batch + head.head * p.query_steps.head;
     int at[3];
 #pragma unroll
     for (int a = 0; a < 3; ++a) {
-      int axis[4];
-      arch::load_shared(axis, item + ITEM_AXES + 16 * a);
-      at[a] = axis[0];
-      outer += axis[1] * p.query_steps.residue[a];
+      const WorkItem::Along along = item.along(a);
+      at[a] = along.base;
+      outer += along.residue * p.query_steps.residue[a];
     }
     unsigned to = shared + C::QUERY_AT + slot * C::QUERY_TILE_BYTES;
 #pragma unroll 1
@@ -90,16 +85,14 @@ struct Producer {
 
   // Tiles of a pass along an axis: pass 0 visits the box of full tiles, pass 1 the grid around it.
   __device__ __forceinline__ int lower(int pass, int a) {
-    int box[2];
-    arch::load_shared(box, item + ITEM_FULL_BOX + 8 * a);
-    return pass == 0 ? box[0] : 0;
+    const Range full = item.full(a);
+    return pass == 0 ? full.start : 0;
   }
 
   __device__ __forceinline__ int upper(int pass, int a) {
-    int box[2], axis[4];
-    arch::load_shared(box, item + ITEM_FULL_BOX + 8 * a);
-    arch::load_shared(axis, item + ITEM_AXES + 16 * a);
-    return pass == 0 ? box[1] : axis[3];
+    const Range full = item.full(a);
+    const WorkItem::Along along = item.along(a);
+    return pass == 0 ? full.end : along.tiles;
   }
 
   __device__ __forceinline__ bool in_full_box(int a, int at) { return at >= lower(0, a) && at < upper(0, a); }
@@ -114,8 +107,7 @@ struct Producer {
       int key = pass == 0 ? 0 : whole;
 #pragma unroll 1
       for (;;) {
-        int position[3] = {0, 0, key};
-        int left = 0;
+        KeyTile tile = {{0, 0, key}, 0};
         if (in_window) {
           // The second pass jumps over a row of the full box at once.
           if (pass == 1 && in_full_box(0, at[0]) && in_full_box(1, at[1]) && in_full_box(2, at[2])) at[2] = upper(0, 2);
@@ -129,18 +121,16 @@ struct Producer {
           }
 #pragma unroll
           for (int a = 0; a < 3; ++a) {
-            int axis[4];
-            arch::load_shared(axis, item + ITEM_AXES + 16 * a);
-            position[a] = axis[2] + (at[a] << p.key_box_log2[a]);
+            tile.first[a] = item.along(a).first_key + (at[a] << p.key_box_log2[a]);
           }
           ++at[2];
         } else if (key < (pass == 0 ? whole : p.geometry.additional_keys)) {
-          left = p.geometry.additional_keys - key;
+          tile.additional = p.geometry.additional_keys - key;
           key += C::KEYS;
         } else {
           break;
         }
-        push(position, left, pushed == before);
+        push(tile, pushed == before);
       }
     }
     push_value(pushed - 1);
@@ -157,15 +147,15 @@ struct Producer {
       ++count;
     }
     const int slot = await_slot(count);
-    arch::store_shared(item, 0, 0, 0, 0);
+    item.set({0, 0, 0, 0});
     arch::barrier_arrive(shared + C::QUERY_FULL + 8 * slot);
   }
 
   // Waits until the item that had this one's place, description and queries, is done with.
   __device__ __forceinline__ int await_slot(unsigned count) {
-    const Place place = Place::template of<C::ITEMS>(count);
+    const RingPlace place = RingPlace::template of<C::ITEMS>(count);
     arch::barrier_wait(shared + C::QUERY_EMPTY + 8 * place.stage, place.parity ^ 1);
-    item = shared + C::ITEM_AT + place.stage * C::ITEM_BYTES;
+    item = {shared + C::ITEM_AT + place.stage * WorkItem::BYTES};
     return place.stage;
   }
 };

@@ -9,13 +9,13 @@
 // Four such bits are the number of a row of four floats in a second table, and ldmatrix hands such rows out in just the
 // way in which an mma's C fragment holds them: an accumulator that starts from there needs no further thought about masks.
 #pragma once
-#include "arch/copy.cuh"
-#include "arch/mma.cuh"
-#include "arch/shared.cuh"
-#include "arch/warp.cuh"
-#include "tile.cuh"
+#include "../arch/mma.cuh"
+#include "../arch/shared.cuh"
+#include "../arch/warp.cuh"
+#include "../grid.cuh"
 
 namespace natten {
+namespace sm80 {
 
 // One bit per key of a tile, in a word for each parity. In a row of a C fragment the lanes of a quad hold columns
 // 8 n + 2 quad + parity: four bits of that word, for quad 0, 1, 3, 2. Tiles are at least two keys long along axis 2, so
@@ -160,4 +160,5 @@ struct Start {
   }
 };
 
+}  // namespace sm80
 }  // namespace natten
