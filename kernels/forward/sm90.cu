@@ -46,7 +46,7 @@ NATTEN_DEVICE void forward(const ForwardParamsSm90& p) {
     }
     arch::fence_async_proxy();  // the copy engine completes some of them
   }
-  fill_bits<C>(p, shared + C::BITS_AT);
+  fill_bits<C::KEYS, C::THREADS>(p.key_box_log2, shared + C::BITS_AT);
   __syncthreads();
 
   if (warp < 4) {

@@ -18,6 +18,16 @@ static __device__ __forceinline__ void copy_16_bytes_or_zero(unsigned to_shared,
                :: "r"(to_shared), "l"(from), "r"(valid), "r"(mask) : "memory");
 }
 
+// Four bytes, or zeros where the source does not exist; `from` is not read then.
+static __device__ __forceinline__ void copy_4_bytes_or_zero(unsigned to_shared, const void* from, bool exists) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" :: "r"(to_shared), "l"(from), "r"(exists ? 4 : 0) : "memory");
+}
+
+// This thread's arrival at a barrier object once all its copies so far are there; the object counts it as one arrival.
+static __device__ __forceinline__ void barrier_arrive_on_copies(unsigned barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" :: "r"(barrier) : "memory");
+}
+
 // Closes a group of copies.
 static __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 

@@ -18,6 +18,7 @@ struct Consumer {
     CHUNKS = C::HEAD_DIM / 8,        // of 16 bytes, in a row of the result
     CHUNK_XOR = CHUNKS < 8 ? CHUNKS - 1 : 7
   };
+  enum { OUT = 0, LSE = 1 };         // a row's results
   typedef arch::Wgmma<typename Type::Inputs, C::KEYS> ScoreProduct;
   typedef arch::Wgmma<typename Type::Inputs, C::HEAD_DIM> OutProduct;
 
@@ -66,8 +67,8 @@ struct Consumer {
         out_row += token * p.out_strides.axis[a];
         lse_row += token * p.lse_strides.axis[a];
       }
-      row_note(lane).set_out(exists ? out_row : -1);
-      row_note(lane).set_lse(exists ? lse_row : -1);
+      row_note(lane).set_result(OUT, exists ? out_row : -1);
+      row_note(lane).set_result(LSE, exists ? lse_row : -1);
     }
   }
 
@@ -122,7 +123,7 @@ struct Consumer {
       seen[0] = seen[1] = column_mask(tile.additional);
     } else {
       const RowNote rows[2] = {row_note(lane / 4), row_note(lane / 4 + 8)};
-      row_masks(p, shared + C::BITS_AT, rows, tile, seen);
+      row_masks(p.key_box_log2, shared + C::BITS_AT, rows, tile.first, seen);
     }
   }
 
@@ -229,7 +230,7 @@ struct Consumer {
         arch::store_shared(rows + (row * CHUNKS + (chunk ^ (row & CHUNK_XOR))) * 16 + lane % 4 * 4, pair);
       }
       if (p.lse != nullptr && lane % 4 == 0) {
-        const long long at = row_note(row).lse();
+        const long long at = row_note(row).result(LSE);
         if (at >= 0) p.lse[at] = log_sum_exp(softmax.reference_log2[half], total);
       }
     }
@@ -237,7 +238,7 @@ struct Consumer {
     for (int index = lane; index < 16 * CHUNKS; index += 32) {
       const int row = index / CHUNKS;
       const int chunk = index % CHUNKS;
-      const long long at = row_note(row).out();
+      const long long at = row_note(row).result(OUT);
       int words[4];
       arch::load_shared(words, rows + (row * CHUNKS + (chunk ^ (row & CHUNK_XOR))) * 16);
       if (at >= 0 && chunk * 8 < p.geometry.head_dim_v) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// What the producer of the Hopper kernel tells itself and the consumers in shared memory, typed: work items, the places of
-// key tiles, and what a warpgroup notes of its rows. Each is known by its address: registers are few.
+// What the producer of a Hopper kernel tells itself and the consumers in shared memory, typed: work items, the places of
+// tiles, and what a warpgroup notes of its rows. Each is known by its address: registers are few.
+//
+// An item is a tile of rows, which meets tiles of columns: in the forward pass rows are queries and columns are keys.
 #pragma once
 #include "../arch/shared.cuh"
 #include "../window.cuh"
@@ -8,20 +10,20 @@
 namespace natten {
 namespace sm90 {
 
-// A work item: one tile of queries, of one batch item, one head and one residue per axis, and the grid of key tiles that it
-// sees, those of additional keys included.
+// A work item: one tile of rows, of one batch item, one head and one residue per axis, and the grid of column tiles that it
+// meets, those of additional keys included.
 struct WorkItem {
   struct Head {
-    int full;   // key tiles that every query of the item sees whole
-    int tiles;  // all key tiles; 0: there is no further item
+    int full;   // column tiles that every row of the item meets whole
+    int tiles;  // all column tiles; less than the least that an item has: there is no further one
     int batch;
     int head;
   };
   struct Along {
-    int base;       // position of the first query
+    int base;          // position of the first row
     int residue;
-    int first_key;  // coordinate of the first key seen
-    int tiles;      // key tiles
+    int first_column;  // coordinate of the first column met
+    int tiles;         // column tiles
   };
   enum { HEAD_AT = 0, ALONG_AT = 16, FULL_AT = 64, OUTER_AT = 88, BYTES = 96 };
 
@@ -42,7 +44,7 @@ struct WorkItem {
     return {words[0], words[1], words[2], words[3]};
   }
   __device__ __forceinline__ void set(int a, const Along& along) const {
-    arch::store_shared(address + ALONG_AT + 16 * a, along.base, along.residue, along.first_key, along.tiles);
+    arch::store_shared(address + ALONG_AT + 16 * a, along.base, along.residue, along.first_column, along.tiles);
   }
 
   // Until an axis is described, the number of the item's tile along it stands there.
@@ -61,10 +63,22 @@ struct WorkItem {
     arch::store_shared(address + FULL_AT + 8 * a, full.start, full.end);
   }
 
-  // Outermost coordinate of the keys (side 0) or values (side 1) in their tensor maps.
+  // The tiles of a pass along an axis: pass 0 visits the box of full tiles, pass 1 the grid around it.
+  __device__ __forceinline__ int lower(int pass, int a) const {
+    const Range box = full(a);
+    return pass == 0 ? box.start : 0;
+  }
+  __device__ __forceinline__ int upper(int pass, int a) const {
+    const Range box = full(a);
+    const Along grid = along(a);
+    return pass == 0 ? box.end : grid.tiles;
+  }
+  __device__ __forceinline__ bool in_full_box(int a, int at) const { return at >= lower(0, a) && at < upper(0, a); }
+
+  // Outermost coordinate of the columns in the tensor maps of their two operands (keys and values, or queries and d_out).
   __device__ __forceinline__ int outer(int side) const { return (int)arch::load_shared(address + OUTER_AT + 4 * side); }
-  __device__ __forceinline__ void set_outer(int keys, int values) const {
-    arch::store_shared(address + OUTER_AT, keys, values);
+  __device__ __forceinline__ void set_outer(int first, int second) const {
+    arch::store_shared(address + OUTER_AT, first, second);
   }
 };
 
@@ -85,13 +99,13 @@ struct KeyTile {
   }
 };
 
-// What a warpgroup notes of one of its query rows.
+// What a warpgroup notes of one of its rows.
 struct RowNote {
-  enum { WINDOWS_AT = 0, OUT_AT = 24, LSE_AT = 32, BYTES = 48 };
+  enum { WINDOWS_AT = 0, RESULTS_AT = 24, BYTES = 48 };
 
   unsigned address;
 
-  // What the row sees along an axis, in units of its mask's choice.
+  // What the row meets along an axis, in units of its mask's choice.
   __device__ __forceinline__ Range window(int a) const {
     int words[2];
     arch::load_shared(words, address + WINDOWS_AT + 8 * a);
@@ -101,11 +115,11 @@ struct RowNote {
     arch::store_shared(address + WINDOWS_AT + 8 * a, window.start, window.end);
   }
 
-  // Offsets in elements of its result and log-sum-exp; -1: the row does not exist.
-  __device__ __forceinline__ long long out() const { return arch::load_shared_long(address + OUT_AT); }
-  __device__ __forceinline__ void set_out(long long at) const { arch::store_shared_long(address + OUT_AT, at); }
-  __device__ __forceinline__ long long lse() const { return arch::load_shared_long(address + LSE_AT); }
-  __device__ __forceinline__ void set_lse(long long at) const { arch::store_shared_long(address + LSE_AT, at); }
+  // Offsets in elements of its two results, out and lse, d_query, or d_key and d_value; -1: the row does not exist.
+  __device__ __forceinline__ long long result(int i) const { return arch::load_shared_long(address + RESULTS_AT + 8 * i); }
+  __device__ __forceinline__ void set_result(int i, long long at) const {
+    arch::store_shared_long(address + RESULTS_AT + 8 * i, at);
+  }
 };
 
 }  // namespace sm90

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// Masks of the Hopper kernel: one bit for each score that a thread holds of a row.
+// Masks of the Hopper kernels: one bit for each score that a thread holds of a row.
 //
-// Score d[4 n + 2 half + e] of a thread is column 8 n + 2 (lane % 4) + e of the key tile; its bit is 2 n + e. A column's
+// Score d[4 n + 2 half + e] of a thread is column 8 n + 2 (lane % 4) + e of the tile; its bit is 2 n + e. A column's
 // place in the tile's box is cut from its bits, axis 2 lowest. "Coordinate along an axis >= bound" is a word that
 // depends on the axis, the bound and lane % 4 only. All these words stand in shared memory, made once per cta;
 // a row's mask is the conjunction of two of them per axis, whatever the box.
@@ -14,23 +14,23 @@ namespace natten {
 namespace sm90 {
 
 // First entry of an axis in the table of words.
-NATTEN_DEVICE int axis_entry(const ForwardParamsSm90& p, int axis) {
-  return (axis > 0 ? (1 << p.key_box_log2[0]) + 1 : 0) + (axis > 1 ? (1 << p.key_box_log2[1]) + 1 : 0);
+NATTEN_DEVICE int axis_entry(const int (&box_log2)[3], int axis) {
+  return (axis > 0 ? (1 << box_log2[0]) + 1 : 0) + (axis > 1 ? (1 << box_log2[1]) + 1 : 0);
 }
 
-// All threads of the cta fill the table.
-template <class C>
-NATTEN_DEVICE void fill_bits(const ForwardParamsSm90& p, unsigned bits) {
+// All threads of the cta fill the table for tiles of so many columns.
+template <int COLUMNS, int THREADS>
+NATTEN_DEVICE void fill_bits(const int (&box_log2)[3], unsigned bits) {
   for (int a = 0; a < 3; ++a) {
-    const int side = 1 << p.key_box_log2[a];
-    const int below = bits_below(p.key_box_log2, a);
-    for (int entry = (int)threadIdx.x; entry < (side + 1) * 4; entry += C::THREADS) {
+    const int side = 1 << box_log2[a];
+    const int below = bits_below(box_log2, a);
+    for (int entry = (int)threadIdx.x; entry < (side + 1) * 4; entry += THREADS) {
       unsigned word = 0;
-      for (int bit = 0; bit < C::KEYS / 4; ++bit) {
+      for (int bit = 0; bit < COLUMNS / 4; ++bit) {
         const int column = bit / 2 * 8 + entry % 4 * 2 + bit % 2;
-        word |= (low_bits(column >> below, p.key_box_log2[a]) >= entry / 4 ? 1u : 0u) << bit;
+        word |= (low_bits(column >> below, box_log2[a]) >= entry / 4 ? 1u : 0u) << bit;
       }
-      arch::store_shared(bits + axis_entry(p, a) * 16 + entry * 4, word);
+      arch::store_shared(bits + axis_entry(box_log2, a) * 16 + entry * 4, word);
     }
   }
 }
@@ -38,17 +38,17 @@ NATTEN_DEVICE void fill_bits(const ForwardParamsSm90& p, unsigned bits) {
 // Rows note their windows in table entries, ready to be addresses.
 enum { BITS_ENTRY_BYTES = 16 };
 
-// Which of a thread's columns of a key tile are seen by two rows.
-NATTEN_DEVICE void row_masks(const ForwardParamsSm90& p, unsigned bits, const RowNote (&rows)[2], const KeyTile& tile,
+// Which of a thread's columns of the tile whose first column is `first` are met by two rows.
+NATTEN_DEVICE void row_masks(const int (&box_log2)[3], unsigned bits, const RowNote (&rows)[2], const int (&first)[3],
                              unsigned (&mask)[2]) {
   mask[0] = mask[1] = 0xffffffffu;
   // Each lane reads its own word of an entry: it shifts by that much what it clamps, and what it clamps to.
   const int word = (int)threadIdx.x % 4 * 4;
 #pragma unroll
   for (int a = 0; a < 3; ++a) {
-    const unsigned words = bits + axis_entry(p, a) * BITS_ENTRY_BYTES;
-    const int shift = word - tile.first[a] * BITS_ENTRY_BYTES;
-    const int last = word + (BITS_ENTRY_BYTES << p.key_box_log2[a]);
+    const unsigned words = bits + axis_entry(box_log2, a) * BITS_ENTRY_BYTES;
+    const int shift = word - first[a] * BITS_ENTRY_BYTES;
+    const int last = word + (BITS_ENTRY_BYTES << box_log2[a]);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const Range window = rows[half].window(a);

@@ -83,26 +83,12 @@ struct Producer {
     }
   }
 
-  // Tiles of a pass along an axis: pass 0 visits the box of full tiles, pass 1 the grid around it.
-  __device__ __forceinline__ int lower(int pass, int a) {
-    const Range full = item.full(a);
-    return pass == 0 ? full.start : 0;
-  }
-
-  __device__ __forceinline__ int upper(int pass, int a) {
-    const Range full = item.full(a);
-    const WorkItem::Along along = item.along(a);
-    return pass == 0 ? full.end : along.tiles;
-  }
-
-  __device__ __forceinline__ bool in_full_box(int a, int at) { return at >= lower(0, a) && at < upper(0, a); }
-
   __device__ __forceinline__ void push_tiles() {
     const unsigned before = pushed;
 #pragma unroll 1
     for (int pass = 0; pass < 2; ++pass) {
-      int at[3] = {lower(pass, 0), lower(pass, 1), lower(pass, 2)};
-      bool in_window = at[0] < upper(pass, 0) && at[1] < upper(pass, 1) && at[2] < upper(pass, 2);
+      int at[3] = {item.lower(pass, 0), item.lower(pass, 1), item.lower(pass, 2)};
+      bool in_window = at[0] < item.upper(pass, 0) && at[1] < item.upper(pass, 1) && at[2] < item.upper(pass, 2);
       const int whole = p.geometry.additional_keys - p.geometry.additional_keys % C::KEYS;
       int key = pass == 0 ? 0 : whole;
 #pragma unroll 1
@@ -110,18 +96,20 @@ struct Producer {
         KeyTile tile = {{0, 0, key}, 0};
         if (in_window) {
           // The second pass jumps over a row of the full box at once.
-          if (pass == 1 && in_full_box(0, at[0]) && in_full_box(1, at[1]) && in_full_box(2, at[2])) at[2] = upper(0, 2);
-          if (at[2] >= upper(pass, 2)) {
-            at[2] = lower(pass, 2);
-            if (++at[1] >= upper(pass, 1)) {
-              at[1] = lower(pass, 1);
-              in_window = ++at[0] < upper(pass, 0);
+          if (pass == 1 && item.in_full_box(0, at[0]) && item.in_full_box(1, at[1]) && item.in_full_box(2, at[2])) {
+            at[2] = item.upper(0, 2);
+          }
+          if (at[2] >= item.upper(pass, 2)) {
+            at[2] = item.lower(pass, 2);
+            if (++at[1] >= item.upper(pass, 1)) {
+              at[1] = item.lower(pass, 1);
+              in_window = ++at[0] < item.upper(pass, 0);
             }
             continue;
           }
 #pragma unroll
           for (int a = 0; a < 3; ++a) {
-            tile.first[a] = item.along(a).first_key + (at[a] << p.key_box_log2[a]);
+            tile.first[a] = item.along(a).first_column + (at[a] << p.key_box_log2[a]);
           }
           ++at[2];
         } else if (key < (pass == 0 ? whole : p.geometry.additional_keys)) {

@@ -13,18 +13,18 @@ NATTEN_DEVICE int query_boxes(const ForwardParamsSm90& p, int axis) {
   return axis == p.query_side ? WARPGROUPS : 1;
 }
 
-// Notes down which query tile of which residue item `index` is along each axis, as one number; returns the rest of the
-// index, heads and batch. Ctas work on neighbouring items at the same time, so neighbours should see the same
-// keys: the grid of tiles is cut into slabs along axis 0, those along axis 1, those along axis 2.
-NATTEN_DEVICE int find_tiles(const ForwardParamsSm90& p, int index, const WorkItem& item) {
-  const unsigned all[3] = {p.tiles[0].value, p.tiles[1].value, p.tiles[2].value};
+// Notes down which tile of which residue item `index` is along each axis, as one number; returns the rest of the
+// index, heads and batch. Ctas work on neighbouring items at the same time, so neighbours should meet the same
+// columns: the grid of tiles is cut into slabs along axis 0, those along axis 1, those along axis 2.
+NATTEN_DEVICE int find_tiles(const Divisor (&tiles)[3], const int (&neighbours)[3], int index, const WorkItem& item) {
+  const unsigned all[3] = {tiles[0].value, tiles[1].value, tiles[2].value};
   unsigned rest = (unsigned)index / (all[0] * all[1] * all[2]);
   unsigned left = (unsigned)index - rest * (all[0] * all[1] * all[2]);
   unsigned side[3] = {all[0], all[1], all[2]};  // of what has been cut so far
   unsigned first[3];
 #pragma unroll
   for (int a = 0; a < 3; ++a) {
-    const unsigned width = (unsigned)p.neighbours[a];
+    const unsigned width = (unsigned)neighbours[a];
     side[a] = width;
     const unsigned slab = side[0] * side[1] * side[2];
     first[a] = left / slab * width;
@@ -42,7 +42,7 @@ NATTEN_DEVICE int find_tiles(const ForwardParamsSm90& p, int index, const WorkIt
 // Describes item `index`; false, and nothing useful there, if its residue has no queries in this tile.
 template <class C>
 NATTEN_DEVICE bool describe_item(const ForwardParamsSm90& p, int index, const WorkItem& item) {
-  int batch = find_tiles(p, index, item);
+  int batch = find_tiles(p.tiles, p.neighbours, index, item);
   const int head = take_index(batch, p.heads);
   const int head_kv = divide(head, p.geometry.heads_per_kv);
   int key_outer = batch * p.key_steps.batch + head_kv * p.key_steps.head;

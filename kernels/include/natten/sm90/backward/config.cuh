@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+// What the Hopper backward kernels fix at compile time, and their map of shared memory.
+#pragma once
+#include "../../params_sm90_backward.h"
+#include "../config.cuh"
+
+namespace natten {
+namespace sm90 {
+
+// The column tile of a stage, and where its queries' statistics are, in the pass over keys.
+struct ColumnTile {
+  enum { STATISTICS_AT = 16, BYTES = 32 };
+
+  int first[3];    // coordinates of its first column
+  int additional;  // additional keys from this tile on; 0: a tile of the window; -1: there is no further tile
+
+  NATTEN_DEVICE ColumnTile load(unsigned address) {
+    int words[4];
+    arch::load_shared(words, address);
+    return {{words[0], words[1], words[2]}, words[3]};
+  }
+  __device__ __forceinline__ void store(unsigned address) const {
+    arch::store_shared(address, first[0], first[1], first[2], additional);
+  }
+
+  // Offset in pairs of those of the residue's first query.
+  NATTEN_DEVICE long long statistics(unsigned address) { return arch::load_shared_long(address + STATISTICS_AT); }
+  NATTEN_DEVICE void set_statistics(unsigned address, long long at) {
+    arch::store_shared_long(address + STATISTICS_AT, at);
+  }
+};
+
+// TYPE, bucket of head_dim, columns of a tile, whether the rows are keys. Two consumer warpgroups have 64 rows each.
+template <class TYPE, int HEAD_DIM_, int COLUMNS_, bool OF_KEYS_>
+struct BackwardConfig {
+  typedef TYPE Type;
+  enum {
+    HEAD_DIM = HEAD_DIM_,
+    COLUMNS = COLUMNS_,
+    OF_KEYS = OF_KEYS_,
+    RESULTS = OF_KEYS ? 2 : 1,
+    WARPGROUPS = 2,
+    THREADS = 128 * (WARPGROUPS + 1),
+    // Of what a cta is launched with, 168 a thread. The longest rows leave the producer little.
+    PRODUCER_REGISTERS = HEAD_DIM > 64 ? 40 : 56,
+    CONSUMER_REGISTERS = HEAD_DIM > 64 ? 232 : 224,
+
+    // Rows are cut into slabs as wide as the swizzle: [slab][row][SLAB elements].
+    SLAB = HEAD_DIM < 64 ? HEAD_DIM : 64,
+    SLABS = HEAD_DIM / SLAB,
+    SLAB_ROW_BYTES = SLAB * 2,
+    SWIZZLE = SLAB == 64 ? arch::SWIZZLE_128_BYTES : arch::SWIZZLE_64_BYTES,
+    ROW_SLAB_BYTES = 64 * SLAB_ROW_BYTES,
+    COLUMN_SLAB_BYTES = COLUMNS * SLAB_ROW_BYTES,
+    ROW_BOX_BYTES = 64 * HEAD_DIM * 2,  // of one warpgroup and one operand
+    ROW_TILE_BYTES = WARPGROUPS * ROW_BOX_BYTES,
+    COLUMN_TILE_BYTES = COLUMNS * HEAD_DIM * 2,
+
+    // Items in flight: the next one's rows arrive while this one is worked on, where there is room for them.
+    ITEMS = HEAD_DIM > 64 ? 1 : 2,
+    STAGES = HEAD_DIM > 64 ? 3 : 4,
+
+    // Shared memory in bytes. Swizzled tiles start at multiples of 1024. Results go out over the item's rows.
+    ROW_AT = 0,                                                  // [item][operand][warpgroup]
+    COLUMN_AT = ROW_AT + ITEMS * 2 * ROW_TILE_BYTES,             // [stage][operand]
+    STATISTICS_AT = COLUMN_AT + STAGES * 2 * COLUMN_TILE_BYTES,  // [stage][lse_log2, delta][column]
+    STATISTICS_BYTES = OF_KEYS ? 8 * COLUMNS : 0,
+    ROWS_AT = STATISTICS_AT + STAGES * STATISTICS_BYTES,
+    BITS_AT = ROWS_AT + WARPGROUPS * 64 * RowNote::BYTES,  // per axis and bound 0 .. side: 4 words
+    BITS_BYTES = (COLUMNS + 5) * 16,                       // worst: all columns along one axis
+    ITEM_AT = BITS_AT + BITS_BYTES,
+    TILES_AT = ITEM_AT + ITEMS * WorkItem::BYTES,
+    BARRIERS_AT = TILES_AT + STAGES * ColumnTile::BYTES,
+    COLUMN_FULL = BARRIERS_AT,
+    COLUMN_EMPTY = COLUMN_FULL + 8 * STAGES,
+    TILE_POSTED = COLUMN_EMPTY + 8 * STAGES,
+    ROW_FULL = TILE_POSTED + 8 * STAGES,
+    ROW_EMPTY = ROW_FULL + 8 * ITEMS,
+    SHARED_BYTES = ROW_EMPTY + 8 * ITEMS
+  };
+  static_assert(SHARED_BYTES <= 227 * 1024, "shared memory of one cta");
+  static_assert(PRODUCER_REGISTERS + CONSUMER_REGISTERS * WARPGROUPS <= 168 * (WARPGROUPS + 1), "registers");
+};
+
+}  // namespace sm90
+}  // namespace natten
