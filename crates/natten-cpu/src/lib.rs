@@ -19,6 +19,7 @@ mod merge;
 mod pack;
 mod packed;
 mod parallel;
+pub mod peak;
 mod recast;
 mod schedule;
 mod sighting;
