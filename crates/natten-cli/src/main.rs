@@ -8,6 +8,7 @@ mod devices;
 mod error;
 mod golden;
 mod machine;
+mod names;
 mod output;
 mod plan;
 mod problem_args;
@@ -23,7 +24,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {}", names::escaped(&error.to_string()));
             ExitCode::from(2)
         }
     }
