@@ -6,6 +6,7 @@ mod compute;
 mod device;
 mod devices;
 mod error;
+mod files;
 mod golden;
 mod machine;
 mod names;
