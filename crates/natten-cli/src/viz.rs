@@ -1,6 +1,7 @@
 //! `natten viz`: pictures of what a query sees, as SVG, PNG or a page to play with.
 
 mod cells;
+mod font;
 mod page;
 mod raster;
 mod scene;
