@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use natten_benches::options::one_and_all_threads;
-use natten_benches::peak::{Arithmetic, measure};
 use natten_benches::{Bench, Results, backward, forward, problems};
 use natten_core::{Element, bf16, f16};
+use natten_cpu::peak::{Arithmetic, measure};
 use natten_cpu::{Cpu, Isa};
 
 fn all(criterion: &mut Criterion) {
     for threads in one_and_all_threads() {
         for arithmetic in [Arithmetic::Fma, Arithmetic::Bf16Dot] {
-            if let Some(peak) = measure(arithmetic, threads, 0.1) {
-                println!("{arithmetic:?}, {threads} threads: at most {peak:.1} GFLOP/s");
+            if let Some(peak) = measure(arithmetic, threads, Duration::from_millis(100)) {
+                println!("{arithmetic:?}, {threads} threads: at most {:.1} GFLOP/s", peak * 1e-9);
             }
         }
     }

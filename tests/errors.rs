@@ -195,13 +195,30 @@ fn clamping_and_whole_axes() {
         run(Params::new([KernelSize::Whole, KernelSize::Tokens(3)]).dilation([4, 1])),
         run(Params::new([1, 3]).dilation([4, 1]))
     );
-    assert_eq!(run(Params::new(3).whole_axis(2)), run(Params::new(3)), "no such axis");
+    // Extent 7 in steps of 2: residue 0 has four tokens, residue 1 three, and three fit both.
+    assert_eq!(
+        run(Params::new(3).dilation([1, 2]).whole_axis(1)),
+        run(Params::new([3, 3]).dilation([1, 2]))
+    );
+    // The last of several that there are not is named; one that there is does not hide it.
+    for params in [Params::new(3).whole_axis(2), Params::new(3).whole_axis(5).whole_axis(2).whole_axis(1)] {
+        let result = na2d(&x.query, &x.key, &x.value, &params);
+        let rule = ProblemError::WholeAxis { axis: 2, rank: 2 };
+        expect(result, rule, "whole_axis(2): there are 2 token axes, counted from 0");
+    }
     // A stride longer than the window asked for is a mistake, not a matter of the axis.
     let result = na2d(&x.query, &x.key, &x.value, &clamp(Params::new(3)).stride([5, 1]));
     let rule = ProblemError::StrideTooLarge { axis: 0, stride: 5, kernel_size: 3 };
     expect(result, rule, "axis 0: stride 5 exceeds kernel_size 3");
     // A dilation longer than the axis cannot be clamped.
     let result = na2d(&x.query, &x.key, &x.value, &clamp(Params::new(3)).dilation([7, 1]));
+    let rule = ProblemError::DilationTooLarge { axis: 0, dilation: 7, token_extent: 6 };
+    let message = "axis 0: dilation 7 exceeds the token extent 6, so no window fits";
+    expect(result, rule.clone(), message);
+    // Nor can an axis be opened with it, while a window that was asked for by its size is named.
+    let result = na2d(&x.query, &x.key, &x.value, &Params::new(3).dilation([7, 1]).whole_axis(0));
+    expect(result, rule, message);
+    let result = na2d(&x.query, &x.key, &x.value, &Params::new(1).dilation([7, 1]));
     let rule = ProblemError::KernelSizeTooLarge { axis: 0, kernel_size: 1, dilation: 7, token_extent: 6 };
     expect(result, rule, "axis 0: kernel_size 1 x dilation 7 exceeds the token extent 6");
 }
@@ -335,13 +352,19 @@ fn packed_sequences() {
     let rule = ProblemError::PackedBatch { tensor: Role::Query, found: 2 };
     expect(run(&batch, &[2, 4], &[6, 0]), rule, "packed sequences need batch = 1, query has batch = 2");
     for (offsets, rule) in [
-        (vec![], lengths(Role::Query, 0, 1, 0)),
         (vec![1, 2], lengths(Role::Query, 0, 0, 1)),
         (vec![0, 5, 3], lengths(Role::Query, 2, 5, 3)),
     ] {
         assert_eq!(Sequences::from_offsets(offsets, vec![0, 1, 2]), Err(rule));
     }
-    assert_eq!(Sequences::from_offsets(vec![0], vec![]), Err(lengths(Role::Key, 0, 1, 0)));
+    for (offsets, tensor) in [([vec![], vec![]], Role::Query), ([vec![0], vec![]], Role::Key)] {
+        let [queries, keys] = offsets;
+        let rule = ProblemError::NoCumulativeLengths { tensor };
+        let message =
+            format!("cumulative lengths of {tensor}: the list is empty, it must at least hold the leading 0");
+        assert_eq!(rule.to_string(), message);
+        assert_eq!(Sequences::from_offsets(queries, keys), Err(rule));
+    }
 }
 
 #[test]

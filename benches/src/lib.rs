@@ -1,7 +1,6 @@
 //! The problems that are measured, what the machine could do at best, and how calls are timed.
 
 pub mod options;
-pub mod peak;
 mod problems;
 mod runs;
 mod timing;

@@ -1,8 +1,8 @@
 //! Times of repeated calls, with the machine's limit measured in between.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::peak::{Arithmetic, measure};
+use natten_cpu::peak::{Arithmetic, measure};
 
 /// What a second is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,7 +39,8 @@ pub fn time(seconds: f64, clock: Clock, threads: usize, mut call: impl FnMut()) 
             break;
         }
         for (peak, arithmetic) in peaks.iter_mut().zip([Arithmetic::Fma, Arithmetic::Bf16Dot]) {
-            *peak = measure(arithmetic, threads, seconds / 40.0).map(|rate| rate.max(peak.unwrap_or(0.0)));
+            let rate = measure(arithmetic, threads, Duration::from_secs_f64(seconds / 40.0));
+            *peak = rate.map(|rate| (rate * 1e-9).max(peak.unwrap_or(0.0)));
         }
         let round = Instant::now();
         loop {

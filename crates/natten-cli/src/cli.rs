@@ -1,5 +1,6 @@
 //! The command line: verbs, and what all of them share.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -37,14 +38,22 @@ enum Verb {
     },
 }
 
-/// Reads the arguments. Help and version print and count as success.
+/// Reads the arguments. Help and version end the program, with success if they could be printed.
 pub fn parse() -> Result<Cli, CliError> {
-    Cli::try_parse().map_err(|error| match error.kind() {
+    let error = match Cli::try_parse() {
+        Ok(cli) => return Ok(cli),
+        Err(error) => error,
+    };
+    match error.kind() {
         ErrorKind::DisplayHelp
         | ErrorKind::DisplayVersion
-        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
-        _ => CliError::Usage(first_paragraph(&error.to_string())),
-    })
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // Flushed here: what fails while the program ends is told to nobody.
+            error.print().and_then(|()| io::stdout().flush()).map_err(CliError::Stdout)?;
+            std::process::exit(error.exit_code())
+        }
+        _ => Err(CliError::Usage(first_paragraph(&error.to_string()))),
+    }
 }
 
 /// Clap's message without its usage and hints: one sentence, on one line.

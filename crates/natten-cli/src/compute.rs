@@ -42,7 +42,7 @@ pub struct BackendFlags {
     #[arg(long)]
     pub isa: Option<Isa>,
     /// Threads to use on the CPU [default: one for each core].
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=natten::cpu::MAX_THREADS as i64))]
     pub threads: Option<u16>,
     /// Which GPU to use.
     #[cfg(feature = "cuda")]

@@ -7,8 +7,8 @@ use natten::cpu::{Cpu, ISA_VARIABLE, Isa};
 use serde_json::{Value, json};
 
 use crate::error::CliError;
+use crate::machine;
 use crate::output::{self, Rows, Tone, plain};
-use crate::peak;
 
 /// Show what this machine has and which kernels can run, or why they cannot.
 #[derive(Args)]
@@ -21,7 +21,7 @@ pub struct DevicesArgs {
 /// Runs the verb.
 pub fn run(args: &DevicesArgs) -> Result<ExitCode, CliError> {
     let chosen = Cpu::new().chosen_isa()?;
-    let threads = peak::threads();
+    let threads = machine::threads();
     let (gpus, no_gpu) = gpus();
     if args.json {
         let kernels = Isa::ALL.map(|isa| {

@@ -34,6 +34,14 @@ pub enum CliError {
         /// The reasons, each once.
         reasons: String,
     },
+    /// More token axes than there are windows for.
+    #[error(
+        "{rank} token extents, a sequence has 1, an image 2 and video 3; what must not see each other goes to --batch-size"
+    )]
+    Rank {
+        /// Extents given.
+        rank: usize,
+    },
     /// A list has neither one entry nor one for each axis.
     #[error("--{flag} has {found} entries for {axes} token axes")]
     AxisCount {

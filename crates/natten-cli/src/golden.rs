@@ -1,17 +1,21 @@
 //! Golden cases: a problem, its inputs and the results that it must give, in one safetensors file.
 //!
-//! The metadata key `problem` holds the arguments as JSON ([`Arguments`]); `q`, `k`, `v`, `d_out`, `out` and `lse`
-//! are always there, `add_k`, `add_v`, `d_lse` and the gradients `d_q`, `d_k`, `d_v`, `d_add_k`, `d_add_v` may be.
+//! The metadata key `problem` holds the arguments as JSON ([`Arguments`]); `q`, `k`, `v`, `out` and `lse` are always
+//! there, `add_k`, `add_v`, `d_lse` and the gradients `d_q`, `d_k`, `d_v`, `d_add_k`, `d_add_v` may be, `d_out` must be
+//! where a gradient is. An argument or a tensor of another name is a mistake: not read, it would not be checked either.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use natten::{
-    AxisParams, DynParams, Element, ElementType, KernelSize, KernelSizePolicy, Tensor, TensorError,
+    AxisParams, DynParams, Element, ElementType, Inputs, KernelSize, KernelSizePolicy, Layout, Problem,
+    Tensor, TensorError,
 };
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::Deserialize;
+
+use crate::names::nearest;
 
 /// Why a file holds no golden case.
 #[derive(Debug, thiserror::Error)]
@@ -19,16 +23,24 @@ use serde::Deserialize;
 pub enum GoldenError {
     #[error("cannot read it: {0}")]
     Read(#[from] io::Error),
+    #[error("it is {kind}, no regular file")]
+    NotRegular { kind: &'static str },
     #[error("no safetensors file: {0}")]
     Format(#[from] safetensors::SafeTensorError),
-    #[error("the metadata has no key \"problem\"")]
-    NoProblem,
+    #[error("the metadata has no key \"problem\"{}", listed(.found))]
+    NoProblem { found: Vec<String> },
+    #[error("the problem has no argument \"{found}\", the nearest is \"{nearest}\"")]
+    UnknownArgument { found: String, nearest: &'static str },
+    #[error("no tensor is called \"{found}\", the nearest is \"{nearest}\"")]
+    UnknownTensor { found: String, nearest: &'static str },
     #[error("the metadata key \"problem\" does not parse: {0}")]
     Json(#[from] serde_json::Error),
     #[error("{name} has {found} entries for {rank} token axes")]
     Rank { name: &'static str, found: usize, rank: usize },
     #[error("tensor {name} is missing")]
     Missing { name: &'static str },
+    #[error("tensor d_out is missing, {gradient} is a gradient of it")]
+    NoDOut { gradient: &'static str },
     #[error("tensor {name} has shape {found:?}, the problem asks for {expected:?}")]
     Shape { name: &'static str, found: Vec<usize>, expected: Vec<usize> },
     #[error("tensor {name} holds {found:?}, readable are F64, F32, F16 and BF16")]
@@ -43,8 +55,14 @@ pub enum GoldenError {
     Tensor(#[from] TensorError),
 }
 
+/// The keys that were found instead.
+fn listed(keys: &[String]) -> String {
+    if keys.is_empty() { String::new() } else { format!(", but \"{}\"", keys.join("\", \"")) }
+}
+
 /// The operator's arguments, as the file states them.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Arguments {
     pub token_shape: Vec<usize>,
     pub kernel_size: Vec<usize>,
@@ -63,6 +81,45 @@ pub struct Arguments {
 }
 
 impl Arguments {
+    /// The fields.
+    const NAMES: [&str; 12] = [
+        "token_shape",
+        "kernel_size",
+        "stride",
+        "dilation",
+        "is_causal",
+        "batch",
+        "heads",
+        "heads_kv",
+        "head_dim",
+        "head_dim_v",
+        "additional",
+        "scale",
+    ];
+
+    /// Reads them, and checks that they make a problem.
+    fn parse(text: &str) -> Result<Self, GoldenError> {
+        let keys: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)?;
+        if let Some(found) = keys.into_iter().map(|(key, _)| key).find(|key| !Self::NAMES.contains(&&**key)) {
+            let nearest = nearest(&found, &Self::NAMES);
+            return Err(GoldenError::UnknownArgument { found, nearest });
+        }
+        let arguments: Arguments = serde_json::from_str(text)?;
+        arguments.check_ranks()?;
+        arguments.problem()?;
+        Ok(arguments)
+    }
+
+    /// The problem of tensors in these shapes, or the rule that they break. Rules do not depend on the element type.
+    fn problem(&self) -> Result<Problem, GoldenError> {
+        let layout = |name| Layout::contiguous(&self.shape_of(name));
+        let mut inputs = Inputs::new(layout("q")?, layout("k")?, layout("v")?);
+        if self.additional > 0 {
+            inputs = inputs.with_additional(layout("add_k")?, layout("add_v")?);
+        }
+        Ok(Problem::new(&self.params(), &inputs, ElementType::F32)?)
+    }
+
     fn check_ranks(&self) -> Result<(), GoldenError> {
         let rank = self.token_shape.len();
         let lists = [
@@ -144,6 +201,9 @@ impl Values {
 /// The results that a file may hold, in the order in which they are shown.
 pub const RESULTS: [&str; 7] = ["out", "lse", "d_q", "d_k", "d_v", "d_add_k", "d_add_v"];
 
+/// What else it may hold.
+const OPERANDS: [&str; 7] = ["q", "k", "v", "add_k", "add_v", "d_out", "d_lse"];
+
 /// One golden case.
 #[derive(Clone, Debug)]
 pub struct Golden {
@@ -156,17 +216,27 @@ pub struct Golden {
 impl Golden {
     /// Reads and checks a file: all that is needed is there, in the shapes that the problem asks for.
     pub fn read(path: &Path) -> Result<Self, GoldenError> {
-        Self::parse(&std::fs::read(path)?)
+        // Before it is opened: that alone waits for the other end of a pipe.
+        match kind_of(&std::fs::metadata(path)?.file_type()) {
+            None => Self::parse(&std::fs::read(path)?),
+            Some(kind) => Err(GoldenError::NotRegular { kind }),
+        }
     }
 
-    fn parse(bytes: &[u8]) -> Result<Self, GoldenError> {
+    /// The case in a file's bytes, which may be anything.
+    pub fn parse(bytes: &[u8]) -> Result<Self, GoldenError> {
         let (_, metadata) = SafeTensors::read_metadata(bytes)?;
-        let problem = metadata.metadata().as_ref().and_then(|map| map.get("problem"));
-        let arguments: Arguments = serde_json::from_str(problem.ok_or(GoldenError::NoProblem)?)?;
-        arguments.check_ranks()?;
+        let keys = metadata.metadata().clone().unwrap_or_default();
+        let Some(problem) = keys.get("problem") else {
+            let mut found: Vec<String> = keys.into_keys().collect();
+            found.sort();
+            return Err(GoldenError::NoProblem { found });
+        };
+        let arguments = Arguments::parse(problem)?;
         let file = SafeTensors::deserialize(bytes)?;
+        expect_known(&file)?;
         let mut golden = Golden { arguments, element_type: ElementType::F32, tensors: BTreeMap::new() };
-        for name in ["q", "k", "v", "d_out", "out", "lse"] {
+        for name in ["q", "k", "v", "out", "lse"] {
             golden.load(&file, name)?;
         }
         let has_additional = golden.arguments.additional > 0;
@@ -175,10 +245,13 @@ impl Golden {
                 golden.load(&file, name)?;
             }
         }
-        for name in ["d_lse", "d_q", "d_k", "d_v", "d_add_k", "d_add_v"] {
+        for name in ["d_out", "d_lse", "d_q", "d_k", "d_v", "d_add_k", "d_add_v"] {
             if file.tensor(name).is_ok() {
                 golden.load(&file, name)?;
             }
+        }
+        if let (Some(gradient), None) = (golden.gradient(), golden.get("d_out")) {
+            return Err(GoldenError::NoDOut { gradient });
         }
         golden.element_type = golden.tensors["q"].element_type;
         golden.check_types()?;
@@ -219,8 +292,43 @@ impl Golden {
 
     /// Whether some gradient is there to compare with.
     pub fn has_gradients(&self) -> bool {
-        RESULTS[2..].iter().any(|name| self.tensors.contains_key(name))
+        self.gradient().is_some()
     }
+
+    /// The first gradient that is there.
+    fn gradient(&self) -> Option<&'static str> {
+        RESULTS[2..].iter().copied().find(|name| self.tensors.contains_key(name))
+    }
+}
+
+fn expect_known(file: &SafeTensors<'_>) -> Result<(), GoldenError> {
+    let known: Vec<&'static str> = OPERANDS.into_iter().chain(RESULTS).collect();
+    match file.names().into_iter().filter(|name| !known.contains(name)).min() {
+        None => Ok(()),
+        Some(found) => {
+            Err(GoldenError::UnknownTensor { found: found.to_owned(), nearest: nearest(found, &known) })
+        }
+    }
+}
+
+/// What a file is that is no regular one.
+#[cfg(unix)]
+fn kind_of(file: &std::fs::FileType) -> Option<&'static str> {
+    use std::os::unix::fs::FileTypeExt;
+    let kinds = [
+        (file.is_dir(), "a folder"),
+        (file.is_fifo(), "a FIFO"),
+        (file.is_char_device(), "a character device"),
+        (file.is_block_device(), "a block device"),
+        (file.is_socket(), "a socket"),
+        (!file.is_file(), "of an unknown kind"),
+    ];
+    kinds.into_iter().find(|(is_it, _)| *is_it).map(|(_, kind)| kind)
+}
+
+#[cfg(not(unix))]
+fn kind_of(file: &std::fs::FileType) -> Option<&'static str> {
+    if file.is_dir() { Some("a folder") } else { (!file.is_file()).then_some("of an unknown kind") }
 }
 
 fn widen(name: &'static str, view: &TensorView<'_>) -> Result<Values, GoldenError> {

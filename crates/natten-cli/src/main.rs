@@ -6,9 +6,11 @@ mod compute;
 mod device;
 mod devices;
 mod error;
+mod files;
 mod golden;
+mod machine;
+mod names;
 mod output;
-mod peak;
 mod plan;
 mod problem_args;
 mod profile;
@@ -23,7 +25,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {}", names::escaped(&error.to_string()));
             ExitCode::from(2)
         }
     }

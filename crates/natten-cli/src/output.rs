@@ -1,8 +1,6 @@
 //! How results reach people and programs: tables and colours on a terminal, plain text in a pipe, JSON on request.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, Once, PoisonError};
 
 use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, TableComponent, presets};
 
@@ -43,44 +41,6 @@ pub fn emit(text: &str) -> Result<(), CliError> {
 pub fn emit_json(value: &impl serde::Serialize) -> Result<(), CliError> {
     let line = serde_json::to_string(value).map_err(|error| CliError::Stdout(error.into()))?;
     emit(&format!("{line}\n"))
-}
-
-/// The file that is being written, under its temporary name.
-static UNFINISHED: Mutex<Option<PathBuf>> = Mutex::new(None);
-
-/// Writes a file under a temporary name and renames it. Neither an interruption (Ctrl-C) nor a failure leaves half of one,
-/// under either name.
-pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".part");
-    let temporary = PathBuf::from(temporary);
-    remove_on_interruption();
-    let unfinished = |path| *UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner) = path;
-    unfinished(Some(temporary.clone()));
-    let written = std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path));
-    if written.is_err() {
-        // It may never have come to be.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    unfinished(None);
-    written.map_err(|source| CliError::Write { path: path.to_owned(), source })
-}
-
-/// From now on Ctrl-C removes what is unfinished before it ends the program.
-fn remove_on_interruption() {
-    static ONCE: Once = Once::new();
-    /// As a shell reports a program that SIGINT ended.
-    const INTERRUPTED: i32 = 130;
-    ONCE.call_once(|| {
-        // Without a handler the default one ends the program, too.
-        let _ = ctrlc::set_handler(|| {
-            let unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(path) = unfinished.as_ref() {
-                let _ = std::fs::remove_file(path);
-            }
-            std::process::exit(INTERRUPTED);
-        });
-    });
 }
 
 /// Rows under a header; the first column is text, the others align right.

@@ -5,7 +5,6 @@ mod suggest;
 mod tiles;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use natten::{ElementType, Problem};
@@ -141,7 +140,7 @@ fn devices(names: &[DeviceName], element_type: ElementType) -> Result<Vec<Limits
         DeviceName::Cpu => Some(Limits {
             device: name,
             name: "this CPU",
-            flops: crate::peak::fma_flops(crate::peak::threads(), Duration::from_millis(200)),
+            flops: crate::machine::peak_flops(element_type),
             // Its memory is not measured: what fits the caches is not bounded by it.
             bandwidth_bytes: f64::INFINITY,
         }),

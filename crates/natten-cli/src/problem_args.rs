@@ -39,19 +39,19 @@ impl DtypeName {
 #[command(next_help_heading = "Problem")]
 pub struct ProblemArgs {
     /// Token extents: one for a sequence, two for an image, three for video.
-    #[arg(short, long, required = true, num_args = 1..=3, value_name = "TOKENS")]
+    #[arg(short, long, required = true, num_args = 1.., value_name = "TOKENS")]
     pub input_size: Vec<usize>,
     /// Window in tokens [default: the whole axis].
-    #[arg(short, long, num_args = 1..=3, value_name = "TOKENS")]
+    #[arg(short, long, num_args = 1.., value_name = "TOKENS")]
     pub window_size: Vec<usize>,
     /// Queries that share one window [default: 1].
-    #[arg(short, long, num_args = 1..=3, value_name = "TOKENS")]
+    #[arg(short, long, num_args = 1.., value_name = "TOKENS")]
     pub stride: Vec<usize>,
     /// Step between the window's tokens [default: 1].
-    #[arg(long, num_args = 1..=3, value_name = "TOKENS")]
+    #[arg(long, num_args = 1.., value_name = "TOKENS")]
     pub dilation: Vec<usize>,
     /// Hide later tokens; without a value on every axis, else true or false (or 1 and 0).
-    #[arg(short, long, num_args = 0..=3, default_missing_value = "true", value_parser = truth, value_name = "BOOL")]
+    #[arg(short, long, num_args = 0.., default_missing_value = "true", value_parser = truth, value_name = "BOOL")]
     pub causal: Vec<bool>,
     /// Batch items.
     #[arg(short, long, default_value_t = 1)]
@@ -101,6 +101,9 @@ impl ProblemArgs {
     /// The parameters of each axis.
     pub fn axes(&self) -> Result<Vec<AxisParams>, CliError> {
         let rank = self.rank();
+        if rank > 3 {
+            return Err(CliError::Rank { rank });
+        }
         let dilation = self.per_axis("dilation", &self.dilation, &vec![1; rank])?;
         let stride = self.per_axis("stride", &self.stride, &vec![1; rank])?;
         let is_causal = self.per_axis("causal", &self.causal, &vec![false; rank])?;

@@ -58,7 +58,7 @@ pub struct ProfileArgs {
     #[arg(long)]
     isa: Option<Isa>,
     /// Threads to use on the CPU [default: one for each core].
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=natten::cpu::MAX_THREADS as i64))]
     threads: Option<u16>,
     /// Time the backward pass too.
     #[arg(long)]

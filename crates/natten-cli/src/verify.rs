@@ -13,12 +13,14 @@ use serde_json::{Map, Value, json};
 use crate::compute::{BackendFlags, Computed, Runner};
 use crate::error::CliError;
 use crate::golden::{Golden, RESULTS, files_of};
+use crate::names::escaped;
 use crate::output::{self, Rows, Tone, plain};
 
 /// Run golden cases and compare with what they must give.
 ///
-/// A case is a safetensors file with the operator's arguments under the metadata key "problem", inputs q, k, v,
-/// d_out [add_k, add_v, d_lse] and results out, lse [d_q, d_k, d_v, d_add_k, d_add_v]. The error of a result is
+/// A case is a safetensors file with the operator's arguments under the metadata key "problem", inputs q, k, v
+/// [add_k, add_v, d_lse], results out, lse [d_q, d_k, d_v, d_add_k, d_add_v], and d_out where there are gradients.
+/// A file with other names or with arguments that make no problem is broken. The error of a result is
 /// its largest absolute difference over the largest expected entry, or over 1 when that is larger; NaN fails,
 /// and an infinite entry must be the same infinity.
 ///
@@ -208,11 +210,10 @@ fn largest_error(found: &[f64], expected: &[f64]) -> f64 {
 }
 
 impl Report {
+    /// The file's name, fit to be shown.
     fn name(&self) -> String {
-        self.file
-            .file_name()
-            .map_or_else(|| self.file.display(), |name| Path::new(name).display())
-            .to_string()
+        let name = self.file.file_name().map_or(self.file.as_path(), Path::new);
+        escaped(&name.display().to_string())
     }
 
     fn is_passed(&self) -> bool {
@@ -268,7 +269,7 @@ fn render(reports: &[Report]) -> String {
                 cells.push(plain(output::duration(comparison.seconds)));
             }
             Verdict::Failed(reason) | Verdict::Broken(reason) => {
-                cells.push(plain(reason));
+                cells.push(plain(escaped(reason)));
                 cells.extend((0..columns.len() + 1).map(|_| plain("")));
             }
         }

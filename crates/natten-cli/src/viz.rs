@@ -1,11 +1,12 @@
 //! `natten viz`: pictures of what a query sees, as SVG, PNG or a page to play with.
 
 mod cells;
+mod font;
 mod page;
 mod raster;
 mod scene;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -13,6 +14,8 @@ use natten::{ElementType, Problem};
 use serde_json::json;
 
 use crate::error::CliError;
+use crate::files;
+use crate::names::escaped;
 use crate::output;
 use crate::plan::{StartName, TileChoice, TileFlags};
 use crate::problem_args::ProblemArgs;
@@ -33,7 +36,7 @@ pub struct VizArgs {
     #[command(flatten)]
     problem: ProblemArgs,
     /// The query's coordinates [default: the middle].
-    #[arg(long, num_args = 1..=3, value_name = "TOKEN")]
+    #[arg(long, num_args = 1.., value_name = "TOKEN")]
     query: Vec<usize>,
     #[command(flatten)]
     tiles: TileFlags,
@@ -57,15 +60,9 @@ pub fn run(args: &VizArgs) -> Result<ExitCode, CliError> {
     if files.is_empty() {
         files.push("natten.svg".into());
     }
-    for file in &files {
-        let bytes = match file.extension().and_then(|extension| extension.to_str()) {
-            Some("svg") => scene::draw(&view).to_svg().into_bytes(),
-            Some("png") => raster::to_png(&scene::draw(&view))?,
-            Some("html") => page::html(&view).into_bytes(),
-            _ => return Err(CliError::PictureFormat { path: file.clone() }),
-        };
-        output::write_file(file, &bytes)?;
-    }
+    // All of them before one is written: a name that is refused must not leave the others behind.
+    let pictures = files.iter().map(|file| Ok((file.as_path(), picture(&view, file)?)));
+    files::write_all(&pictures.collect::<Result<Vec<_>, CliError>>()?)?;
     let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
     if args.json {
         output::emit_json(&json!({
@@ -75,9 +72,19 @@ pub fn run(args: &VizArgs) -> Result<ExitCode, CliError> {
             "problem": args.problem.to_json(&problem),
         }))?;
     } else {
-        output::emit(&format!("{}\nwrote {}\n", view.caption(), names.join(", ")))?;
+        output::emit(&format!("{}\nwrote {}\n", view.caption(), escaped(&names.join(", "))))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The bytes of a file, by its ending.
+fn picture(view: &View, file: &Path) -> Result<Vec<u8>, CliError> {
+    match file.extension().and_then(|extension| extension.to_str()) {
+        Some("svg") => Ok(scene::draw(view).to_svg().into_bytes()),
+        Some("png") => raster::to_png(&scene::draw(view)),
+        Some("html") => Ok(page::html(view).into_bytes()),
+        _ => Err(CliError::PictureFormat { path: file.to_owned() }),
+    }
 }
 
 /// What is looked at, checked.

@@ -35,6 +35,8 @@ fn solved_cases_pass_on_every_backend() {
         ("zero", changed(json!({"scale": 0.0, "additional": 130})), Dtype::F32),
         ("negative", changed(json!({"scale": -0.3, "additional": 0})), Dtype::F32),
         ("empty", changed(json!({"batch": 0})), Dtype::F32),
+        // Nothing to do, however many tokens there would be.
+        ("vast", changed(json!({"batch": 0, "token_shape": [1u64 << 40, 6]})), Dtype::F32),
     ];
     for (name, arguments, dtype) in cases {
         let case = Case::solved(arguments, dtype);
@@ -44,14 +46,14 @@ fn solved_cases_pass_on_every_backend() {
         let output = natten(&["verify", folder.to_str().unwrap(), "--backend", backend, "--json"]);
         let lines = json_lines(&text(&output.stdout));
         assert!(output.status.success(), "{backend}: {lines:#?}");
-        assert_eq!(lines.len(), 9);
-        assert_eq!(lines[8]["summary"]["passed"], 8);
+        assert_eq!(lines.len(), 10);
+        assert_eq!(lines[9]["summary"]["passed"], 9);
         let f32_case = lines.iter().find(|line| line["file"].as_str().unwrap().ends_with("/f32.safetensors"));
         assert!(f32_case.unwrap()["errors"]["d_add_v"].is_number());
     }
     let output = natten(&["verify", folder.to_str().unwrap()]);
     let stdout = text(&output.stdout);
-    assert!(output.status.success() && stdout.contains("8 passed, 0 failed, 0 broken"), "{stdout}");
+    assert!(output.status.success() && stdout.contains("9 passed, 0 failed, 0 broken"), "{stdout}");
     assert!(!stdout.contains('\u{1b}'), "no colours in a pipe");
 }
 
@@ -107,9 +109,23 @@ fn broken_files_are_named_and_the_others_run() {
     write("metadata", good.bytes_with(None), "no key \"problem\"");
     write("json", with_metadata("{\"token_shape\": [5, 6"), "does not parse");
     write("field", with_metadata("{\"token_shape\": [5, 6]}"), "missing field `kernel_size`");
+    write("misspelt", include_bytes!("broken/misspelt_scale.safetensors").to_vec(), MISSPELT);
+    write(
+        "argument",
+        with_arguments(json!({"dilations": [1, 3]})),
+        "no argument \"dilations\", the nearest is \"dilation\"",
+    );
+    let twice = arguments().to_string().replacen('{', "{\"scale\":1.0,", 1);
+    write("twice", with_metadata(&twice), "duplicate field `scale`");
+    let keys = HashMap::from([("Problem".to_owned(), arguments().to_string())]);
+    write("key", good.bytes_with(Some(keys)), "no key \"problem\", but \"Problem\"");
+    let mut renamed = good.clone();
+    let gradient = renamed.tensors.remove("d_v").unwrap();
+    renamed.tensors.insert("dv".to_owned(), gradient);
+    write("tensor", renamed.bytes(), "no tensor is called \"dv\", the nearest is \"v\"");
     write("sign", with_metadata(&arguments().to_string().replace("[3,2]", "[-3,2]")), "does not parse");
     write("no_out", without("out"), "tensor out is missing");
-    write("no_d_out", without("d_out"), "tensor d_out is missing");
+    write("no_d_out", without("d_out"), "tensor d_out is missing, d_q is a gradient of it");
     write("no_add_k", without("add_k"), "tensor add_k is missing");
     write("shape", with_arguments(json!({"head_dim": 6})), "tensor q has shape [2, 5, 6, 2, 5]");
     write("rank", with_arguments(json!({"stride": [1]})), "stride has 1 entries for 2 token axes");
@@ -139,16 +155,99 @@ fn broken_files_are_named_and_the_others_run() {
     assert_eq!(lines.last().unwrap()["summary"]["broken"], expected.len() + 1);
 }
 
-/// A problem that the operator refuses is no broken file: the file says what it means.
+const MISSPELT: &str = "the problem has no argument \"softmax_scale\", the nearest is \"scale\"";
+
+/// Arguments that make no problem are the file's fault, on any backend and whatever the tensors.
 #[test]
-fn refused_problems_fail_with_the_rule() {
-    let folder = folder("verify_refused");
+fn impossible_arguments_are_broken_files() {
+    let folder = folder("verify_impossible");
     let good = Case::solved(arguments(), Dtype::F32);
-    let case = Case { arguments: changed(json!({"kernel_size": [9, 2]})), ..good };
-    std::fs::write(folder.join("wide.safetensors"), case.bytes()).unwrap();
+    for (name, changes, rule) in [
+        ("wide", json!({"kernel_size": [9, 2]}), "kernel_size 9 x dilation 1 exceeds the token extent 5"),
+        ("still", json!({"stride": [0, 1]}), "stride is 0"),
+        ("heads", json!({"heads": 3, "heads_kv": 2}), "heads = 3 is not a multiple of heads_kv = 2"),
+        ("none", json!({"heads_kv": 0}), "extent 0"),
+        ("scale", json!({"scale": 1e39}), "scale is inf"),
+        ("huge", json!({"batch": u64::MAX, "head_dim": u64::MAX}), "overflows"),
+        (
+            "video",
+            json!({"token_shape": [5, 6, 1, 1], "kernel_size": [1, 1, 1, 1], "stride": [1, 1, 1, 1],
+                "dilation": [1, 1, 1, 1], "is_causal": [false, false, false, false]}),
+            "7 axes",
+        ),
+    ] {
+        let case = Case { arguments: changed(changes), ..good.clone() };
+        let file = folder.join(name).with_extension("safetensors");
+        std::fs::write(&file, case.bytes()).unwrap();
+        for backend in ["cpu", "reference"] {
+            let output = natten(&["verify", file.to_str().unwrap(), "--backend", backend]);
+            let stdout = text(&output.stdout);
+            assert_eq!(output.status.code(), Some(2), "{name}: {stdout}");
+            assert!(stdout.contains("BROKEN") && stdout.contains(rule), "{name}: {stdout}");
+        }
+    }
+}
+
+/// What only gradients need may be missing where there are none.
+#[test]
+fn forward_alone_needs_no_gradient_of_the_output() {
+    let folder = folder("verify_forward");
+    let mut case = Case::solved(arguments(), Dtype::F32);
+    case.tensors.retain(|name, _| !name.starts_with("d_"));
+    let file = folder.join("forward.safetensors");
+    std::fs::write(&file, case.bytes()).unwrap();
+    for backend in ["cpu", "reference"] {
+        let output = natten(&["verify", file.to_str().unwrap(), "--backend", backend, "--json"]);
+        let line = &json_lines(&text(&output.stdout))[0];
+        assert_eq!(line["status"], "passed", "{line}");
+        assert_eq!(line["errors"].as_object().unwrap().len(), 2, "{line}");
+    }
+    case.poke("out", 3, 7.0);
+    std::fs::write(&file, case.bytes()).unwrap();
+    assert_eq!(natten(&["verify", file.to_str().unwrap()]).status.code(), Some(1));
+}
+
+/// A pipe without a writer would be waited for, and a device read without an end.
+#[cfg(unix)]
+#[test]
+fn files_that_are_none_are_named_by_their_kind() {
+    let folder = folder("verify_kinds");
+    let fifo = folder.join("pipe.safetensors");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let socket = folder.join("socket.safetensors");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let link = folder.join("link.safetensors");
+    std::os::unix::fs::symlink("/dev/zero", &link).unwrap();
+    let paths = [fifo.as_path(), &socket, &link, Path::new("/dev/zero")];
+    let kinds = ["a FIFO", "a socket", "a character device", "a character device"];
+    for (path, kind) in paths.into_iter().zip(kinds) {
+        let output = natten(&["verify", path.to_str().unwrap()]);
+        let stdout = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(2), "{stdout}");
+        assert!(stdout.contains(&format!("it is {kind}, no regular file")), "{stdout}");
+    }
+    // A folder's files are looked at the same way.
+    let output = natten(&["verify", folder.to_str().unwrap(), "--json"]);
+    let summary = json_lines(&text(&output.stdout)).pop().unwrap();
+    assert_eq!(summary["summary"]["broken"], 3, "{summary}");
+}
+
+/// Names and keys come from others, and a terminal obeys what is printed.
+#[cfg(unix)]
+#[test]
+fn escape_sequences_are_shown_and_not_obeyed() {
+    let folder = folder("verify_escapes");
+    let good = Case::solved(arguments(), Dtype::F32);
+    std::fs::write(folder.join("a\u{1b}[31m\u{9b}2J\nb.safetensors"), good.bytes()).unwrap();
+    let hostile = Case { arguments: changed(json!({"\u{1b}[2Jscale": 1.0})), ..good }.bytes();
+    std::fs::write(folder.join("key.safetensors"), hostile).unwrap();
     let output = natten(&["verify", folder.to_str().unwrap()]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stdout).contains("kernel_size 9 x dilation 1 exceeds the token extent 5"));
+    let stdout = text(&output.stdout);
+    assert!(!stdout.contains(['\u{1b}', '\u{9b}']), "{stdout:?}");
+    assert!(stdout.contains("a\\u{1b}[31m\\u{9b}2J\\nb.safetensors"), "{stdout}");
+    assert!(stdout.contains("no argument \"\\u{1b}[2Jscale\""), "{stdout}");
+    assert!(!refuse("verify --\u{1b}[31mred").contains('\u{1b}'));
+    assert!(refuse("viz -i 9 -o \u{1b}[31m.gif").contains("to \\u{1b}[31m.gif"));
 }
 
 /// The GPU kernels on an emulated GPU, and a refusal that names the kernels.

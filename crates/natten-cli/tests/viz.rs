@@ -40,6 +40,43 @@ fn bad_requests_are_refused() {
     assert!(refuse("viz -i 16 -w 5 -o picture.gif").contains(".svg, .png or .html"));
     assert!(refuse("viz -i 16 -w 5 -o /no/such/folder/a.svg").contains("cannot write"));
     assert!(refuse("viz -i 16 -w 5 --q-tile 0 --kv-tile 4").contains("--q-tile must hold"));
+    assert!(refuse("viz -i 16 16 -w 5 --query 1 2 3 4").contains("--query has 4 entries for 2 token axes"));
+}
+
+#[test]
+fn nothing_is_written_when_one_file_is_refused() {
+    let folder = folder("viz_refused");
+    std::fs::create_dir(folder.join("taken.svg")).unwrap();
+    let folder_name = folder.display();
+    for last in ["b.gif", "no/such/b.svg", "taken.svg"] {
+        refuse(&format!("viz -i 16 -w 5 -o {folder_name}/a.svg -o {folder_name}/{last}"));
+        refuse(&format!("viz -i 16 -w 5 -o {folder_name}/{last} --html {folder_name}/a.html"));
+        let left: Vec<_> =
+            std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["taken.svg"], "{last}");
+    }
+}
+
+/// A file or a link of a likely temporary name is somebody's own.
+#[cfg(unix)]
+#[test]
+fn temporary_names_touch_nobodys_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = folder("viz_temporary");
+    let (part, victim) = (folder.join("a.svg.part"), folder.join("victim"));
+    std::fs::write(&victim, "mine").unwrap();
+    std::fs::write(&part, "mine too").unwrap();
+    std::os::unix::fs::symlink(&victim, folder.join("b.svg.part")).unwrap();
+    // The picture replaces a link of its own name, and does not write through it.
+    std::os::unix::fs::symlink(&victim, folder.join("b.svg")).unwrap();
+    succeed(&format!("viz -i 16 -w 5 -o {0}/a.svg -o {0}/b.svg", folder.display()));
+    assert_eq!(std::fs::read_to_string(&victim).unwrap(), "mine");
+    assert_eq!(std::fs::read_to_string(&part).unwrap(), "mine too");
+    assert!(std::fs::symlink_metadata(folder.join("b.svg")).unwrap().is_file());
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 5);
+    // Readable by whoever may read what this user writes.
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode();
+    assert_eq!(mode(&folder.join("a.svg")), mode(&victim));
 }
 
 /// Small axes with every combination of parameters, as the page's script knows them.

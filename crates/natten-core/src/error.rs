@@ -171,6 +171,24 @@ pub enum ProblemError {
         /// Tokens along the axis.
         token_extent: usize,
     },
+    /// No window fits, whatever its size: the dilation alone is longer than the axis.
+    #[error("axis {axis}: dilation {dilation} exceeds the token extent {token_extent}, so no window fits")]
+    DilationTooLarge {
+        /// The token axis.
+        axis: usize,
+        /// Dilation, in tokens.
+        dilation: usize,
+        /// Tokens along the axis.
+        token_extent: usize,
+    },
+    /// An axis that was to be opened whole does not exist.
+    #[error("whole_axis({axis}): there are {rank} token axes, counted from 0")]
+    WholeAxis {
+        /// The axis asked for.
+        axis: usize,
+        /// Token axes there are.
+        rank: usize,
+    },
     /// The stride skips keys.
     #[error("axis {axis}: stride {stride} exceeds kernel_size {kernel_size}")]
     StrideTooLarge {
@@ -214,6 +232,12 @@ pub enum ProblemError {
         tensor: Role,
         /// Its batch extent.
         found: usize,
+    },
+    /// Cumulative sequence lengths hold at least their leading 0, which stands for no sequence.
+    #[error("cumulative lengths of {tensor}: the list is empty, it must at least hold the leading 0")]
+    NoCumulativeLengths {
+        /// The tensor they describe.
+        tensor: Role,
     },
     /// Cumulative sequence lengths must start at 0, never fall and end at the tensor's tokens.
     #[error("cumulative lengths of {tensor}: entry {index} is {found}, expected {expected}")]

@@ -16,7 +16,8 @@ impl Sequences {
     /// From cumulative lengths: `[0, len_0, len_0 + len_1, ..]`, one entry more than sequences.
     ///
     /// # Errors
-    /// [`ProblemError::CumulativeLengths`] when a list is empty, does not start at 0 or falls;
+    /// [`ProblemError::NoCumulativeLengths`] when a list is empty, [`ProblemError::CumulativeLengths`] when one does
+    /// not start at 0 or falls,
     /// [`ProblemError::SequenceCount`] when the two lists differ in length.
     pub fn from_offsets(query_offsets: Vec<usize>, key_offsets: Vec<usize>) -> Result<Self, ProblemError> {
         check_offsets(Role::Query, &query_offsets)?;
@@ -78,15 +79,15 @@ fn accumulate(lengths: &[usize]) -> Vec<usize> {
 }
 
 fn check_offsets(tensor: Role, offsets: &[usize]) -> Result<(), ProblemError> {
+    if offsets.is_empty() {
+        return Err(ProblemError::NoCumulativeLengths { tensor });
+    }
     let mut expected = 0;
     for (index, &found) in offsets.iter().enumerate() {
         if found < expected || (index == 0 && found != 0) {
             return Err(ProblemError::CumulativeLengths { tensor, index, expected, found });
         }
         expected = found;
-    }
-    if offsets.is_empty() {
-        return Err(ProblemError::CumulativeLengths { tensor, index: 0, expected: 1, found: 0 });
     }
     Ok(())
 }

@@ -5,7 +5,11 @@
 pub enum KernelSize {
     /// So many tokens (of one dilation residue).
     Tokens(usize),
-    /// As many as fit: `token_extent / dilation`. Without dilation that is the whole axis.
+    /// As many as fit: `token_extent / dilation`, rounded down.
+    ///
+    /// Without dilation that is the whole axis, and where the dilation divides the extent every token of a query's
+    /// residue. Where it does not, the first `token_extent % dilation` residues have one token more than the others,
+    /// and than the window: their queries slide over it as over any axis longer than its window.
     Whole,
 }
 
@@ -66,6 +70,8 @@ pub struct Params<const RANK: usize> {
     is_causal: [bool; RANK],
     scale: Option<f32>,
     policy: KernelSizePolicy,
+    /// An axis that was to be opened and that there is not; a builder cannot report it.
+    no_such_axis: Option<usize>,
 }
 
 impl<const RANK: usize> Params<RANK> {
@@ -80,6 +86,7 @@ impl<const RANK: usize> Params<RANK> {
             is_causal: [false; RANK],
             scale: None,
             policy: KernelSizePolicy::Exact,
+            no_such_axis: None,
         }
     }
 
@@ -107,10 +114,15 @@ impl<const RANK: usize> Params<RANK> {
         self
     }
 
-    /// Opens the window along `axis` to all that fits. Out-of-range axes are ignored.
+    /// Opens the window along `axis` to all that fits, [`KernelSize::Whole`], which also says what that is with a
+    /// dilation.
+    ///
+    /// `axis` counts token axes from 0; [`Problem::new`](crate::Problem::new) reports one that there is not, as
+    /// [`ProblemError::WholeAxis`](crate::ProblemError::WholeAxis).
     pub fn whole_axis(mut self, axis: usize) -> Self {
-        if let Some(size) = self.kernel_size.get_mut(axis) {
-            *size = KernelSize::Whole;
+        match self.kernel_size.get_mut(axis) {
+            Some(size) => *size = KernelSize::Whole,
+            None => self.no_such_axis = Some(axis),
         }
         self
     }
@@ -129,7 +141,13 @@ impl<const RANK: usize> Params<RANK> {
             dilation: self.dilation.get(axis).copied().unwrap_or(1),
             is_causal: self.is_causal.get(axis).copied().unwrap_or(false),
         });
-        DynParams { rank: RANK, axes, scale: self.scale, policy: self.policy }
+        DynParams {
+            rank: RANK,
+            axes,
+            scale: self.scale,
+            policy: self.policy,
+            no_such_axis: self.no_such_axis,
+        }
     }
 }
 
@@ -172,6 +190,7 @@ pub struct DynParams {
     pub(crate) axes: [AxisParams; 3],
     pub(crate) scale: Option<f32>,
     pub(crate) policy: KernelSizePolicy,
+    pub(crate) no_such_axis: Option<usize>,
 }
 
 impl DynParams {
@@ -179,7 +198,7 @@ impl DynParams {
     /// [`Problem::new`](crate::Problem::new).
     pub fn new(axes: &[AxisParams], scale: Option<f32>, policy: KernelSizePolicy) -> Self {
         let padded = std::array::from_fn(|i| axes.get(i).copied().unwrap_or(AxisParams::new(1)));
-        DynParams { rank: axes.len(), axes: padded, scale, policy }
+        DynParams { rank: axes.len(), axes: padded, scale, policy, no_such_axis: None }
     }
 
     /// Number of token axes.

@@ -47,6 +47,9 @@ impl Problem {
             return Err(ProblemError::Rank { rank });
         }
         let mut problem = Self::of_tensors(rank, inputs, element_type)?;
+        if let Some(axis) = params.no_such_axis {
+            return Err(ProblemError::WholeAxis { axis, rank });
+        }
         let tokens = &inputs.query.shape()[1..=rank];
         expect_tokens(Role::Key, &inputs.key, tokens)?;
         for (axis, &extent) in tokens.iter().enumerate() {
@@ -272,15 +275,16 @@ fn resolve_axis(
         return Err(ProblemError::StrideZero { axis });
     }
     let fits = token_extent / dilation;
-    let asked = match kernel_size {
+    let (asked, is_cut) = match kernel_size {
         KernelSize::Tokens(0) => return Err(ProblemError::KernelSizeZero { axis }),
-        KernelSize::Tokens(tokens) => tokens,
-        KernelSize::Whole => fits.max(1),
+        KernelSize::Tokens(tokens) => (tokens, policy == KernelSizePolicy::Clamp),
+        KernelSize::Whole => (fits, true),
     };
-    let kernel_size = match policy {
-        KernelSizePolicy::Exact => asked,
-        KernelSizePolicy::Clamp => asked.min(fits.max(1)),
-    };
+    // A window cut to what fits may have nothing to be cut to; its size is then not to blame.
+    if is_cut && fits == 0 {
+        return Err(ProblemError::DilationTooLarge { axis, dilation, token_extent });
+    }
+    let kernel_size = if is_cut { asked.min(fits) } else { asked };
     if kernel_size > fits {
         return Err(ProblemError::KernelSizeTooLarge { axis, kernel_size, dilation, token_extent });
     }

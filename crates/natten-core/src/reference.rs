@@ -106,6 +106,10 @@ enum Key {
 
 /// Calls `visit` for each query with all keys it sees, in ascending order, additional keys last.
 fn for_each_query(problem: &Problem, mut visit: impl FnMut(&Query, &[Key])) {
+    // An empty batch has no queries, however many tokens its shape claims.
+    if problem.batch() == 0 {
+        return;
+    }
     for sequence in problem.sequences() {
         let extents = sequence.axes.map(|axis| axis.query_extent);
         for local in box_tokens(extents) {

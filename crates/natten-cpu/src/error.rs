@@ -26,6 +26,14 @@ pub enum CpuError {
         /// Threads asked for.
         threads: usize,
     },
+    /// More threads than a pool may have.
+    #[error("{threads} threads, at most {max} are started")]
+    TooManyThreads {
+        /// Threads asked for.
+        threads: usize,
+        /// Most threads of a pool.
+        max: usize,
+    },
     /// A result has no valid shape.
     #[error(transparent)]
     Tensor(#[from] TensorError),

@@ -21,6 +21,7 @@ mod operand;
 mod pack;
 mod packed;
 mod parallel;
+pub mod peak;
 mod prefetch;
 mod recast;
 mod schedule;
@@ -39,6 +40,10 @@ use natten_core::{
 
 pub use error::CpuError;
 pub use isa::{ISA_VARIABLE, Isa};
+
+/// Most threads that [`Cpu::threads`] starts: more than any machine has cores for, few enough that asking for them by
+/// mistake returns.
+pub const MAX_THREADS: usize = 1024;
 
 /// The CPU. Cheap to clone; clones share the thread pool.
 ///
@@ -70,11 +75,16 @@ impl Cpu {
         Ok(Cpu { isa: Some(isa.require()?), ..self })
     }
 
-    /// On this many threads, 0 meaning one for each core: the caller's, and those of a pool of its own.
+    /// On this many threads, at most [`MAX_THREADS`], 0 meaning one for each core: the caller's, and those of a pool of
+    /// its own.
     ///
     /// # Errors
-    /// [`CpuError::Threads`] when the system refuses them.
+    /// [`CpuError::TooManyThreads`] above the limit, before any is started; [`CpuError::Threads`] when the system
+    /// refuses them.
     pub fn threads(self, threads: usize) -> Result<Self, CpuError> {
+        if threads > MAX_THREADS {
+            return Err(CpuError::TooManyThreads { threads, max: MAX_THREADS });
+        }
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         let pool = pool.map_err(|_| CpuError::Threads { threads })?;
         Ok(Cpu { pool: Some(Arc::new(pool)), ..self })
@@ -131,6 +141,10 @@ impl Backend for Cpu {
     fn forward<E: InputElement>(&self, call: ForwardCall<'_, Self, E>) -> Result<(), CpuError> {
         let isa = self.chosen_isa()?;
         let problem = call.problem();
+        // Nothing is written, and the tokens to be cut up may be any number.
+        if problem.batch() == 0 {
+            return Ok(());
+        }
         let (inputs, output) = call.into_views();
         macro_rules! run {
             ($of_type:path) => {
@@ -151,6 +165,10 @@ impl Backend for Cpu {
     fn backward<E: InputElement>(&self, call: BackwardCall<'_, Self, E>) -> Result<(), CpuError> {
         let isa = self.chosen_isa()?;
         let problem = call.problem();
+        // Nothing is written, and the tokens to be cut up may be any number.
+        if problem.batch() == 0 {
+            return Ok(());
+        }
         let (inputs, saved, gradients) = call.into_views();
         macro_rules! run {
             ($of_type:path) => {{

@@ -5,7 +5,7 @@ mod support;
 use natten_core::{
     Backend, Element, MergeCall, Output, Partials, Saved, Tensor, TensorView, bf16, f16, reference,
 };
-use natten_cpu::{Cpu, Isa};
+use natten_cpu::{Cpu, CpuError, Isa, MAX_THREADS};
 use support::{Case, assert_close_as, backward, forward, random};
 
 fn each_isa(run: impl Fn(&Cpu)) {
@@ -120,6 +120,16 @@ fn threads_do_not_change_a_bit() {
         all
     });
     assert!(results[0] == results[1] && results[0] == results[2]);
+}
+
+/// Asking for as many threads as a number can hold must return.
+#[test]
+fn threads_are_limited() {
+    for threads in [MAX_THREADS + 1, 70_000, usize::MAX] {
+        let error = Cpu::new().threads(threads).unwrap_err();
+        assert_eq!(error, CpuError::TooManyThreads { threads, max: 1024 });
+        assert_eq!(error.to_string(), format!("{threads} threads, at most 1024 are started"));
+    }
 }
 
 /// Heads before tokens in memory, and tokens backwards: the same numbers as from contiguous tensors.

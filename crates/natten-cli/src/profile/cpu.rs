@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use natten::cpu::{Cpu, ISA_VARIABLE, Isa};
+use natten::cpu::{Cpu, ISA_VARIABLE, Isa, peak};
 use natten::plan::{KeyStart, TileCounts, Tiling, tile_boxes};
 use natten::{AttentionParams, Call, DynParams, Element, Inputs, Problem, Saved};
 
@@ -13,8 +13,8 @@ use super::timing::{self, Timing};
 use super::{BACKWARD_FACTOR, Job, SAMPLES};
 use crate::devices;
 use crate::error::CliError;
+use crate::machine;
 use crate::output;
-use crate::peak;
 
 /// One way to run the problem.
 #[derive(Clone, Debug)]
@@ -36,26 +36,23 @@ pub fn run<E: Element>(job: &Job<'_>) -> Result<bool, CliError> {
     if let Some(available) = operands::host_memory_bytes() {
         operands::check_memory(operands::tensor_bytes(problem, args.backprop), available)?;
     }
-    let crowding = peak::crowding();
+    let crowding = machine::crowding();
     let operands = Operands::<E>::random(&args.problem, problem, args.backprop)?;
     let params = args.problem.params()?;
     let (chosen, trials) = match &candidates[..] {
         [only] => (only, Vec::new()),
         _ => fastest(job, &operands, &params, &candidates)?,
     };
-    let measured_peak = || peak::fma_flops(chosen.way.threads, Duration::from_millis(150));
+    let measured_peak = || peak::ceiling(chosen.isa, E::TYPE, chosen.way.threads, Duration::from_millis(150));
     let peak_before = measured_peak();
     let mut passes = time_passes(job, &operands, &params, chosen)?;
-    let peak_flops = peak_before.max(measured_peak());
+    let peak_after = measured_peak();
+    let (peak_flops, peak_of) = if peak_after.0 > peak_before.0 { peak_after } else { peak_before };
     if args.compare.is_some() {
         passes.push(time_dense(job, &operands, chosen)?);
     }
-    let limits = Limits {
-        peak_flops,
-        peak_of: "f32 fused multiply-adds".to_owned(),
-        copy_rate: None,
-        cuda_core_flops: None,
-    };
+    let limits =
+        Limits { peak_flops, peak_of: peak_of.describe().to_owned(), copy_rate: None, cuda_core_flops: None };
     let code = args.optimize.then(|| code(chosen));
     let report = Report {
         problem,
@@ -75,7 +72,7 @@ pub fn run<E: Element>(job: &Job<'_>) -> Result<bool, CliError> {
 /// What the backend can choose from: the instruction sets of this machine, best first.
 fn candidates(job: &Job<'_>) -> Result<Vec<Candidate>, CliError> {
     let Job { args, problem, .. } = job;
-    let threads = args.threads.map_or_else(peak::threads, usize::from);
+    let threads = args.threads.map_or_else(machine::threads, usize::from);
     let candidate = |isa: Isa| -> Result<Candidate, CliError> {
         let way = Way {
             kernel: format!("cpu_{isa}"),

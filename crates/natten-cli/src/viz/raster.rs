@@ -2,9 +2,9 @@
 
 use std::io::Cursor;
 
-use font8x8::UnicodeFonts;
 use image::{ImageFormat, Rgb, RgbImage};
 
+use super::font;
 use super::scene::{Rect, Scene, Word};
 use crate::error::CliError;
 
@@ -30,8 +30,7 @@ fn fill(image: &mut RgbImage, rect: &Rect) {
 
 fn write(image: &mut RgbImage, word: &Word) {
     for (i, letter) in word.text.chars().enumerate() {
-        let rows = font8x8::BASIC_FONTS.get(letter).unwrap_or_default();
-        for (y, row) in rows.iter().enumerate() {
+        for (y, row) in font::rows(letter).iter().enumerate() {
             for x in (0..8).filter(|x| row >> x & 1 == 1) {
                 put(image, word.x + 8 * i + x, word.y + y, word.color);
             }

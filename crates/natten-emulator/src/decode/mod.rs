@@ -80,6 +80,7 @@ pub(crate) fn decode(entry: &EntryAst) -> Result<Kernel, ParseError> {
     }
     // Running past the last instruction is a trap, not a panic.
     decoder.emit(Op::Trap, Class::Control, [NONE; 4], 0, &[]);
+    decoder.check_size()?;
     Ok(decoder.finish())
 }
 
@@ -93,6 +94,23 @@ fn wrong<T>(index: usize, expected: &'static str) -> Decoded<T> {
 }
 
 impl Decoder<'_> {
+    /// Which registers live where is a bit for each of them and each block: text that asks for more than memory holds is
+    /// refused. A large kernel of ours has 10 million.
+    fn check_size(&self) -> Result<(), ParseError> {
+        const MOST_BITS: usize = 1 << 30;
+        let ends = |inst: &&Inst| matches!(inst.op, Op::Bra(_) | Op::BrxIdx | Op::Exit | Op::Trap);
+        let branches = self.code.iter().filter(ends).count();
+        let targets = branches + self.tables.iter().map(Vec::len).sum::<usize>();
+        let registers = self.classes.len();
+        if targets.saturating_mul(registers) <= MOST_BITS {
+            return Ok(());
+        }
+        let reason = format!("{registers} registers beside {targets} branches and targets");
+        let line = self.entry.statements.last().map_or(1, |statement| statement.line);
+        let text = self.entry.name.clone();
+        Err(ParseError { line, text, problem: ParseProblem::Unsupported { reason } })
+    }
+
     fn finish(mut self) -> Kernel {
         let preloads: Vec<(VReg, SpecialRegister)> =
             self.specials.iter().map(|(&(s, _), &v)| (v, s)).collect();

@@ -4,8 +4,11 @@ use std::collections::HashMap;
 
 use super::ast::{BranchTable, EntryAst, Label, RegClass, Statement, Symbol, VReg};
 use super::cursor::{Cursor, Parsed};
-use super::parse::{Globals, Variable, parse_type, variable};
+use super::parse::{Globals, Variable, parse_type, place, variable};
 use crate::fault::ParseProblem;
+
+/// Registers of an entry, before they are allotted: some ten times what a large kernel declares.
+const MOST_REGISTERS: u64 = 1 << 16;
 
 /// Names of one `{ }`.
 #[derive(Default)]
@@ -76,16 +79,14 @@ impl<'c, 'a> Body<'c, 'a> {
         match name {
             ".reg" => self.registers(),
             ".local" => {
-                let (name, bytes, align) = self.variable()?;
-                let offset = self.entry.local_bytes.next_multiple_of(align);
-                self.entry.local_bytes = offset + bytes;
+                let Variable { name, bytes, align, .. } = self.variable()?;
+                let offset = place(self.cursor, &mut self.entry.local_bytes, bytes, align)?;
                 self.scope().variables.insert(name, Symbol::Local(offset));
                 Ok(())
             }
             ".shared" => {
-                let (name, bytes, align) = self.variable()?;
-                let offset = self.entry.shared_bytes.next_multiple_of(align);
-                self.entry.shared_bytes = offset + bytes;
+                let Variable { name, bytes, align, .. } = self.variable()?;
+                let offset = place(self.cursor, &mut self.entry.shared_bytes, bytes, align)?;
                 self.scope().variables.insert(name, Symbol::Shared(offset));
                 Ok(())
             }
@@ -121,8 +122,11 @@ impl<'c, 'a> Body<'c, 'a> {
             let name = self.cursor.name().to_owned();
             let first = self.entry.registers.len() as VReg;
             if self.cursor.eat(b'<') {
-                let count = self.cursor.count()?.min(1 << 20);
+                let count = self.cursor.count()?;
                 self.cursor.expect(b'>', "`>`")?;
+                if u64::from(count) + u64::from(first) > MOST_REGISTERS {
+                    return Err(self.cursor.syntax("at most 65536 registers in a kernel"));
+                }
                 self.entry.registers.extend(std::iter::repeat_n(class, count as usize));
                 self.scope().ranges.push((name, first, count));
             } else {
@@ -137,11 +141,10 @@ impl<'c, 'a> Body<'c, 'a> {
     }
 
     /// `[.align n] .type name[count];` of `.local` or `.shared`.
-    fn variable(&mut self) -> Parsed<(String, u32, u32)> {
-        let Variable { name, bytes, align, .. } = variable(self.cursor)?;
+    fn variable(&mut self) -> Parsed<Variable> {
+        let variable = variable(self.cursor)?;
         self.cursor.expect(b';', "`;`")?;
-        let bytes = u32::try_from(bytes).map_err(|_| self.cursor.syntax("a variable below 4 GiB"))?;
-        Ok((name, bytes, align))
+        Ok(variable)
     }
 
     fn statement(&mut self) -> Parsed<()> {

@@ -191,7 +191,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Steps over one character, which may be longer than a byte.
-    fn advance_char(&mut self) {
+    pub(crate) fn advance_char(&mut self) {
         self.advance();
         while !self.text.is_char_boundary(self.pos.min(self.text.len())) {
             self.pos += 1;

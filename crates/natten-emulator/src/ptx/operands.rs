@@ -13,7 +13,7 @@ impl Body<'_, '_> {
             return Ok(operands);
         }
         loop {
-            operands.push(self.operand()?);
+            operands.push(self.operand(0)?);
             if self.cursor.eat(b';') {
                 return Ok(operands);
             }
@@ -21,19 +21,25 @@ impl Body<'_, '_> {
         }
     }
 
-    fn operand(&mut self) -> Parsed<Operand> {
+    /// An operand inside so many others.
+    fn operand(&mut self, depth: u32) -> Parsed<Operand> {
+        /// Coordinates in a vector in an address in brackets; nothing nests deeper, and text that does could nest forever.
+        const DEEPEST: u32 = 3;
+        if depth > DEEPEST {
+            return Err(self.cursor.syntax("operands that nest less deep"));
+        }
         match self.cursor.peek() {
             Some(b'{') => {
                 self.cursor.eat(b'{');
-                Ok(Operand::Vector(self.list(b'}')?))
+                Ok(Operand::Vector(self.list(b'}', depth + 1)?))
             }
             Some(b'[') => {
                 self.cursor.eat(b'[');
-                self.address()
+                self.address(depth + 1)
             }
             Some(b'!') => {
                 self.cursor.eat(b'!');
-                Ok(Operand::Not(Box::new(self.operand()?)))
+                Ok(Operand::Not(Box::new(self.operand(depth + 1)?)))
             }
             Some(b'(') => Err(self.cursor.syntax("no call: device functions must be inlined")),
             _ => {
@@ -50,10 +56,10 @@ impl Body<'_, '_> {
         }
     }
 
-    fn list(&mut self, end: u8) -> Parsed<Vec<Operand>> {
+    fn list(&mut self, end: u8, depth: u32) -> Parsed<Vec<Operand>> {
         let mut items = Vec::new();
         loop {
-            items.push(self.operand()?);
+            items.push(self.operand(depth)?);
             if self.cursor.eat(end) {
                 return Ok(items);
             }
@@ -62,14 +68,14 @@ impl Body<'_, '_> {
     }
 
     /// The inside of `[...]`.
-    fn address(&mut self) -> Parsed<Operand> {
+    fn address(&mut self, depth: u32) -> Parsed<Operand> {
         let base = Box::new(self.atom()?);
         let mut offset = 0;
         let mut coordinates = Vec::new();
         if self.cursor.eat(b'+') || self.cursor.peek() == Some(b'-') {
             offset = self.cursor.integer()?;
         } else if self.cursor.eat(b',') {
-            coordinates = match self.operand()? {
+            coordinates = match self.operand(depth)? {
                 Operand::Vector(items) => items,
                 _ => return Err(self.cursor.syntax("tensor coordinates in braces")),
             };

@@ -94,9 +94,9 @@ fn function(cursor: &mut Cursor<'_>) -> Parsed<()> {
             Some(b'.') => {
                 cursor.directive();
             }
-            Some(c) => {
+            Some(_) => {
                 if cursor.name().is_empty() {
-                    cursor.eat(c);
+                    cursor.advance_char();
                 }
             }
         }
@@ -110,10 +110,7 @@ fn shared(cursor: &mut Cursor<'_>, globals: &mut Globals) -> Parsed<()> {
         globals.dynamic_align = globals.dynamic_align.max(align);
         Symbol::Shared(DYNAMIC_SHARED)
     } else {
-        let bytes = u32::try_from(bytes).map_err(|_| cursor.syntax("a shared variable below 4 GiB"))?;
-        let offset = globals.shared_bytes.next_multiple_of(align);
-        globals.shared_bytes = offset + bytes;
-        Symbol::Shared(offset)
+        Symbol::Shared(place(cursor, &mut globals.shared_bytes, bytes, align)?)
     };
     globals.names.insert(name, symbol);
     Ok(())
@@ -121,6 +118,9 @@ fn shared(cursor: &mut Cursor<'_>, globals: &mut Globals) -> Parsed<()> {
 
 fn global(cursor: &mut Cursor<'_>, module: &mut ModuleAst, globals: &mut Globals) -> Parsed<()> {
     let Variable { name, bytes, element_bytes, .. } = variable(cursor)?;
+    if bytes > u64::from(MOST_BYTES) {
+        return Err(cursor.syntax(TOO_LARGE));
+    }
     let mut initial = Vec::new();
     if cursor.eat(b'=') {
         let braces = cursor.eat(b'{');
@@ -153,6 +153,24 @@ fn global(cursor: &mut Cursor<'_>, module: &mut ModuleAst, globals: &mut Globals
     globals.names.insert(name, Symbol::Global(module.globals.len() as u32));
     module.globals.push(GlobalDecl { bytes, initial });
     Ok(())
+}
+
+/// Bytes that the variables of a kernel may have in each memory: more than any block or thread has, and few enough that no
+/// address overflows.
+const MOST_BYTES: u32 = 1 << 30;
+const TOO_LARGE: &str = "variables of 1 GiB at most";
+
+/// Where a variable of so many bytes goes that follows `end` bytes of others; they then end behind it.
+pub(super) fn place(cursor: &Cursor<'_>, end: &mut u32, bytes: u64, align: u32) -> Parsed<u32> {
+    let start = end.checked_next_multiple_of(align);
+    let behind = |start: u32| u32::try_from(bytes).ok()?.checked_add(start).filter(|&end| end <= MOST_BYTES);
+    match start.and_then(|start| Some((start, behind(start)?))) {
+        Some((start, behind)) => {
+            *end = behind;
+            Ok(start)
+        }
+        None => Err(cursor.syntax(TOO_LARGE)),
+    }
 }
 
 /// A variable's declaration.
@@ -208,9 +226,7 @@ fn entry(cursor: &mut Cursor<'_>, globals: &mut Globals) -> Parsed<EntryAst> {
     if cursor.eat(b'(') && !cursor.eat(b')') {
         let mut offset = 0u32;
         loop {
-            let param = param(cursor, offset)?;
-            offset = param.offset + param.bytes;
-            entry.params.push(param);
+            entry.params.push(param(cursor, &mut offset)?);
             if cursor.eat(b')') {
                 break;
             }
@@ -239,7 +255,7 @@ fn entry(cursor: &mut Cursor<'_>, globals: &mut Globals) -> Parsed<EntryAst> {
 }
 
 /// `.param [.align n] .type [.ptr [.space] [.align n]] name[bytes]`
-fn param(cursor: &mut Cursor<'_>, offset: u32) -> Parsed<ParamDecl> {
+fn param(cursor: &mut Cursor<'_>, end: &mut u32) -> Parsed<ParamDecl> {
     if cursor.directive() != ".param" {
         return Err(cursor.syntax("`.param`"));
     }
@@ -271,7 +287,8 @@ fn param(cursor: &mut Cursor<'_>, offset: u32) -> Parsed<ParamDecl> {
         cursor.expect(b']', "`]`")?;
     }
     let align = align.unwrap_or(ty.bytes());
-    Ok(ParamDecl { name, bytes, align, offset: offset.next_multiple_of(align) })
+    let offset = place(cursor, end, bytes.into(), align)?;
+    Ok(ParamDecl { name, bytes, align, offset })
 }
 
 fn triple(cursor: &mut Cursor<'_>) -> Parsed<[u32; 3]> {
