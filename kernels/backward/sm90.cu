@@ -16,6 +16,7 @@
 // each stage; rows full, rows empty for each item. Named barriers 8 and 9 hold a warpgroup together.
 // Registers: per consumer thread HEAD_DIM / 2 for each result, COLUMNS / 2 for S and for dP, COLUMNS / 4 for each's pairs.
 // A row without keys has weights of 0: the statistics of its log-sum-exp are what makes them so.
+#include <natten/launch.cuh>
 #include <natten/sm90/backward/consumer.cuh>
 #include <natten/sm90/backward/producer.cuh>
 
@@ -60,6 +61,7 @@ NATTEN_DEVICE void backward(const BackwardParamsSm90& p) {
 
 // The macros come from the compile matrix (crates/xtask).
 typedef natten::sm90::BackwardConfig<natten::NATTEN_TYPE, NATTEN_HEAD_DIM, NATTEN_COLUMNS, NATTEN_PASS == 1> KernelConfig;
+NATTEN_DYNAMIC_SHARED(KernelConfig::SHARED_BYTES)
 
 extern "C" __global__ void __launch_bounds__(KernelConfig::THREADS, 1)
     NATTEN_ENTRY(const __grid_constant__ natten::BackwardParamsSm90 p) {

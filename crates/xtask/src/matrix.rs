@@ -103,6 +103,7 @@ pub(crate) fn entries() -> Vec<Entry> {
     entries.extend(ELEMENTS.into_iter().flat_map(simt_entries));
     entries.extend(HALVES.into_iter().flat_map(|element| SM80_TILES.map(|tile| sm80_entry(element, tile))));
     entries.extend(HALVES.into_iter().flat_map(|element| SM90_TILES.map(|tile| sm90_entry(element, tile))));
+    entries.extend(HALVES.into_iter().flat_map(sm90_backward_entries));
     entries.extend(row_entries());
     entries.extend(measuring_entries());
     entries
@@ -205,6 +206,39 @@ fn sm90_entry(element: Element, [head_dim, warpgroups, keys]: [u32; 3]) -> Entry
             format!("NATTEN_WARPGROUPS={warpgroups}"),
         ],
     }
+}
+
+/// Rows of up to 128 elements: beyond, two gradients of 64 rows do not fit a warpgroup's registers.
+const SM90_BACKWARD_HEAD_DIMS: [u32; 3] = [32, 64, 128];
+
+/// The passes over queries and over keys. 64 columns a tile: scores and their gradients of more would not fit beside the
+/// results.
+fn sm90_backward_entries(element: Element) -> Vec<Entry> {
+    let (rows, columns) = (128, 64);
+    let passes = [
+        (Operation::BackwardQuery, Shape::Tiles { queries: rows, keys: columns }),
+        (Operation::BackwardKey, Shape::Tiles { queries: columns, keys: rows }),
+    ];
+    let of_pass = |(pass, (operation, shape)): (usize, (Operation, Shape))| {
+        SM90_BACKWARD_HEAD_DIMS.map(|head_dim| Entry {
+            name: format!("natten_{}_sm90_{}_d{head_dim}", operation.name(), element.name()),
+            family: "sm90",
+            operation,
+            source: "backward/sm90.cu",
+            target: SM90,
+            element,
+            max_head_dim: head_dim,
+            needs_alignment: true,
+            shape,
+            defines: vec![
+                format!("NATTEN_TYPE={}", element.in_kernels()),
+                format!("NATTEN_HEAD_DIM={head_dim}"),
+                format!("NATTEN_COLUMNS={columns}"),
+                format!("NATTEN_PASS={pass}"),
+            ],
+        })
+    };
+    passes.into_iter().enumerate().flat_map(of_pass).collect()
 }
 
 /// Row by row work around the passes.
