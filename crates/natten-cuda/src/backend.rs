@@ -11,11 +11,11 @@ use natten_core::{
 use crate::backward::{self, Backward};
 use crate::buffer::{Bound, CudaTensor, CudaView, CudaViewMut, Raw};
 use crate::device::Device;
-use crate::error::{CudaError, DeviceError};
-use crate::launch::{self, Forward, launch, row_count, summarise};
-use crate::params::{Branch, MERGE_BRANCHES, MergeParams};
+use crate::error::CudaError;
+use crate::launch::{self, Forward, summarise};
+use crate::merge::{self, Gradient, Merge};
 use crate::registry::{Operation, by_name};
-use crate::select::{LayoutSummary, Text, select, select_forward, select_rows};
+use crate::select::{LayoutSummary, Text, select, select_forward};
 use crate::tiles::Request;
 
 /// Runs the operator on a device, ordered on its stream.
@@ -246,45 +246,10 @@ impl<D: Device> Backend for Cuda<D> {
     }
 
     fn merge<E: Element>(&self, call: MergeCall<'_, Self, E>) -> Result<(), CudaError> {
-        let (partials, output) = (call.partials(), call.output());
-        let found = partials.outs.len();
-        if found > MERGE_BRANCHES {
-            return Err(CudaError::MergeCount { found, limit: MERGE_BRANCHES });
-        }
-        let outs: Vec<Raw> = partials.outs.iter().map(Raw::from).collect();
-        let lses: Vec<Raw> = partials.lses.iter().map(Raw::from).collect();
-        let (out, lse) = (Raw::from(&output.out), output.lse.as_ref().map(Raw::from));
-        let rows = outs.iter().copied().chain([out]);
-        let layout = summarise(&self.device, rows, lses.iter().chain(&lse))?;
-        if out.layout.is_empty() {
-            return Ok(());
-        }
-        let shape = out.layout.shape();
-        let capability = self.device.properties().compute_capability;
-        let kernel = select_rows(Operation::Merge, E::ELEMENT_TYPE, shape[shape.len() - 1], layout, capability)
-            .map_err(CudaError::Unsupported)?;
-        let (count, blocks) = row_count(shape, kernel)?;
-        let mut params = MergeParams {
-            out: out.address,
-            lse: lse.map_or(0, |lse| lse.address),
-            out_strides: out.row_strides(),
-            lse_strides: lse.map(|lse| lse.scalar_strides()).unwrap_or_default(),
-            count,
-            branches: found as i32,
-            ..MergeParams::default()
-        };
-        for (branch, (out, lse)) in params.branch.iter_mut().zip(outs.iter().zip(&lses)) {
-            *branch = Branch {
-                out: out.address,
-                lse: lse.address,
-                out_strides: out.row_strides(),
-                lse_strides: lse.scalar_strides(),
-            };
-        }
-        launch(&self.device, kernel, [blocks, 1, 1], bytemuck::bytes_of(&params))
+        merge::forward(&self.device, E::ELEMENT_TYPE, &Merge::of(&call))
     }
 
-    fn merge_backward<E: Element>(&self, _call: MergeBackwardCall<'_, Self, E>) -> Result<(), CudaError> {
-        Err(DeviceError::MissingFeature { feature: "the gradient of a merge" }.into())
+    fn merge_backward<E: Element>(&self, call: MergeBackwardCall<'_, Self, E>) -> Result<(), CudaError> {
+        merge::backward(&self.device, E::ELEMENT_TYPE, &Gradient::of(&call))
     }
 }

@@ -21,6 +21,7 @@ pub mod driver;
 mod error;
 mod launch;
 pub mod measure;
+mod merge;
 mod operand;
 pub mod params;
 pub mod registry;
