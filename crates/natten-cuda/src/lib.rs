@@ -2,7 +2,7 @@
 //! neither building nor using this crate needs a toolkit.
 //!
 //! ```text
-//! Cuda::forward(problem, views) -> select (pure: which kernel, or why none) -> launch (parameters, grid) -> Device
+//! Cuda::forward(call) -> select (pure: which kernel, or why none) -> launch (parameters, grid) -> Device
 //! ```
 //!
 //! [`Device`] is what a launch needs of hardware: memory, modules, launches. [`driver::Driver`] is the CUDA driver through
