@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use natten_core::{
     Backend, BackwardCall, Element, ForwardCall, InputElement, Inputs, Layout, MergeBackwardCall, MergeCall,
-    Output, Problem, Tensor, TensorView,
+    Output, Partials, Problem, Tensor, TensorView,
 };
 
 use crate::buffer::{Bound, CudaTensor, CudaView, CudaViewMut, Placed};
 use crate::choose::{choose, choose_another};
 use crate::cuda::Cuda;
 use crate::device::{Device, Properties};
-use crate::error::{CudaError, DeviceError};
+use crate::error::CudaError;
 use crate::explain::{self, Decision};
 use crate::family::{MergeRows, Offer, Pass, Query};
 use crate::params::MERGE_BRANCHES;
@@ -102,6 +102,7 @@ impl<D: Device> Cuda<D> {
         let pass = match operation {
             Operation::Forward => Pass::Forward(problem),
             Operation::Merge => Pass::Merge(&rows),
+            Operation::MergeBackward => Pass::MergeBackward(&rows),
             _ => Pass::Backward(problem),
         };
         let offer = self.dense_offer(pass, layout)?;
@@ -115,7 +116,7 @@ impl<D: Device> Cuda<D> {
         let mut views = match pass {
             Pass::Forward(problem) => Views::dense(problem),
             Pass::Backward(problem) => Views::dense(problem).with_dense_backward(),
-            Pass::Merge(_) => Views::default(),
+            Pass::Merge(_) | Pass::MergeBackward(_) => Views::default(),
         };
         views.is_aligned &= layout.is_aligned;
         Ok(choose(&self.query(pass, &views))?.offer)
@@ -351,6 +352,23 @@ impl<D: Device> Cuda<D> {
         Ok(placed)
     }
 
+    /// A kernel's parameter has room for so many partial results.
+    fn place_partials<E: Element>(
+        &self,
+        partials: &Partials<CudaView<'_, E>, CudaView<'_, f32>>,
+    ) -> Result<Placed, CudaError> {
+        let (found, limit) = (partials.outs.len(), MERGE_BRANCHES);
+        if found > limit {
+            return Err(CudaError::MergeCount { found, limit });
+        }
+        let mut placed = Placed::on(self.device().id());
+        for (i, (out, lse)) in partials.outs.iter().zip(&partials.lses).enumerate() {
+            placed.rows(Slot::partial_out(i), out)?;
+            placed.scalars(Slot::partial_lse(i), lse)?;
+        }
+        Ok(placed)
+    }
+
     /// Runs a pass on the best offer whose tensor maps the driver takes. `workspace` gives scratch memory of so many bytes, or
     /// nothing where `placed` has some that is large enough.
     fn run(
@@ -437,37 +455,31 @@ impl<D: Device> Backend for Cuda<D> {
 
     fn merge<E: Element>(&self, call: MergeCall<'_, Self, E>) -> Result<(), CudaError> {
         let (partials, output) = (call.partials(), call.output());
-        let found = partials.outs.len();
-        if found > MERGE_BRANCHES {
-            return Err(CudaError::MergeCount { found, limit: MERGE_BRANCHES });
-        }
-        let mut placed = Placed::on(self.device().id());
-        for (i, (out, lse)) in partials.outs.iter().zip(&partials.lses).enumerate() {
-            placed.rows(Slot::partial_out(i), out)?;
-            placed.scalars(Slot::partial_lse(i), lse)?;
-        }
+        let mut placed = self.place_partials(partials)?;
         placed.rows(Slot::OUT, &output.out)?;
         if let Some(lse) = &output.lse {
             placed.scalars(Slot::LSE, lse)?;
         }
-        let out = &output.out.layout;
-        if out.is_empty() {
-            return Ok(());
+        match MergeRows::of(&output.out.layout, E::ELEMENT_TYPE, partials.outs.len()) {
+            Some(rows) => self.run(Pass::Merge(&rows), placed, |_, _| Ok(None)),
+            None => Ok(()),
         }
-        let [batch, tokens @ .., heads, head_dim] = out.shape() else { return Ok(()) };
-        let mut rows = MergeRows {
-            element_type: E::ELEMENT_TYPE,
-            batch: *batch,
-            tokens: [1; 3],
-            heads: *heads,
-            head_dim: *head_dim,
-            branches: found,
-        };
-        rows.tokens[3 - tokens.len()..].copy_from_slice(tokens);
-        self.run(Pass::Merge(&rows), placed, |_, _| Ok(None))
     }
 
-    fn merge_backward<E: Element>(&self, _call: MergeBackwardCall<'_, Self, E>) -> Result<(), CudaError> {
-        Err(DeviceError::MissingFeature { feature: "the gradient of a merge" }.into())
+    fn merge_backward<E: Element>(&self, call: MergeBackwardCall<'_, Self, E>) -> Result<(), CudaError> {
+        let (partials, merged, gradients) = (call.partials(), call.merged(), call.gradients());
+        let mut placed = self.place_partials(partials)?;
+        placed.rows(Slot::D_OUT, &merged.out)?;
+        if let Some(d_lse) = &merged.lse {
+            placed.scalars(Slot::D_LSE, d_lse)?;
+        }
+        for (i, (d_out, d_lse)) in gradients.outs.iter().zip(&gradients.lses).enumerate() {
+            placed.rows(Slot::d_partial_out(i), d_out)?;
+            placed.scalars(Slot::d_partial_lse(i), d_lse)?;
+        }
+        match MergeRows::of(&merged.out.layout, E::ELEMENT_TYPE, partials.outs.len()) {
+            Some(rows) => self.run(Pass::MergeBackward(&rows), placed, |_, _| Ok(None)),
+            None => Ok(()),
+        }
     }
 }

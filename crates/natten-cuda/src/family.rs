@@ -4,7 +4,7 @@
 use std::cell::OnceCell;
 
 use natten_core::plan::{PlanTables, Tiling};
-use natten_core::{ElementType, Problem};
+use natten_core::{ElementType, Layout, Problem};
 use smallvec::SmallVec;
 
 use crate::device::{Properties, TensorMapSpec};
@@ -31,6 +31,8 @@ pub enum Pass<'a> {
     Backward(&'a Problem),
     /// One result of several partial ones.
     Merge(&'a MergeRows),
+    /// The gradient of each of them.
+    MergeBackward(&'a MergeRows),
 }
 
 /// What a merge works on: results `[batch, X, Y, Z, heads, head_dim]`.
@@ -50,12 +52,23 @@ pub struct MergeRows {
     pub branches: usize,
 }
 
+impl MergeRows {
+    /// Of results that lie like this, or nothing where there are none.
+    pub(crate) fn of(out: &Layout, element_type: ElementType, branches: usize) -> Option<Self> {
+        let [batch, tokens @ .., heads, head_dim] = out.shape() else { return None };
+        let (batch, heads, head_dim) = (*batch, *heads, *head_dim);
+        let mut rows = MergeRows { element_type, batch, tokens: [1; 3], heads, head_dim, branches };
+        rows.tokens[3 - tokens.len()..].copy_from_slice(tokens);
+        (!out.is_empty()).then_some(rows)
+    }
+}
+
 impl<'a> Pass<'a> {
     /// The problem, but for a merge.
     pub fn problem(&self) -> Option<&'a Problem> {
         match self {
             Pass::Forward(problem) | Pass::Backward(problem) => Some(problem),
-            Pass::Merge(_) => None,
+            Pass::Merge(_) | Pass::MergeBackward(_) => None,
         }
     }
 
@@ -63,7 +76,7 @@ impl<'a> Pass<'a> {
     pub fn element_type(&self) -> ElementType {
         match self {
             Pass::Forward(problem) | Pass::Backward(problem) => problem.element_type(),
-            Pass::Merge(rows) => rows.element_type,
+            Pass::Merge(rows) | Pass::MergeBackward(rows) => rows.element_type,
         }
     }
 
@@ -71,7 +84,7 @@ impl<'a> Pass<'a> {
     pub fn head_dim(&self) -> usize {
         match self {
             Pass::Forward(problem) | Pass::Backward(problem) => problem.head_dim().max(problem.head_dim_v()),
-            Pass::Merge(rows) => rows.head_dim,
+            Pass::Merge(rows) | Pass::MergeBackward(rows) => rows.head_dim,
         }
     }
 
@@ -81,6 +94,7 @@ impl<'a> Pass<'a> {
             Pass::Forward(_) => Operation::Forward,
             Pass::Backward(_) => Operation::BackwardQuery,
             Pass::Merge(_) => Operation::Merge,
+            Pass::MergeBackward(_) => Operation::MergeBackward,
         }
     }
 }

@@ -94,6 +94,7 @@ mod tests {
                 (Operation::Delta, _) => size_of::<params::DeltaParams>(),
                 (Operation::SumPartials, _) => size_of::<params::SumParams>(),
                 (Operation::Merge, _) => size_of::<params::MergeParams>(),
+                (Operation::MergeBackward, _) => size_of::<params::MergeBackwardParams>(),
                 (Operation::WindowDump, _) => size_of::<params::WindowDumpParams>(),
                 (Operation::Peak, _) => size_of::<measure::PeakParams>(),
                 (Operation::Wait, _) => size_of::<measure::WaitParams>(),
