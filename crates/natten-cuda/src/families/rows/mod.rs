@@ -58,6 +58,15 @@ impl Family for Rows {
         Ok(offer)
     }
 
+    #[cfg(test)]
+    fn parameter_bytes(&self, operation: crate::registry::Operation) -> usize {
+        match operation {
+            Operation::Delta => size_of::<DeltaParams>(),
+            Operation::SumPartials => size_of::<SumParams>(),
+            _ => size_of::<MergeParams>(),
+        }
+    }
+
     fn issued_over_useful(&self, bid: &Bid, _query: &Query<'_>) -> Vec<(&'static Kernel, f64)> {
         vec![(bid.kernel, 1.0)]
     }
