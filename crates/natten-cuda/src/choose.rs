@@ -13,8 +13,7 @@ use crate::families::FAMILIES;
 use crate::family::{Bid, Family, MergeRows, Offer, Pass, Query, Refused, Request, fit, reason_in_table};
 use crate::memo::Memo;
 use crate::registry::{Kernel, kernels_of};
-use crate::rejection::{Rejection, RejectionReason, Rejections};
-use crate::tma::MapError;
+use crate::rejection::{MapError, Rejection, RejectionReason, Rejections};
 use crate::views::Views;
 
 /// What runs a pass.
@@ -38,8 +37,17 @@ pub(crate) fn choose(query: &Query<'_>) -> Result<Choice, CudaError> {
         return Ok(choice);
     }
     let choice = search(query, Vec::new())?;
-    CHOICES.keep(key, choice.clone());
+    keep(key, &choice);
     Ok(choice)
+}
+
+/// Packed batches of many sequences, which hardly ever come again, would fill memory with their launches.
+const MOST_LAUNCHES: usize = 64;
+
+fn keep(key: Key, choice: &Choice) {
+    if choice.offer.launches.len() <= MOST_LAUNCHES {
+        CHOICES.keep(key, choice.clone());
+    }
 }
 
 /// The next best, after the driver has refused to map a tensor for this one; from now on the choice for such a call.
@@ -51,7 +59,7 @@ pub(crate) fn choose_another(query: &Query<'_>, refused: &Choice) -> Result<Choi
     let mut dropped = refused.dropped.to_vec();
     dropped.push(Rejection { kernel: refused.offer.bid.kernel.entry, reason });
     let choice = search(query, dropped)?;
-    CHOICES.keep(Key::of(query), choice.clone());
+    keep(Key::of(query), &choice);
     Ok(choice)
 }
 

@@ -268,6 +268,10 @@ pub(crate) trait Family: Sync {
     /// Everything for a bid of this family.
     fn lay_out(&self, bid: &Bid, query: &Query<'_>) -> Result<Offer, Refused>;
 
+    /// Size of the parameter of its kernels for an operation, which the table must agree with.
+    #[cfg(test)]
+    fn parameter_bytes(&self, operation: Operation) -> usize;
+
     /// Pairs of a query and a key that a bid computes for each one that is wanted: of each kernel that does so.
     fn issued_over_useful(&self, bid: &Bid, query: &Query<'_>) -> Vec<(&'static Kernel, f64)>;
 }

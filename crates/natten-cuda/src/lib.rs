@@ -27,6 +27,7 @@ mod explain;
 mod families;
 mod family;
 mod fill;
+mod inspect;
 pub mod measure;
 mod memo;
 mod operand;
@@ -39,7 +40,6 @@ mod tma;
 mod tune;
 mod views;
 
-pub use backend::LayoutSummary;
 pub use buffer::{Bound, CudaTensor, CudaView, CudaViewMut};
 pub use capability::ComputeCapability;
 pub use cost::bytes_read;
@@ -48,10 +48,10 @@ pub use device::Device;
 pub use error::{CudaError, DeviceError};
 pub use explain::{Decision, kernels_on};
 pub use family::{Bid, Launch, MapPatch, Offer, Patch, Request};
+pub use inspect::LayoutSummary;
 pub use predict::{Prediction, predict_forward};
-pub use rejection::{Rejection, RejectionReason, Rejections};
+pub use rejection::{MapError, Rejection, RejectionReason, Rejections};
 pub use submit::{SubmitError, submit};
-pub use tma::MapError;
 pub use tune::Candidate;
 pub use views::{Addresses, Slot};
 

@@ -79,26 +79,20 @@ impl Facts for Kernel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::families::sm90::params::ForwardParamsSm90;
+    use crate::families::FAMILIES;
     use crate::{measure, params};
 
     /// A kernel's one parameter has the size of its mirror.
     #[test]
     fn kernels_take_the_mirrored_parameters() {
         for kernel in KERNELS {
-            let bytes = match (kernel.operation, kernel.shape) {
-                (Operation::Forward, _) if kernel.family == "sm90" => size_of::<ForwardParamsSm90>(),
-                (Operation::Forward, Shape::Tiles { .. }) => size_of::<params::TileForwardParams>(),
-                (Operation::Forward, _) => size_of::<params::ForwardParams>(),
-                (Operation::BackwardQuery | Operation::BackwardKey, _) => size_of::<params::BackwardParams>(),
-                (Operation::Delta, _) => size_of::<params::DeltaParams>(),
-                (Operation::SumPartials, _) => size_of::<params::SumParams>(),
-                (Operation::Merge, _) => size_of::<params::MergeParams>(),
-                (Operation::MergeBackward, _) => size_of::<params::MergeBackwardParams>(),
-                (Operation::WindowDump, _) => size_of::<params::WindowDumpParams>(),
-                (Operation::Peak, _) => size_of::<measure::PeakParams>(),
-                (Operation::Wait, _) => size_of::<measure::WaitParams>(),
-                (other, _) => panic!("{}: whose parameter mirrors {other:?}?", kernel.entry),
+            let family = FAMILIES.iter().find(|family| family.name() == kernel.family);
+            let bytes = match (family, kernel.operation) {
+                (Some(family), operation) => family.parameter_bytes(operation),
+                (None, Operation::WindowDump) => size_of::<params::WindowDumpParams>(),
+                (None, Operation::Peak) => size_of::<measure::PeakParams>(),
+                (None, Operation::Wait) => size_of::<measure::WaitParams>(),
+                (None, other) => panic!("{}: whose parameter mirrors {other:?}?", kernel.entry),
             };
             assert_eq!(kernel.param_bytes as usize, bytes, "{}", kernel.entry);
         }
@@ -107,7 +101,7 @@ mod tests {
     /// The driver wants the tensor maps among a parameter at multiples of 64 bytes.
     #[test]
     fn tensor_maps_are_aligned() {
-        for kernel in KERNELS.iter().filter(|kernel| kernel.family == "sm90") {
+        for kernel in KERNELS.iter().filter(|kernel| kernel.ptx().contains("cp.async.bulk.tensor")) {
             let text = kernel.ptx();
             let parameter = text.lines().find(|line| line.starts_with(".param")).unwrap();
             assert!(parameter.starts_with(".param .align 64"), "{}: {parameter}", kernel.entry);

@@ -5,7 +5,6 @@ use std::fmt;
 use natten_core::ElementType;
 
 use crate::capability::ComputeCapability;
-use crate::tma::MapError;
 
 /// Why a kernel was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,4 +148,28 @@ impl fmt::Display for Rejections {
         }
         Ok(())
     }
+}
+
+/// Why the copy engine cannot read a view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MapError {
+    /// Base or a stride is no multiple of 16 bytes.
+    #[error("a base or stride is no multiple of 16 bytes")]
+    Alignment,
+    /// A stride is negative or too long, or zero where tokens must differ.
+    #[error("the copy engine takes no stride of {elements} elements")]
+    Stride {
+        /// The stride.
+        elements: i64,
+    },
+    /// The driver knows of a limit that this crate does not.
+    #[error("the driver refuses the map")]
+    Refused,
+    /// An axis is too long.
+    #[error("the copy engine takes no axis of {extent} elements")]
+    Extent {
+        /// The extent.
+        extent: u64,
+    },
 }

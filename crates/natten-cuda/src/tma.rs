@@ -10,6 +10,7 @@
 
 use crate::device::TensorMapSpec;
 use crate::params::{MapSteps, Strides};
+use crate::rejection::MapError;
 
 /// Bytes of an element.
 const ELEMENT_BYTES: u64 = 2;
@@ -59,30 +60,6 @@ pub struct Tile {
     pub residues: [usize; 3],
     /// The kernel's bucket of head_dim.
     pub head_dim: usize,
-}
-
-/// Why the copy engine cannot read a view.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum MapError {
-    /// Base or a stride is no multiple of 16 bytes.
-    #[error("a base or stride is no multiple of 16 bytes")]
-    Alignment,
-    /// A stride is negative or too long, or zero where tokens must differ.
-    #[error("the copy engine takes no stride of {elements} elements")]
-    Stride {
-        /// The stride.
-        elements: i64,
-    },
-    /// The driver knows of a limit that this crate does not.
-    #[error("the driver refuses the map")]
-    Refused,
-    /// An axis is too long.
-    #[error("the copy engine takes no axis of {extent} elements")]
-    Extent {
-        /// The extent.
-        extent: u64,
-    },
 }
 
 /// The tensor map of a view, and how batch items, heads and residues turn into its outermost coordinate.

@@ -1,9 +1,9 @@
 //! The kernel families, one folder each.
 
-pub(crate) mod rows;
-pub(crate) mod simt;
-pub(crate) mod sm80;
-pub(crate) mod sm90;
+mod rows;
+mod simt;
+mod sm80;
+mod sm90;
 
 use crate::family::Family;
 

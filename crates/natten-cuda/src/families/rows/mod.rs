@@ -44,6 +44,16 @@ impl Family for Rows {
         Ok(Offer { bid: *bid, launches: vec![launch], workspace_bytes: 0 })
     }
 
+    #[cfg(test)]
+    fn parameter_bytes(&self, operation: Operation) -> usize {
+        match operation {
+            Operation::Delta => size_of::<DeltaParams>(),
+            Operation::SumPartials => size_of::<SumParams>(),
+            Operation::MergeBackward => size_of::<MergeBackwardParams>(),
+            _ => size_of::<MergeParams>(),
+        }
+    }
+
     fn issued_over_useful(&self, bid: &Bid, _query: &Query<'_>) -> Vec<(&'static Kernel, f64)> {
         vec![(bid.kernel, 1.0)]
     }

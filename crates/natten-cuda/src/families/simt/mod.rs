@@ -43,6 +43,14 @@ impl Family for Simt {
         }
     }
 
+    #[cfg(test)]
+    fn parameter_bytes(&self, operation: crate::registry::Operation) -> usize {
+        match operation {
+            Operation::Forward => size_of::<crate::params::ForwardParams>(),
+            _ => size_of::<crate::params::BackwardParams>(),
+        }
+    }
+
     fn issued_over_useful(&self, bid: &Bid, query: &Query<'_>) -> Vec<(&'static Kernel, f64)> {
         let issued = |kernel, problem, items| (kernel, walked_over_useful(kernel, query, problem, items));
         match query.pass {

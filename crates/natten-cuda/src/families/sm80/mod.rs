@@ -65,6 +65,12 @@ impl Family for Sm80 {
         launch::lay_out(bid, query)
     }
 
+    #[cfg(test)]
+    fn parameter_bytes(&self, operation: crate::registry::Operation) -> usize {
+        let crate::registry::Operation::Forward = operation else { return 0 };
+        size_of::<crate::params::TileForwardParams>()
+    }
+
     fn issued_over_useful(&self, bid: &Bid, query: &Query<'_>) -> Vec<(&'static Kernel, f64)> {
         let counts = bid.tiling.zip(query.pass.problem());
         let counts = counts.map(|(tiling, problem)| query.tables(problem).counts(&tiling));

@@ -15,8 +15,8 @@ use crate::family::{Bid, Launch, MapPatch, Offer, Patch, Query, Refused, patches
 use crate::fill::sequences_with_queries;
 use crate::params::{Divisor, Geometry, MapSteps, to_i32};
 use crate::registry::Facts;
-use crate::rejection::RejectionReason;
-use crate::tma::{MapError, RowView, Tile, tensor_map};
+use crate::rejection::{MapError, RejectionReason};
+use crate::tma::{RowView, Tile, tensor_map};
 use crate::views::Slot;
 
 const ADDRESSES: [Patch; 2] = patches!(ForwardParamsSm90, out: OUT, lse: LSE);

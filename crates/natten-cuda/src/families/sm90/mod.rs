@@ -4,7 +4,7 @@
 
 mod cost;
 mod launch;
-pub(crate) mod params;
+mod params;
 #[cfg(test)]
 mod tests;
 mod tiles;
@@ -66,6 +66,12 @@ impl Family for Sm90 {
 
     fn lay_out(&self, bid: &Bid, query: &Query<'_>) -> Result<Offer, Refused> {
         launch::lay_out(bid, query)
+    }
+
+    #[cfg(test)]
+    fn parameter_bytes(&self, operation: crate::registry::Operation) -> usize {
+        let crate::registry::Operation::Forward = operation else { return 0 };
+        size_of::<params::ForwardParamsSm90>()
     }
 
     fn issued_over_useful(&self, bid: &Bid, query: &Query<'_>) -> Vec<(&'static Kernel, f64)> {
