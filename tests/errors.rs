@@ -196,10 +196,7 @@ fn clamping_and_whole_axes() {
         run(Params::new([1, 3]).dilation([4, 1]))
     );
     // Extent 7 in steps of 2: residue 0 has four tokens, residue 1 three, and three fit both.
-    assert_eq!(
-        run(Params::new(3).dilation([1, 2]).whole_axis(1)),
-        run(Params::new([3, 3]).dilation([1, 2]))
-    );
+    assert_eq!(run(Params::new(3).dilation([1, 2]).whole_axis(1)), run(Params::new([3, 3]).dilation([1, 2])));
     // The last of several that there are not is named; one that there is does not hide it.
     for params in [Params::new(3).whole_axis(2), Params::new(3).whole_axis(5).whole_axis(2).whole_axis(1)] {
         let result = na2d(&x.query, &x.key, &x.value, &params);
@@ -351,10 +348,9 @@ fn packed_sequences() {
     let batch = zeros(&[2, 6, 1, 2]);
     let rule = ProblemError::PackedBatch { tensor: Role::Query, found: 2 };
     expect(run(&batch, &[2, 4], &[6, 0]), rule, "packed sequences need batch = 1, query has batch = 2");
-    for (offsets, rule) in [
-        (vec![1, 2], lengths(Role::Query, 0, 0, 1)),
-        (vec![0, 5, 3], lengths(Role::Query, 2, 5, 3)),
-    ] {
+    for (offsets, rule) in
+        [(vec![1, 2], lengths(Role::Query, 0, 0, 1)), (vec![0, 5, 3], lengths(Role::Query, 2, 5, 3))]
+    {
         assert_eq!(Sequences::from_offsets(offsets, vec![0, 1, 2]), Err(rule));
     }
     for (offsets, tensor) in [([vec![], vec![]], Role::Query), ([vec![0], vec![]], Role::Key)] {

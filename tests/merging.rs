@@ -1,14 +1,10 @@
-//! Merging partial results over disjoint keys: the algebra, attention cut into parts, and the gradients.
+//! Merging partial results over disjoint keys: the algebra, the facade, and the gradients.
 
 use natten::{
-    AttentionParams, Element, ElementType, Gradients, Output, Partials, Saved, Tensor, TensorView,
-    attention_backward, attention_with_lse, bf16, f16, merge_attentions, merge_attentions_backward,
-    reference,
+    AttentionParams, Element, ElementType, Gradients, Partials, Saved, Tensor, TensorView,
+    attention_backward, attention_with_lse, merge_attentions, merge_attentions_backward, reference,
 };
-use natten_tests::compare::largest;
-use natten_tests::{Arrangement, Placed, Rng, Spec, Subject, assert_close, for_each_subject};
-
-for_each_subject!(against_the_reference, silent_branches);
+use natten_tests::{Rng, Spec, assert_close};
 
 /// Branches of random outputs and log-sum-exps `[2, 3, 4, 2, 5]`; every seventh row of each saw no key.
 fn branches<E: Element>(count: usize, seed: u64) -> (Vec<Tensor<E>>, Vec<Tensor<f32>>) {
@@ -40,57 +36,6 @@ fn both<'a>(
     lses: &'a [Tensor<f64>],
 ) -> Partials<TensorView<'a, f64>, TensorView<'a, f64>> {
     Partials { outs: views(outs), lses: views(lses) }
-}
-
-fn against_the_reference<S: Subject>(subject: &S) {
-    against_the_reference_in::<f32, S>(subject);
-    against_the_reference_in::<f16, S>(subject);
-    against_the_reference_in::<bf16, S>(subject);
-}
-
-/// A merge is a weighted mean and one logarithm: it errs by a few roundings of `f32`, and one into `E`.
-fn against_the_reference_in<E: Element, S: Subject>(subject: &S) {
-    for (count, arrangement) in [2, 3, 5, 2, 4].into_iter().zip(Arrangement::ALL) {
-        let (outs, lses) = branches::<E>(count, count as u64);
-        let expected = reference::merge(&Partials { outs: views(&outs), lses: views(&lses) });
-        let outs: Vec<_> = outs.iter().map(|t| Placed::of(t, arrangement)).collect();
-        let lses: Vec<_> = lses.iter().map(|t| Placed::of_scalars(t, arrangement)).collect();
-        let mut out = Placed::<E>::poisoned(&[2, 3, 4, 2, 5], arrangement, true);
-        let mut lse = Placed::<f32>::poisoned(&[2, 3, 4, 2], arrangement, false);
-        let partials = Partials {
-            outs: outs.iter().map(Placed::view).collect(),
-            lses: lses.iter().map(Placed::view).collect(),
-        };
-        subject.merge(&partials, Output { out: out.view_mut(), lse: Some(lse.view_mut()) });
-        let what = format!("{} {} merge of {count} {arrangement:?}", subject.name(), E::TYPE);
-        let storing = expected.out.as_slice().iter().map(|&x| (E::from_f64(x).to_f64() - x).abs());
-        // Weights are exponentials of log-sum-exps of magnitude below 16, so each errs by some 16 roundings.
-        let arithmetic = 16.0 * f64::from(f32::EPSILON) * largest(&expected.out);
-        let allowed = arithmetic + 2.0 * storing.fold(0.0, f64::max);
-        assert_close(&what, &out.written(&what), &expected.out, allowed);
-        let allowed = 2.0 * f64::from(f32::EPSILON) * 16.0;
-        assert_close(&what, &lse.written(&what), &expected.lse, allowed);
-    }
-}
-
-/// A branch without keys weighs nothing, whatever its output holds; without any keys the result is 0 and -inf.
-fn silent_branches<S: Subject>(subject: &S) {
-    let row = |value: f32| Tensor::from_vec(&[1, 1, 1, 2], vec![value, value + 1.0]).expect("one row");
-    let lse = |value: f32| Tensor::from_vec(&[1, 1, 1], vec![value]).expect("one number");
-    let merge = |outs: &[Tensor<f32>], lses: &[Tensor<f32>]| {
-        let (mut out, mut total) = (row(7.0), lse(7.0));
-        let partials = Partials { outs: views(outs), lses: views(lses) };
-        subject.merge(&partials, Output { out: out.view_mut(), lse: Some(total.view_mut()) });
-        (out.into_vec(), total.into_vec())
-    };
-    let nothing = lse(f32::NEG_INFINITY);
-    assert_eq!(merge(&[row(f32::NAN), row(3.0)], &[nothing.clone(), lse(1.5)]), (vec![3.0, 4.0], vec![1.5]));
-    assert_eq!(
-        merge(&[row(3.0), row(f32::INFINITY)], &[lse(-2.0), nothing.clone()]),
-        (vec![3.0, 4.0], vec![-2.0])
-    );
-    let none = merge(&[row(f32::NAN), row(5.0)], &[nothing.clone(), nothing]);
-    assert_eq!(none, (vec![0.0, 0.0], vec![f32::NEG_INFINITY]));
 }
 
 /// Attention over all keys, its keys cut at `cuts`; every part a view, none a copy.

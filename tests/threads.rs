@@ -3,6 +3,7 @@
 use natten::cpu::{Cpu, Isa};
 use natten::{Element, ElementType, Saved, Tensor, bf16, f16};
 use natten_tests::compare::same_bits;
+use natten_tests::subject::Attended;
 use natten_tests::{Spec, Subject};
 
 /// Work from which on a call is certainly spread over threads: smaller ones run on the caller's, and show nothing.
@@ -29,11 +30,11 @@ fn run<E: Element>(cpu: &Cpu, spec: &Spec, seed: u64) -> (Vec<Tensor<E>>, Tensor
     let problem = spec.problem(E::TYPE);
     let case = spec.draw(seed);
     let inputs = case.rounded::<E>();
-    let (out, lse) = cpu.attend(&problem, &inputs);
+    let Attended { out, lse, .. } = cpu.attend(&problem, &inputs).expect("the CPU takes every problem");
     let d_out: Tensor<E> = case.d_out.cast();
     let d_lse: Option<Tensor<f32>> = case.d_lse.as_ref().map(Tensor::cast);
     let saved = Saved { out: &out, lse: &lse, d_out: &d_out, d_lse: d_lse.as_ref() };
-    let gradients = cpu.differentiate(&problem, &inputs, &saved);
+    let gradients = cpu.differentiate(&problem, &inputs, &saved).expect("the CPU takes every problem");
     let mut all = vec![gradients.query, gradients.key, gradients.value];
     all.extend(gradients.additional.into_iter().flatten());
     all.push(out);

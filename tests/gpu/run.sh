@@ -67,16 +67,16 @@ device() {
 load() { CUDA_CACHE_DISABLE=1 "$kit" load "$OUT"; }
 truth() { "$kit" truth "$OUT"; }
 suite() { "$kit" suite "$OUT" tests/golden seconds="$(soft)"; }
-emulated() { "$kit" suite "$OUT" tests/golden emulator=1 every=20 seconds="$(soft)"; }
-# A sample only: the tools slow kernels down tenfold and more. One part a family: every kernel on tiles by its name, their
+emulated() { "$kit" suite "$OUT" tests/golden emulator=1 every=60 seconds="$(soft)"; }
+# A sample only: the tools slow kernels down tenfold and more. One part a family: kernels by name, tiles at what is chosen, their
 # backward, and CUDA cores. What a part has no time for is said and is no failure.
 sanitize() {
   command -v compute-sanitizer > /dev/null || { echo "no compute-sanitizer here"; return 3; }
   local tool=$1 sparse=$2 status=0 part
   shift 2
-  for part in ${HAZARD:+"filter=${HAZARD// /#}"} "filter=by#name every=$((4 * sparse))" "filter=tiles every=$((19 * sparse))" \
-    "filter=tiles every=$((37 * sparse)) capabilities=8.0" "filter=windows every=$((31 * sparse)) capabilities=5.0" \
-    "filter=arranged every=$((9 * sparse))" "filter=attention every=$((23 * sparse))"; do
+  for part in ${HAZARD:+"filter=${HAZARD// /#}"} "filter=by#name every=$((23 * sparse))" "filter=oracle#tiles every=$((37 * sparse))" \
+    "filter=oracle#tiles every=$((73 * sparse)) capabilities=8.0" "filter=oracle#windows every=$((61 * sparse)) capabilities=5.0" \
+    "filter=oracle#arranged every=$((17 * sparse))" "filter=oracle#attention every=$((47 * sparse))"; do
     echo "-- $tool ${part//#/ }"
     local words=()
     for word in $part; do words+=("${word//#/ }"); done

@@ -7,28 +7,27 @@ use natten::window::Axis;
 use natten::{Element, Inputs, Problem, Saved, Tensor};
 use num_traits::Float;
 
-/// Whether query token `q` sees key token `k` along an axis: from lists of tokens, without the closed forms.
-fn sees(axis: &Axis, q: usize, k: usize) -> bool {
+/// Whether query token `q` sees each key token along an axis: from lists of tokens, without the closed forms.
+fn seen(axis: &Axis, q: usize) -> Vec<bool> {
     let (w, s, d) = (axis.kernel_size, axis.stride, axis.dilation);
     if axis.query_extent != axis.key_extent {
-        return !axis.is_causal || k <= q;
-    }
-    if q % d != k % d {
-        return false;
+        return (0..axis.key_extent).map(|k| !axis.is_causal || k <= q).collect();
     }
     let members: Vec<usize> = (q % d..axis.key_extent).step_by(d).collect();
     let at = |x: usize| members.iter().position(|&member| member == x).expect("of this residue");
-    let block: Vec<usize> = members.chunks(s).find(|block| block.contains(&q)).expect("some block").to_vec();
-    let (at_q, at_k) = (at(q), at(k));
+    let block = members.chunks(s).find(|block| block.contains(&q)).expect("some block");
+    let mut row = vec![false; axis.key_extent];
     if axis.is_causal {
-        let last = at(*block.last().expect("no empty block"));
-        return at_k <= at_q && at_k + w > last;
+        let (at_q, last) = (at(q), at(*block.last().expect("no empty block")));
+        members.iter().enumerate().for_each(|(at_k, &k)| row[k] = at_k <= at_q && at_k + w > last);
+        return row;
     }
     // The window whose middle is the block's, pushed inside; the middle of an even one is right of the centre.
     let leader = (at(block[0]) + s / 2).min(members.len() - 1);
     let windows = members.windows(w).enumerate();
     let (_, window) = windows.min_by_key(|(start, _)| (start + w / 2).abs_diff(leader)).expect("it fits");
-    window.contains(&k)
+    window.iter().for_each(|&k| row[k] = true);
+    row
 }
 
 /// For each query token its key tokens, both flattened; additional keys follow after the last key token.
@@ -38,10 +37,7 @@ pub fn visible(problem: &Problem) -> Vec<Vec<usize>> {
     let mut lists = vec![Vec::new(); queries];
     for sequence in problem.sequences() {
         let axes = sequence.axes;
-        let tables = axes.map(|axis| {
-            let row = |q| (0..axis.key_extent).map(|k| sees(&axis, q, k)).collect::<Vec<bool>>();
-            (0..axis.query_extent).map(row).collect::<Vec<_>>()
-        });
+        let tables = axes.map(|axis| (0..axis.query_extent).map(|q| seen(&axis, q)).collect::<Vec<_>>());
         let split = |n: usize, e: [usize; 3]| [n / (e[1] * e[2]), n / e[2] % e[1], n % e[2]];
         let (qe, ke) = (axes.map(|axis| axis.query_extent), axes.map(|axis| axis.key_extent));
         for q in 0..qe.iter().product() {
@@ -283,4 +279,35 @@ pub fn backward<A: Float, E: Element>(
         value: pair(&d_v, &shapes.value),
         additional: shapes.additional.as_ref().map(|[a, b]| [extra(&d_k, a), extra(&d_v, b)]),
     }
+}
+
+/// The merge of partial results in arithmetic `A`, a branch of no key weighing nothing.
+pub fn merge<A: Float, E: Element>(outs: &[Tensor<E>], lses: &[Tensor<f32>]) -> Forward {
+    let (shape, lse_shape) = (outs[0].shape(), lses[0].shape());
+    let width = shape[shape.len() - 1];
+    let branches: Vec<_> = outs.iter().map(|out| Rows::<A>::of(out, width)).collect();
+    let sums: Vec<_> = lses.iter().map(|lse| Rows::<A>::of(lse, 1)).collect();
+    let (mut out, mut out_terms) = (Rows::zeros(shape), Rows::zeros(shape));
+    let (mut lse, mut lse_terms) = (Rows::zeros(lse_shape), Rows::zeros(lse_shape));
+    for row in 0..lses[0].as_slice().len() {
+        let list: Vec<A> = sums.iter().map(|sum| sum.data[row]).collect();
+        let max = list.iter().copied().fold(A::neg_infinity(), A::max);
+        if max == A::neg_infinity() {
+            (lse.data[row], lse_terms.data[row]) = (max, A::zero());
+            continue;
+        }
+        let sum = list.iter().fold(A::zero(), |sum, &x| sum + (x - max).exp());
+        lse.data[row] = max + sum.ln();
+        let weights: Vec<A> = list.iter().map(|&x| (x - max).exp() / sum).collect();
+        let exponent = |x: A| if x.is_finite() { x.abs() + max.abs() } else { A::zero() };
+        let mean = list.iter().zip(&weights).fold(A::zero(), |mean, (&x, &p)| mean + p * exponent(x));
+        lse_terms.data[row] = lse.data[row].abs() + A::one() + mean;
+        for ((branch, &x), &p) in branches.iter().zip(&list).zip(&weights) {
+            if p > A::zero() {
+                add(out.row_mut(row), p, branch.row(row));
+                add_terms(out_terms.row_mut(row), p * (A::one() + mean + exponent(x)), branch.row(row));
+            }
+        }
+    }
+    Forward { out: out.summed(&out_terms, shape), lse: lse.summed(&lse_terms, lse_shape) }
 }

@@ -67,10 +67,14 @@ impl Arguments {
     }
 }
 
-/// Every golden file, sorted by name.
-pub fn files() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
-    let entries = std::fs::read_dir(&folder).expect("the folder of golden files");
+/// Where this crate has its golden files.
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
+}
+
+/// Every golden file of a folder, sorted by name.
+pub fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("the folder of golden files");
     let paths = entries.map(|entry| entry.expect("a readable folder").path());
     let mut files: Vec<_> =
         paths.filter(|path| path.extension().is_some_and(|e| e == "safetensors")).collect();

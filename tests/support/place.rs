@@ -18,6 +18,33 @@ pub enum Arrangement {
     Shuffled,
 }
 
+/// How a tensor lies in memory, and where that begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The order of its elements.
+    pub arrangement: Arrangement,
+    /// Whether the first element and all gaps are multiples of 16 bytes. Rows of whole chunks of 16 bytes are aligned
+    /// then, each of them; else none is.
+    pub is_aligned: bool,
+}
+
+impl Place {
+    /// Beginning at a multiple of 16 bytes.
+    pub fn aligned(arrangement: Arrangement) -> Self {
+        Place { arrangement, is_aligned: true }
+    }
+
+    /// Beginning anywhere else.
+    pub fn unaligned(arrangement: Arrangement) -> Self {
+        Place { arrangement, is_aligned: false }
+    }
+
+    /// Elements around the tensor, and between steps where it has gaps.
+    fn margin_and_gap<E: Element>(self) -> (usize, usize) {
+        if self.is_aligned { (32 / size_of::<E>(), 16 / size_of::<E>()) } else { (5, 3) }
+    }
+}
+
 impl Arrangement {
     /// All of them.
     pub const ALL: [Arrangement; 5] = [
@@ -28,9 +55,9 @@ impl Arrangement {
         Arrangement::Shuffled,
     ];
 
-    /// The axes of a tensor of this rank from slowest to fastest, and elements left free between their steps.
-    /// `has_dim` says whether the last axis is a row's, which must stay contiguous.
-    fn order(self, rank: usize, has_dim: bool) -> (Vec<usize>, isize) {
+    /// The axes of a tensor of this rank from slowest to fastest. `has_dim` says whether the last axis is a row's, which
+    /// must stay contiguous.
+    fn order(self, rank: usize, has_dim: bool) -> Vec<usize> {
         let heads = rank - 1 - usize::from(has_dim);
         let mut order: Vec<usize> = (0..rank).collect();
         match self {
@@ -41,7 +68,7 @@ impl Arrangement {
             Arrangement::Shuffled => order[..heads].reverse(),
             _ => {}
         }
-        (order, if self == Arrangement::Gapped { 3 } else { 0 })
+        order
     }
 }
 
@@ -67,17 +94,18 @@ fn is_poison<E: Element>(value: &E) -> bool {
 
 impl<E: Element> Placed<E> {
     /// A tensor full of poison. `has_dim` says whether the last axis is a row (it stays contiguous).
-    pub fn poisoned(shape: &[usize], arrangement: Arrangement, has_dim: bool) -> Self {
-        let (order, gap) = arrangement.order(shape.len(), has_dim);
+    pub fn poisoned(shape: &[usize], place: Place, has_dim: bool) -> Self {
+        let (margin, gap) = place.margin_and_gap::<E>();
+        let gap = if place.arrangement == Arrangement::Gapped { gap as isize } else { 0 };
+        let order = place.arrangement.order(shape.len(), has_dim);
         let mut strides = vec![0isize; shape.len()];
         let mut step = 1;
         for &axis in order.iter().rev() {
             strides[axis] = step;
             step = step * shape[axis].max(1) as isize + gap;
         }
-        let margin = 5;
         let mut offset = margin;
-        if arrangement == Arrangement::Reversed {
+        if place.arrangement == Arrangement::Reversed {
             let turned = 1..shape.len() - usize::from(has_dim);
             for axis in turned {
                 offset += (shape[axis].max(1) - 1) * strides[axis] as usize;
@@ -89,17 +117,17 @@ impl<E: Element> Placed<E> {
     }
 
     /// A copy of a tensor, with poison all around it.
-    pub fn of(tensor: &Tensor<E>, arrangement: Arrangement) -> Self {
-        Self::filled(tensor, arrangement, true)
+    pub fn of(tensor: &Tensor<E>, place: Place) -> Self {
+        Self::filled(tensor, place, true)
     }
 
     /// A copy of a tensor without the axis of components, as a log-sum-exp.
-    pub fn of_scalars(tensor: &Tensor<E>, arrangement: Arrangement) -> Self {
-        Self::filled(tensor, arrangement, false)
+    pub fn of_scalars(tensor: &Tensor<E>, place: Place) -> Self {
+        Self::filled(tensor, place, false)
     }
 
-    fn filled(tensor: &Tensor<E>, arrangement: Arrangement, has_dim: bool) -> Self {
-        let mut placed = Self::poisoned(tensor.shape(), arrangement, has_dim);
+    fn filled(tensor: &Tensor<E>, place: Place, has_dim: bool) -> Self {
+        let mut placed = Self::poisoned(tensor.shape(), place, has_dim);
         let indices: Vec<usize> = placed.indices().collect();
         indices.into_iter().zip(tensor.as_slice()).for_each(|(index, &value)| placed.data[index] = value);
         placed
@@ -139,6 +167,12 @@ impl<E: Element> Placed<E> {
             }
             index as usize
         })
+    }
+
+    /// The tensor, whatever it holds.
+    pub fn elements(&self) -> Tensor<E> {
+        let values = self.indices().map(|index| self.data[index]).collect();
+        Tensor::from_vec(&self.shape, values).expect("as many as the shape holds")
     }
 
     /// The tensor, after checking that all of it was written and nothing around it.

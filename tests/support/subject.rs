@@ -2,8 +2,8 @@
 
 use natten::cpu::{Cpu, Isa};
 use natten::{
-    Backend, BackwardCall, Element, ForwardCall, Gradients, Inputs, Layout, MergeCall, Output, Partials,
-    Problem, Saved, Tensor, TensorView, TensorViewMut, reference,
+    Backend, BackwardCall, Element, ForwardCall, Gradients, Inputs, MergeCall, Output, Partials, Problem,
+    Saved, Tensor, TensorView, TensorViewMut, reference,
 };
 
 pub use crate::dense::Weights;
@@ -11,57 +11,85 @@ pub use crate::dense::Weights;
 /// Host views that a call writes.
 pub type OutputViews<'a, E> = Output<TensorViewMut<'a, E>, TensorViewMut<'a, f32>>;
 
+/// Why a subject does not take a problem: the reason against each kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsupported(pub String);
+
+/// What [`Subject::attend`] gives.
+pub struct Attended<E> {
+    /// `[batch, tokens.., heads, head_dim_v]`
+    pub out: Tensor<E>,
+    /// `[batch, tokens.., heads]`
+    pub lse: Tensor<f32>,
+    /// How the call kept its weights.
+    pub weights: Weights,
+}
+
 /// A backend under test. A device that does not share the host's memory copies.
-pub trait Subject: Sync {
+pub trait Subject: Send + Sync + 'static {
     /// For messages.
     fn name(&self) -> String;
 
-    /// How the forward of this problem, on rows in these places, keeps its weights. Only a kernel that multiplies on tensor
-    /// cores may round them.
-    fn weights<E: Element>(&self, _problem: &Problem, _rows: &[Layout]) -> Weights {
-        Weights::Unrounded
-    }
-
-    /// Writes every element of `output`.
+    /// Writes every element of `output`; says how it kept its weights. Only a kernel that multiplies on tensor cores may
+    /// round them.
+    ///
+    /// # Errors
+    /// When nothing that it has serves the problem; nothing is written then.
     fn forward<E: Element>(
         &self,
         problem: &Problem,
         inputs: &Inputs<TensorView<'_, E>>,
         output: OutputViews<'_, E>,
-    );
+    ) -> Result<Weights, Unsupported>;
 
     /// Writes every element of `gradients`.
+    ///
+    /// # Errors
+    /// As [`Subject::forward`].
     fn backward<E: Element>(
         &self,
         problem: &Problem,
         inputs: &Inputs<TensorView<'_, E>>,
         saved: &Saved<TensorView<'_, E>, TensorView<'_, f32>>,
         gradients: Gradients<TensorViewMut<'_, E>>,
-    );
+    ) -> Result<(), Unsupported>;
 
     /// Writes every element of `output`.
+    ///
+    /// # Errors
+    /// As [`Subject::forward`].
     fn merge<E: Element>(
         &self,
         partials: &Partials<TensorView<'_, E>, TensorView<'_, f32>>,
         output: OutputViews<'_, E>,
-    );
+    ) -> Result<(), Unsupported>;
 
     /// The forward on contiguous tensors.
-    fn attend<E: Element>(&self, problem: &Problem, inputs: &Inputs<Tensor<E>>) -> (Tensor<E>, Tensor<f32>) {
+    ///
+    /// # Errors
+    /// As [`Subject::forward`].
+    fn attend<E: Element>(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<Tensor<E>>,
+    ) -> Result<Attended<E>, Unsupported> {
         let mut out = Tensor::zeros(&problem.out_shape()).expect("small");
         let mut lse = Tensor::zeros(&problem.lse_shape()).expect("small");
         let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
-        self.forward(problem, &inputs.map(Tensor::view), output);
-        (out, lse)
+        let weights = self.forward(problem, &inputs.map(Tensor::view), output)?;
+        Ok(Attended { out, lse, weights })
     }
 
     /// The backward on contiguous tensors.
+    ///
+    /// # Errors
+    /// As [`Subject::forward`].
     fn differentiate<E: Element>(
         &self,
         problem: &Problem,
         inputs: &Inputs<Tensor<E>>,
         saved: &Saved<&Tensor<E>, &Tensor<f32>>,
-    ) -> Inputs<Tensor<E>> {
+    ) -> Result<Inputs<Tensor<E>>, Unsupported> {
         let mut grads = inputs.map(|tensor| Tensor::zeros(tensor.shape()).expect("small"));
         let saved = Saved {
             out: saved.out.view(),
@@ -75,8 +103,8 @@ pub trait Subject: Sync {
             value: grads.value.view_mut(),
             additional: grads.additional.as_mut().map(|pair| pair.each_mut().map(Tensor::view_mut)),
         };
-        self.backward(problem, &inputs.map(Tensor::view), &saved, views);
-        grads
+        self.backward(problem, &inputs.map(Tensor::view), &saved, views)?;
+        Ok(grads)
     }
 }
 
@@ -114,8 +142,9 @@ impl Subject for Reference {
         problem: &Problem,
         inputs: &Inputs<TensorView<'_, E>>,
         output: OutputViews<'_, E>,
-    ) {
+    ) -> Result<Weights, Unsupported> {
         store_output(&reference::forward(problem, inputs), output);
+        Ok(Weights::Unrounded)
     }
 
     fn backward<E: Element>(
@@ -124,21 +153,23 @@ impl Subject for Reference {
         inputs: &Inputs<TensorView<'_, E>>,
         saved: &Saved<TensorView<'_, E>, TensorView<'_, f32>>,
         gradients: Gradients<TensorViewMut<'_, E>>,
-    ) {
+    ) -> Result<(), Unsupported> {
         let computed = reference::backward(problem, inputs, saved);
         store(&computed.query, gradients.query);
         store(&computed.key, gradients.key);
         store(&computed.value, gradients.value);
         let pairs = computed.additional.into_iter().flatten().zip(gradients.additional.into_iter().flatten());
         pairs.for_each(|(from, to)| store(&from, to));
+        Ok(())
     }
 
     fn merge<E: Element>(
         &self,
         partials: &Partials<TensorView<'_, E>, TensorView<'_, f32>>,
         output: OutputViews<'_, E>,
-    ) {
+    ) -> Result<(), Unsupported> {
         store_output(&reference::merge(partials), output);
+        Ok(())
     }
 }
 
@@ -152,9 +183,10 @@ impl Subject for Cpu {
         problem: &Problem,
         inputs: &Inputs<TensorView<'_, E>>,
         output: OutputViews<'_, E>,
-    ) {
-        let call = ForwardCall::new(problem, *inputs, output).expect("the suites' views fit");
+    ) -> Result<Weights, Unsupported> {
+        let call = ForwardCall::new(problem, *inputs, output).expect("views of a valid call");
         Backend::forward(self, call).expect("the CPU takes every problem");
+        Ok(Weights::Unrounded)
     }
 
     fn backward<E: Element>(
@@ -163,55 +195,30 @@ impl Subject for Cpu {
         inputs: &Inputs<TensorView<'_, E>>,
         saved: &Saved<TensorView<'_, E>, TensorView<'_, f32>>,
         gradients: Gradients<TensorViewMut<'_, E>>,
-    ) {
-        let call = BackwardCall::new(problem, *inputs, *saved, gradients).expect("the suites' views fit");
+    ) -> Result<(), Unsupported> {
+        let call = BackwardCall::new(problem, *inputs, *saved, gradients).expect("views of a valid call");
         Backend::backward(self, call).expect("the CPU takes every problem");
+        Ok(())
     }
 
     fn merge<E: Element>(
         &self,
         partials: &Partials<TensorView<'_, E>, TensorView<'_, f32>>,
         output: OutputViews<'_, E>,
-    ) {
-        let call = MergeCall::new(partials.clone(), output).expect("the suites' views fit");
+    ) -> Result<(), Unsupported> {
+        let call = MergeCall::new(partials.clone(), output).expect("views of a valid call");
         Backend::merge(self, call).expect("the CPU takes every problem");
+        Ok(())
     }
 }
 
-/// The CPU with these instructions, or why not.
-pub fn cpu(isa: Isa) -> Option<Cpu> {
+/// The CPU with these instructions; none, with the reason printed, where the machine lacks them.
+pub fn cpu(isa: Isa) -> Vec<Cpu> {
     match Cpu::new().isa(isa) {
-        Ok(cpu) => Some(cpu),
+        Ok(cpu) => vec![cpu],
         Err(reason) => {
             println!("SKIP cpu {isa}: {reason}");
-            None
+            Vec::new()
         }
     }
-}
-
-/// Mounts a suite, a generic function over one [`Subject`], on the reference and on every instruction set of the
-/// CPU backend: one test each, in a module of the suite's name.
-#[macro_export]
-macro_rules! for_each_subject {
-    ($($suite:ident),* $(,)?) => {$(
-        mod $suite {
-            use natten::cpu::Isa;
-
-            #[test]
-            fn reference() {
-                super::$suite(&$crate::Reference);
-            }
-
-            $crate::for_each_subject!(@cpu $suite, scalar Scalar, avx2 Avx2, avx512 Avx512,
-                avx512_bf16 Avx512Bf16, neon Neon);
-        }
-    )*};
-    (@cpu $suite:ident, $($name:ident $isa:ident),*) => {$(
-        #[test]
-        fn $name() {
-            if let Some(cpu) = $crate::subject::cpu(Isa::$isa) {
-                super::$suite(&cpu);
-            }
-        }
-    )*};
 }

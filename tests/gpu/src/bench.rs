@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::calls::{Operands, Set, backward_pass, fill_kernel, forward};
 use crate::driver::{Checked, Failure, Gpu, Timer, copy};
 use crate::problems::{Timed, problems};
-use crate::watched::{Launches, Watched};
+use natten_tests::watched::{Launches, Watched};
 
 /// What to time.
 pub struct Request {

@@ -9,7 +9,7 @@ use natten_cuda::{Cuda, CudaError, CudaView, CudaViewMut};
 
 use crate::driver::{Buffer, Checked, Gpu, Module, Parameter};
 use crate::truth::kernel::{ENTRY, Kernel};
-use crate::watched::Watched;
+use natten_tests::Watched;
 
 /// Operands of one call: query, key, value, output, its gradient and theirs; log-sum-exp.
 pub struct Set {

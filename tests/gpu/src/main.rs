@@ -8,11 +8,9 @@ mod maps;
 mod once;
 mod problems;
 mod record;
-mod subject;
 mod suite;
 #[path = "../truth/mod.rs"]
 mod truth;
-mod watched;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -31,8 +29,8 @@ usage: natten-gpu-kit COMMAND [ARGUMENT...]
   load OUT [FOLDER...]       every kernel that ships, and every *.ptx below the folders: loads? how long? registers?
                              (OUT/load.json)
   suite OUT GOLDEN [OPTION=VALUE...]
-                             every backend's suite against the f64 reference, as each architecture the GPU can pass for
-                             (OUT/suite.json); options: filter=TEXT every=N threads=N seconds=N capabilities=9.0,8.0
+                             every backend's suites against the f64 reference, as each architecture the GPU can pass for,
+                             and each kernel by name (OUT/suite.json); options: filter=TEXT every=N threads=N seconds=N capabilities=9.0,8.0
                              emulator=1 (on the emulator: no GPU needed) sample=1 (what there is no time for is no failure)
   bench OUT [OPTION=VALUE...]
                              times problems.json (OUT/bench.json); options: filter=TEXT,TEXT seconds=N matmul=TFLOPS

@@ -7,7 +7,7 @@ use natten_cuda::{ComputeCapability, Cuda};
 use crate::calls::{Operands, backward_pass, fill_kernel, forward};
 use crate::driver::{Checked, Failure, Gpu};
 use crate::problems::{Timed, problems};
-use crate::watched::{Launches, Watched};
+use natten_tests::watched::{Launches, Watched};
 
 /// One launch of one problem, for a profiler.
 pub struct Target {

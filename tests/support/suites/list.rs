@@ -114,6 +114,94 @@ pub fn attention() -> Vec<Spec> {
     list
 }
 
+/// Around the tiles of the tensor-core kernels: one token less, as many, one more, several boxes, full and partial ones,
+/// residues of several lengths, additional keys below, at and above a tile.
+pub fn tiles() -> Vec<Spec> {
+    let dims = [64, 128, 32, 64, 256, 40];
+    let mut list = Vec::new();
+    let lines = [
+        (1, 1),
+        (2, 2),
+        (63, 32),
+        (64, 64),
+        (65, 33),
+        (127, 64),
+        (128, 17),
+        (129, 128),
+        (191, 7),
+        (192, 192),
+        (193, 65),
+        (200, 100),
+        (300, 150),
+        (512, 256),
+    ];
+    for (extent, window) in lines {
+        list.push(Spec::na(&[extent], &[window]).heads(2, 1));
+    }
+    list.extend([
+        Spec::na(&[400], &[150]).stride(&[30]),
+        Spec::na(&[333], &[200]).causal(&[true]),
+        Spec::na(&[333], &[60]).stride(&[60]).causal(&[true]).heads(3, 1),
+        Spec::na(&[501], &[90]).dilation(&[3]),
+        Spec::na(&[500], &[90]).dilation(&[3]).stride(&[7]).heads(2, 1).additional(9),
+        Spec::na(&[904], &[100]).dilation(&[8]),
+        Spec::na(&[40], &[1]).dilation(&[33]),
+        Spec::na(&[65], &[2]).dilation(&[32]),
+        Spec::na(&[700], &[400]),
+        Spec::na(&[512], &[256]).stride(&[256]),
+        Spec::na(&[17, 31], &[7, 9]).heads(3, 3),
+        Spec::na(&[17, 31], &[7, 9]).causal(&[false, true]),
+        Spec::na(&[24, 24], &[16, 16]).stride(&[16, 16]),
+        Spec::na(&[33, 20], &[12, 13]).stride(&[4, 8]).heads(3, 3),
+        Spec::na(&[9, 40], &[9, 11]).stride(&[1, 5]).causal(&[false, true]),
+        Spec::na(&[48, 112], &[2, 5]).dilation(&[16, 16]),
+        Spec::na(&[33, 38], &[1, 2]).dilation(&[33, 19]).causal(&[true, true]),
+        Spec::na(&[25, 30], &[9, 11]).stride(&[2, 1]).dilation(&[1, 2]),
+        Spec::na(&[40, 33], &[9, 5]).dilation(&[3, 4]).stride(&[4, 2]).heads(2, 1),
+        Spec::na(&[30, 30], &[9, 9]).dilation(&[3, 3]).heads(2, 2),
+        Spec::na(&[40, 40], &[24, 40]),
+        Spec::na(&[48, 24], &[33, 23]).causal(&[true, false]),
+        Spec::na(&[12, 14], &[5, 6]).heads(4, 2).batch(2),
+        Spec::na(&[5, 12, 17], &[3, 7, 9]).heads(2, 2),
+        Spec::na(&[6, 11, 13], &[3, 5, 5]).dilation(&[2, 2, 2]).heads(2, 1),
+        Spec::na(&[7, 11, 13], &[3, 3, 3]).dilation(&[2, 3, 4]).stride(&[2, 3, 1]),
+        Spec::na(&[7, 11, 22], &[2, 3, 5])
+            .dilation(&[2, 3, 4])
+            .causal(&[false, true, false])
+            .heads(2, 1)
+            .batch(2),
+        Spec::na(&[8, 10, 10], &[8, 5, 7]).stride(&[4, 5, 2]).causal(&[true, false, false]),
+        Spec::na(&[10, 10, 20], &[9, 7, 15]),
+        Spec::na(&[70], &[30]).heads(4, 2).additional(70),
+        Spec::na(&[18, 29], &[7, 10]).stride(&[2, 3]).causal(&[false, true]).additional(5),
+        Spec::na(&[8, 9, 15], &[3, 2, 7])
+            .stride(&[2, 2, 1])
+            .dilation(&[2, 3, 1])
+            .causal(&[true, false, true])
+            .heads(6, 2)
+            .additional(130)
+            .batch(2)
+            .scale(0.3),
+        Spec::na(&[7, 8, 15], &[3, 2, 7])
+            .causal(&[true, false, true])
+            .heads(8, 1)
+            .additional(256)
+            .scale(-0.3),
+        Spec::na(&[20, 40], &[15, 31]).scale(4.0),
+        Spec::na(&[20, 40], &[15, 31]).scale(-4.0),
+        Spec::na(&[20, 40], &[15, 31]).scale(0.0),
+        Spec::attention(130, 200, false).heads(2, 1),
+        Spec::attention(200, 130, true).heads(2, 2),
+        Spec::packed(&[70, 1, 64], &[65, 130, 64], true).heads(2, 1),
+        Spec::packed(&[3, 0, 150, 67], &[5, 4, 214, 0], true).heads(4, 2),
+    ]);
+    let with_dims = |(i, spec): (usize, Spec)| {
+        let (dim, dim_v) = (dims[i % 6], dims[(i / 6 + i) % 6]);
+        spec.dims(dim, if i % 2 == 0 { dim } else { dim_v.min(128) })
+    };
+    list.into_iter().enumerate().map(with_dims).collect()
+}
+
 /// Nothing to do: an empty batch.
 pub fn empty() -> Vec<Spec> {
     vec![Spec::na(&[5, 4], &[3, 2]).batch(0).heads(2, 1).additional(2), Spec::attention(3, 4, true).batch(0)]

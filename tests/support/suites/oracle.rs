@@ -1,48 +1,132 @@
 //! A backend against the f64 reference, forward and backward, with operands and results anywhere in memory.
 
+use std::sync::OnceLock;
+
 use natten::{Element, ElementType, Gradients, Inputs, Output, Problem, Saved, Tensor, reference};
 
+use super::scope::Given;
+use super::{Check, Scope, Suite, list};
 use crate::compare::{assert_close, largest};
 use crate::dense::{self, Summed, Weights};
-use crate::place::{Arrangement, Placed};
-use crate::spec::Case;
-use crate::subject::Subject;
+use crate::in_type;
+use crate::place::{Arrangement, Place, Placed};
+use crate::rng::Rng;
+use crate::spec::{Case, Spec};
+use crate::subject::{Subject, Unsupported};
+use crate::tolerance::tolerance;
 
-/// Allowed error of a result: twice that of the naive implementation in the same element type, plus a floor. The naive
-/// implementation that a kernel is measured by keeps its weights as the kernel does ([`Subject::weights`]): in f32, or
-/// rounded to the element type before they meet the values.
-///
-/// The floor is what the exact result loses when it is stored in `E`, plus one unit of roundoff of the arithmetic
-/// on the terms that are added up, both measured on the f64 result: a naive result may be exact by luck, as
-/// where a window holds one key.
-pub fn tolerance<E: Element>(exact: &Summed, naive: &Summed) -> f64 {
-    let stored: Tensor<E> = naive.value.cast();
-    let error = |a: f64, b: f64| if a.is_finite() && b.is_finite() { (a - b).abs() } else { 0.0 };
-    let numbers = exact.value.as_slice().iter().zip(stored.as_slice());
-    let naive_error = numbers.fold(0.0, |worst: f64, (&x, y)| worst.max(error(y.to_f64(), x)));
-    let stored = exact.value.as_slice().iter().map(|&x| error(E::from_f64(x).to_f64(), x));
-    let storing = stored.fold(0.0, f64::max);
-    let roundoff = if E::TYPE == ElementType::F64 { f64::EPSILON } else { f64::from(f32::EPSILON) } / 2.0;
-    let terms =
-        exact.terms.as_slice().iter().filter(|x| x.is_finite()).fold(0.0, |worst: f64, &x| worst.max(x));
-    2.0 * naive_error + storing + roundoff * terms
+/// All problems of the lists, and tensors anywhere in memory.
+pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
+    let mut checks = Vec::new();
+    let lists = [
+        ("windows", list::windows()),
+        ("shapes", list::shapes()),
+        ("attention", list::attention()),
+        ("drawn", list::random(4, 60)),
+        ("empty", list::empty()),
+    ];
+    let tiles = scope.tiles(&list::tiles()).into_iter().map(|given| ("tiles", given));
+    let of_lists =
+        lists.iter().flat_map(|(name, list)| scope.problems(list).into_iter().map(|given| (*name, given)));
+    for (name, given) in of_lists.chain(tiles) {
+        in_type!(given.element_type, E => both::<E, S>(&mut checks, scope, name, &given));
+    }
+    arranged(&mut checks, scope);
+    if scope.forward {
+        huge_scales(&mut checks, scope);
+    }
+    Suite { name: "oracle", checks }
+}
+
+/// A check of each pass of one problem.
+fn both<E: Element, S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope, name: &str, given: &Given) {
+    let Given { index, spec, place, .. } = given;
+    let name = |pass: &str| format!("oracle {name} {index} {} {pass}", E::TYPE);
+    let (seed, at) = (1000 + *index as u64, Arrangements::all(*place));
+    if scope.forward {
+        let own = spec.clone();
+        checks.push(Check::new(name("forward"), spec, move |subject| {
+            Expected::<E>::of(&own.draw(seed)).check_forward(subject, at)
+        }));
+    }
+    if scope.backward {
+        let own = spec.clone();
+        checks.push(Check::new(name("backward"), spec, move |subject| {
+            Expected::<E>::of(&own.draw(seed)).check_backward(subject, at)
+        }));
+    }
+}
+
+/// Each arrangement for everything, then mixtures.
+fn arranged<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
+    let mut rng = Rng::new(8);
+    let specs = [
+        Spec::na(&[9], &[4]).heads(4, 2).dims(8, 5).batch(2).additional(3),
+        Spec::na(&[4, 5], &[3, 2]).heads(2, 1).dims(40, 40).batch(2).causal(&[true, false]),
+        Spec::na(&[3, 4, 5], &[2, 3, 3]).heads(2, 2).dims(16, 24).batch(2).additional(2),
+        Spec::na(&[6, 7], &[3, 3]).heads(4, 1).dims(1, 1).dilation(&[2, 1]),
+        Spec::attention(7, 10, true).heads(4, 2).dims(72, 9).batch(3),
+        Spec::packed(&[3, 0, 6], &[5, 2, 4], false).heads(2, 1).dims(12, 12),
+        Spec::na(&[14, 11], &[7, 5]).heads(4, 2).dims(64, 64).batch(2),
+    ];
+    let mut uses = Vec::new();
+    for spec in &specs {
+        let each = Arrangement::ALL.map(|arrangement| [arrangement; 6]);
+        let mixed = [(); 6].map(|()| [(); 6].map(|()| rng.pick(&Arrangement::ALL)));
+        uses.extend(each.into_iter().chain(mixed).map(|arrangements| (spec.clone(), arrangements)));
+    }
+    let plain: Vec<Spec> = uses.iter().map(|(spec, _)| spec.clone()).collect();
+    for given in scope.problems(&plain) {
+        let place = |n: usize| scope.place(uses[given.index].1[n], given.index);
+        let at = Arrangements { inputs: [0, 1, 2, 3].map(place), out: place(4), gradients: place(5) };
+        let (is_forward, is_backward) = (scope.forward, scope.backward);
+        let name = format!("oracle arranged {} {}", given.index, given.element_type);
+        let (seed, ty, spec) = (8000 + given.index as u64, given.element_type, given.spec.clone());
+        checks.push(Check::new(name, (&given.spec, at), move |subject| {
+            in_type!(ty, E => {
+                let expected = Expected::<E>::of(&spec.draw(seed));
+                if is_forward {
+                    expected.check_forward(subject, at)?;
+                }
+                if is_backward { expected.check_backward(subject, at) } else { Ok(()) }
+            })
+        }));
+    }
+}
+
+/// Only forward: the log-sum-exp is stored in f32, and `exp(S - lse)` of a backward would magnify its rounding. In half
+/// precision only up to what a score in base 2 holds.
+fn huge_scales<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
+    let mut specs = Vec::new();
+    for scale in [1e4, -1e4, 1e20, -1e30] {
+        specs.push(Spec::na(&[21], &[6]).dims(16, 16).scale(scale));
+        specs.push(Spec::na(&[5, 6], &[3, 4]).causal(&[true, false]).heads(2, 1).dims(16, 16).scale(scale));
+    }
+    for given in scope.problems(&specs).into_iter().filter(|given| given.element_type == ElementType::F32) {
+        let Given { index, spec, place, .. } = given;
+        let what = spec.clone();
+        checks.push(Check::new(format!("oracle huge scale {index} f32"), what, move |subject| {
+            Expected::<f32>::of(&spec.draw(9500 + index as u64))
+                .check_forward(subject, Arrangements::all(place))
+        }));
+    }
 }
 
 /// Where everything of one call lies.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrangements {
     /// Of query, key, value, additional ones.
-    pub inputs: [Arrangement; 4],
+    pub inputs: [Place; 4],
     /// Of what the forward writes and the backward reads.
-    pub out: Arrangement,
+    pub out: Place,
     /// Of gradients.
-    pub gradients: Arrangement,
+    pub gradients: Place,
 }
 
 impl Arrangements {
     /// Everything in one way.
-    pub fn all(arrangement: Arrangement) -> Self {
-        Arrangements { inputs: [arrangement; 4], out: arrangement, gradients: arrangement }
+    pub fn all(place: Place) -> Self {
+        Arrangements { inputs: [place; 4], out: place, gradients: place }
     }
 }
 
@@ -52,50 +136,50 @@ pub struct Expected<E: Element> {
     problem: Problem,
     inputs: Inputs<Tensor<E>>,
     forward: reference::Forward,
-    /// Of output and log-sum-exp.
-    tolerances: [f64; 2],
-    /// Of the output, where weights are rounded.
-    rounded_tolerance: f64,
     d_out: Tensor<E>,
     d_lse: Option<Tensor<f32>>,
+    exact: OnceLock<dense::Forward>,
 }
 
 impl<E: Element> Expected<E> {
-    /// The reference's forward of a case, after a second opinion on it.
+    /// The reference's forward of a case.
     pub fn of(case: &Case) -> Self {
         let problem = case.spec.problem(E::TYPE);
         let inputs = case.rounded::<E>();
         let forward = reference::forward(&problem, &inputs.map(Tensor::view));
-        let exact = dense::forward::<f64, E>(&problem, &inputs, Weights::Unrounded);
-        let naive = |weights| match E::TYPE {
-            ElementType::F64 => exact.clone(),
-            _ => dense::forward::<f32, E>(&problem, &inputs, weights),
-        };
-        second_opinion("out", &forward.out, &exact.out);
-        second_opinion("lse", &forward.lse, &exact.lse);
-        let unrounded = naive(Weights::Unrounded);
-        let tolerances =
-            [tolerance::<E>(&exact.out, &unrounded.out), tolerance::<f32>(&exact.lse, &unrounded.lse)];
-        let rounded_tolerance = tolerance::<E>(&exact.out, &naive(Weights::InElementType).out);
         let d_lse = case.d_lse.as_ref().map(Tensor::cast);
-        Expected { problem, inputs, forward, tolerances, rounded_tolerance, d_out: case.d_out.cast(), d_lse }
+        Expected { problem, inputs, forward, d_out: case.d_out.cast(), d_lse, exact: OnceLock::new() }
     }
 
-    /// Allowed errors of output and log-sum-exp, each relative to the largest entry (or 1, if that is less).
+    /// The naive forward in f64, a second opinion on the reference.
+    fn exact(&self) -> &dense::Forward {
+        self.exact.get_or_init(|| {
+            let exact = dense::forward::<f64, E>(&self.problem, &self.inputs, Weights::Unrounded);
+            second_opinion("out", &self.forward.out, &exact.out);
+            second_opinion("lse", &self.forward.lse, &exact.lse);
+            exact
+        })
+    }
+
+    /// Allowed errors of an output made of such weights and of a log-sum-exp.
+    pub fn tolerances(&self, weights: Weights) -> [f64; 2] {
+        let exact = self.exact();
+        let of = |naive: &dense::Forward| {
+            [tolerance::<E>(&exact.out, &naive.out), tolerance::<f32>(&exact.lse, &naive.lse)]
+        };
+        match E::TYPE {
+            ElementType::F64 => of(exact),
+            _ => of(&dense::forward::<f32, E>(&self.problem, &self.inputs, weights)),
+        }
+    }
+
+    /// Allowed errors where weights are not rounded, each relative to the largest entry (or 1, if that is less).
     pub fn relative_tolerances(&self) -> [f64; 2] {
         let finite = |t: &Tensor<f64>| {
             t.as_slice().iter().filter(|x| x.is_finite()).fold(1.0, |m: f64, x| m.max(x.abs()))
         };
-        let scales = [finite(&self.forward.out), finite(&self.forward.lse)];
-        [self.tolerances[0] / scales[0], self.tolerances[1] / scales[1]]
-    }
-
-    /// Allowed error of an output made of such weights.
-    pub fn tolerance(&self, weights: Weights) -> f64 {
-        match weights {
-            Weights::Unrounded => self.tolerances[0],
-            Weights::InElementType => self.rounded_tolerance,
-        }
+        let [out, lse] = self.tolerances(Weights::Unrounded);
+        [out / finite(&self.forward.out), lse / finite(&self.forward.lse)]
     }
 
     /// What the reference gives.
@@ -103,33 +187,42 @@ impl<E: Element> Expected<E> {
         &self.forward
     }
 
-    /// The forward of a subject.
-    pub fn check_forward<S: Subject>(&self, subject: &S, at: Arrangements) {
-        let name = |what: &str| format!("{} {} {what} {at:?} of {:?}", subject.name(), E::TYPE, self.problem);
+    /// The forward of a subject, with and without the log-sum-exp.
+    ///
+    /// # Errors
+    /// When the subject does not take the problem.
+    pub fn check_forward<S: Subject>(&self, subject: &S, at: Arrangements) -> Result<(), Unsupported> {
+        let problem = &self.problem;
+        let name = |what: &str| format!("{} {} {what} {at:?} of {problem:?}", subject.name(), E::TYPE);
         let inputs = place(&self.inputs, at.inputs);
-        let mut out = Placed::<E>::poisoned(&self.problem.out_shape(), at.out, true);
-        let mut lse = Placed::<f32>::poisoned(&self.problem.lse_shape(), at.out, false);
         let views = inputs.map(Placed::view);
-        subject.forward(&self.problem, &views, Output { out: out.view_mut(), lse: Some(lse.view_mut()) });
-        let mut rows = vec![*views.query.layout(), *views.key.layout(), *views.value.layout(), out.layout()];
-        rows.extend(views.additional.iter().flatten().map(|view| *view.layout()));
-        let tolerance = self.tolerance(subject.weights::<E>(&self.problem, &rows));
-        let found = out.written(&name("out"));
-        assert_close(&name("out"), &found, &self.forward.out, tolerance);
-        assert_close(&name("lse"), &lse.written(&name("lse")), &self.forward.lse, self.tolerances[1]);
-        let mut alone = Placed::<E>::poisoned(&self.problem.out_shape(), at.out, true);
-        subject.forward(&self.problem, &views, Output { out: alone.view_mut(), lse: None });
-        let alone = alone.written(&name("out without lse"));
-        assert_close(&name("out without lse"), &alone, &self.forward.out, tolerance);
+        let mut out = Placed::<E>::poisoned(&problem.out_shape(), at.out, true);
+        let mut lse = Placed::<f32>::poisoned(&problem.lse_shape(), at.out, false);
+        let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
+        let weights = subject.forward(problem, &views, output)?;
+        let tolerances = self.tolerances(weights);
+        assert_close(&name("out"), &out.written(&name("out")), &self.forward.out, tolerances[0]);
+        assert_close(&name("lse"), &lse.written(&name("lse")), &self.forward.lse, tolerances[1]);
+        let mut alone = Placed::<E>::poisoned(&problem.out_shape(), at.out, true);
+        let output = Output { out: alone.view_mut(), lse: None };
+        let own = subject.forward(problem, &views, output)?;
+        let tolerance = if own == weights { tolerances[0] } else { self.tolerances(own)[0] };
+        let what = name("out without lse");
+        assert_close(&what, &alone.written(&what), &self.forward.out, tolerance);
+        Ok(())
     }
 
     /// The backward of a subject, from the reference's forward, with and without a gradient of the log-sum-exp.
-    pub fn check_backward<S: Subject>(&self, subject: &S, at: Arrangements) {
+    ///
+    /// # Errors
+    /// When the subject does not take the problem.
+    pub fn check_backward<S: Subject>(&self, subject: &S, at: Arrangements) -> Result<(), Unsupported> {
         let (out, lse): (Tensor<E>, Tensor<f32>) = (self.forward.out.cast(), self.forward.lse.cast());
         for d_lse in [None, self.d_lse.as_ref()] {
             let saved = Saved { out: &out, lse: &lse, d_out: &self.d_out, d_lse };
-            self.check_gradients(subject, &saved, at);
+            self.check_gradients(subject, &saved, at)?;
         }
+        Ok(())
     }
 
     fn check_gradients<S: Subject>(
@@ -137,24 +230,33 @@ impl<E: Element> Expected<E> {
         subject: &S,
         saved: &Saved<&Tensor<E>, &Tensor<f32>>,
         at: Arrangements,
-    ) {
+    ) -> Result<(), Unsupported> {
         let problem = &self.problem;
-        let exact = dense::backward::<f64, E>(problem, &self.inputs, saved);
-        let naive = if E::TYPE == ElementType::F64 {
-            exact.clone()
-        } else {
-            dense::backward::<f32, E>(problem, &self.inputs, saved)
-        };
+        let found = placed_gradients(subject, problem, &self.inputs, saved, at)?;
+        let (exact, naive) = naive_gradients(problem, &self.inputs, saved);
         let wanted = reference_gradients(problem, &self.inputs, saved);
-        let found = placed_gradients(subject, problem, &self.inputs, saved, at);
         let all = found.roles().zip(wanted.roles()).zip(exact.roles().zip(naive.roles()));
         for (((role, found), (_, wanted)), ((_, exact), (_, naive))) in all {
             second_opinion(&format!("gradient of {role}"), wanted, exact);
-            let tolerance = tolerance::<E>(exact, naive);
             let what = format!("{} {} gradient of {role}, {at:?} of {problem:?}", subject.name(), E::TYPE);
-            assert_close(&what, found, wanted, tolerance);
+            assert_close(&what, found, wanted, tolerance::<E>(exact, naive));
         }
+        Ok(())
     }
+}
+
+/// The gradients in f64 and in the arithmetic of `E`, naively.
+pub fn naive_gradients<E: Element>(
+    problem: &Problem,
+    inputs: &Inputs<Tensor<E>>,
+    saved: &Saved<&Tensor<E>, &Tensor<f32>>,
+) -> (Inputs<Summed>, Inputs<Summed>) {
+    let exact = dense::backward::<f64, E>(problem, inputs, saved);
+    let naive = match E::TYPE {
+        ElementType::F64 => exact.clone(),
+        _ => dense::backward::<f32, E>(problem, inputs, saved),
+    };
+    (exact, naive)
 }
 
 /// The reference and the naive implementation in f64 must agree to what f64 sums can.
@@ -166,7 +268,7 @@ fn second_opinion(what: &str, reference: &Tensor<f64>, naive: &Summed) {
     assert_close(&format!("reference, {what}"), reference, &naive.value, tolerance);
 }
 
-fn place<E: Element>(inputs: &Inputs<Tensor<E>>, at: [Arrangement; 4]) -> Inputs<Placed<E>> {
+fn place<E: Element>(inputs: &Inputs<Tensor<E>>, at: [Place; 4]) -> Inputs<Placed<E>> {
     let pair = inputs.additional.as_ref().map(|pair| pair.each_ref().map(|t| Placed::of(t, at[3])));
     Inputs {
         query: Placed::of(&inputs.query, at[0]),
@@ -176,7 +278,8 @@ fn place<E: Element>(inputs: &Inputs<Tensor<E>>, at: [Arrangement; 4]) -> Inputs
     }
 }
 
-fn reference_gradients<E: Element>(
+/// The gradients of the reference.
+pub fn reference_gradients<E: Element>(
     problem: &Problem,
     inputs: &Inputs<Tensor<E>>,
     saved: &Saved<&Tensor<E>, &Tensor<f32>>,
@@ -198,7 +301,7 @@ fn placed_gradients<S: Subject, E: Element>(
     inputs: &Inputs<Tensor<E>>,
     saved: &Saved<&Tensor<E>, &Tensor<f32>>,
     at: Arrangements,
-) -> Inputs<Tensor<E>> {
+) -> Result<Inputs<Tensor<E>>, Unsupported> {
     let placed = place(inputs, at.inputs);
     let (out, d_out) = (Placed::of(saved.out, at.out), Placed::of(saved.d_out, at.inputs[1]));
     let lse = Placed::of_scalars(saved.lse, at.out);
@@ -216,6 +319,7 @@ fn placed_gradients<S: Subject, E: Element>(
         value: grads.value.view_mut(),
         additional: grads.additional.as_mut().map(|pair| pair.each_mut().map(Placed::view_mut)),
     };
-    subject.backward(problem, &placed.map(Placed::view), &saved, views);
-    grads.map(|grad| grad.written(&format!("{} gradient {at:?} of {problem:?}", subject.name())))
+    subject.backward(problem, &placed.map(Placed::view), &saved, views)?;
+    let what = format!("{} gradient {at:?} of {problem:?}", subject.name());
+    Ok(grads.map(|grad| grad.written(&what)))
 }

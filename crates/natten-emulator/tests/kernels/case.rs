@@ -1,4 +1,5 @@
-//! One problem, run on the emulated device and on natten-core's reference, and compared.
+//! One problem, run on the emulated device and on natten-core's reference, and compared: for tests that break kernels or
+//! count what they do. What kernels must do is in natten-tests.
 
 use natten_core::{
     Backend, BackwardCall, Element, ForwardCall, Gradients, Inputs, Layout, Output, Params, Problem, Saved,
@@ -6,6 +7,7 @@ use natten_core::{
 };
 use natten_cuda::{Cuda, CudaTensor, CudaView};
 use natten_emulator::Emulated;
+use natten_tests::compare::{each_within, each_within_at};
 
 /// What a test varies. Token axes are `[X, Y, Z]`, leading ones 1 for lower ranks.
 #[derive(Clone, Debug)]
@@ -229,13 +231,7 @@ pub fn backward<E: Element>(
     })
 }
 
-/// Runs forward and backward and compares with the reference; the error says what differs.
-pub fn verify<E: Element>(cuda: &Cuda<Emulated>, case: &Case) -> Result<(), String> {
-    verify_forward::<E>(cuda, case)?;
-    verify_backward::<E>(cuda, case)
-}
-
-/// The forward half of [`verify`].
+/// Runs the forward and compares with the reference; the error says what differs.
 pub fn verify_forward<E: Element>(cuda: &Cuda<Emulated>, case: &Case) -> Result<(), String> {
     let operands = Operands::<E>::draw(case);
     let problem = operands.problem(&case.params);
@@ -245,7 +241,7 @@ pub fn verify_forward<E: Element>(cuda: &Cuda<Emulated>, case: &Case) -> Result<
     compare("lse", &lse, &expected.lse)
 }
 
-/// The backward half of [`verify`].
+/// The same for the backward, from the reference's forward.
 pub fn verify_backward<E: Element>(cuda: &Cuda<Emulated>, case: &Case) -> Result<(), String> {
     let operands = Operands::<E>::draw(case);
     let problem = operands.problem(&case.params);
@@ -284,17 +280,7 @@ pub fn compare<E: Element>(what: &str, found: &Tensor<E>, expected: &Tensor<f64>
         "f16" => 2f64.powi(-11),
         _ => 2f64.powi(-22),
     };
-    if found.shape() != expected.shape() {
-        return Err(format!("{what}: shape {:?}, expected {:?}", found.shape(), expected.shape()));
-    }
-    for (i, (found, &expected)) in found.as_slice().iter().zip(expected.as_slice()).enumerate() {
-        let found = found.to_f64();
-        let close = (found - expected).abs() <= rounding * expected.abs() + 4e-6 * largest.max(1.0);
-        if !(close || found == expected || found.is_nan() && expected.is_nan()) {
-            return Err(format!("{what}[{i}] = {found}, expected {expected} (largest {largest})"));
-        }
-    }
-    Ok(())
+    each_within(what, found, expected, |exact| rounding * exact.abs() + 4e-6 * largest.max(1.0))
 }
 
 /// An emulated GPU older than the tensor-core kernels, as a backend: what is asked of it runs on CUDA cores.
@@ -305,4 +291,33 @@ pub fn emulated() -> Cuda<Emulated> {
 /// Shape and strides, for tests that build views of raw memory.
 pub fn strided(shape: &[usize], strides: &[isize]) -> Layout {
     Layout::strided(shape, strides).expect("a valid layout")
+}
+
+/// Weights are rounded to the element type before they meet the values, and the result once more: so each error stays
+/// within one rounding of the sum of |weight * value|, and one of the result. f32 adds its own floor.
+pub fn close<E: Element>(
+    problem: &Problem,
+    inputs: &Inputs<TensorView<'_, E>>,
+    out: &Tensor<E>,
+    lse: &Tensor<f32>,
+) -> Result<(), String> {
+    let expected = reference::forward(problem, inputs);
+    let magnitude = |view: &TensorView<'_, E>| {
+        let dense = view.to_tensor();
+        let values = dense.as_slice();
+        Tensor::<E>::from_fn(dense.shape(), |i| E::from_f64(values[i].to_f64().abs()))
+            .expect("the same shape")
+    };
+    let value = magnitude(&inputs.value);
+    let list = inputs.additional.as_ref().map(|[_, values]| magnitude(values));
+    let mut positive = *inputs;
+    positive.value = value.view();
+    positive.additional =
+        inputs.additional.as_ref().zip(list.as_ref()).map(|([keys, _], values)| [*keys, values.view()]);
+    let bound = reference::forward(problem, &positive).out;
+
+    let unit = if E::TYPE.name() == "bf16" { 2f64.powi(-8) } else { 2f64.powi(-11) };
+    let bounds = bound.as_slice();
+    each_within_at("out", out, &expected.out, |i, exact| unit * 1.01 * (bounds[i] + exact.abs()) + 2e-5)?;
+    each_within("lse", lse, &expected.lse, |exact| 2e-5 * exact.abs().max(1.0))
 }

@@ -2,14 +2,12 @@
 
 mod case;
 mod counters;
+mod device;
+mod hopper_calls;
 mod mutations;
-mod semantics;
-mod shapes;
 mod sm90;
-mod sm90_layouts;
 mod sm90_mutations;
-mod subject;
 mod suites;
 mod tile_costs;
 mod tile_mutations;
-mod tiles;
+mod tile_plans;

@@ -1,117 +1,142 @@
-//! The suites that every backend must pass, on the emulated device: lists of problems, arrangements in memory, and
-//! the arrays that NATTEN and a dense f64 autograd made.
+//! The suites that every backend must pass, on emulated devices: at what natten-cuda chooses there, and each kernel by name.
 
-use natten::{Element, Saved, Tensor, bf16, f16};
-use natten_tests::compare::largest;
-use natten_tests::golden::{files, read};
-use natten_tests::suites::list;
-use natten_tests::suites::oracle::{Arrangements, Expected};
-use natten_tests::{Arrangement, Rng, Spec, Subject, assert_close};
+use std::collections::BTreeMap;
 
-use crate::subject::OnEmulator;
+use natten_cuda::ComputeCapability;
+use natten_emulator::{Completion, Emulated, Options};
+use natten_tests::kernels::{self, Operation, Shipped, shipped};
+use natten_tests::suites::{Scope, all, hold};
+use natten_tests::{OnDevice, Subject, Watched, mount};
 
-fn check<E: Element>(specs: &[Spec], seed: u64) {
-    let subject = OnEmulator::new();
-    for (i, spec) in specs.iter().enumerate() {
-        let expected = Expected::<E>::of(&spec.draw(seed + i as u64));
-        expected.check_forward(&subject, Arrangements::all(Arrangement::Contiguous));
-        expected.check_backward(&subject, Arrangements::all(Arrangement::Contiguous));
+type Device = Watched<Emulated>;
+
+mount! {
+    simt: devices(5, 0), Scope::cuda(false);
+    ampere: devices(8, 0), Scope::cuda(true);
+    hopper: devices(9, 0), Scope::cuda(true);
+}
+
+/// Devices that differ in when asynchronous work completes, in the order of warps, and in how many multiprocessors share
+/// the work: checks take turns on them.
+fn devices(major: u32, minor: u32) -> Vec<OnDevice<Device>> {
+    let states = [(Completion::Latest, 1), (Completion::Earliest, 3), (Completion::Random, 2)];
+    let device = |(completion, multiprocessors): (Completion, u32)| {
+        let device = Emulated::new(major, minor);
+        let seed = u64::from(multiprocessors);
+        device.set_options(Options { seed, completion, ..Options::default() });
+        let name = format!("emulated {major}.{minor} ({completion:?}, {multiprocessors} multiprocessors)");
+        OnDevice::guarded(&name, Watched::new(device).of_multiprocessors(multiprocessors))
+    };
+    states.map(device).into_iter().collect()
+}
+
+/// Which kernels a test is about.
+type Pick = fn(&Shipped) -> bool;
+
+/// Every kernel is in one of these.
+const GROUPS: &[(&str, Pick)] = &[
+    ("forward, CUDA cores", |k| k.operation == Operation::Forward && !k.on_tensor_cores),
+    ("forward, Ampere, up to 64", |k| is_on(k, 8) && k.head_dim <= 64),
+    ("forward, Ampere, longer rows", |k| is_on(k, 8) && k.head_dim > 64),
+    ("forward, Hopper, up to 64", |k| is_on(k, 9) && k.head_dim <= 64),
+    ("forward, Hopper, longer rows", |k| is_on(k, 9) && k.head_dim > 64),
+    ("backward of queries", |k| k.operation == Operation::BackwardQuery),
+    ("backward of keys", |k| k.operation == Operation::BackwardKey),
+    ("rows", |k| matches!(k.operation, Operation::Delta | Operation::SumPartials | Operation::Merge)),
+];
+
+fn is_on(kernel: &Shipped, major: u32) -> bool {
+    kernel.operation == Operation::Forward && kernel.on_tensor_cores && kernel.capability.major == major
+}
+
+/// What a kernel went through.
+struct Trial {
+    passed: usize,
+    unsupported: usize,
+    launches: u64,
+}
+
+/// Every suite on one kernel, on problems whose rows are its own.
+fn try_kernel(kernel: &Shipped, number: usize) -> Trial {
+    let ComputeCapability { major, minor } = kernel.capability;
+    let subjects: Vec<_> =
+        devices(major, minor).into_iter().map(|device| device.asking_for(kernel)).collect();
+    let mut trial = Trial { passed: 0, unsupported: 0, launches: 0 };
+    for suite in all::<OnDevice<Device>>(&Scope::kernel(kernel, number)) {
+        let tally = hold(&suite, &subjects);
+        tally.expect_no_failure();
+        for (check, reasons) in &tally.unsupported {
+            assert!(kernels::is_against(reasons, kernel), "{check}: nothing of {}:\n{reasons}", kernel.entry);
+        }
+        trial.passed += tally.passed;
+        trial.unsupported += tally.unsupported.len();
     }
+    for subject in &subjects {
+        trial.launches += subject.device().take_launches().get(kernel.entry).map_or(0, |(count, _)| *count);
+    }
+    trial
 }
 
-#[test]
-fn windows() {
-    check::<f32>(&list::windows(), 1000);
-}
-
-#[test]
-fn shapes() {
-    check::<f32>(&list::shapes(), 2000);
-}
-
-#[test]
-fn attention() {
-    check::<f32>(&list::attention(), 3000);
-}
-
-#[test]
-fn half_precision() {
-    let all = [list::windows(), list::shapes(), list::attention(), list::random(5, 30)].concat();
-    let every = |first: usize| -> Vec<Spec> { all.iter().skip(first).step_by(3).cloned().collect() };
-    check::<f16>(&every(0), 5000);
-    check::<bf16>(&every(1), 6000);
-}
-
-#[test]
-fn empty_batch() {
-    check::<f32>(&list::empty(), 9000);
-}
-
-/// Only forward: a backward would magnify the rounding of the stored log-sum-exp.
-#[test]
-fn huge_scale() {
-    let subject = OnEmulator::new();
-    for (i, scale) in [1e4, -1e4, 1e20, -1e30].into_iter().enumerate() {
-        for spec in [Spec::na(&[21], &[6]), Spec::na(&[5, 6], &[3, 4]).causal(&[true, false]).heads(2, 1)] {
-            let case = spec.dims(16, 16).scale(scale).draw(9500 + i as u64);
-            Expected::<f32>::of(&case).check_forward(&subject, Arrangements::all(Arrangement::Contiguous));
+fn try_group(name: &str) {
+    let (_, pick) = GROUPS.iter().find(|(group, _)| *group == name).expect("a group");
+    let mut missed = Vec::new();
+    println!("{:<44} passed  unsupported  launches", "kernel");
+    for (number, kernel) in shipped().iter().enumerate().filter(|(_, kernel)| pick(kernel)) {
+        let Trial { passed, unsupported, launches } = try_kernel(kernel, number);
+        println!("{:<44} {passed:>6}  {unsupported:>11}  {launches:>8}", kernel.entry);
+        if passed == 0 || launches == 0 {
+            missed.push(kernel.entry);
         }
     }
+    assert!(missed.is_empty(), "no suite loaded {missed:?}");
 }
 
-/// Views at any strides and offsets, each arrangement for everything and then mixed.
-#[test]
-fn arrangements() {
-    let subject = OnEmulator::new();
-    let mut rng = Rng::new(8);
-    let specs = [
-        Spec::na(&[9], &[4]).heads(4, 2).dims(8, 5).batch(2).additional(3),
-        Spec::na(&[4, 5], &[3, 2]).heads(2, 1).dims(40, 40).batch(2).causal(&[true, false]),
-        Spec::na(&[3, 4, 5], &[2, 3, 3]).heads(2, 2).dims(16, 24).batch(2).additional(2),
-        Spec::packed(&[3, 0, 6], &[5, 2, 4], false).heads(2, 1).dims(12, 12),
-    ];
-    for (i, spec) in specs.iter().enumerate() {
-        let case = spec.draw(8000 + i as u64);
-        let (single, half) = (Expected::<f32>::of(&case), Expected::<bf16>::of(&case));
-        let mixed = |rng: &mut Rng| {
-            let mut pick = || rng.pick(&Arrangement::ALL);
-            Arrangements { inputs: [pick(), pick(), pick(), pick()], out: pick(), gradients: pick() }
-        };
-        let each = Arrangement::ALL.into_iter().map(Arrangements::all);
-        for at in each.chain((0..3).map(|_| mixed(&mut rng))).collect::<Vec<_>>() {
-            single.check_forward(&subject, at);
-            single.check_backward(&subject, at);
-            half.check_forward(&subject, at);
-            half.check_backward(&subject, at);
-        }
-    }
+macro_rules! by_name {
+    ($($test:ident: $group:literal;)*) => {
+        mod by_name {$(
+            #[test]
+            fn $test() {
+                super::try_group($group);
+            }
+        )*}
+
+        /// The groups that have a test.
+        const TRIED: &[&str] = &[$($group),*];
+    };
 }
 
-#[test]
-fn golden() {
-    let subject = OnEmulator::new();
-    let files = files();
-    assert_eq!(files.len(), 50, "golden files");
-    for path in &files {
-        let golden = read(path);
-        let what = |tensor: &str| format!("{} {tensor}", golden.file);
-        let problem = golden.case.spec.problem(natten::ElementType::F32);
-        let inputs = golden.case.rounded::<f32>();
-        let (out, lse) = subject.attend(&problem, &inputs);
-        assert_close(&what("out"), &out, &golden.out, 2e-5);
-        assert_close(&what("lse"), &lse, &golden.lse, 2e-5);
+by_name! {
+    forward_simt: "forward, CUDA cores";
+    forward_sm80_short: "forward, Ampere, up to 64";
+    forward_sm80_long: "forward, Ampere, longer rows";
+    forward_sm90_short: "forward, Hopper, up to 64";
+    forward_sm90_long: "forward, Hopper, longer rows";
+    backward_query: "backward of queries";
+    backward_key: "backward of keys";
+    rows: "rows";
+}
 
-        let d_out: Tensor<f32> = golden.case.d_out.cast();
-        let d_lse: Option<Tensor<f32>> = golden.case.d_lse.as_ref().map(Tensor::cast);
-        let saved = Saved { out: &out, lse: &lse, d_out: &d_out, d_lse: d_lse.as_ref() };
-        let found = subject.differentiate(&problem, &inputs, &saved);
-        let [d_q, d_k, d_v] = &golden.gradients;
-        let mut pairs = vec![(&found.query, d_q), (&found.key, d_k), (&found.value, d_v)];
-        if let (Some(found), Some(expected)) = (&found.additional, &golden.additional_gradients) {
-            pairs.extend(found.iter().zip(expected));
-        }
-        for (found, expected) in pairs {
-            assert_close(&what("a gradient"), found, expected, 1e-4 * largest(expected).max(1.0));
-        }
+/// A kernel that ships is in exactly one group, and every group is tried: what a group's test does not load fails there.
+#[test]
+fn every_kernel_is_tried_by_name() {
+    let mut groups: BTreeMap<&str, usize> = BTreeMap::new();
+    for kernel in shipped() {
+        let of: Vec<&str> = GROUPS.iter().filter(|(_, pick)| pick(kernel)).map(|(name, _)| *name).collect();
+        assert_eq!(of.len(), 1, "{}: {of:?}", kernel.entry);
+        *groups.entry(of[0]).or_default() += 1;
     }
+    assert_eq!(groups.len(), GROUPS.len(), "empty groups: {groups:?}");
+    assert!(GROUPS.iter().all(|(name, _)| TRIED.contains(name)));
+    assert_eq!(groups.values().sum::<usize>(), shipped().len());
+}
+
+/// A view that begins at an aligned place does so on the device.
+#[test]
+fn aligned_problems_reach_aligned_kernels() {
+    let subject = &devices(9, 0)[0];
+    let case = natten_tests::Spec::na(&[12], &[5]).dims(64, 64).draw(1);
+    let inputs = case.rounded::<f32>();
+    subject.attend(&case.spec.problem(natten::ElementType::F32), &inputs).expect("taken");
+    let ran: Vec<_> = subject.device().take_launches().into_keys().collect();
+    assert_eq!(ran, ["natten_forward_simt_f32_d64"]);
 }

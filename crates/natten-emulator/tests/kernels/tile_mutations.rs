@@ -7,8 +7,7 @@ use natten_cuda::registry::{Kernel, kernels};
 use natten_cuda::{Request, bytes_read};
 use natten_emulator::Emulated;
 
-use crate::case::{Case, OnDevice, Operands, forward};
-use crate::tiles::close;
+use crate::case::{Case, OnDevice, Operands, close, forward};
 
 const ENTRY: &str = "natten_forward_sm80_f16_d32_q64_k64";
 

@@ -80,11 +80,7 @@ fn merge(kernel: &'static Kernel, query: &Query<'_>, rows: &MergeRows) -> Result
     Ok(Launch::new(query, kernel, ctas(&count, kernel), bytemuck::bytes_of(&params), &addresses))
 }
 
-fn merge_backward(
-    kernel: &'static Kernel,
-    query: &Query<'_>,
-    rows: &MergeRows,
-) -> Result<Launch, Refused> {
+fn merge_backward(kernel: &'static Kernel, query: &Query<'_>, rows: &MergeRows) -> Result<Launch, Refused> {
     let count = RowCount::new(rows.batch, rows.tokens, rows.heads, rows.head_dim)?;
     let mut params = MergeBackwardParams {
         d_out_strides: query.views.strides(Slot::D_OUT),

@@ -39,7 +39,9 @@ impl Family for Simt {
         match query.pass {
             Pass::Forward(problem) => forward::lay_out(bid, query, problem),
             Pass::Backward(problem) => backward::lay_out(bid, query, problem),
-            Pass::Merge(_) | Pass::MergeBackward(_) => Ok(Offer { bid: *bid, launches: Vec::new(), workspace_bytes: 0 }),
+            Pass::Merge(_) | Pass::MergeBackward(_) => {
+                Ok(Offer { bid: *bid, launches: Vec::new(), workspace_bytes: 0 })
+            }
         }
     }
 

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use natten_cuda::device::{
+use natten::cuda::device::{
     FunctionCache, LaunchConfig, PreparedLaunch, Properties, TensorMap, TensorMapSpec,
 };
-use natten_cuda::{ComputeCapability, Device, DeviceError};
+use natten::cuda::{ComputeCapability, Device, DeviceError};
 
 /// A kernel that knows its name.
 pub struct Named<F> {
@@ -53,6 +53,17 @@ impl<D: Device> Watched<D> {
         let mut watched = Self::new(inner);
         watched.properties.compute_capability = compute_capability;
         watched
+    }
+
+    /// The device, passing for one of so many multiprocessors: kernels that stay take their work in as many blocks.
+    pub fn of_multiprocessors(mut self, multiprocessors: u32) -> Self {
+        self.properties.multiprocessors = multiprocessors;
+        self
+    }
+
+    /// The device behind.
+    pub fn inner(&self) -> &D {
+        &self.inner
     }
 
     /// Notes launches from now on without launching (or launches again): what would run, and what planning alone costs.

@@ -1,0 +1,156 @@
+//! What problems do not show: repetition in any order of warps, grids and addresses beyond 32 bits, windows that agree, and
+//! what is refused.
+
+use natten_core::{Backend, ForwardCall, Inputs, Output, Params, Problem, Tensor, reference};
+use natten_cuda::CudaError;
+use natten_cuda::device::{Device, LaunchConfig, PreparedLaunch};
+use natten_cuda::params::{Axis, WindowDumpParams};
+use natten_cuda::registry::{Operation, kernels};
+use natten_emulator::{Emulated, Options};
+
+use crate::case::{Case, Numbers, OnDevice, Operands, backward, compare, emulated, forward, strided};
+
+/// The same call gives the same bits, whatever the order of warps.
+#[test]
+fn results_repeat() {
+    let mut case = Case::new([2, 5, 9], Params::new([1, 3, 5])).dims(64, 64).heads(4, 2);
+    case.additional = 70;
+    let operands = Operands::<f32>::draw(&case);
+    let problem = operands.problem(&case.params);
+    let mut runs = Vec::new();
+    for seed in [0, 99] {
+        let cuda = emulated();
+        cuda.device().set_options(Options { seed, ..Options::default() });
+        let device = OnDevice::upload(&cuda, &operands);
+        let (out, lse) = forward(&cuda, &problem, &device).unwrap();
+        let gradients = backward(&cuda, &problem, &operands, &device, (&out, &lse, true)).unwrap();
+        let [keys, values] = gradients.additional.unwrap();
+        runs.push(
+            [out, lse, gradients.query, gradients.key, gradients.value, keys, values].map(Tensor::into_vec),
+        );
+    }
+    assert!(runs[0] == runs[1]);
+}
+
+/// The kernels' window formula is natten-core's, on every small axis.
+#[test]
+fn windows_agree() {
+    let cuda = emulated();
+    let kernel = kernels().find(|kernel| kernel.operation == Operation::WindowDump).unwrap();
+    let device = cuda.device();
+    let function = device.load(&kernel.ptx(), kernel.entry, 0).unwrap();
+    for extent in 1..=14usize {
+        for (dilation, kernel_size) in (1..=extent).flat_map(|d| (1..=extent / d).map(move |w| (d, w))) {
+            for (stride, is_causal) in (1..=kernel_size).flat_map(|s| [(s, false), (s, true)]) {
+                let axis = natten_core::window::Axis {
+                    query_extent: extent,
+                    key_extent: extent,
+                    kernel_size,
+                    stride,
+                    dilation,
+                    is_causal,
+                };
+                let memory = device.allocate(16 * extent).unwrap();
+                let params = WindowDumpParams {
+                    ranges: Emulated::address(&memory),
+                    axis: Axis::new(&axis).unwrap(),
+                    extent: extent as i32,
+                    padding: 0,
+                };
+                let bytes = [bytemuck::bytes_of(&params)];
+                // SAFETY: the one parameter is the kernel's, and the memory holds four numbers a token.
+                let launch =
+                    unsafe { PreparedLaunch::new(&function, LaunchConfig::new([1, 1, 1], 32), &bytes) };
+                device.launch(&launch).unwrap();
+                let mut ranges = vec![0i32; 4 * extent];
+                device.read(&memory, bytemuck::cast_slice_mut(&mut ranges)).unwrap();
+                for (token, found) in ranges.chunks(4).enumerate() {
+                    let residue = axis.residue(token % dilation);
+                    let (sees, seen_by) =
+                        (residue.window(token / dilation), residue.inverse_window(token / dilation));
+                    let expected = [sees.start, sees.end, seen_by.start, seen_by.end].map(|x| x as i32);
+                    assert_eq!(found, expected, "{axis:?} token {token}");
+                }
+            }
+        }
+    }
+}
+
+/// More thread blocks than a grid has along y or z.
+#[test]
+fn many_blocks() {
+    let cuda = emulated();
+    cuda.device().set_options(Options { check_races: false, check_initialised: false, ..Options::default() });
+    let batch = 65_600;
+    let query = Tensor::<f32>::from_fn(&[batch, 1, 1, 1], |i| (i % 7) as f32).unwrap();
+    let params = Params::new([1]).to_dyn();
+    let inputs = Inputs::new(query.view(), query.view(), query.view()).map(|view| *view.layout());
+    let problem = Problem::new(&params, &inputs, natten_core::ElementType::F32).unwrap();
+    let on_device = cuda.upload(&query.view()).unwrap();
+    let mut out = cuda.allocate::<f32>(&problem.out_shape()).unwrap();
+    let inputs = Inputs::new(on_device.view(), on_device.view(), on_device.view());
+    cuda.forward(ForwardCall::new(&problem, inputs, Output { out: out.view_mut(), lse: None }).unwrap())
+        .unwrap();
+    assert_eq!(cuda.download(&out).unwrap().as_slice(), query.as_slice());
+}
+
+/// Rows further apart than 32 bits can count, in memory that is mostly not there.
+#[test]
+fn beyond_32_bits() {
+    let cuda = emulated();
+    let device = cuda.device();
+    let (tokens, heads, head_dim) = (3usize, 1usize, 8usize);
+    let step = 3usize << 30;
+    let layout = strided(&[1, tokens, heads, head_dim], &[0, step as isize, head_dim as isize, 1]);
+    let mut numbers = Numbers::new(11);
+    let bytes = (tokens * step * 4) as u64;
+    let bases: [u64; 4] = std::array::from_fn(|_| device.memory().alloc_sparse(bytes));
+    let host: [Tensor<f32>; 3] = std::array::from_fn(|_| numbers.tensor(&[1, tokens, heads, head_dim]));
+    for (base, tensor) in bases.iter().zip(&host) {
+        for (token, row) in tensor.as_slice().chunks(head_dim).enumerate() {
+            device.memory().write(base + (token * step * 4) as u64, bytemuck::cast_slice(row)).unwrap();
+        }
+    }
+    let params = Params::new([3]).to_dyn();
+    let layouts = Inputs::new(layout, layout, layout);
+    let problem = Problem::new(&params, &layouts, natten_core::ElementType::F32).unwrap();
+    // SAFETY: the four allocations above cover every row and live until the end.
+    let (inputs, out) = unsafe {
+        let [query, key, value] = [0, 1, 2].map(|i: usize| cuda.view_of_raw::<f32>(bases[i], layout));
+        (Inputs::new(query, key, value), cuda.view_mut_of_raw::<f32>(bases[3], layout))
+    };
+    cuda.forward(ForwardCall::new(&problem, inputs, Output { out, lse: None }).unwrap()).unwrap();
+    let expected = reference::forward(&problem, &Inputs::new(host[0].view(), host[1].view(), host[2].view()));
+    let mut found = Tensor::<f32>::zeros(&[1, tokens, heads, head_dim]).unwrap();
+    for (token, row) in found.as_mut_slice().chunks_mut(head_dim).enumerate() {
+        let address = bases[3] + (token * step * 4) as u64;
+        device.memory().read(address, bytemuck::cast_slice_mut(row)).unwrap();
+    }
+    compare("out", &found, &expected.out).unwrap();
+}
+
+/// Tensors of different devices do not mix, and a problem beyond every kernel says why.
+#[test]
+fn refusals() {
+    let (here, elsewhere) = (emulated(), emulated());
+    let tensor = Tensor::<f32>::zeros(&[1, 4, 1, 8]).unwrap();
+    let [mine, foreign] = [&here, &elsewhere].map(|cuda| cuda.upload(&tensor.view()).unwrap());
+    let layouts = Inputs::new(*mine.view().layout(), *mine.view().layout(), *mine.view().layout());
+    let problem = Problem::new(&Params::new([3]).to_dyn(), &layouts, natten_core::ElementType::F32).unwrap();
+    let mut out = here.allocate::<f32>(&problem.out_shape()).unwrap();
+    let inputs = Inputs::new(mine.view(), foreign.view(), mine.view());
+    let error = here
+        .forward(ForwardCall::new(&problem, inputs, Output { out: out.view_mut(), lse: None }).unwrap())
+        .unwrap_err();
+    assert!(matches!(error, CudaError::WrongDevice { .. }), "{error}");
+
+    let wide = Tensor::<f64>::zeros(&[1, 4, 1, 8]).unwrap();
+    let wide = here.upload(&wide.view()).unwrap();
+    let problem = Problem::new(&Params::new([3]).to_dyn(), &layouts, natten_core::ElementType::F64).unwrap();
+    let mut out = here.allocate::<f64>(&problem.out_shape()).unwrap();
+    let inputs = Inputs::new(wide.view(), wide.view(), wide.view());
+    let error = here
+        .forward(ForwardCall::new(&problem, inputs, Output { out: out.view_mut(), lse: None }).unwrap())
+        .unwrap_err();
+    assert!(error.to_string().contains("is for f32, the tensors are f64"), "{error}");
+}

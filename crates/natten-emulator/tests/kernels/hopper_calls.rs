@@ -1,0 +1,121 @@
+//! Calls on a Hopper device: what is chosen, compiled and launched.
+
+use natten_core::plan::TileCounts;
+use natten_core::{Backend, ForwardCall, Inputs, Layout, Output, Params, bf16, reference};
+use natten_cuda::registry::Operation;
+use natten_cuda::{Cuda, CudaTensor, CudaView, Device, LayoutSummary, Request};
+use natten_emulator::{Completion, Emulated, Options};
+
+use crate::case::{Case, OnDevice, Operands};
+use crate::sm90::compare;
+
+/// A Hopper GPU of one multiprocessor.
+fn hopper(seed: u64, completion: Completion) -> Cuda<Emulated> {
+    let device = Emulated::new(9, 0);
+    device.set_options(Options { seed, completion, ..Options::default() });
+    Cuda::new(device)
+}
+
+/// A tensor and a view of it with other strides, in elements, and another first element.
+fn view<'a>(
+    cuda: &Cuda<Emulated>,
+    tensor: &'a CudaTensor<bf16, Emulated>,
+    shape: &[usize],
+    strides: &[isize],
+    first: usize,
+) -> CudaView<'a, bf16> {
+    // SAFETY: the callers' views stay within their tensors, which outlive them.
+    #[allow(unsafe_code)]
+    unsafe {
+        cuda.view_of_raw(tensor.address() + first as u64 * 2, Layout::strided(shape, strides).unwrap())
+    }
+}
+
+/// A window large enough for this family to be chosen, its keys stored from the last to the first.
+#[test]
+fn reversed_axes_go_to_another_family() {
+    let case = Case::new([1, 1, 400], Params::new([1, 1, 300])).dims(128, 128).heads(1, 1);
+    let mut operands = Operands::<bf16>::draw(&case);
+    let problem = operands.problem(&case.params);
+    let cuda = hopper(1, Completion::Latest);
+    let kernel = cuda.kernel(&problem, Operation::Forward, LayoutSummary { is_aligned: true }).unwrap();
+    assert!(kernel.entry.starts_with("natten_forward_sm90_bf16_d128"), "{}", kernel.entry);
+
+    let query = cuda.upload(&operands.query.view()).unwrap();
+    let keys = cuda.upload(&operands.key.view()).unwrap();
+    let value = cuda.upload(&operands.value.view()).unwrap();
+    let reversed = view(&cuda, &keys, &[1, 1, 1, 400, 1, 128], &[0, 0, 0, -128, 0, 1], 399 * 128);
+    let inputs = Inputs::new(query.view(), reversed, value.view());
+    let mut out = cuda.allocate::<bf16>(&problem.out_shape()).unwrap();
+    let mut lse = cuda.allocate::<f32>(&problem.lse_shape()).unwrap();
+    cuda.device().take_counters();
+    cuda.forward(
+        ForwardCall::new(&problem, inputs, Output { out: out.view_mut(), lse: Some(lse.view_mut()) })
+            .unwrap(),
+    )
+    .unwrap();
+    let ran: Vec<&str> = cuda.device().take_counters().into_keys().collect();
+    assert!(ran.iter().all(|entry| !entry.contains("sm90")), "{ran:?}");
+    let rows: Vec<bf16> = operands.key.as_slice().rchunks(128).flatten().copied().collect();
+    operands.key.as_mut_slice().copy_from_slice(&rows);
+    let found = (cuda.download(&out).unwrap(), cuda.download(&lse).unwrap());
+    compare(&operands, &problem, &found).unwrap();
+
+    // Asked for by name, the family says why it cannot.
+    let asked = cuda.clone().with_request(Request { entry: Some(kernel.entry), tiling: None });
+    let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
+    let refused = asked.forward(ForwardCall::new(&problem, inputs, output).unwrap()).unwrap_err().to_string();
+    assert!(
+        refused.contains("cannot map a tensor: the copy engine takes no stride of -128 elements"),
+        "{refused}"
+    );
+}
+
+/// A call of the backend launches once for each length of residues, nothing else; nobody asks for the log-sum-exp.
+#[test]
+fn each_length_of_residues_is_a_launch_of_one_call() {
+    let case = Case::new([1, 11, 25], Params::new([1, 2, 2]).dilation([1, 4, 9])).dims(64, 64);
+    let operands = Operands::<bf16>::draw(&case);
+    let problem = operands.problem(&case.params);
+    let entry = "natten_forward_sm90_bf16_d64";
+    let cuda = hopper(1, Completion::Random).with_request(Request { entry: Some(entry), tiling: None });
+    let device = OnDevice::upload(&cuda, &operands);
+    let mut out = cuda.allocate::<bf16>(&problem.out_shape()).unwrap();
+    let output = Output { out: out.view_mut(), lse: None };
+    let decision = cuda.explain(&problem, &device.inputs(), &output).unwrap();
+    let planned = TileCounts::of(&problem, &decision.tiling.unwrap()).issued_over_useful();
+    assert!((decision.issued_over_useful - planned).abs() < 1e-9 * planned);
+    cuda.device().take_counters();
+    cuda.forward(ForwardCall::new(&problem, device.inputs(), output).unwrap()).unwrap();
+    let counters = cuda.device().take_counters();
+    assert_eq!(counters.keys().copied().collect::<Vec<_>>(), [entry]);
+    assert_eq!(counters[entry].ctas, 4);
+    let lse = reference::forward(&problem, &operands.inputs()).lse.cast::<f32>();
+    compare(&operands, &problem, &(cuda.download(&out).unwrap(), lse)).unwrap();
+}
+
+/// What warming up compiles is what a call runs: nothing is left to compile while a graph is captured.
+#[test]
+fn warming_up_compiles_the_kernel_that_runs() {
+    let large = Case::new([1, 1, 400], Params::new([1, 1, 300])).dims(128, 128).heads(1, 1);
+    let small = Case::new([1, 1, 64], Params::new([1, 1, 3])).dims(32, 32).heads(1, 1);
+    for case in [large, small] {
+        let cuda = hopper(1, Completion::Latest);
+        let operands = Operands::<bf16>::draw(&case);
+        let problem = operands.problem(&case.params);
+        let layout = LayoutSummary { is_aligned: true };
+        cuda.warm_up(&problem, layout, false).unwrap();
+        let kernel = cuda.kernel(&problem, Operation::Forward, layout).unwrap();
+        let loaded =
+            cuda.device().functions().get_or_load(kernel.entry, || panic!("{} is not loaded", kernel.entry));
+        assert!(loaded.is_ok());
+        let mut out = cuda.allocate::<bf16>(&problem.out_shape()).unwrap();
+        let device = OnDevice::upload(&cuda, &operands);
+        cuda.forward(
+            ForwardCall::new(&problem, device.inputs(), Output { out: out.view_mut(), lse: None }).unwrap(),
+        )
+        .unwrap();
+        let ran: Vec<&str> = cuda.device().take_counters().into_keys().collect();
+        assert_eq!(ran, [kernel.entry]);
+    }
+}

@@ -1,0 +1,138 @@
+//! What the suites ask of natten-cuda beyond the operator: which kernels ship, which of them a call runs, and that a call
+//! run a certain one. Nothing else here or in the tests looks inside.
+
+use std::sync::LazyLock;
+
+use natten::cuda::registry::{self, Facts, Operation as Registered, kernels};
+use natten::cuda::{ComputeCapability, Cuda, CudaError, CudaView, CudaViewMut, Device, Request};
+use natten::{Element, ElementType, Inputs, Output, Problem};
+
+use crate::subject::{Unsupported, Weights};
+
+/// What a kernel computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// Output and log-sum-exp.
+    Forward,
+    /// Gradient of the queries.
+    BackwardQuery,
+    /// Gradients of keys and values.
+    BackwardKey,
+    /// Row statistics that the backward reads.
+    Delta,
+    /// Sums of partial gradients.
+    SumPartials,
+    /// Merge of partial results.
+    Merge,
+    /// Gradient of that.
+    MergeBackward,
+}
+
+/// A kernel that ships.
+#[derive(Clone, Copy, Debug)]
+pub struct Shipped {
+    /// Its name.
+    pub entry: &'static str,
+    /// What it computes.
+    pub operation: Operation,
+    /// Of all tensors but statistics.
+    pub element_type: ElementType,
+    /// Its longest row, or 0 where any goes.
+    pub head_dim: usize,
+    /// The longest row of the next smaller kernel for the same work, 0 if there is none: longer ones are this kernel's.
+    pub shorter: usize,
+    /// Whether all rows must begin at multiples of 16 bytes.
+    pub needs_alignment: bool,
+    /// Whether it multiplies on tensor cores, and so rounds the softmax's weights to the element type.
+    pub on_tensor_cores: bool,
+    /// An architecture that runs it.
+    pub capability: ComputeCapability,
+}
+
+/// Every kernel of the operator; what dumps windows or measures a device is no part of it.
+pub fn shipped() -> &'static [Shipped] {
+    static SHIPPED: LazyLock<Vec<Shipped>> = LazyLock::new(collect);
+    &SHIPPED
+}
+
+fn collect() -> Vec<Shipped> {
+    let mut all: Vec<Shipped> = kernels().filter_map(of_registry).collect();
+    let family = |kernel: &Shipped| {
+        let Shipped { operation, element_type, needs_alignment, on_tensor_cores, capability, .. } = *kernel;
+        (operation, element_type, needs_alignment, on_tensor_cores, capability)
+    };
+    let others = all.clone();
+    for kernel in &mut all {
+        let shorter =
+            others.iter().filter(|other| family(other) == family(kernel)).map(|other| other.head_dim);
+        kernel.shorter = shorter.filter(|&head_dim| head_dim < kernel.head_dim).max().unwrap_or(0);
+    }
+    all
+}
+
+fn of_registry(kernel: &'static registry::Kernel) -> Option<Shipped> {
+    let operation = match kernel.operation {
+        Registered::Forward => Operation::Forward,
+        Registered::BackwardQuery => Operation::BackwardQuery,
+        Registered::BackwardKey => Operation::BackwardKey,
+        Registered::Delta => Operation::Delta,
+        Registered::SumPartials => Operation::SumPartials,
+        Registered::Merge => Operation::Merge,
+        Registered::MergeBackward => Operation::MergeBackward,
+        _ => return None,
+    };
+    Some(Shipped {
+        entry: kernel.entry,
+        operation,
+        element_type: kernel.element_type(),
+        head_dim: kernel.longest_row(),
+        shorter: 0,
+        needs_alignment: kernel.needs_alignment,
+        on_tensor_cores: kernel.tile().is_some(),
+        capability: kernel.min_capability(),
+    })
+}
+
+/// A backend whose forward passes run this kernel or are refused. Other operations have one choice each, which the rows
+/// decide.
+pub fn asking_for<D: Device>(cuda: Cuda<D>, kernel: &Shipped) -> Cuda<D> {
+    match kernel.operation {
+        Operation::Forward => cuda.with_request(Request { entry: Some(kernel.entry), tiling: None }),
+        _ => cuda,
+    }
+}
+
+/// How the forward of these views keeps its weights.
+pub fn weights<D: Device, E: Element>(
+    cuda: &Cuda<D>,
+    problem: &Problem,
+    inputs: &Inputs<CudaView<'_, E>>,
+    output: &Output<CudaViewMut<'_, E>, CudaViewMut<'_, f32>>,
+) -> Weights {
+    let is_on_tensor_cores =
+        |entry: &str| shipped().iter().any(|kernel| kernel.entry == entry && kernel.on_tensor_cores);
+    match cuda.explain(problem, inputs, output) {
+        Ok(decision) if is_on_tensor_cores(decision.kernel) => Weights::InElementType,
+        // A refusal is the call's own to give.
+        _ => Weights::Unrounded,
+    }
+}
+
+/// Whether the call went well, or is one that no kernel, or not the one asked for, can serve.
+///
+/// # Panics
+/// When the device fails.
+pub fn served(outcome: Result<(), CudaError>) -> Result<(), Unsupported> {
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(CudaError::Unsupported(rejections)) => Err(Unsupported(rejections.to_string())),
+        Err(error) => panic!("device: {error}"),
+    }
+}
+
+/// Whether a refusal gives a reason against this kernel: by its name, or by its family's where that holds for all of it.
+pub fn is_against(reasons: &str, kernel: &Shipped) -> bool {
+    let named = reasons.lines().filter_map(|line| line.split_whitespace().next());
+    let is_family = |name: &str| !shipped().iter().any(|other| other.entry == name);
+    named.into_iter().any(|name| name == kernel.entry || is_family(name) && kernel.entry.starts_with(name))
+}

@@ -1,0 +1,213 @@
+//! Which of the suites' problems a subject gets: element types, lengths of rows, passes, and how many.
+
+use std::path::{Path, PathBuf};
+
+use natten::ElementType;
+
+use crate::golden;
+use crate::kernels::{Operation, Shipped};
+use crate::place::{Arrangement, Place};
+use crate::spec::Spec;
+
+/// What a subject is tried on.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    /// Element types, and how many problems of a list each gets: one of so many, all with `NATTEN_FULL` set.
+    types: Vec<(ElementType, usize)>,
+    /// Where in a list the first of them stands.
+    first: usize,
+    /// The same of problems that span several tiles of a tensor-core kernel, where there is one.
+    tiles: Option<usize>,
+    /// For one kernel: its rows instead of the problem's own.
+    rows: Option<Rows>,
+    /// The folder of golden files.
+    pub golden: PathBuf,
+    /// Whether forward passes are tried.
+    pub forward: bool,
+    /// Whether backward passes are.
+    pub backward: bool,
+    /// Whether merges are.
+    pub merge: bool,
+}
+
+/// Rows that make a kernel the one for them.
+#[derive(Clone, Copy, Debug)]
+struct Rows {
+    longest: usize,
+    /// Rows up to this are for a smaller kernel.
+    shorter: usize,
+    is_aligned: bool,
+}
+
+/// A problem of a list as a subject gets it.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// Its number in the list.
+    pub index: usize,
+    /// Of all tensors.
+    pub element_type: ElementType,
+    /// The problem.
+    pub spec: Spec,
+    /// Where tensors lie, unless a check says otherwise.
+    pub place: Place,
+}
+
+/// Whether every problem is to be tried, at many times the cost.
+pub fn is_full() -> bool {
+    std::env::var_os("NATTEN_FULL").is_some_and(|value| value != "0")
+}
+
+impl Scope {
+    /// A backend that takes everything: single precision on every problem, the other types on some.
+    pub fn host() -> Self {
+        let types =
+            [(ElementType::F32, 1), (ElementType::F16, 3), (ElementType::Bf16, 3), (ElementType::F64, 7)];
+        Scope {
+            types: types.to_vec(),
+            first: 0,
+            tiles: None,
+            rows: None,
+            golden: golden::folder(),
+            forward: true,
+            backward: true,
+            merge: true,
+        }
+    }
+
+    /// The reference: everything in f64, the other types on some.
+    pub fn reference() -> Self {
+        let types =
+            [(ElementType::F64, 1), (ElementType::F32, 3), (ElementType::F16, 7), (ElementType::Bf16, 7)];
+        Scope { types: types.to_vec(), ..Self::host() }
+    }
+
+    /// A CUDA device, at what it chooses. With tensor cores it is tried on tiles, and on little of what others are held to.
+    pub fn cuda(has_tensor_cores: bool) -> Self {
+        let every = if has_tensor_cores { [13, 7, 7] } else { [2, 5, 5] };
+        let types = [ElementType::F32, ElementType::F16, ElementType::Bf16];
+        let tiles = has_tensor_cores.then_some(3);
+        Scope { types: types.into_iter().zip(every).collect(), tiles, ..Self::host() }
+    }
+
+    /// A CUDA device where nothing emulates it: every problem in every type.
+    pub fn gpu() -> Self {
+        let types = [ElementType::F32, ElementType::F16, ElementType::Bf16].map(|ty| (ty, 1));
+        Scope { types: types.to_vec(), tiles: Some(1), ..Self::host() }
+    }
+
+    /// What one kernel does, on rows that are its own: a few problems of each list, the next kernel's being others.
+    pub fn kernel(kernel: &Shipped, number: usize) -> Self {
+        let is_forward = kernel.operation == Operation::Forward;
+        let is_merge = kernel.operation == Operation::Merge;
+        let rows =
+            Rows { longest: kernel.head_dim, shorter: kernel.shorter, is_aligned: kernel.needs_alignment };
+        // Kernels on rows of any length are few, and some work only for additional keys.
+        let every = if kernel.head_dim == 0 { 13 } else { 31 };
+        Scope {
+            types: vec![(kernel.element_type, every)],
+            first: number,
+            tiles: kernel.on_tensor_cores.then_some(13),
+            rows: (kernel.head_dim > 0).then_some(rows),
+            forward: is_forward,
+            backward: !is_forward && !is_merge,
+            merge: is_merge,
+            ..Self::host()
+        }
+    }
+
+    /// The same with golden files from another folder than this crate's.
+    pub fn golden_in(self, folder: &Path) -> Self {
+        Scope { golden: folder.to_owned(), ..self }
+    }
+
+    /// Whether a single kernel is tried.
+    pub fn is_kernel(&self) -> bool {
+        self.types.len() == 1
+    }
+
+    /// Whether problems that span several tiles are among them.
+    pub fn has_tiles(&self) -> bool {
+        self.tiles.is_some()
+    }
+
+    /// All element types.
+    pub fn types(&self) -> impl Iterator<Item = ElementType> {
+        self.types.iter().map(|(element_type, _)| *element_type)
+    }
+
+    /// The problems of a list that are tried.
+    pub fn problems(&self, list: &[Spec]) -> Vec<Given> {
+        self.some_of(list, |every| every)
+    }
+
+    /// Those of a list of problems that span several tiles.
+    pub fn tiles(&self, list: &[Spec]) -> Vec<Given> {
+        self.tiles.map(|tiles| self.some_of(list, |_| tiles)).unwrap_or_default()
+    }
+
+    fn some_of(&self, list: &[Spec], every: impl Fn(usize) -> usize) -> Vec<Given> {
+        let full = is_full();
+        let of_type = |(nth, &(element_type, own)): (usize, &(ElementType, usize))| {
+            // A list shorter than the step still gives one.
+            let every = if full { 1 } else { every(own).min(list.len().max(1)) };
+            let first = (self.first + nth) % every;
+            let numbers = (0..list.len()).skip(first).step_by(every);
+            numbers.map(move |index| (index, element_type)).collect::<Vec<_>>()
+        };
+        let chosen = self.types.iter().enumerate().flat_map(of_type);
+        let given = |(nth, (index, element_type)): (usize, (usize, ElementType))| Given {
+            index,
+            element_type,
+            spec: self.fit(&list[index], nth),
+            place: self.place(Arrangement::Contiguous, nth),
+        };
+        chosen.enumerate().map(given).collect()
+    }
+
+    /// A problem in the rows of the kernel, full ones and others in turn.
+    pub fn fit(&self, spec: &Spec, nth: usize) -> Spec {
+        let Some(Rows { longest, shorter, is_aligned }) = self.rows else { return spec.clone() };
+        let step = if is_aligned { 8 } else { 1 };
+        let less = longest.saturating_sub(step * (1 + nth % 2)).max(shorter + step).min(longest);
+        let few = less.min(if is_aligned { 24 } else { 13 });
+        let rows = if is_aligned {
+            [(longest, longest), (less, less), (longest, few), (few, longest)]
+        } else {
+            // Never both of a length that suits the kernel for aligned rows, which is preferred.
+            [(longest, few), (less, less), (few, longest), (less, few)]
+        };
+        let (head_dim, head_dim_v) = rows[nth % 4];
+        spec.clone().dims(head_dim, head_dim_v)
+    }
+
+    /// An arrangement beginning where the kernel needs it; elsewhere aligned and not in turn.
+    pub fn place(&self, arrangement: Arrangement, nth: usize) -> Place {
+        let is_aligned = self.rows.map_or(nth.is_multiple_of(2), |rows| rows.is_aligned);
+        Place { arrangement, is_aligned }
+    }
+}
+
+/// Runs generic code in a type known at run time.
+#[macro_export]
+macro_rules! in_type {
+    ($element_type:expr, $name:ident => $body:expr) => {
+        match $element_type {
+            natten::ElementType::F32 => {
+                type $name = f32;
+                $body
+            }
+            natten::ElementType::F16 => {
+                type $name = natten::f16;
+                $body
+            }
+            natten::ElementType::Bf16 => {
+                type $name = natten::bf16;
+                $body
+            }
+            _ => {
+                type $name = f64;
+                $body
+            }
+        }
+    };
+}

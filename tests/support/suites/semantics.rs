@@ -1,0 +1,370 @@
+//! What a query must not see has no influence on it, not one bit, whatever it holds; what it sees has.
+//!
+//! Kernels on tensor cores may let a number that is not finite through from keys of the same tile: a weight of zero times NaN
+//! is NaN. There, and only there, keys are spoiled with large numbers instead.
+
+use natten::{Element, Inputs, Output, Problem, Saved, Tensor, reference};
+
+use super::scope::Given;
+use super::{Scope, Suite, list};
+use crate::compare::{assert_same_classes, same_bits, same_row};
+use crate::dense::visible;
+use crate::in_type;
+use crate::place::{Arrangement, Place, Placed};
+use crate::spec::{Mask, Spec};
+use crate::subject::{Attended, Subject, Unsupported, Weights};
+
+/// Keys and rows that a query does not see, heads and residues beside its own, and what it does see.
+pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
+    let mut suite = Suite { name: "semantics", checks: Vec::new() };
+    if scope.forward {
+        suite.each(scope, "unseen keys", &local(scope), unseen_keys::<S>);
+        suite.each(scope, "other queries", &local(scope), other_queries::<S>);
+        suite.each(scope, "neighbouring head", &heads(), neighbouring_head::<S>);
+        suite.each(scope, "other residues", &residues(), other_residues::<S>);
+        suite.each(scope, "repeated batch", &[repeated()], repeated_batch::<S>);
+        suite.each(scope, "nothing to see", &keyless(), nothing_to_see::<S>);
+        // Elsewhere what is seen spreads over a tile.
+        if !scope.is_kernel() || !scope.has_tiles() {
+            suite.each(scope, "seen keys", &[Spec::na(&[12], &[5]).heads(2, 1).dims(16, 8)], seen_keys::<S>);
+        }
+    }
+    if scope.backward {
+        suite.each(scope, "unseen gradients", &local(scope), unseen_gradients::<S>);
+        suite.each(scope, "gradients of nothing", &keyless(), gradients_of_nothing::<S>);
+    }
+    suite
+}
+
+/// Specs whose windows leave something out.
+fn local(scope: &Scope) -> Vec<Spec> {
+    let mut specs = vec![
+        Spec::na(&[33], &[3]).heads(2, 1),
+        Spec::na(&[17], &[4]).stride(&[4]).dims(40, 24),
+        Spec::na(&[9, 10], &[3, 4]).heads(2, 2).dims(72, 72),
+        Spec::na(&[8, 9], &[2, 3]).dilation(&[2, 3]).causal(&[true, false]),
+        Spec::na(&[4, 6, 5], &[2, 3, 3]).heads(4, 2).dims(16, 8).additional(2),
+        Spec::attention(6, 11, true).heads(2, 1),
+        Spec::packed(&[5, 0, 6], &[7, 3, 4], false).dims(64, 64),
+        Spec::packed(&[5, 4], &[6, 9], true),
+    ];
+    if scope.has_tiles() {
+        specs.extend([
+            Spec::na(&[300], &[40]).dims(64, 64),
+            Spec::na(&[21, 30], &[9, 16]).causal(&[true, false]).dims(32, 32).heads(2, 1),
+            Spec::na(&[6, 9, 20], &[3, 4, 9]).dims(128, 64),
+        ]);
+    }
+    specs.extend(list::random(31, 6));
+    specs
+}
+
+/// Rows of every width beside others.
+fn heads() -> Vec<Spec> {
+    let wide = [1, 5, 8, 40, 64, 72, 80, 96, 128]
+        .map(|dim| Spec::na(&[5, 6], &[3, 3]).heads(6, 3).dims(dim, dim).batch(2));
+    [wide.to_vec(), vec![Spec::na(&[150], &[70]).heads(6, 3).dims(40, 40)]].concat()
+}
+
+fn residues() -> Vec<Spec> {
+    vec![
+        Spec::na(&[151], &[30]).dilation(&[4]).heads(2, 1).dims(64, 64),
+        Spec::na(&[11, 25], &[2, 2]).dilation(&[4, 9]).heads(2, 1).dims(64, 64).batch(2),
+        Spec::na(&[26], &[4]).dilation(&[3]).heads(2, 1),
+        Spec::na(&[3, 5, 8], &[1, 2, 2]).dilation(&[2, 2, 3]).heads(2, 1).dims(16, 16).batch(2),
+    ]
+}
+
+fn repeated() -> Spec {
+    Spec::na(&[6, 5], &[3, 2]).heads(4, 2).dims(24, 8).additional(2)
+}
+
+fn keyless() -> Vec<Spec> {
+    vec![
+        Spec::attention(5, 0, false).heads(2, 1),
+        Spec::attention(5, 0, true),
+        Spec::packed(&[3, 2, 0], &[0, 0, 0], false),
+    ]
+}
+
+/// Key and value are spoiled with different ones, in turn.
+const BAD: [f64; 3] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
+const LARGE: [f64; 3] = [3e4, -2e4, 1e4];
+
+fn bad(weights: Weights, n: usize) -> f64 {
+    (if weights == Weights::Unrounded { BAD } else { LARGE })[n % 3]
+}
+
+/// Overwrites one row `[batch, token, head]` of a tensor.
+fn spoil<E: Element>(tensor: &mut Tensor<E>, row: usize, bad: f64) {
+    let width = *tensor.shape().last().expect("some axis");
+    tensor.as_mut_slice()[row * width..][..width].fill(E::from_f64(bad));
+}
+
+/// Rows of a token, all heads.
+fn rows_of(batch: usize, tokens: usize, token: usize, heads: usize) -> impl Iterator<Item = usize> {
+    (0..batch).flat_map(move |b| (0..heads).map(move |h| (b * tokens + token) * heads + h))
+}
+
+/// Whether a row of output and log-sum-exp kept every bit.
+fn kept<E: Element>(problem: &Problem, a: &Attended<E>, b: &Attended<E>, row: usize) -> bool {
+    same_row(&a.out, &b.out, row, problem.head_dim_v()) && same_row(&a.lse, &b.lse, row, 1)
+}
+
+/// Spoils one key token, key and value, all heads; queries that do not see it keep every bit, others do not.
+fn unseen_keys<S: Subject>(subject: &S, given: &Given) -> Result<(), Unsupported> {
+    in_type!(given.element_type, E => {
+        let spec = &given.spec;
+        let problem = spec.problem(E::TYPE);
+        let inputs = spec.draw(500 + given.index as u64).rounded::<E>();
+        let clean = subject.attend(&problem, &inputs)?;
+        let (lists, keys) = (visible(&problem), problem.key_tokens());
+        for (n, token) in (0..keys).step_by((keys / 4).max(1)).enumerate() {
+            let mut spoiled = inputs.clone();
+            for row in rows_of(problem.batch(), keys, token, problem.heads_kv()) {
+                spoil(&mut spoiled.key, row, bad(clean.weights, n));
+                spoil(&mut spoiled.value, row, bad(clean.weights, n + 1));
+            }
+            let found = subject.attend(&problem, &spoiled)?;
+            for row in 0..problem.batch() * problem.query_tokens() * problem.heads() {
+                let query = row / problem.heads() % problem.query_tokens();
+                let is_same = kept(&problem, &clean, &found, row);
+                let sees = lists[query].contains(&token);
+                let what = format!("{} {spec:?}: query {query}, key {token}", subject.name());
+                assert!(sees || is_same, "{what} is not seen, and changed the result");
+                // A large key of a small score has no weight.
+                let shows = clean.weights == Weights::Unrounded;
+                assert!(!sees || !shows || !is_same, "{what} is seen, and changed nothing");
+            }
+        }
+        Ok(())
+    })
+}
+
+/// NaN in one row of the query is that row's alone: its neighbours in memory and in the tile keep every bit.
+fn other_queries<S: Subject>(subject: &S, given: &Given) -> Result<(), Unsupported> {
+    in_type!(given.element_type, E => {
+        let spec = &given.spec;
+        let problem = spec.problem(E::TYPE);
+        let inputs = spec.draw(550 + given.index as u64).rounded::<E>();
+        let clean = subject.attend(&problem, &inputs)?;
+        let rows = problem.batch() * problem.query_tokens() * problem.heads();
+        let lists = visible(&problem);
+        for target in [0, rows / 2, rows - 1] {
+            let mut spoiled = inputs.clone();
+            spoil(&mut spoiled.query, target, f64::NAN);
+            let found = subject.attend(&problem, &spoiled)?;
+            for row in 0..rows {
+                let what = format!("{} {spec:?}: row {row}, NaN in row {target}", subject.name());
+                if row != target {
+                    assert!(kept(&problem, &clean, &found, row), "{what}");
+                } else if !lists[row / problem.heads() % problem.query_tokens()].is_empty() {
+                    assert!(found.lse.as_slice()[row].is_nan(), "{what}");
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Spoils one head of query, key and value; those of the others keep every bit, at rows of any width.
+fn neighbouring_head<S: Subject>(subject: &S, given: &Given) -> Result<(), Unsupported> {
+    in_type!(given.element_type, E => {
+        let spec = &given.spec;
+        let problem = spec.problem(E::TYPE);
+        let inputs = spec.draw(77).rounded::<E>();
+        let clean = subject.attend(&problem, &inputs)?;
+        let mut spoiled = inputs.clone();
+        for row in (1..problem.batch() * problem.key_tokens() * 3).step_by(3) {
+            spoil(&mut spoiled.key, row, f64::NAN);
+            spoil(&mut spoiled.value, row, f64::INFINITY);
+        }
+        let rows = problem.batch() * problem.query_tokens() * 6;
+        let of_spoiled = |row: usize| row % 6 / 2 == 1;
+        (0..rows).filter(|&row| of_spoiled(row)).for_each(|row| spoil(&mut spoiled.query, row, f64::NAN));
+        let found = subject.attend(&problem, &spoiled)?;
+        for row in 0..rows {
+            let is_same = kept(&problem, &clean, &found, row);
+            assert_eq!(is_same, !of_spoiled(row), "{} {spec:?}: row {row}", subject.name());
+        }
+        Ok(())
+    })
+}
+
+/// NaN in all tokens of other residues, and before and behind the tensors, leaves a residue as it is: on tensor cores too,
+/// since tiles are of one residue.
+fn other_residues<S: Subject>(subject: &S, given: &Given) -> Result<(), Unsupported> {
+    in_type!(given.element_type, E => {
+        let spec = &given.spec;
+        let Mask::Neighborhood { token_shape, axes } = &spec.mask else { unreachable!("dilated") };
+        let problem = spec.problem(E::TYPE);
+        let inputs = spec.draw(88).rounded::<E>();
+        let clean = subject.attend(&problem, &inputs)?;
+        let tokens = problem.query_tokens();
+        for pick in 0..3 {
+            let is_of = |token: usize| {
+                let mut rest = token;
+                token_shape.iter().zip(axes).enumerate().rev().all(|(a, (extent, axis))| {
+                    let at = rest % extent;
+                    rest /= extent;
+                    // The first residue, the first of the shorter ones, the last.
+                    let d = axis.dilation;
+                    at % d == [0, extent % d, d - 1][(pick + a) % 3]
+                })
+            };
+            let mut spoiled = inputs.clone();
+            for token in (0..tokens).filter(|&token| !is_of(token)) {
+                for row in rows_of(problem.batch(), tokens, token, problem.heads()) {
+                    spoil(&mut spoiled.query, row, f64::NAN);
+                }
+                for row in rows_of(problem.batch(), tokens, token, problem.heads_kv()) {
+                    spoil(&mut spoiled.key, row, f64::NAN);
+                    spoil(&mut spoiled.value, row, f64::NAN);
+                }
+            }
+            let placed = spoiled.map(|tensor| Placed::of(tensor, given.place));
+            let mut found = Placed::<E>::poisoned(&problem.out_shape(), given.place, true);
+            let output = Output { out: found.view_mut(), lse: None };
+            subject.forward(&problem, &placed.map(Placed::view), output)?;
+            let found = found.elements();
+            for row in (0..problem.batch() * tokens * problem.heads())
+                .filter(|row| is_of(row / problem.heads() % tokens))
+            {
+                let is_same = same_row(&clean.out, &found, row, problem.head_dim_v());
+                // Another arrangement may be another kernel's.
+                let is_close = || {
+                    let width = problem.head_dim_v();
+                    let pair = [&clean.out, &found].map(|t| t.as_slice()[row * width..][..width].to_vec());
+                    pair[0].iter().zip(&pair[1]).all(|(a, b)| (a.to_f64() - b.to_f64()).abs() < 0.05)
+                };
+                let what = format!("{} {spec:?}: row {row} of residue {pick}", subject.name());
+                assert!(is_same || is_close(), "{what}");
+            }
+        }
+        Ok(())
+    })
+}
+
+/// A batch item repeated by a stride of 0 gives, in every item, what the item gives alone.
+fn repeated_batch<S: Subject>(subject: &S, given: &Given) -> Result<(), Unsupported> {
+    in_type!(given.element_type, E => {
+        let single = given.spec.draw(12).rounded::<E>();
+        let gapped = Place { arrangement: Arrangement::Gapped, ..given.place };
+        let attend = |batch: usize| {
+            let problem = given.spec.clone().batch(batch).problem(E::TYPE);
+            let placed: Inputs<Placed<E>> = single.map(|t| Placed::of(t, gapped).broadcast_batch(batch));
+            let place = Place { arrangement: Arrangement::HeadsFirst, ..given.place };
+            let mut out = Placed::<E>::poisoned(&problem.out_shape(), place, true);
+            let output = Output { out: out.view_mut(), lse: None };
+            subject.forward(&problem, &placed.map(Placed::view), output)?;
+            Ok(out.written("out of a repeated batch"))
+        };
+        let (alone, found) = (attend(1)?, attend(3)?);
+        for item in found.as_slice().chunks(alone.as_slice().len()) {
+            let item = Tensor::from_vec(alone.shape(), item.to_vec()).expect("one item");
+            assert!(same_bits(&item, &alone), "{}", subject.name());
+        }
+        Ok(())
+    })
+}
+
+/// A non-finite number inside the window makes non-finite what the reference makes non-finite.
+fn seen_keys<S: Subject>(subject: &S, given: &Given) -> Result<(), Unsupported> {
+    in_type!(given.element_type, E => {
+        let problem = given.spec.problem(E::TYPE);
+        for (n, bad) in BAD.into_iter().enumerate() {
+            for in_value in [false, true] {
+                let mut inputs = given.spec.draw(900 + n as u64).rounded::<E>();
+                let target = if in_value { &mut inputs.value } else { &mut inputs.key };
+                let width = *target.shape().last().expect("some axis");
+                target.as_mut_slice()[6 * width + 3 % width] = E::from_f64(bad);
+                let found = subject.attend(&problem, &inputs)?;
+                if found.weights == Weights::InElementType {
+                    return Ok(());
+                }
+                let expected = reference::forward(&problem, &inputs.map(Tensor::view));
+                let what = format!("{}: {bad} in {}", subject.name(), if in_value { "value" } else { "key" });
+                assert_same_classes(&format!("{what}, out"), &found.out, &expected.out);
+                assert_same_classes(&format!("{what}, lse"), &found.lse, &expected.lse);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// No keys: output 0 and log-sum-exp minus infinity.
+fn nothing_to_see<S: Subject>(subject: &S, given: &Given) -> Result<(), Unsupported> {
+    in_type!(given.element_type, E => {
+        let problem = given.spec.problem(E::TYPE);
+        let found = subject.attend(&problem, &given.spec.draw(41).rounded::<E>())?;
+        assert!(found.out.as_slice().iter().all(|x| x.to_f64() == 0.0), "{}", subject.name());
+        assert!(found.lse.as_slice().iter().all(|&x| x == f32::NEG_INFINITY), "{}", subject.name());
+        Ok(())
+    })
+}
+
+/// Neither have queries without keys a gradient, whatever the incoming ones hold.
+fn gradients_of_nothing<S: Subject>(subject: &S, given: &Given) -> Result<(), Unsupported> {
+    in_type!(given.element_type, E => {
+        let problem = given.spec.problem(E::TYPE);
+        let case = given.spec.draw(41);
+        let out = Tensor::<E>::zeros(&problem.out_shape()).expect("small");
+        let lse = Tensor::from_fn(&problem.lse_shape(), |_| f32::NEG_INFINITY).expect("small");
+        let (d_out, d_lse) = (case.d_out.cast(), case.d_lse.as_ref().map(Tensor::cast));
+        let saved = Saved { out: &out, lse: &lse, d_out: &d_out, d_lse: d_lse.as_ref() };
+        let gradients = subject.differentiate(&problem, &case.rounded::<E>(), &saved)?;
+        assert!(gradients.query.as_slice().iter().all(|x| x.to_f64() == 0.0), "{}", subject.name());
+        Ok(())
+    })
+}
+
+/// A spoiled key changes no gradient of a query that does not see it; a spoiled query and its incoming gradient
+/// change no gradient of a key that it does not see.
+fn unseen_gradients<S: Subject>(subject: &S, given: &Given) -> Result<(), Unsupported> {
+    in_type!(given.element_type, E => {
+        let spec = &given.spec;
+        let problem = spec.problem(E::TYPE);
+        let case = spec.draw(600 + given.index as u64);
+        let inputs = case.rounded::<E>();
+        let reference::Forward { out, lse } = reference::forward(&problem, &inputs.map(Tensor::view));
+        let (out, lse): (Tensor<E>, Tensor<f32>) = (out.cast(), lse.cast());
+        let d_out: Tensor<E> = case.d_out.cast();
+        let saved = Saved { out: &out, lse: &lse, d_out: &d_out, d_lse: None };
+        let clean = subject.differentiate(&problem, &inputs, &saved)?;
+        let lists = visible(&problem);
+        let (queries, keys) = (problem.query_tokens(), problem.key_tokens());
+
+        let token = keys / 2;
+        let mut spoiled = inputs.clone();
+        for row in rows_of(problem.batch(), keys, token, problem.heads_kv()) {
+            spoil(&mut spoiled.key, row, f64::NAN);
+            spoil(&mut spoiled.value, row, f64::INFINITY);
+        }
+        let bad = subject.differentiate(&problem, &spoiled, &saved)?;
+        for (query, list) in lists.iter().enumerate() {
+            for row in rows_of(problem.batch(), queries, query, problem.heads()) {
+                let is_same = same_row(&clean.query, &bad.query, row, problem.head_dim());
+                let what = format!("{} {spec:?}: d_query {query} ({list:?}), key {token}", subject.name());
+                assert_eq!(is_same, !list.contains(&token), "{what}");
+            }
+        }
+
+        let token = queries / 2;
+        let (mut spoiled, mut bad_d_out) = (inputs.clone(), d_out.clone());
+        for row in rows_of(problem.batch(), queries, token, problem.heads()) {
+            spoil(&mut spoiled.query, row, f64::NAN);
+            spoil(&mut bad_d_out, row, f64::INFINITY);
+        }
+        let saved = Saved { out: &out, lse: &lse, d_out: &bad_d_out, d_lse: None };
+        let bad = subject.differentiate(&problem, &spoiled, &saved)?;
+        for key in 0..keys {
+            for row in rows_of(problem.batch(), keys, key, problem.heads_kv()) {
+                let is_same = same_row(&clean.key, &bad.key, row, problem.head_dim())
+                    && same_row(&clean.value, &bad.value, row, problem.head_dim_v());
+                let what = format!("{} {spec:?}: d_key, d_value {key}, query {token}", subject.name());
+                assert_eq!(is_same, !lists[token].contains(&key), "{what}");
+            }
+        }
+        Ok(())
+    })
+}
