@@ -14,6 +14,12 @@ pub type OutputViews<'c, B, E> = Output<<B as Backend>::ViewMut<'c, E>, <B as Ba
 pub type SavedViews<'c, B, E> = Saved<<B as Backend>::View<'c, E>, <B as Backend>::View<'c, f32>>;
 /// What a backward call writes.
 pub type GradientViews<'c, B, E> = Gradients<<B as Backend>::ViewMut<'c, E>>;
+/// All views of a backward call: what the forward read, what else is read, and what is written.
+pub type BackwardViews<'c, B, E> = (
+    InputViews<'c, B, E>,
+    SavedViews<'c, B, <E as InputElement>::Out>,
+    GradientViews<'c, B, <E as InputElement>::Out>,
+);
 /// What a merge reads.
 pub type PartialViews<'c, B, E> = Partials<<B as Backend>::View<'c, E>, <B as Backend>::View<'c, f32>>;
 /// The gradient of what a merge wrote.
@@ -21,6 +27,10 @@ pub type MergedGradientViews<'c, B, E> = Output<<B as Backend>::View<'c, E>, <B 
 /// What the gradient of a merge writes: an output's and a log-sum-exp's for each partial result.
 pub type PartialGradientViews<'c, B, E> =
     Partials<<B as Backend>::ViewMut<'c, E>, <B as Backend>::ViewMut<'c, f32>>;
+
+/// All views of a merge's gradient: what was merged, the gradient of the result, and what is written.
+pub type MergeBackwardViews<'c, B, E> =
+    (PartialViews<'c, B, E>, MergedGradientViews<'c, B, E>, PartialGradientViews<'c, B, E>);
 
 /// A forward call whose views fit its problem.
 pub struct ForwardCall<'c, B: Backend, E: InputElement> {
@@ -111,9 +121,7 @@ impl<'c, B: Backend, E: InputElement> BackwardCall<'c, B, E> {
     }
 
     /// What is read, and what is written, to write it.
-    pub fn into_views(
-        self,
-    ) -> (InputViews<'c, B, E>, SavedViews<'c, B, E::Out>, GradientViews<'c, B, E::Out>) {
+    pub fn into_views(self) -> BackwardViews<'c, B, E> {
         (self.inputs, self.saved, self.gradients)
     }
 }
@@ -197,9 +205,7 @@ impl<'c, B: Backend, E: Element> MergeBackwardCall<'c, B, E> {
     }
 
     /// What is read, and what is written, to write it.
-    pub fn into_views(
-        self,
-    ) -> (PartialViews<'c, B, E>, MergedGradientViews<'c, B, E>, PartialGradientViews<'c, B, E>) {
+    pub fn into_views(self) -> MergeBackwardViews<'c, B, E> {
         (self.partials, self.merged, self.gradients)
     }
 }

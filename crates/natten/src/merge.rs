@@ -78,7 +78,7 @@ where
     let allocate_out = |layout: &Layout| branches.allocate(layout);
     let mut gradients = branches.layouts.try_map(allocate_out, |layout| branches.allocate(layout))?;
     let merged = Output { out: d_out.view(), lse: d_lse.map(|d_lse| d_lse.view()) };
-    let views = gradients.map_mut(|out| O::Device::view_mut(out), |lse| O::Device::view_mut(lse));
+    let views = gradients.map_mut(|out| O::Device::view_mut(out), O::Device::view_mut);
     branches.merge_backward(merged, views)?;
     Ok(gradients.outs.into_iter().zip(gradients.lses).collect())
 }
