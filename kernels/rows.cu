@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// Row by row work around the attention passes, any GPU from sm_50: delta, merge, and the sum of partial gradients.
+// Row by row work around the attention passes, any GPU from sm_50: delta, the sum of partial gradients, merge and its
+// gradient.
 //
 // One warp owns one row; its lanes step through the row's elements. No shared memory.
 #include <natten/element.cuh>
@@ -72,37 +73,51 @@ NATTEN_DEVICE void sum_partials(const SumParams& p) {
   }
 }
 
+// A row of each partial result, and what it weighs.
+template <class T>
+struct Branches {
+  const char* from[MERGE_BRANCHES];
+  float weight[MERGE_BRANCHES];  // times factor: exp(branch lse - lse)
+  float factor;
+  float reference;  // of the weights, base 2
+  float sum;        // 0 where no branch saw a key
+
+  // Unrolled with constant indices: a run-time index into parameters would copy them to local memory.
+  template <class P>
+  __device__ __forceinline__ void find(const P& p, const WarpRow& row) {
+    const float infinity = __int_as_float(0x7f800000);
+    float most = -infinity;
+#pragma unroll
+    for (int b = 0; b < MERGE_BRANCHES; ++b) {
+      weight[b] = -infinity;
+      if (b < p.branches) {
+        weight[b] = arch::load_float(p.branch[b].lse + row.in(p.branch[b].lse_strides)) * NATTEN_LOG2_E;
+        from[b] = (const char*)p.branch[b].out + row.in(p.branch[b].out_strides) * T::BYTES;
+        most = fmaxf(most, weight[b]);
+      }
+    }
+    // No branch saw a key: every weight is 0, not 2^(-inf - -inf).
+    reference = most == -infinity ? 0.0f : most;
+    sum = 0.0f;
+#pragma unroll
+    for (int b = 0; b < MERGE_BRANCHES; ++b) {
+      weight[b] = arch::exp2_approx(weight[b] - reference);
+      sum += weight[b];
+    }
+    factor = sum == 0.0f ? 0.0f : arch::reciprocal_approx(sum);
+  }
+};
+
 template <class T>
 NATTEN_DEVICE void merge(const MergeParams& p) {
   const WarpRow row = WarpRow::find(p.count);
   if (!row.exists) return;
-  const float infinity = __int_as_float(0x7f800000);
-  float weight[MERGE_BRANCHES];
-  const char* from[MERGE_BRANCHES];
-  float most = -infinity;
-  // Unrolled with constant indices: a run-time index into parameters would copy them to local memory.
-#pragma unroll
-  for (int b = 0; b < MERGE_BRANCHES; ++b) {
-    weight[b] = -infinity;
-    if (b < p.branches) {
-      weight[b] = arch::load_float(p.branch[b].lse + row.in(p.branch[b].lse_strides)) * NATTEN_LOG2_E;
-      from[b] = (const char*)p.branch[b].out + row.in(p.branch[b].out_strides) * T::BYTES;
-      most = fmaxf(most, weight[b]);
-    }
-  }
-  // No branch saw a key: every weight is 0, not 2^(-inf - -inf).
-  const float reference = most == -infinity ? 0.0f : most;
-  float sum = 0.0f;
-#pragma unroll
-  for (int b = 0; b < MERGE_BRANCHES; ++b) {
-    weight[b] = arch::exp2_approx(weight[b] - reference);
-    sum += weight[b];
-  }
-  const float factor = sum == 0.0f ? 0.0f : arch::reciprocal_approx(sum);
+  Branches<T> of;
+  of.find(p, row);
   const int lane = (int)threadIdx.x % WARP;
   if (p.lse != nullptr && lane == 0) {
-    const float lse = (reference + arch::log2_approx(sum)) * NATTEN_LN_2;
-    p.lse[row.in(p.lse_strides)] = sum == 0.0f ? -infinity : lse;
+    const float lse = (of.reference + arch::log2_approx(of.sum)) * NATTEN_LN_2;
+    p.lse[row.in(p.lse_strides)] = of.sum == 0.0f ? -__int_as_float(0x7f800000) : lse;
   }
   char* to = (char*)p.out + row.in(p.out_strides) * T::BYTES;
 #pragma unroll 1
@@ -110,9 +125,61 @@ NATTEN_DEVICE void merge(const MergeParams& p) {
     float value = 0.0f;
 #pragma unroll
     for (int b = 0; b < MERGE_BRANCHES; ++b) {
-      if (b < p.branches) arch::accumulate_where_nonzero(value, weight[b] * factor, load_element<T>(from[b], i));
+      if (b < p.branches) arch::accumulate_where_nonzero(value, of.weight[b] * of.factor, load_element<T>(of.from[b], i));
     }
     store_element<T>(to, i, value);
+  }
+}
+
+// d_out_b = w_b d_out and d_lse_b = w_b (d_out . (out_b - out) + d_lse) with w_b = exp(lse_b - lse). A branch
+// without weight has no gradient, whatever it holds.
+template <class T>
+NATTEN_DEVICE void merge_backward(const MergeBackwardParams& p) {
+  const WarpRow row = WarpRow::find(p.count);
+  if (!row.exists) return;
+  Branches<T> of;
+  of.find(p, row);
+  char* to[MERGE_BRANCHES];
+  float along[MERGE_BRANCHES];
+#pragma unroll
+  for (int b = 0; b < MERGE_BRANCHES; ++b) {
+    of.weight[b] *= of.factor;
+    along[b] = 0.0f;
+    if (b < p.branches) {
+      to[b] = (char*)p.branch[b].d_out + row.in(p.branch[b].d_out_strides) * T::BYTES;
+    }
+  }
+  const int lane = (int)threadIdx.x % WARP;
+  const char* d_out = (const char*)p.d_out + row.in(p.d_out_strides) * T::BYTES;
+#pragma unroll 1
+  for (int i = lane; i < p.count.length; i += WARP) {
+    const float grad = load_element<T>(d_out, i);
+    float branch_out[MERGE_BRANCHES];
+    float out = 0.0f;
+#pragma unroll
+    for (int b = 0; b < MERGE_BRANCHES; ++b) {
+      if (b < p.branches) {
+        branch_out[b] = load_element<T>(of.from[b], i);
+        arch::accumulate_where_nonzero(out, of.weight[b], branch_out[b]);
+      }
+    }
+#pragma unroll
+    for (int b = 0; b < MERGE_BRANCHES; ++b) {
+      if (b < p.branches) {
+        along[b] = fmaf(grad, branch_out[b] - out, along[b]);
+        store_element<T>(to[b], i, of.weight[b] == 0.0f ? 0.0f : of.weight[b] * grad);
+      }
+    }
+  }
+  const float d_lse = p.d_lse == nullptr ? 0.0f : arch::load_float(p.d_lse + row.in(p.d_lse_strides));
+#pragma unroll
+  for (int b = 0; b < MERGE_BRANCHES; ++b) {
+    if (b < p.branches) {
+#pragma unroll
+      for (int lanes = 1; lanes < WARP; lanes *= 2) along[b] += arch::shuffle_xor(along[b], lanes);
+      const float grad = of.weight[b] == 0.0f ? 0.0f : of.weight[b] * (along[b] + d_lse);
+      if (lane == 0) p.branch[b].d_lse[row.in(p.branch[b].d_lse_strides)] = grad;
+    }
   }
 }
 
@@ -127,8 +194,12 @@ extern "C" __global__ void __launch_bounds__(128) NATTEN_ENTRY(natten::DeltaPara
 extern "C" __global__ void __launch_bounds__(128) NATTEN_ENTRY(natten::SumParams p) {
   natten::sum_partials<natten::NATTEN_TYPE>(p);
 }
-#else
+#elif NATTEN_PASS == 2
 extern "C" __global__ void __launch_bounds__(128) NATTEN_ENTRY(natten::MergeParams p) {
   natten::merge<natten::NATTEN_TYPE>(p);
+}
+#else
+extern "C" __global__ void __launch_bounds__(128) NATTEN_ENTRY(natten::MergeBackwardParams p) {
+  natten::merge_backward<natten::NATTEN_TYPE>(p);
 }
 #endif

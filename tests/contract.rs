@@ -2,6 +2,7 @@
 //! never heard of is served like its own.
 
 use natten::cpu::Cpu;
+use natten::cuda::Cuda;
 use natten::dynamic::{AnyTensorOn, AnyViewOn, backward_on, forward_on};
 use natten::{
     Backend, BackwardCall, Element, Error, ForwardCall, Gradients, InputElement, Inputs, Layout,
@@ -9,6 +10,7 @@ use natten::{
     ProblemError, Role, Saved, Tensor, TensorAxis, TensorError, TensorView, TensorViewMut,
     merge_attentions_backward, na1d, na1d_backward, na1d_into, na1d_with_lse, reference,
 };
+use natten_emulator::Emulated;
 
 fn numbers<E: Element>(shape: &[usize], seed: usize) -> Tensor<E> {
     Tensor::from_fn(shape, |i| E::from_f64(((i * 37 + seed * 101) % 19) as f64 / 8.0 - 1.0)).expect("small")
@@ -287,4 +289,49 @@ fn a_device_that_natten_does_not_know() {
     let mixed = Inputs::new(inputs.query.view(), narrow.view(), inputs.value.view());
     let error = forward_on(&Exact, &mixed, &params).err().expect("f32 among f64");
     assert_eq!(error.to_string(), "key holds f32, query f64");
+}
+
+/// What was the host's alone: the element type as a value, and the gradient of a merge.
+#[test]
+fn a_gpu_takes_what_the_host_takes() {
+    let gpu = Cuda::new(Emulated::new(8, 0));
+    let close = |there: &natten::cuda::CudaTensor<f32, Emulated>, here: &Tensor<f32>| {
+        let there = gpu.download(there).expect("it ran");
+        let pairs = there.as_slice().iter().zip(here.as_slice());
+        assert!(
+            pairs.clone().all(|(there, here)| (there - here).abs() < 2e-5),
+            "{there:?}, expected {here:?}"
+        );
+    };
+    let [q, k, v, d_out] = [1, 2, 3, 4].map(|seed| numbers::<f32>(&[1, 9, 2, 8], seed));
+    let params = Params::new(3);
+    let (out, lse) = na1d_with_lse(&q, &k, &v, &params).expect("valid");
+    let grads =
+        na1d_backward(&q, &k, &v, &params, &Saved { out: &out, lse: &lse, d_out: &d_out, d_lse: None });
+    let merged = merge_attentions_backward(&[&out, &v], &[&lse, &lse], &d_out, Some(&lse)).expect("they fit");
+
+    let [q, k, v, there_d_out, there_out] =
+        [&q, &k, &v, &d_out, &out].map(|tensor| gpu.upload(&tensor.view()).expect("memory"));
+    let there_lse = gpu.upload(&lse.view()).expect("memory");
+    let any = Inputs::new(&q, &k, &v).into_map(|tensor| AnyViewOn::<Cuda<Emulated>>::F32(tensor.view()));
+    let (AnyTensorOn::F32(found), found_lse) =
+        forward_on(&gpu, &any, &params).expect("every GPU serves this")
+    else {
+        panic!("f32 gives f32");
+    };
+    close(&found, &out);
+    close(&found_lse, &lse);
+    let (saved_out, saved_d_out) = (AnyViewOn::F32(there_out.view()), AnyViewOn::F32(there_d_out.view()));
+    let saved = Saved { out: saved_out, lse: there_lse.view(), d_out: saved_d_out, d_lse: None };
+    let found = backward_on(&gpu, &any, &params, &saved).expect("every GPU serves this");
+    grads.expect("valid").zip(found).into_map(|(here, there)| {
+        let AnyTensorOn::F32(there) = there else { panic!("f32 gives f32") };
+        close(&there, &here);
+    });
+    let (outs, lses) = ([&there_out, &v], [&there_lse, &there_lse]);
+    let found = merge_attentions_backward(&outs, &lses, &there_d_out, Some(&there_lse)).expect("a kernel");
+    for (there, here) in found.iter().zip(&merged) {
+        close(&there.0, &here.0);
+        close(&there.1, &here.1);
+    }
 }

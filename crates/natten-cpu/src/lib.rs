@@ -3,7 +3,8 @@
 //! [`Cpu`] implements [`Backend`] on host tensors. Instructions are chosen at run time ([`Isa`]); work is spread
 //! over the caller's rayon pool, or one of its own. Results do not depend on the number of threads, bit for bit.
 //!
-//! f64 tensors are handed to the reference of `natten-core`: exact, single-threaded and slow.
+//! f64 tensors, and the gradient of a merge in every type, are handed to the reference of `natten-core`: exact, single-threaded
+//! and slow.
 #![deny(unsafe_code)]
 
 #[allow(unsafe_code, reason = "all of it, each block with its reason")]

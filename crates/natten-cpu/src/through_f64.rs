@@ -1,4 +1,4 @@
-//! f64 tensors: handed to the reference, which computes in f64 anyway and is not tuned.
+//! f64 tensors, and gradients of merges: handed to the reference, which computes in f64 anyway and is not tuned.
 
 use natten_core::{
     Element, Gradients, Inputs, Layout, Output, Partials, Problem, Saved, Tensor, TensorView, TensorViewMut,

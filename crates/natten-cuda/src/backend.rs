@@ -6,15 +6,15 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use natten_core::{
-    Backend, BackwardCall, Element, ForwardCall, InputElement, Inputs, Layout, MergeBackwardCall, MergeCall,
-    Output, Tensor, TensorView,
+    Backend, BackwardCall, Element, ElementType, ForwardCall, InputElement, Inputs, Layout,
+    MergeBackwardCall, MergeCall, Output, Partials, Tensor, TensorView,
 };
 
 use crate::buffer::{Bound, CudaTensor, CudaView, CudaViewMut, Placed};
 use crate::choose::{choose, choose_another};
 use crate::cuda::Cuda;
 use crate::device::Device;
-use crate::error::{CudaError, DeviceError};
+use crate::error::CudaError;
 use crate::family::{MergeRows, Pass, Query};
 use crate::params::MERGE_BRANCHES;
 use crate::submit::{self, SubmitError};
@@ -153,6 +153,22 @@ impl<D: Device> Cuda<D> {
         Ok(placed)
     }
 
+    fn place_partials<E: Element>(
+        &self,
+        partials: &Partials<CudaView<'_, E>, CudaView<'_, f32>>,
+    ) -> Result<Placed, CudaError> {
+        let (found, limit) = (partials.outs.len(), MERGE_BRANCHES);
+        if found > limit {
+            return Err(CudaError::MergeCount { found, limit });
+        }
+        let mut placed = Placed::on(self.device().id());
+        for (i, (out, lse)) in partials.outs.iter().zip(&partials.lses).enumerate() {
+            placed.rows(Slot::partial_out(i), out)?;
+            placed.scalars(Slot::partial_lse(i), lse)?;
+        }
+        Ok(placed)
+    }
+
     /// Runs a pass on the best offer whose tensor maps the driver takes. `workspace` gives scratch memory of so many bytes, or
     /// nothing where `placed` has some that is large enough.
     fn run(
@@ -239,37 +255,40 @@ impl<D: Device> Backend for Cuda<D> {
 
     fn merge<E: Element>(&self, call: MergeCall<'_, Self, E>) -> Result<(), CudaError> {
         let (partials, output) = (call.partials(), call.output());
-        let found = partials.outs.len();
-        if found > MERGE_BRANCHES {
-            return Err(CudaError::MergeCount { found, limit: MERGE_BRANCHES });
-        }
-        let mut placed = Placed::on(self.device().id());
-        for (i, (out, lse)) in partials.outs.iter().zip(&partials.lses).enumerate() {
-            placed.rows(Slot::partial_out(i), out)?;
-            placed.scalars(Slot::partial_lse(i), lse)?;
-        }
+        let mut placed = self.place_partials(partials)?;
         placed.rows(Slot::OUT, &output.out)?;
         if let Some(lse) = &output.lse {
             placed.scalars(Slot::LSE, lse)?;
         }
-        let out = &output.out.layout;
-        if out.is_empty() {
-            return Ok(());
+        match merge_rows(E::ELEMENT_TYPE, &output.out.layout, partials.outs.len()) {
+            Some(rows) => self.run(Pass::Merge(&rows), placed, |_, _| Ok(None)),
+            None => Ok(()),
         }
-        let [batch, tokens @ .., heads, head_dim] = out.shape() else { return Ok(()) };
-        let mut rows = MergeRows {
-            element_type: E::ELEMENT_TYPE,
-            batch: *batch,
-            tokens: [1; 3],
-            heads: *heads,
-            head_dim: *head_dim,
-            branches: found,
-        };
-        rows.tokens[3 - tokens.len()..].copy_from_slice(tokens);
-        self.run(Pass::Merge(&rows), placed, |_, _| Ok(None))
     }
 
-    fn merge_backward<E: Element>(&self, _call: MergeBackwardCall<'_, Self, E>) -> Result<(), CudaError> {
-        Err(DeviceError::MissingFeature { feature: "the gradient of a merge" }.into())
+    fn merge_backward<E: Element>(&self, call: MergeBackwardCall<'_, Self, E>) -> Result<(), CudaError> {
+        let (partials, merged, gradients) = (call.partials(), call.merged(), call.gradients());
+        let mut placed = self.place_partials(partials)?;
+        for (i, (d_out, d_lse)) in gradients.outs.iter().zip(&gradients.lses).enumerate() {
+            placed.rows(Slot::d_partial_out(i), d_out)?;
+            placed.scalars(Slot::d_partial_lse(i), d_lse)?;
+        }
+        placed.rows(Slot::D_OUT, &merged.out)?;
+        if let Some(d_lse) = &merged.lse {
+            placed.scalars(Slot::D_LSE, d_lse)?;
+        }
+        match merge_rows(E::ELEMENT_TYPE, &merged.out.layout, partials.outs.len()) {
+            Some(rows) => self.run(Pass::MergeBackward(&rows), placed, |_, _| Ok(None)),
+            None => Ok(()),
+        }
     }
+}
+
+/// What a merge into tensors of this layout works on; nothing where there are no rows.
+fn merge_rows(element_type: ElementType, out: &Layout, branches: usize) -> Option<MergeRows> {
+    let [batch, tokens @ .., heads, head_dim] = out.shape() else { return None };
+    let (batch, heads, head_dim) = (*batch, *heads, *head_dim);
+    let mut rows = MergeRows { element_type, batch, tokens: [1; 3], heads, head_dim, branches };
+    rows.tokens[3 - tokens.len()..].copy_from_slice(tokens);
+    (!out.is_empty()).then_some(rows)
 }

@@ -158,6 +158,7 @@ enum PassKey {
     Forward(ProblemKey),
     Backward(ProblemKey),
     Merge(MergeRows),
+    MergeBackward(MergeRows),
 }
 
 #[derive(PartialEq, Eq, Hash)]
@@ -201,6 +202,7 @@ impl Key {
                 Pass::Forward(problem) => PassKey::Forward(ProblemKey::of(problem)),
                 Pass::Backward(problem) => PassKey::Backward(ProblemKey::of(problem)),
                 Pass::Merge(rows) => PassKey::Merge(*rows),
+                Pass::MergeBackward(rows) => PassKey::MergeBackward(*rows),
             },
             views: query.views.clone(),
             capability: properties.compute_capability,

@@ -28,10 +28,8 @@ pub(crate) fn traffic(pass: &Pass<'_>) -> f64 {
             let keys = problem.key_tokens() + problem.additional_keys();
             both * (rows(problem.query_tokens(), problem.heads()) + rows(keys, problem.heads_kv()))
         }
-        Pass::Merge(rows) => {
-            let tokens: usize = rows.tokens.iter().product();
-            (rows.batch * tokens * rows.heads * rows.head_dim) as f64 * (rows.branches + 1) as f64
-        }
+        Pass::Merge(rows) => rows.elements() * (rows.branches + 1) as f64,
+        Pass::MergeBackward(rows) => rows.elements() * (2 * rows.branches + 1) as f64,
     };
     LAUNCH + elements * pass.element_type().size_bytes() as f64 / BYTES
 }

@@ -31,6 +31,8 @@ pub enum Pass<'a> {
     Backward(&'a Problem),
     /// One result of several partial ones.
     Merge(&'a MergeRows),
+    /// The gradients of partial results.
+    MergeBackward(&'a MergeRows),
 }
 
 /// What a merge works on: results `[batch, X, Y, Z, heads, head_dim]`.
@@ -50,12 +52,20 @@ pub struct MergeRows {
     pub branches: usize,
 }
 
+impl MergeRows {
+    /// Of one result.
+    pub(crate) fn elements(&self) -> f64 {
+        let tokens: usize = self.tokens.iter().product();
+        (self.batch * tokens * self.heads * self.head_dim) as f64
+    }
+}
+
 impl<'a> Pass<'a> {
     /// The problem, but for a merge.
     pub fn problem(&self) -> Option<&'a Problem> {
         match self {
             Pass::Forward(problem) | Pass::Backward(problem) => Some(problem),
-            Pass::Merge(_) => None,
+            Pass::Merge(_) | Pass::MergeBackward(_) => None,
         }
     }
 
@@ -63,7 +73,7 @@ impl<'a> Pass<'a> {
     pub fn element_type(&self) -> ElementType {
         match self {
             Pass::Forward(problem) | Pass::Backward(problem) => problem.element_type(),
-            Pass::Merge(rows) => rows.element_type,
+            Pass::Merge(rows) | Pass::MergeBackward(rows) => rows.element_type,
         }
     }
 
@@ -71,7 +81,7 @@ impl<'a> Pass<'a> {
     pub fn head_dim(&self) -> usize {
         match self {
             Pass::Forward(problem) | Pass::Backward(problem) => problem.head_dim().max(problem.head_dim_v()),
-            Pass::Merge(rows) => rows.head_dim,
+            Pass::Merge(rows) | Pass::MergeBackward(rows) => rows.head_dim,
         }
     }
 
@@ -81,6 +91,7 @@ impl<'a> Pass<'a> {
             Pass::Forward(_) => Operation::Forward,
             Pass::Backward(_) => Operation::BackwardQuery,
             Pass::Merge(_) => Operation::Merge,
+            Pass::MergeBackward(_) => Operation::MergeBackward,
         }
     }
 }

@@ -66,6 +66,7 @@ impl<D: Device> Cuda<D> {
         let pass = match operation {
             Operation::Forward => Pass::Forward(problem),
             Operation::Merge => Pass::Merge(&rows),
+            Operation::MergeBackward => Pass::MergeBackward(&rows),
             _ => Pass::Backward(problem),
         };
         let offer = self.dense_offer(pass, layout)?;
@@ -79,7 +80,7 @@ impl<D: Device> Cuda<D> {
         let mut views = match pass {
             Pass::Forward(problem) => Views::dense(problem),
             Pass::Backward(problem) => Views::dense(problem).with_dense_backward(),
-            Pass::Merge(_) => Views::default(),
+            Pass::Merge(_) | Pass::MergeBackward(_) => Views::default(),
         };
         views.is_aligned &= layout.is_aligned;
         Ok(choose(&self.query(pass, &views))?.offer)

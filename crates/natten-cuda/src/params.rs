@@ -381,6 +381,32 @@ pub struct MergeParams {
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct GradientBranch {
+    pub out: u64,
+    pub lse: u64,
+    pub d_out: u64,
+    pub d_lse: u64,
+    pub out_strides: Strides,
+    pub lse_strides: Strides,
+    pub d_out_strides: Strides,
+    pub d_lse_strides: Strides,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct MergeBackwardParams {
+    pub d_out: u64,
+    pub d_lse: u64,
+    pub d_out_strides: Strides,
+    pub d_lse_strides: Strides,
+    pub count: RowCount,
+    pub branches: i32,
+    pub padding: i32,
+    pub branch: [GradientBranch; MERGE_BRANCHES],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct WindowDumpParams {
     pub ranges: u64,
     pub axis: Axis,
@@ -410,6 +436,7 @@ mod tests {
         }
         sizes!(Divisor Axis Strides ListStrides Decomposition Geometry RowCount ForwardParams BackwardParams);
         sizes!(TilePlan TileForwardParams DeltaParams SumParams Branch MergeParams WindowDumpParams);
+        sizes!(GradientBranch MergeBackwardParams);
         offsets!(Axis.window Axis.stride Axis.dilation Geometry.heads_per_kv Geometry.scale);
         offsets!(Decomposition.head_tiles Decomposition.heads RowCount.rows);
         offsets!(ForwardParams.lse ForwardParams.lse_strides ForwardParams.geometry ForwardParams.decomposition);
@@ -418,6 +445,7 @@ mod tests {
         offsets!(BackwardParams.partial_key_stride BackwardParams.geometry BackwardParams.decomposition);
         offsets!(BackwardParams.rows_per_split DeltaParams.count SumParams.count SumParams.splits);
         offsets!(MergeParams.count MergeParams.branch WindowDumpParams.extent);
+        offsets!(GradientBranch.d_out_strides MergeBackwardParams.count MergeBackwardParams.branch);
     }
 
     #[test]

@@ -29,16 +29,26 @@ impl Slot {
     /// Scratch memory of the call.
     pub const WORKSPACE: Slot = Slot(14);
     const FIRST_PARTIAL: usize = 15;
-    const COUNT: usize = Self::FIRST_PARTIAL + 2 * MERGE_BRANCHES;
+    const COUNT: usize = Self::FIRST_PARTIAL + 4 * MERGE_BRANCHES;
 
     /// The output of a partial result, of which there are at most [`MERGE_BRANCHES`].
     pub fn partial_out(branch: usize) -> Self {
-        Slot((Self::FIRST_PARTIAL + 2 * branch.min(MERGE_BRANCHES - 1)) as u8)
+        Slot((Self::FIRST_PARTIAL + 4 * branch.min(MERGE_BRANCHES - 1)) as u8)
     }
 
     /// The log-sum-exp of a partial result.
     pub fn partial_lse(branch: usize) -> Self {
         Slot(Self::partial_out(branch).0 + 1)
+    }
+
+    /// The gradient of a partial output.
+    pub fn d_partial_out(branch: usize) -> Self {
+        Slot(Self::partial_out(branch).0 + 2)
+    }
+
+    /// The gradient of a partial log-sum-exp.
+    pub fn d_partial_lse(branch: usize) -> Self {
+        Slot(Self::partial_out(branch).0 + 3)
     }
 }
 

@@ -24,6 +24,8 @@ pub enum Operation {
     SumPartials,
     /// Merge of partial results.
     Merge,
+    /// Gradients of partial results.
+    MergeBackward,
     /// The window formula, for tests.
     WindowDump,
     /// Nothing but arithmetic, to measure the device's limit.

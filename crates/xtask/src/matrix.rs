@@ -59,6 +59,7 @@ pub(crate) enum Operation {
     Delta,
     SumPartials,
     Merge,
+    MergeBackward,
     WindowDump,
     Peak,
     Wait,
@@ -211,9 +212,8 @@ fn sm90_entry(element: Element, [head_dim, warpgroups, keys]: [u32; 3]) -> Entry
 /// Row by row work around the passes.
 fn row_entries() -> Vec<Entry> {
     let mut entries = Vec::new();
-    for (pass, operation) in
-        [Operation::Delta, Operation::SumPartials, Operation::Merge].into_iter().enumerate()
-    {
+    let operations = [Operation::Delta, Operation::SumPartials, Operation::Merge, Operation::MergeBackward];
+    for (pass, operation) in operations.into_iter().enumerate() {
         for element in ELEMENTS {
             let defines =
                 vec![format!("NATTEN_TYPE={}", element.in_kernels()), format!("NATTEN_PASS={pass}")];
@@ -308,6 +308,7 @@ impl Operation {
             Operation::Delta => "delta",
             Operation::SumPartials => "sum_partials",
             Operation::Merge => "merge",
+            Operation::MergeBackward => "merge_backward",
             Operation::WindowDump => "window_dump",
             Operation::Peak => "peak",
             Operation::Wait => "wait",

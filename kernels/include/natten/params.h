@@ -193,6 +193,29 @@ struct MergeParams {
   Branch branch[MERGE_BRANCHES];
 };
 
+// A partial result and where its gradient goes.
+struct GradientBranch {
+  const void* out;
+  const float* lse;
+  void* d_out;
+  float* d_lse;
+  Strides out_strides;
+  Strides lse_strides;
+  Strides d_out_strides;
+  Strides d_lse_strides;
+};
+
+// The gradient of each partial result from that of what they merge into.
+struct MergeBackwardParams {
+  const void* d_out;
+  const float* d_lse;  // null where it is not used
+  Strides d_out_strides;
+  Strides d_lse_strides;
+  RowCount count;
+  int branches;
+  GradientBranch branch[MERGE_BRANCHES];
+};
+
 // Dumps the window formula so that a test can hold it against the host's.
 struct WindowDumpParams {
   int* ranges;  // [extent][4]: window start, window end, inverse start, inverse end, in positions of the residue
@@ -210,6 +233,7 @@ static_assert(sizeof(ForwardParams) == 560 && sizeof(BackwardParams) == 728, "")
 static_assert(sizeof(TilePlan) == 72 && sizeof(TileForwardParams) == 552, "");
 static_assert(sizeof(DeltaParams) == 296 && sizeof(SumParams) == 168, "");
 static_assert(sizeof(Branch) == 96 && sizeof(MergeParams) == 1312 && sizeof(WindowDumpParams) == 64, "");
+static_assert(sizeof(GradientBranch) == 192 && sizeof(MergeBackwardParams) == 2464, "");
 NATTEN_OFFSET(Axis, window, 16);
 NATTEN_OFFSET(Axis, stride, 24);
 NATTEN_OFFSET(Axis, dilation, 36);
@@ -237,6 +261,9 @@ NATTEN_OFFSET(SumParams, count, 104);
 NATTEN_OFFSET(SumParams, splits, 160);
 NATTEN_OFFSET(MergeParams, count, 96);
 NATTEN_OFFSET(MergeParams, branch, 160);
+NATTEN_OFFSET(GradientBranch, d_out_strides, 112);
+NATTEN_OFFSET(MergeBackwardParams, count, 96);
+NATTEN_OFFSET(MergeBackwardParams, branch, 160);
 NATTEN_OFFSET(WindowDumpParams, extent, 56);
 
 }  // namespace natten

@@ -1,11 +1,11 @@
 //! What shapes do not show: what stays out of a result, what repeats, where memory ends, and plain attention.
 
 use natten_core::{
-    AttentionParams, Backend, ForwardCall, Inputs, MergeCall, Output, Params, Partials, Problem, Sequences,
-    Tensor, reference,
+    AttentionParams, Backend, Element, ForwardCall, Inputs, MergeBackwardCall, MergeCall, Output, Params,
+    Partials, Problem, Sequences, Tensor, bf16, f16, reference,
 };
 use natten_cuda::device::{Device, LaunchConfig, PreparedLaunch};
-use natten_cuda::params::{Axis, WindowDumpParams};
+use natten_cuda::params::{Axis, MERGE_BRANCHES, WindowDumpParams};
 use natten_cuda::registry::by_name;
 use natten_cuda::{Cuda, CudaError};
 use natten_emulator::{Emulated, Options};
@@ -129,6 +129,64 @@ fn merge() {
     cuda.merge(MergeCall::new(partials, output).unwrap()).unwrap();
     compare("out", &cuda.download(&out).unwrap(), &expected.out).unwrap();
     compare("lse", &cuda.download(&lse).unwrap(), &expected.lse).unwrap();
+}
+
+/// The gradient of each partial result, of as many as one launch takes, with branches and rows that saw nothing and hold NaN,
+/// with and without a gradient of the log-sum-exp, in every element type.
+#[test]
+fn merge_backward() {
+    merge_backward_of::<f32>(2, 40);
+    merge_backward_of::<f16>(3, 33);
+    merge_backward_of::<bf16>(MERGE_BRANCHES, 7);
+}
+
+fn merge_backward_of<E: Element>(branches: usize, head_dim: usize) {
+    let cuda = emulated();
+    let mut numbers = Numbers::new(17);
+    let (rows, scalars) = ([2, 3, 2, head_dim], [2, 3, 2]);
+    let (mut outs, mut lses): (Vec<_>, Vec<_>) =
+        (0..branches).map(|_| (numbers.tensor::<E>(&rows), numbers.tensor::<f32>(&scalars))).unzip();
+    lses.iter_mut().for_each(|lse| lse.as_mut_slice()[4] = f32::NEG_INFINITY);
+    lses[1].as_mut_slice()[0] = f32::NEG_INFINITY;
+    outs[1].as_mut_slice()[3] = E::from_f32(f32::NAN);
+    let (d_out, d_lse) = (numbers.tensor::<E>(&rows), numbers.tensor::<f32>(&scalars));
+    let host = Partials { outs, lses };
+    let views = host.map(Tensor::view, Tensor::view);
+    let there = host.try_map(|t| cuda.upload(&t.view()), |t| cuda.upload(&t.view())).unwrap();
+    let (there_out, there_lse) = (cuda.upload(&d_out.view()).unwrap(), cuda.upload(&d_lse.view()).unwrap());
+    for with_lse in [true, false] {
+        let expected =
+            reference::merge_backward(&views, &d_out.view(), with_lse.then(|| d_lse.view()).as_ref());
+        let mut found =
+            host.try_map(|t| cuda.allocate::<E>(t.shape()), |t| cuda.allocate::<f32>(t.shape())).unwrap();
+        let merged = Output { out: there_out.view(), lse: with_lse.then(|| there_lse.view()) };
+        let gradients = found.map_mut(|t| t.view_mut(), |t| t.view_mut());
+        let partials = there.map(|t| t.view(), |t| t.view());
+        cuda.merge_backward(MergeBackwardCall::new(partials, merged, gradients).unwrap()).unwrap();
+        for (branch, (d_out, d_lse)) in expected.iter().enumerate() {
+            compare("d_out", &cuda.download(&found.outs[branch]).unwrap(), d_out).unwrap();
+            compare("d_lse", &cuda.download(&found.lses[branch]).unwrap(), d_lse).unwrap();
+        }
+    }
+}
+
+/// One partial result more than a launch takes is refused.
+#[test]
+fn merge_backward_of_too_many() {
+    let cuda = emulated();
+    let (out, lse) =
+        (Tensor::<f32>::zeros(&[1, 2, 1, 4]).unwrap(), Tensor::<f32>::zeros(&[1, 2, 1]).unwrap());
+    let (out, lse) = (cuda.upload(&out.view()).unwrap(), cuda.upload(&lse.view()).unwrap());
+    let count = MERGE_BRANCHES + 1;
+    let partials = Partials { outs: vec![out.view(); count], lses: vec![lse.view(); count] };
+    let mut found = partials
+        .try_map(|t| cuda.allocate::<f32>(t.layout().shape()), |t| cuda.allocate::<f32>(t.layout().shape()))
+        .unwrap();
+    let gradients = found.map_mut(|t| t.view_mut(), |t| t.view_mut());
+    let merged = Output { out: out.view(), lse: None };
+    let call = MergeBackwardCall::new(partials, merged, gradients).unwrap();
+    let error = cuda.merge_backward(call).unwrap_err();
+    assert!(matches!(error, CudaError::MergeCount { found, .. } if found == count), "{error}");
 }
 
 /// The kernels' window formula is natten-core's, on every small axis.

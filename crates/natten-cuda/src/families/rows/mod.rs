@@ -6,8 +6,10 @@ use std::mem::offset_of;
 use natten_core::{ElementType, Problem};
 
 use crate::cost::traffic;
-use crate::family::{Bid, Family, Launch, Offer, Pass, Patch, Query, Refused, patches};
-use crate::params::{Branch, DeltaParams, MergeParams, RowCount, Strides, SumParams};
+use crate::family::{Bid, Family, Launch, MergeRows, Offer, Pass, Patch, Query, Refused, patches};
+use crate::params::{
+    Branch, DeltaParams, GradientBranch, MergeBackwardParams, MergeParams, RowCount, Strides, SumParams,
+};
 use crate::registry::{Facts, Kernel, Operation, kernels_of};
 use crate::rejection::RejectionReason;
 use crate::views::Slot;
@@ -34,28 +36,12 @@ impl Family for Rows {
     }
 
     fn lay_out(&self, bid: &Bid, query: &Query<'_>) -> Result<Offer, Refused> {
-        let mut offer = Offer { bid: *bid, launches: Vec::new(), workspace_bytes: 0 };
-        let Pass::Merge(rows) = query.pass else { return Ok(offer) };
-        let count = RowCount::new(rows.batch, rows.tokens, rows.heads, rows.head_dim)?;
-        let mut params = MergeParams {
-            out_strides: query.views.strides(Slot::OUT),
-            lse_strides: query.views.strides(Slot::LSE),
-            count,
-            branches: rows.branches as i32,
-            ..MergeParams::default()
+        let launch = match query.pass {
+            Pass::Merge(rows) => merge(bid.kernel, query, rows)?,
+            Pass::MergeBackward(rows) => merge_backward(bid.kernel, query, rows)?,
+            Pass::Forward(_) | Pass::Backward(_) => return Err(Refused::By(RejectionReason::NotAskedFor)),
         };
-        let mut addresses = patches!(MergeParams, out: OUT, lse: LSE).to_vec();
-        for (i, branch) in params.branch.iter_mut().enumerate().take(rows.branches) {
-            let [out, lse] = [Slot::partial_out(i), Slot::partial_lse(i)];
-            branch.out_strides = query.views.strides(out);
-            branch.lse_strides = query.views.strides(lse);
-            let at = offset_of!(MergeParams, branch) + i * size_of::<Branch>();
-            addresses.push(Patch { at: at + offset_of!(Branch, out), slot: out });
-            addresses.push(Patch { at: at + offset_of!(Branch, lse), slot: lse });
-        }
-        let params = bytemuck::bytes_of(&params);
-        offer.launches.push(Launch::new(query, bid.kernel, ctas(&count, bid.kernel), params, &addresses));
-        Ok(offer)
+        Ok(Offer { bid: *bid, launches: vec![launch], workspace_bytes: 0 })
     }
 
     #[cfg(test)]
@@ -63,6 +49,7 @@ impl Family for Rows {
         match operation {
             Operation::Delta => size_of::<DeltaParams>(),
             Operation::SumPartials => size_of::<SumParams>(),
+            Operation::MergeBackward => size_of::<MergeBackwardParams>(),
             _ => size_of::<MergeParams>(),
         }
     }
@@ -70,6 +57,64 @@ impl Family for Rows {
     fn issued_over_useful(&self, bid: &Bid, _query: &Query<'_>) -> Vec<(&'static Kernel, f64)> {
         vec![(bid.kernel, 1.0)]
     }
+}
+
+/// One result of several.
+fn merge(kernel: &'static Kernel, query: &Query<'_>, rows: &MergeRows) -> Result<Launch, Refused> {
+    let views = query.views;
+    let count = RowCount::new(rows.batch, rows.tokens, rows.heads, rows.head_dim)?;
+    let mut params = MergeParams {
+        out_strides: views.strides(Slot::OUT),
+        lse_strides: views.strides(Slot::LSE),
+        count,
+        branches: rows.branches as i32,
+        ..MergeParams::default()
+    };
+    let mut addresses = patches!(MergeParams, out: OUT, lse: LSE).to_vec();
+    for (i, branch) in params.branch.iter_mut().enumerate().take(rows.branches) {
+        let [out, lse] = [Slot::partial_out(i), Slot::partial_lse(i)];
+        *branch =
+            Branch { out_strides: views.strides(out), lse_strides: views.strides(lse), ..Branch::default() };
+        let at = offset_of!(MergeParams, branch) + i * size_of::<Branch>();
+        addresses.push(Patch { at: at + offset_of!(Branch, out), slot: out });
+        addresses.push(Patch { at: at + offset_of!(Branch, lse), slot: lse });
+    }
+    Ok(Launch::new(query, kernel, ctas(&count, kernel), bytemuck::bytes_of(&params), &addresses))
+}
+
+/// The gradients of several results from that of what they merge into.
+fn merge_backward(kernel: &'static Kernel, query: &Query<'_>, rows: &MergeRows) -> Result<Launch, Refused> {
+    let views = query.views;
+    let count = RowCount::new(rows.batch, rows.tokens, rows.heads, rows.head_dim)?;
+    let mut params = MergeBackwardParams {
+        d_out_strides: views.strides(Slot::D_OUT),
+        d_lse_strides: views.strides(Slot::D_LSE),
+        count,
+        branches: rows.branches as i32,
+        ..MergeBackwardParams::default()
+    };
+    let mut addresses = patches!(MergeBackwardParams, d_out: D_OUT, d_lse: D_LSE).to_vec();
+    for (i, branch) in params.branch.iter_mut().enumerate().take(rows.branches) {
+        let (out, lse) = (Slot::partial_out(i), Slot::partial_lse(i));
+        let (d_out, d_lse) = (Slot::d_partial_out(i), Slot::d_partial_lse(i));
+        *branch = GradientBranch {
+            out_strides: views.strides(out),
+            lse_strides: views.strides(lse),
+            d_out_strides: views.strides(d_out),
+            d_lse_strides: views.strides(d_lse),
+            ..GradientBranch::default()
+        };
+        let at = offset_of!(MergeBackwardParams, branch) + i * size_of::<GradientBranch>();
+        for (field, slot) in [
+            (offset_of!(GradientBranch, out), out),
+            (offset_of!(GradientBranch, lse), lse),
+            (offset_of!(GradientBranch, d_out), d_out),
+            (offset_of!(GradientBranch, d_lse), d_lse),
+        ] {
+            addresses.push(Patch { at: at + field, slot });
+        }
+    }
+    Ok(Launch::new(query, kernel, ctas(&count, kernel), bytemuck::bytes_of(&params), &addresses))
 }
 
 /// Ctas that take a row a warp.

@@ -18,7 +18,7 @@ pub(super) fn predict(kernel: &Kernel, query: &Query<'_>) -> f64 {
     let (problem, passes) = match query.pass {
         Pass::Forward(problem) => (problem, 1.0),
         Pass::Backward(problem) => (problem, BACKWARD),
-        Pass::Merge(_) => return LAUNCH,
+        Pass::Merge(_) | Pass::MergeBackward(_) => return LAUNCH,
     };
     let [lanes, items] = kernel.walk();
     let of_cta = (kernel.threads as usize / lanes * items) as f64;

@@ -39,7 +39,9 @@ impl Family for Simt {
         match query.pass {
             Pass::Forward(problem) => forward::lay_out(bid, query, problem),
             Pass::Backward(problem) => backward::lay_out(bid, query, problem),
-            Pass::Merge(_) => Ok(Offer { bid: *bid, launches: Vec::new(), workspace_bytes: 0 }),
+            Pass::Merge(_) | Pass::MergeBackward(_) => {
+                Ok(Offer { bid: *bid, launches: Vec::new(), workspace_bytes: 0 })
+            }
         }
     }
 
@@ -60,7 +62,7 @@ impl Family for Simt {
                 let of_keys = of_keys.map(|kernel| issued(kernel, problem, Items::Keys));
                 [issued(bid.kernel, problem, Items::Queries)].into_iter().chain(of_keys).collect()
             }
-            Pass::Merge(_) => Vec::new(),
+            Pass::Merge(_) | Pass::MergeBackward(_) => Vec::new(),
         }
     }
 }
