@@ -6,8 +6,8 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use natten_core::{
-    Backend, BackwardCall, Element, ForwardCall, InputElement, Inputs, Layout, MergeBackwardCall, MergeCall,
-    Output, Partials, Tensor, TensorView,
+    Backend, BackwardCall, Element, ElementType, ForwardCall, InputElement, Inputs, Layout,
+    MergeBackwardCall, MergeCall, Output, Partials, Tensor, TensorView,
 };
 
 use crate::buffer::{Bound, CudaTensor, CudaView, CudaViewMut, Placed};
@@ -153,7 +153,6 @@ impl<D: Device> Cuda<D> {
         Ok(placed)
     }
 
-    /// A kernel's parameter has room for so many partial results.
     fn place_partials<E: Element>(
         &self,
         partials: &Partials<CudaView<'_, E>, CudaView<'_, f32>>,
@@ -261,7 +260,7 @@ impl<D: Device> Backend for Cuda<D> {
         if let Some(lse) = &output.lse {
             placed.scalars(Slot::LSE, lse)?;
         }
-        match MergeRows::of(&output.out.layout, E::ELEMENT_TYPE, partials.outs.len()) {
+        match merge_rows(E::ELEMENT_TYPE, &output.out.layout, partials.outs.len()) {
             Some(rows) => self.run(Pass::Merge(&rows), placed, |_, _| Ok(None)),
             None => Ok(()),
         }
@@ -270,17 +269,26 @@ impl<D: Device> Backend for Cuda<D> {
     fn merge_backward<E: Element>(&self, call: MergeBackwardCall<'_, Self, E>) -> Result<(), CudaError> {
         let (partials, merged, gradients) = (call.partials(), call.merged(), call.gradients());
         let mut placed = self.place_partials(partials)?;
-        placed.rows(Slot::D_OUT, &merged.out)?;
-        if let Some(d_lse) = &merged.lse {
-            placed.scalars(Slot::D_LSE, d_lse)?;
-        }
         for (i, (d_out, d_lse)) in gradients.outs.iter().zip(&gradients.lses).enumerate() {
             placed.rows(Slot::d_partial_out(i), d_out)?;
             placed.scalars(Slot::d_partial_lse(i), d_lse)?;
         }
-        match MergeRows::of(&merged.out.layout, E::ELEMENT_TYPE, partials.outs.len()) {
+        placed.rows(Slot::D_OUT, &merged.out)?;
+        if let Some(d_lse) = &merged.lse {
+            placed.scalars(Slot::D_LSE, d_lse)?;
+        }
+        match merge_rows(E::ELEMENT_TYPE, &merged.out.layout, partials.outs.len()) {
             Some(rows) => self.run(Pass::MergeBackward(&rows), placed, |_, _| Ok(None)),
             None => Ok(()),
         }
     }
+}
+
+/// What a merge into tensors of this layout works on; nothing where there are no rows.
+fn merge_rows(element_type: ElementType, out: &Layout, branches: usize) -> Option<MergeRows> {
+    let [batch, tokens @ .., heads, head_dim] = out.shape() else { return None };
+    let (batch, heads, head_dim) = (*batch, *heads, *head_dim);
+    let mut rows = MergeRows { element_type, batch, tokens: [1; 3], heads, head_dim, branches };
+    rows.tokens[3 - tokens.len()..].copy_from_slice(tokens);
+    (!out.is_empty()).then_some(rows)
 }

@@ -4,7 +4,7 @@
 use natten_core::Problem;
 use natten_core::plan::{PlanTables, Tiling};
 
-use crate::family::{MergeRows, Pass};
+use crate::family::Pass;
 
 /// Starting a kernel.
 pub(crate) const LAUNCH: f64 = 4.0;
@@ -21,9 +21,6 @@ pub(crate) fn waves(items: f64, slots: f64) -> f64 {
 
 /// The least time that reading and writing every tensor once takes: no kernel is faster.
 pub(crate) fn traffic(pass: &Pass<'_>) -> f64 {
-    let of_rows = |rows: &MergeRows| {
-        (rows.batch * rows.tokens.iter().product::<usize>() * rows.heads * rows.head_dim) as f64
-    };
     let elements = match pass {
         Pass::Forward(problem) | Pass::Backward(problem) => {
             let rows = |tokens: usize, heads: usize| (problem.batch() * tokens * heads) as f64;
@@ -31,8 +28,8 @@ pub(crate) fn traffic(pass: &Pass<'_>) -> f64 {
             let keys = problem.key_tokens() + problem.additional_keys();
             both * (rows(problem.query_tokens(), problem.heads()) + rows(keys, problem.heads_kv()))
         }
-        Pass::Merge(rows) => of_rows(rows) * (rows.branches + 1) as f64,
-        Pass::MergeBackward(rows) => of_rows(rows) * (2 * rows.branches + 1) as f64,
+        Pass::Merge(rows) => rows.elements() * (rows.branches + 1) as f64,
+        Pass::MergeBackward(rows) => rows.elements() * (2 * rows.branches + 1) as f64,
     };
     LAUNCH + elements * pass.element_type().size_bytes() as f64 / BYTES
 }

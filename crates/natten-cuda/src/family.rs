@@ -4,7 +4,7 @@
 use std::cell::OnceCell;
 
 use natten_core::plan::{PlanTables, Tiling};
-use natten_core::{ElementType, Layout, Problem};
+use natten_core::{ElementType, Problem};
 use smallvec::SmallVec;
 
 use crate::device::{Properties, TensorMapSpec};
@@ -31,7 +31,7 @@ pub enum Pass<'a> {
     Backward(&'a Problem),
     /// One result of several partial ones.
     Merge(&'a MergeRows),
-    /// The gradient of each of them.
+    /// The gradients of partial results.
     MergeBackward(&'a MergeRows),
 }
 
@@ -53,13 +53,10 @@ pub struct MergeRows {
 }
 
 impl MergeRows {
-    /// Of results that lie like this, or nothing where there are none.
-    pub(crate) fn of(out: &Layout, element_type: ElementType, branches: usize) -> Option<Self> {
-        let [batch, tokens @ .., heads, head_dim] = out.shape() else { return None };
-        let (batch, heads, head_dim) = (*batch, *heads, *head_dim);
-        let mut rows = MergeRows { element_type, batch, tokens: [1; 3], heads, head_dim, branches };
-        rows.tokens[3 - tokens.len()..].copy_from_slice(tokens);
-        (!out.is_empty()).then_some(rows)
+    /// Of one result.
+    pub(crate) fn elements(&self) -> f64 {
+        let tokens: usize = self.tokens.iter().product();
+        (self.batch * tokens * self.heads * self.head_dim) as f64
     }
 }
 

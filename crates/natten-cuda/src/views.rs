@@ -41,12 +41,12 @@ impl Slot {
         Slot(Self::partial_out(branch).0 + 1)
     }
 
-    /// The gradient of a partial result's output.
+    /// The gradient of a partial output.
     pub fn d_partial_out(branch: usize) -> Self {
         Slot(Self::partial_out(branch).0 + 2)
     }
 
-    /// The gradient of a partial result's log-sum-exp.
+    /// The gradient of a partial log-sum-exp.
     pub fn d_partial_lse(branch: usize) -> Self {
         Slot(Self::partial_out(branch).0 + 3)
     }

@@ -39,13 +39,13 @@ impl Family for Rows {
         let launch = match query.pass {
             Pass::Merge(rows) => merge(bid.kernel, query, rows)?,
             Pass::MergeBackward(rows) => merge_backward(bid.kernel, query, rows)?,
-            _ => return Err(Refused::By(RejectionReason::NotAskedFor)),
+            Pass::Forward(_) | Pass::Backward(_) => return Err(Refused::By(RejectionReason::NotAskedFor)),
         };
         Ok(Offer { bid: *bid, launches: vec![launch], workspace_bytes: 0 })
     }
 
     #[cfg(test)]
-    fn parameter_bytes(&self, operation: Operation) -> usize {
+    fn parameter_bytes(&self, operation: crate::registry::Operation) -> usize {
         match operation {
             Operation::Delta => size_of::<DeltaParams>(),
             Operation::SumPartials => size_of::<SumParams>(),
@@ -59,11 +59,13 @@ impl Family for Rows {
     }
 }
 
+/// One result of several.
 fn merge(kernel: &'static Kernel, query: &Query<'_>, rows: &MergeRows) -> Result<Launch, Refused> {
+    let views = query.views;
     let count = RowCount::new(rows.batch, rows.tokens, rows.heads, rows.head_dim)?;
     let mut params = MergeParams {
-        out_strides: query.views.strides(Slot::OUT),
-        lse_strides: query.views.strides(Slot::LSE),
+        out_strides: views.strides(Slot::OUT),
+        lse_strides: views.strides(Slot::LSE),
         count,
         branches: rows.branches as i32,
         ..MergeParams::default()
@@ -71,8 +73,8 @@ fn merge(kernel: &'static Kernel, query: &Query<'_>, rows: &MergeRows) -> Result
     let mut addresses = patches!(MergeParams, out: OUT, lse: LSE).to_vec();
     for (i, branch) in params.branch.iter_mut().enumerate().take(rows.branches) {
         let [out, lse] = [Slot::partial_out(i), Slot::partial_lse(i)];
-        branch.out_strides = query.views.strides(out);
-        branch.lse_strides = query.views.strides(lse);
+        *branch =
+            Branch { out_strides: views.strides(out), lse_strides: views.strides(lse), ..Branch::default() };
         let at = offset_of!(MergeParams, branch) + i * size_of::<Branch>();
         addresses.push(Patch { at: at + offset_of!(Branch, out), slot: out });
         addresses.push(Patch { at: at + offset_of!(Branch, lse), slot: lse });
@@ -80,30 +82,37 @@ fn merge(kernel: &'static Kernel, query: &Query<'_>, rows: &MergeRows) -> Result
     Ok(Launch::new(query, kernel, ctas(&count, kernel), bytemuck::bytes_of(&params), &addresses))
 }
 
+/// The gradients of several results from that of what they merge into.
 fn merge_backward(kernel: &'static Kernel, query: &Query<'_>, rows: &MergeRows) -> Result<Launch, Refused> {
+    let views = query.views;
     let count = RowCount::new(rows.batch, rows.tokens, rows.heads, rows.head_dim)?;
     let mut params = MergeBackwardParams {
-        d_out_strides: query.views.strides(Slot::D_OUT),
-        d_lse_strides: query.views.strides(Slot::D_LSE),
+        d_out_strides: views.strides(Slot::D_OUT),
+        d_lse_strides: views.strides(Slot::D_LSE),
         count,
         branches: rows.branches as i32,
         ..MergeBackwardParams::default()
     };
     let mut addresses = patches!(MergeBackwardParams, d_out: D_OUT, d_lse: D_LSE).to_vec();
     for (i, branch) in params.branch.iter_mut().enumerate().take(rows.branches) {
-        let [out, lse] = [Slot::partial_out(i), Slot::partial_lse(i)];
-        let [d_out, d_lse] = [Slot::d_partial_out(i), Slot::d_partial_lse(i)];
-        branch.out_strides = query.views.strides(out);
-        branch.lse_strides = query.views.strides(lse);
-        branch.d_out_strides = query.views.strides(d_out);
-        branch.d_lse_strides = query.views.strides(d_lse);
+        let (out, lse) = (Slot::partial_out(i), Slot::partial_lse(i));
+        let (d_out, d_lse) = (Slot::d_partial_out(i), Slot::d_partial_lse(i));
+        *branch = GradientBranch {
+            out_strides: views.strides(out),
+            lse_strides: views.strides(lse),
+            d_out_strides: views.strides(d_out),
+            d_lse_strides: views.strides(d_lse),
+            ..GradientBranch::default()
+        };
         let at = offset_of!(MergeBackwardParams, branch) + i * size_of::<GradientBranch>();
-        addresses.extend([
-            Patch { at: at + offset_of!(GradientBranch, out), slot: out },
-            Patch { at: at + offset_of!(GradientBranch, lse), slot: lse },
-            Patch { at: at + offset_of!(GradientBranch, d_out), slot: d_out },
-            Patch { at: at + offset_of!(GradientBranch, d_lse), slot: d_lse },
-        ]);
+        for (field, slot) in [
+            (offset_of!(GradientBranch, out), out),
+            (offset_of!(GradientBranch, lse), lse),
+            (offset_of!(GradientBranch, d_out), d_out),
+            (offset_of!(GradientBranch, d_lse), d_lse),
+        ] {
+            addresses.push(Patch { at: at + field, slot });
+        }
     }
     Ok(Launch::new(query, kernel, ctas(&count, kernel), bytemuck::bytes_of(&params), &addresses))
 }
