@@ -90,51 +90,35 @@ struct FragmentSoftmax {
   float sum[2];             // of this lane's columns
 
   __device__ __forceinline__ void clear() {
-    reference_log2[0] = reference_log2[1] = NATTEN_LOWEST;
-    sum[0] = sum[1] = 0.0f;
-  }
-
-  // The largest of this lane's scores of either row, scaled; whether one of them moves its reference.
-  template <int COUNT>
-  __device__ __forceinline__ bool find_tops(const float* scores, float scale_log2, float (&top_log2)[2]) const {
-    bool must = false;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float top = scores[2 * half];
-#pragma unroll
-      for (int i = 0; i < COUNT; ++i) top = i / 2 % 2 == half ? fmaxf(top, scores[i]) : top;
-      top_log2[half] = top * scale_log2;
-      must |= top_log2[half] > move_limit(reference_log2[half]);
+      reference_log2[half] = NATTEN_LOWEST;
+      sum[half] = 0.0f;
     }
-    return must;
   }
+
+  // A score of the row beyond this moves its reference.
+  __device__ __forceinline__ float limit(int half) const { return move_limit(reference_log2[half]); }
 
   // Once some row of the warp must: moves the reference of a row to its largest score; what the row's result must be
   // multiplied by. ALONE: only a row that must itself, otherwise every row whose score is larger, which is one comparison
   // less.
   template <bool ALONE>
-  __device__ __forceinline__ float move(int half, float top_log2) {
-    const float top = quad_maximum(top_log2), old = reference_log2[half];
-    const bool stays = ALONE && !(top > move_limit(old));
-    reference_log2[half] = stays ? old : ALONE ? top : fmaxf(top, old);
-    const float factor = stays ? 1.0f : arch::exp2_approx(old - reference_log2[half]);
+  __device__ __forceinline__ float move(int half, const float& top_log2) {
+    const float old = reference_log2[half];
+    const bool moves = !ALONE || top_log2 > move_limit(old);
+    const float to = ALONE ? top_log2 : fmaxf(top_log2, old);
+    const float factor = moves ? arch::exp2_approx(old - to) : 1.0f;
+    reference_log2[half] = moves ? to : old;
     sum[half] *= factor;
     return factor;
   }
 
-  // Turns scores into weights in place, 0 for -inf.
-  template <int COUNT>
-  __device__ __forceinline__ void weigh(float* scores, float scale_log2) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float reference = reference_log2[half];
-#pragma unroll
-      for (int i = 0; i < COUNT; ++i) {
-        if (i / 2 % 2 != half) continue;
-        scores[i] = arch::exp2_approx(fmaf(scores[i], scale_log2, -reference));
-        sum[half] += scores[i];
-      }
-    }
+  // The weight of a score, 0 for -inf; counts it.
+  __device__ __forceinline__ float weigh(int half, float score, float scale_log2) {
+    const float weight = arch::exp2_approx(fmaf(score, scale_log2, -reference_log2[half]));
+    sum[half] += weight;
+    return weight;
   }
 };
 

@@ -92,7 +92,7 @@ const MUTATIONS: &[Mutation] = &[
     edit("full: steps of K and V exchanged", "ld.shared.v2.u64", 13, "ld.shared.v2.u64", "EXCHANGE"),
     edit("full: steps across lines exchanged", "ld.shared.v2.u64", 9, "ld.shared.v2.u64", "EXCHANGE"),
     edit("full: steps across planes exchanged", "ld.shared.v2.u64", 10, "ld.shared.v2.u64", "EXCHANGE"),
-    edit("copies go on after the last tile", "selp.b32  %r207, 0, %r207, %p176", 0, "selp.b32", "SWAP"),
+    edit("copies go on after the last tile", "selp.b32  %r207, 0, %r207, %p178", 0, "selp.b32", "SWAP"),
     edit("copies go on after the last full tile", "selp.b32  %r207, 0, %r207, %p123", 0, "selp.b32", "SWAP"),
 ];
 

@@ -9,8 +9,6 @@ namespace sm80 {
 
 template <class C>
 struct RowSoftmax {
-  enum { COUNT = 4 * C::N };
-
   FragmentSoftmax rows[C::M];
 
   __device__ __forceinline__ void clear() {
@@ -25,23 +23,49 @@ struct RowSoftmax {
   __device__ __forceinline__ void weigh(const TileForwardParams& p, typename Products<C>::Scores& score,
                                         Products<C>& products) {
     const float scale_log2 = scale(p);
-    float top_log2[C::M][2];
+    float tops[C::M][2];
     bool must = false;
 #pragma unroll
     for (int m = 0; m < C::M; ++m) {
-      must |= rows[m].template find_tops<COUNT>(&score[m][0][0], scale_log2, top_log2[m]);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float top = score[m][0][half * 2];
+#pragma unroll
+        for (int n = 0; n < C::N; ++n) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) top = fmaxf(top, score[m][n][half * 2 + e]);
+        }
+        tops[m][half] = top;
+        must |= top * scale_log2 > rows[m].limit(half);
+      }
     }
-    if (arch::any(must)) {
+    if (arch::any(must)) move(p, tops, products);
 #pragma unroll
-      for (int m = 0; m < C::M; ++m) {
+    for (int m = 0; m < C::M; ++m) {
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          products.rescale(m, half, rows[m].template move<true>(half, top_log2[m][half]));
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int n = 0; n < C::N; ++n) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            float& s = score[m][n][half * 2 + e];
+            s = rows[m].weigh(half, s, scale_log2);
+          }
         }
       }
     }
+  }
+
+  // Moves the references of rows whose greatest score is far above them.
+  __device__ __forceinline__ void move(const TileForwardParams& p, const float (&tops)[C::M][2], Products<C>& products) {
 #pragma unroll
-    for (int m = 0; m < C::M; ++m) rows[m].template weigh<COUNT>(&score[m][0][0], scale_log2);
+    for (int m = 0; m < C::M; ++m) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float top_log2 = quad_maximum(tops[m][half]) * scale(p);
+        products.rescale(m, half, rows[m].template move<true>(half, top_log2));
+      }
+    }
   }
 };
 

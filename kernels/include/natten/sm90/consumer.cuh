@@ -130,16 +130,26 @@ struct Consumer {
   // Moves the references if some score of the warp is far above its row's. Returns whether; then factor is what the result
   // must be multiplied by.
   __device__ __forceinline__ bool move_reference(float (&factor)[2]) {
-    float top_log2[2];
-    const bool must = softmax.template find_tops<SCORES>(scores, p.geometry.scale_log2, top_log2);
+    float top_log2[2] = {scores[0], scores[2]};
+#pragma unroll
+    for (int i = 0; i < SCORES; ++i) top_log2[i / 2 % 2] = fmaxf(top_log2[i / 2 % 2], scores[i]);
+    bool must = false;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      top_log2[half] *= p.geometry.scale_log2;
+      must |= top_log2[half] > softmax.limit(half);
+    }
     if (!arch::any(must)) return false;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) factor[half] = softmax.template move<false>(half, top_log2[half]);
+    for (int half = 0; half < 2; ++half) factor[half] = softmax.template move<false>(half, quad_maximum(top_log2[half]));
     return true;
   }
 
   // Turns scores into weights in place.
-  __device__ __forceinline__ void weigh() { softmax.template weigh<SCORES>(scores, p.geometry.scale_log2); }
+  __device__ __forceinline__ void weigh() {
+#pragma unroll
+    for (int i = 0; i < SCORES; ++i) scores[i] = softmax.weigh(i / 2 % 2, scores[i], p.geometry.scale_log2);
+  }
 
   __device__ __forceinline__ void pack_weights() {
 #pragma unroll
