@@ -117,7 +117,7 @@ struct BackwardParams {
   const void* additional_key;    // pass over queries only
   const void* additional_value;  // pass over queries only
   const void* d_out;
-  const float* statistics;  // pairs: log-sum-exp times log2(e); rowsum(d_out * out) - d_lse
+  const float* statistics;  // pairs: log-sum-exp times log2(e), +inf for -inf; rowsum(d_out * out) - d_lse
   void* d_query;
   void* d_key;
   void* d_value;

@@ -13,7 +13,7 @@ struct BackwardParamsSm90 {
   arch::TensorMap column[2];
   arch::TensorMap additional[2];  // keys and values that every query sees; pass over queries only
   void* d_row[2];                 // d_query, null; or d_key, d_value
-  const float* statistics;        // pairs: log-sum-exp times log2(e); rowsum(d_out * out) - d_lse
+  const float* statistics;        // pairs: log-sum-exp times log2(e), +inf for -inf; rowsum(d_out * out) - d_lse
   Strides d_row_strides[2];
   Strides statistics_strides;     // in pairs
   Geometry geometry;
