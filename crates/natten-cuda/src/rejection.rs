@@ -75,6 +75,8 @@ pub enum RejectionReason {
     },
     /// There are no keys.
     NoKeys,
+    /// There are no queries.
+    NoQueries,
     /// The copy engine cannot read a tensor as it lies.
     TensorMap(MapError),
     /// A kernel of another family is predicted to end earlier.
@@ -119,6 +121,7 @@ impl fmt::Display for RejectionReason {
                 write!(f, "runs on compute capability {only} alone, the device has {found}")
             }
             RejectionReason::NoKeys => write!(f, "needs at least one key"),
+            RejectionReason::NoQueries => write!(f, "needs at least one query"),
             RejectionReason::TensorMap(reason) => write!(f, "cannot map a tensor: {reason}"),
             RejectionReason::PredictedSlower { than, nanoseconds, own_nanoseconds } => {
                 let [own, other] = [own_nanoseconds, nanoseconds].map(|&time| time as f64 / 1e3);

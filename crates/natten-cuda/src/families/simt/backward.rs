@@ -42,14 +42,16 @@ const ADDITIONAL_ADDRESSES: [Patch; 10] = patches!(
 );
 
 /// Where the parts of the workspace begin, in bytes. Statistics are first.
-struct Workspace {
+pub(crate) struct Workspace {
     partial_keys: usize,
     partial_values: usize,
-    end: usize,
+    /// How long it is.
+    pub end: usize,
 }
 
 impl Workspace {
-    fn of(problem: &Problem) -> Self {
+    /// Of a backward.
+    pub fn of(problem: &Problem) -> Self {
         let rows = problem.batch() * problem.query_tokens() * problem.heads();
         let (_, splits) = splits(problem.axes(), problem.additional_keys());
         let additional_rows = problem.batch() * problem.additional_keys() * problem.heads_kv() * splits;
@@ -87,9 +89,7 @@ pub(super) fn lay_out(bid: &Bid, query: &Query<'_>, problem: &Problem) -> Result
             call.launches.push(rows::delta(query, problem, base.statistics_strides)?);
         }
         call.passes()?;
-        if problem.additional_keys() > 0 {
-            call.additional()?;
-        }
+        call.launches.extend(additional(query, problem)?);
     }
     Ok(Offer { bid: *bid, launches: call.launches, workspace_bytes: Workspace::of(problem).end })
 }
@@ -101,7 +101,7 @@ fn base_params(query: &Query<'_>, problem: &Problem) -> BackwardParams {
         key_strides: views.strides(Slot::KEY),
         value_strides: views.strides(Slot::VALUE),
         d_out_strides: views.strides(Slot::D_OUT),
-        statistics_strides: dense_strides(problem.axes().map(|axis| axis.query_extent), problem.heads()),
+        statistics_strides: statistics_strides(problem),
         d_query_strides: views.strides(Slot::D_QUERY),
         d_key_strides: views.strides(Slot::D_KEY),
         d_value_strides: views.strides(Slot::D_VALUE),
@@ -111,8 +111,9 @@ fn base_params(query: &Query<'_>, problem: &Problem) -> BackwardParams {
     }
 }
 
-/// Strides of a dense `[batch, X, Y, Z, heads]`.
-fn dense_strides([x, y, z]: [usize; 3], heads: usize) -> Strides {
+/// Of the rows' statistics, in pairs: dense `[batch, X, Y, Z, heads]`.
+pub(crate) fn statistics_strides(problem: &Problem) -> Strides {
+    let ([x, y, z], heads) = (problem.axes().map(|axis| axis.query_extent), problem.heads());
     let step = |elements: usize| elements as i64;
     let axis = [step(heads * z * y), step(heads * z), step(heads)];
     Strides { batch: step(heads * z * y * x), axis, head: 1 }
@@ -151,55 +152,58 @@ impl Call<'_> {
         self.launches.push(Launch::new(self.query, kernel, ctas, params, &ADDRESSES));
         Ok(())
     }
+}
 
-    /// Every query sees every additional key: the pass over keys on axes that say so, split over the queries.
-    fn additional(&mut self) -> Result<(), Refused> {
-        let (problem, query) = (self.problem, self.query);
-        let key_count = problem.additional_keys();
-        let axes: [Axis; 3] = std::array::from_fn(|a| {
-            let key_extent = if a == 2 { key_count } else { 1 };
-            let query_extent = problem.axes()[a].query_extent;
-            Axis { query_extent, key_extent, kernel_size: key_extent, ..Axis::UNIT }
-        });
-        let (rows_per_split, split_count) = splits(problem.axes(), key_count);
-        let (decomposition, ctas) = decompose(self.of_keys, &Work::of(problem, &axes, Items::Keys))?;
-        let workspace = Workspace::of(problem);
-        let partial_rows = (problem.batch() * key_count * problem.heads_kv()) as i64;
-        let partials = |begin: usize, length: usize, sum: Slot| {
-            let (row, heads) = (length as i64, problem.heads_kv() as i64);
-            let strides =
-                Strides { batch: key_count as i64 * heads * row, axis: [0, 0, heads * row], head: row };
-            let split_stride = partial_rows * row;
-            Partials { begin, strides, split_stride, splits: split_count as i32, length, sum }
-        };
-        let of_keys = partials(workspace.partial_keys, problem.head_dim(), Slot::D_ADDITIONAL_KEYS);
-        let of_values = partials(workspace.partial_values, problem.head_dim_v(), Slot::D_ADDITIONAL_VALUES);
-        let params = BackwardParams {
-            query: 0,
-            d_out: 0,
-            statistics: 0,
-            key: 0,
-            value: 0,
-            key_strides: query.views.strides(Slot::ADDITIONAL_KEYS),
-            value_strides: query.views.strides(Slot::ADDITIONAL_VALUES),
-            d_key: of_keys.begin as u64,
-            d_value: of_values.begin as u64,
-            d_key_strides: of_keys.strides,
-            d_value_strides: of_values.strides,
-            partial_key_stride: of_keys.split_stride,
-            partial_value_stride: of_values.split_stride,
-            geometry: Geometry::new(problem, &axes)?,
-            decomposition,
-            rows_per_split: to_i32("rows of queries in a split", rows_per_split)?,
-            ..self.base
-        };
-        let params = bytemuck::bytes_of(&params);
-        let mut launch = Launch::new(query, self.of_keys, ctas, params, &ADDITIONAL_ADDRESSES);
-        launch.grid[1] = split_count as u32;
-        self.launches.push(launch);
-        for partials in [of_keys, of_values] {
-            self.launches.push(rows::sum(query, problem, &partials)?);
-        }
-        Ok(())
+/// The gradients of additional keys and values, for every family. Every query sees every one of them: the pass over keys on
+/// axes that say so, split over the queries.
+pub(crate) fn additional(query: &Query<'_>, problem: &Problem) -> Result<Vec<Launch>, Refused> {
+    let key_count = problem.additional_keys();
+    if key_count == 0 || problem.batch() == 0 {
+        return Ok(Vec::new());
     }
+    let of_keys_kernel = kernel(Operation::BackwardKey, query)?;
+    let axes: [Axis; 3] = std::array::from_fn(|a| {
+        let key_extent = if a == 2 { key_count } else { 1 };
+        let query_extent = problem.axes()[a].query_extent;
+        Axis { query_extent, key_extent, kernel_size: key_extent, ..Axis::UNIT }
+    });
+    let (rows_per_split, split_count) = splits(problem.axes(), key_count);
+    let (decomposition, ctas) = decompose(of_keys_kernel, &Work::of(problem, &axes, Items::Keys))?;
+    let workspace = Workspace::of(problem);
+    let partial_rows = (problem.batch() * key_count * problem.heads_kv()) as i64;
+    let partials = |begin: usize, length: usize, sum: Slot| {
+        let (row, heads) = (length as i64, problem.heads_kv() as i64);
+        let strides = Strides { batch: key_count as i64 * heads * row, axis: [0, 0, heads * row], head: row };
+        let split_stride = partial_rows * row;
+        Partials { begin, strides, split_stride, splits: split_count as i32, length, sum }
+    };
+    let of_keys = partials(workspace.partial_keys, problem.head_dim(), Slot::D_ADDITIONAL_KEYS);
+    let of_values = partials(workspace.partial_values, problem.head_dim_v(), Slot::D_ADDITIONAL_VALUES);
+    let params = BackwardParams {
+        query: 0,
+        d_out: 0,
+        statistics: 0,
+        key: 0,
+        value: 0,
+        key_strides: query.views.strides(Slot::ADDITIONAL_KEYS),
+        value_strides: query.views.strides(Slot::ADDITIONAL_VALUES),
+        d_key: of_keys.begin as u64,
+        d_value: of_values.begin as u64,
+        d_key_strides: of_keys.strides,
+        d_value_strides: of_values.strides,
+        partial_key_stride: of_keys.split_stride,
+        partial_value_stride: of_values.split_stride,
+        geometry: Geometry::new(problem, &axes)?,
+        decomposition,
+        rows_per_split: to_i32("rows of queries in a split", rows_per_split)?,
+        ..base_params(query, problem)
+    };
+    let params = bytemuck::bytes_of(&params);
+    let mut launch = Launch::new(query, of_keys_kernel, ctas, params, &ADDITIONAL_ADDRESSES);
+    launch.grid[1] = split_count as u32;
+    let mut launches = vec![launch];
+    for partials in [of_keys, of_values] {
+        launches.push(rows::sum(query, problem, &partials)?);
+    }
+    Ok(launches)
 }

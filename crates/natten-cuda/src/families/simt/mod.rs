@@ -1,6 +1,6 @@
 //! Groups of lanes that walk over the windows of neighbouring items on CUDA cores: every element type, layout and device.
 
-mod backward;
+pub(crate) mod backward;
 mod cost;
 mod forward;
 mod schedule;

@@ -92,9 +92,12 @@ impl Part<'_> {
         let scale_log2 = &mut params.geometry.scale_log2;
         *scale_log2 = scale_log2.abs().clamp(f32::from_bits(1), f32::MAX);
         let multiprocessors = query.properties.multiprocessors;
-        let items = share_out(&mut params, class, (problem, &tiling.query_tile), multiprocessors)?;
-        let ctas = multiprocessors.min(items).max(1);
-        let mut launch = Launch::new(query, kernel, ctas, bytemuck::bytes_of(&params), &ADDRESSES);
+        let heads = problem.batch() * problem.heads();
+        let sides = &tiling.query_tile;
+        let shares = Shares::of(class, class.tiles(sides), sides, heads, multiprocessors)?;
+        (params.tiles, params.residues) = (shares.tiles, shares.residues);
+        (params.neighbours, params.items) = (shares.neighbours, shares.items);
+        let mut launch = Launch::new(query, kernel, shares.ctas, bytemuck::bytes_of(&params), &ADDRESSES);
         launch.maps = maps;
         Ok(launch)
     }
@@ -120,7 +123,7 @@ impl Part<'_> {
         let list = Tile { side: [1, 1, keys], dilation: [1; 3], residues: [1; 3], ..key_tile };
         let PackedSequence { query_start, key_start, axes } = self.sequence;
         let [queries, keys] = [axes.map(|axis| axis.query_extent), axes.map(|axis| axis.key_extent)];
-        let (heads, heads_kv) = ((problem.heads(), query_start), (problem.heads_kv(), key_start));
+        let (heads, heads_kv) = (problem.heads(), problem.heads_kv());
         let additional = [1, 1, problem.additional_keys()];
         let (dim, dim_v) = (problem.head_dim(), problem.head_dim_v());
         let places = [
@@ -130,12 +133,15 @@ impl Part<'_> {
             (Slot::ADDITIONAL_KEYS, offset_of!(ForwardParamsSm90, additional_key), list),
             (Slot::ADDITIONAL_VALUES, offset_of!(ForwardParamsSm90, additional_value), list),
         ];
+        let rows = |slot, start, tokens, heads, row| {
+            row_view(self.query, problem.batch(), (slot, start), tokens, (heads, row))
+        };
         let rows = [
-            self.rows(Slot::QUERY, queries, heads, dim).from(class.first),
-            self.rows(Slot::KEY, keys, heads_kv, dim).from(class.first),
-            self.rows(Slot::VALUE, keys, heads_kv, dim_v).from(class.first),
-            self.rows(Slot::ADDITIONAL_KEYS, additional, (problem.heads_kv(), 0), dim),
-            self.rows(Slot::ADDITIONAL_VALUES, additional, (problem.heads_kv(), 0), dim_v),
+            rows(Slot::QUERY, query_start, queries, heads, dim).from(class.first),
+            rows(Slot::KEY, key_start, keys, heads_kv, dim).from(class.first),
+            rows(Slot::VALUE, key_start, keys, heads_kv, dim_v).from(class.first),
+            rows(Slot::ADDITIONAL_KEYS, 0, additional, heads_kv, dim),
+            rows(Slot::ADDITIONAL_VALUES, 0, additional, heads_kv, dim_v),
         ];
         let (mut maps, mut steps) = (Vec::with_capacity(3), [MapSteps::default(); 5]);
         for (i, ((slot, at, tile), rows)) in places.into_iter().zip(rows).enumerate() {
@@ -147,40 +153,53 @@ impl Part<'_> {
         }
         Ok((maps, steps))
     }
+}
 
-    fn rows(
-        &self,
-        slot: Slot,
-        tokens: [usize; 3],
-        (heads, start): (usize, usize),
-        head_dim: usize,
-    ) -> RowView {
-        let views = self.query.views;
-        let (address, strides) = (views.at_token(slot, start), views.strides(slot));
-        RowView { address, batch: self.problem.batch(), tokens, heads, head_dim, strides }
+/// How the tiles of a class are shared out among ctas, which are as many as there are multiprocessors.
+pub(super) struct Shares {
+    pub tiles: [Divisor; 3],
+    pub residues: [Divisor; 3],
+    pub neighbours: [i32; 3],
+    pub items: i32,
+    pub ctas: u32,
+}
+
+impl Shares {
+    /// Of so many tiles along each axis, with sides of so many tokens, for each of so many heads.
+    pub fn of(
+        class: &Class,
+        tiles: [usize; 3],
+        sides: &[usize; 3],
+        heads: usize,
+        multiprocessors: u32,
+    ) -> Result<Self, CudaError> {
+        let items = tiles.iter().fold(heads as u128, |items, &tiles| items * tiles as u128);
+        let limit = i32::MAX as u128;
+        if items > limit {
+            return Err(CudaError::TooLarge { what: "the number of tiles", value: items, limit });
+        }
+        let [x, y, z] = tiles;
+        let divisor = |tiles| Divisor::new("the tiles of an axis", tiles);
+        let residues = |a: usize| Divisor::new("the residues of an axis", class.residues[a]);
+        let around = neighbours(class, sides, &tiles, multiprocessors as usize);
+        Ok(Shares {
+            tiles: [divisor(x)?, divisor(y)?, divisor(z)?],
+            residues: [residues(0)?, residues(1)?, residues(2)?],
+            neighbours: around.map(|count| count as i32),
+            items: to_i32("the number of tiles", items as usize)?,
+            ctas: multiprocessors.min(items as u32).max(1),
+        })
     }
 }
 
-/// Fills in how a class's tiles are shared out among ctas, which are as many as there are multiprocessors. Returns how many
-/// there are to share.
-fn share_out(
-    params: &mut ForwardParamsSm90,
-    class: &Class,
-    (problem, sides): (&Problem, &[usize; 3]),
-    multiprocessors: u32,
-) -> Result<u32, CudaError> {
-    let mut items = (problem.batch() * problem.heads()) as u128;
-    let tiles = class.tiles(sides);
-    for (a, (&tiles, &residues)) in tiles.iter().zip(&class.residues).enumerate() {
-        params.tiles[a] = Divisor::new("the tiles of an axis", tiles)?;
-        params.residues[a] = Divisor::new("the residues of an axis", residues)?;
-        items *= tiles as u128;
-    }
-    let limit = i32::MAX as u128;
-    if items > limit {
-        return Err(CudaError::TooLarge { what: "the number of tiles", value: items, limit });
-    }
-    params.items = to_i32("the number of tiles", items as usize)?;
-    params.neighbours = neighbours(class, sides, &tiles, multiprocessors as usize).map(|count| count as i32);
-    Ok(items as u32)
+/// A tensor of a call as the copy engine is told of it, from a token along the last axis on.
+pub(super) fn row_view(
+    query: &Query<'_>,
+    batch: usize,
+    (slot, start): (Slot, usize),
+    tokens: [usize; 3],
+    (heads, head_dim): (usize, usize),
+) -> RowView {
+    let (address, strides) = (query.views.at_token(slot, start), query.views.strides(slot));
+    RowView { address, batch, tokens, heads, head_dim, strides }
 }

@@ -1,7 +1,8 @@
-//! Warpgroup products and the copy engine of Hopper: forward passes of 16-bit rows that lie well.
+//! Warpgroup products and the copy engine of Hopper: calls on 16-bit rows that lie well.
 //!
 //! A call is one launch, but for dilations that do not divide their axis (classes.rs) and packed sequences.
 
+mod backward;
 mod cost;
 mod launch;
 mod params;
@@ -47,7 +48,11 @@ impl Family for Sm90 {
         query: &Query<'_>,
         most: usize,
     ) -> Result<Vec<Bid>, RejectionReason> {
-        let Pass::Forward(problem) = query.pass else { return Ok(Vec::new()) };
+        let problem = match query.pass {
+            Pass::Forward(problem) => problem,
+            Pass::Backward(problem) => return backward::bids(kernel, query, problem),
+            Pass::Merge(_) | Pass::MergeBackward(_) => return Ok(Vec::new()),
+        };
         let axes = problem.axes();
         let bids = if problem.is_packed() {
             // As if all sequences were one: each gets boxes of its own when the bid is laid out.
@@ -65,16 +70,24 @@ impl Family for Sm90 {
     }
 
     fn lay_out(&self, bid: &Bid, query: &Query<'_>) -> Result<Offer, Refused> {
-        launch::lay_out(bid, query)
+        match query.pass {
+            Pass::Backward(problem) => backward::lay_out(bid, query, problem),
+            _ => launch::lay_out(bid, query),
+        }
     }
 
     #[cfg(test)]
     fn parameter_bytes(&self, operation: crate::registry::Operation) -> usize {
-        let crate::registry::Operation::Forward = operation else { return 0 };
-        size_of::<params::ForwardParamsSm90>()
+        match operation {
+            crate::registry::Operation::Forward => size_of::<params::ForwardParamsSm90>(),
+            _ => size_of::<backward::params::BackwardParamsSm90>(),
+        }
     }
 
     fn issued_over_useful(&self, bid: &Bid, query: &Query<'_>) -> Vec<(&'static Kernel, f64)> {
+        if let Pass::Backward(problem) = query.pass {
+            return backward::issued_over_useful(bid, query, problem);
+        }
         let counts = bid.tiling.zip(query.pass.problem());
         let counts = counts.map(|(tiling, problem)| query.tables(problem).counts(&tiling));
         counts.map(|counts| (bid.kernel, counts.issued_over_useful())).into_iter().collect()

@@ -1,0 +1,94 @@
+//! The backward on Hopper's tensor cores: a pass over queries, which gives their gradient, and a pass over keys, which gives
+//! those of keys and values. Both recompute the weights, either is bounded by what its rows meet, and no sum is shared between
+//! ctas: results repeat bit for bit.
+//!
+//! Row statistics come from the rows family first. Additional keys' own gradients are the SIMT family's, last: every query
+//! meets them all, so they are few keys with long sums.
+
+mod cost;
+mod launch;
+pub(crate) mod params;
+mod tiles;
+
+use natten_core::Problem;
+use natten_core::plan::{KeyStart, Tiling};
+use natten_core::window::Axis;
+
+use crate::cost::LAUNCH;
+use crate::family::{Bid, Offer, Query, Refused, best_fit};
+use crate::registry::{Kernel, Operation};
+use crate::rejection::RejectionReason;
+use tiles::{Cut, Rows, Work};
+
+/// Microseconds of one multiprocessor for each pair of a query and an additional key, with their gradients, on CUDA cores.
+const ADDITIONAL: f64 = 5e-3;
+
+/// The way to run a backward on the kernel of the pass over queries, and on that over keys which belongs to it.
+pub(super) fn bids(
+    kernel: &'static Kernel,
+    query: &Query<'_>,
+    problem: &Problem,
+) -> Result<Vec<Bid>, RejectionReason> {
+    of_keys(query)?;
+    let axes = problem.axes();
+    if axes.iter().any(|axis| axis.query_extent == 0) {
+        return Err(RejectionReason::NoQueries);
+    }
+    let [of_queries, of_keys] =
+        [Rows::Queries, Rows::Keys].map(|rows| cut(kernel, query, problem, axes, rows));
+    let (Some(of_queries), Some(of_keys)) = (of_queries, of_keys) else {
+        return Err(RejectionReason::NoKeys);
+    };
+    let pairs =
+        (problem.batch() * problem.query_tokens() * problem.heads() * problem.additional_keys()) as f64;
+    let additional = ADDITIONAL * pairs / f64::from(query.properties.multiprocessors.max(1));
+    let tiling = Tiling {
+        query_tile: of_queries.row_tile(),
+        key_tile: of_queries.column_box,
+        key_start: KeyStart::Dynamic,
+    };
+    let microseconds = LAUNCH + of_queries.microseconds + of_keys.microseconds + additional;
+    Ok(vec![Bid { kernel, tiling: Some(tiling), side: of_queries.side, microseconds }])
+}
+
+/// Everything for a bid.
+pub(super) fn lay_out(bid: &Bid, query: &Query<'_>, problem: &Problem) -> Result<Offer, Refused> {
+    launch::lay_out(bid, query, problem)
+}
+
+/// Pairs that each pass computes for each one that is wanted.
+pub(super) fn issued_over_useful(
+    bid: &Bid,
+    query: &Query<'_>,
+    problem: &Problem,
+) -> Vec<(&'static Kernel, f64)> {
+    let heads = (problem.batch() * problem.heads()) as f64;
+    let of = |kernel: &'static Kernel, rows| {
+        let cut = cut(bid.kernel, query, problem, problem.axes(), rows)?;
+        Some((kernel, cut.issued() * heads / problem.scores().max(1) as f64))
+    };
+    let of_keys = of_keys(query).ok().and_then(|kernel| of(kernel, Rows::Keys));
+    of(bid.kernel, Rows::Queries).into_iter().chain(of_keys).collect()
+}
+
+/// The kernel of the pass over keys.
+fn of_keys(query: &Query<'_>) -> Result<&'static Kernel, RejectionReason> {
+    best_fit("sm90", Operation::BackwardKey, query)
+}
+
+/// How a pass over one mask of the problem is cut.
+fn cut(kernel: &Kernel, query: &Query<'_>, problem: &Problem, axes: &[Axis; 3], rows: Rows) -> Option<Cut> {
+    let (heads, sharing) = match rows {
+        Rows::Queries => (problem.heads(), 1),
+        Rows::Keys => (problem.heads_kv(), problem.heads_per_kv()),
+    };
+    tiles::best(&Work {
+        axes,
+        rows,
+        head_dim: kernel.max_head_dim,
+        heads: problem.batch() * heads,
+        sharing,
+        additional: problem.additional_keys(),
+        multiprocessors: query.properties.multiprocessors,
+    })
+}
