@@ -104,6 +104,14 @@ pub fn same_row<E: Element>(a: &Tensor<E>, b: &Tensor<E>, row: usize, width: usi
     bytes(a) == bytes(b)
 }
 
+/// The largest difference of one row of two tensors, so many elements wide; NaN as in [`largest_error`].
+pub fn row_error<E: Element>(a: &Tensor<E>, b: &Tensor<E>, row: usize, width: usize) -> f64 {
+    let row = row * width..(row + 1) * width;
+    let pairs = a.as_slice()[row.clone()].iter().zip(&b.as_slice()[row]);
+    let errors = pairs.map(|(a, b)| difference(a.to_f64(), b.to_f64()));
+    errors.fold(0.0, |worst: f64, e| if worst.is_nan() || e.is_nan() { f64::NAN } else { worst.max(e) })
+}
+
 /// Fails unless what should be finite is, and the rest is the same infinity or NaN.
 pub fn assert_same_classes<A: Element, B: Element>(what: &str, found: &Tensor<A>, expected: &Tensor<B>) {
     assert_eq!(found.shape(), expected.shape(), "{what}: shapes");

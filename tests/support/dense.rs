@@ -181,7 +181,7 @@ fn for_each_row(problem: &Problem, mut visit: impl FnMut(usize, &[(bool, usize)]
     }
 }
 
-/// How a forward keeps the weights that it multiplies the values with.
+/// How a call keeps the weights, and in a backward the gradients of scores, that it multiplies rows with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weights {
     /// As it computed them.
@@ -190,18 +190,24 @@ pub enum Weights {
     InElementType,
 }
 
+impl Weights {
+    fn stored<A: Float, E: Element>(self, p: A) -> A {
+        match self {
+            Weights::Unrounded => p,
+            Weights::InElementType => {
+                A::from(E::from_f64(p.to_f64().expect("a float")).to_f64()).expect("a float")
+            }
+        }
+    }
+}
+
 /// The forward in arithmetic `A`.
 pub fn forward<A: Float, E: Element>(
     problem: &Problem,
     inputs: &Inputs<Tensor<E>>,
     weights: Weights,
 ) -> Forward {
-    let keep = |p: A| match weights {
-        Weights::Unrounded => p,
-        Weights::InElementType => {
-            A::from(E::from_f64(p.to_f64().expect("a float")).to_f64()).expect("a float")
-        }
-    };
+    let keep = |p: A| weights.stored::<A, E>(p);
     let scale = A::from(problem.scale()).expect("finite");
     let query = Rows::<A>::of(&inputs.query, problem.head_dim());
     let extra = |i: usize| inputs.additional.as_ref().map(|pair| &pair[i]);
@@ -233,6 +239,7 @@ pub fn backward<A: Float, E: Element>(
     problem: &Problem,
     inputs: &Inputs<Tensor<E>>,
     saved: &Saved<&Tensor<E>, &Tensor<f32>>,
+    weights: Weights,
 ) -> Inputs<Summed> {
     let scale = A::from(problem.scale()).expect("finite");
     let (dim, dim_v) = (problem.head_dim(), problem.head_dim_v());
@@ -255,17 +262,21 @@ pub fn backward<A: Float, E: Element>(
         for &key in list {
             let (k, v) = (keys.row(key), values.row(key));
             let p = (scale * dot(q, k) - lse).exp();
-            let d_s = scale * p * (dot(d_o, v) - delta + along);
+            let d_s = scale * weights.stored::<A, E>(p * (dot(d_o, v) - delta + along));
             // What the exponential was taken of weighs its error.
             let exponent = A::one() + scale.abs() * dot_terms(q, k) + lse.abs();
             let inner = dot_terms(d_o, v) + dot_terms(d_o, out.row(row)) + along.abs();
-            let d_s_terms = scale * p * exponent * inner;
+            // Of numbers that are rounded, what is rounded.
+            let (d_s_terms, p_terms) = match weights {
+                Weights::Unrounded => (scale * p * exponent * inner, p * exponent),
+                Weights::InElementType => (d_s, p),
+            };
             add(d_q[0].row_mut(row), d_s, k);
             add_terms(d_q[1].row_mut(row), d_s_terms, k);
             add(d_k[0].row_mut(key), d_s, q);
             add_terms(d_k[1].row_mut(key), d_s_terms, q);
-            add(d_v[0].row_mut(key), p, d_o);
-            add_terms(d_v[1].row_mut(key), p * exponent, d_o);
+            add(d_v[0].row_mut(key), weights.stored::<A, E>(p), d_o);
+            add_terms(d_v[1].row_mut(key), p_terms, d_o);
         }
     });
     let pair = |sums: &[Keys<A>; 2], shape: &[usize]| sums[0].own.summed(&sums[1].own, shape);
@@ -281,6 +292,31 @@ pub fn backward<A: Float, E: Element>(
     }
 }
 
+/// What each branch of a merge weighs in one row.
+struct Shares<A> {
+    lse: A,
+    weights: Vec<A>,
+    /// How many roundings each weight goes through, exponents counted by their size; and the mean of their exponents.
+    error: Vec<A>,
+    mean: A,
+}
+
+impl<A: Float> Shares<A> {
+    /// Of these log-sum-exps; none, if no branch saw a key.
+    fn of(list: &[A]) -> Option<Self> {
+        let max = list.iter().copied().fold(A::neg_infinity(), A::max);
+        if max == A::neg_infinity() {
+            return None;
+        }
+        let sum = list.iter().fold(A::zero(), |sum, &x| sum + (x - max).exp());
+        let weights: Vec<A> = list.iter().map(|&x| (x - max).exp() / sum).collect();
+        let exponent = |x: A| if x.is_finite() { x.abs() + max.abs() } else { A::zero() };
+        let mean = list.iter().zip(&weights).fold(A::zero(), |mean, (&x, &p)| mean + p * exponent(x));
+        let error = list.iter().map(|&x| A::one() + mean + exponent(x)).collect();
+        Some(Shares { lse: max + sum.ln(), weights, error, mean })
+    }
+}
+
 /// The merge of partial results in arithmetic `A`, a branch of no key weighing nothing.
 pub fn merge<A: Float, E: Element>(outs: &[Tensor<E>], lses: &[Tensor<f32>]) -> Forward {
     let (shape, lse_shape) = (outs[0].shape(), lses[0].shape());
@@ -291,23 +327,59 @@ pub fn merge<A: Float, E: Element>(outs: &[Tensor<E>], lses: &[Tensor<f32>]) -> 
     let (mut lse, mut lse_terms) = (Rows::zeros(lse_shape), Rows::zeros(lse_shape));
     for row in 0..lses[0].as_slice().len() {
         let list: Vec<A> = sums.iter().map(|sum| sum.data[row]).collect();
-        let max = list.iter().copied().fold(A::neg_infinity(), A::max);
-        if max == A::neg_infinity() {
-            (lse.data[row], lse_terms.data[row]) = (max, A::zero());
+        let Some(Shares { lse: total, weights, error, mean }) = Shares::of(&list) else {
+            (lse.data[row], lse_terms.data[row]) = (A::neg_infinity(), A::zero());
             continue;
-        }
-        let sum = list.iter().fold(A::zero(), |sum, &x| sum + (x - max).exp());
-        lse.data[row] = max + sum.ln();
-        let weights: Vec<A> = list.iter().map(|&x| (x - max).exp() / sum).collect();
-        let exponent = |x: A| if x.is_finite() { x.abs() + max.abs() } else { A::zero() };
-        let mean = list.iter().zip(&weights).fold(A::zero(), |mean, (&x, &p)| mean + p * exponent(x));
-        lse_terms.data[row] = lse.data[row].abs() + A::one() + mean;
-        for ((branch, &x), &p) in branches.iter().zip(&list).zip(&weights) {
+        };
+        (lse.data[row], lse_terms.data[row]) = (total, total.abs() + A::one() + mean);
+        for ((branch, &p), &error) in branches.iter().zip(&weights).zip(&error) {
             if p > A::zero() {
                 add(out.row_mut(row), p, branch.row(row));
-                add_terms(out_terms.row_mut(row), p * (A::one() + mean + exponent(x)), branch.row(row));
+                add_terms(out_terms.row_mut(row), p * error, branch.row(row));
             }
         }
     }
     Forward { out: out.summed(&out_terms, shape), lse: lse.summed(&lse_terms, lse_shape) }
+}
+
+/// The gradients of each branch's output and log-sum-exp, in arithmetic `A`.
+pub fn merge_backward<A: Float, E: Element>(
+    outs: &[Tensor<E>],
+    lses: &[Tensor<f32>],
+    (d_out, d_lse): (&Tensor<E>, Option<&Tensor<f32>>),
+) -> Vec<(Summed, Summed)> {
+    let (shape, lse_shape) = (outs[0].shape(), lses[0].shape());
+    let width = shape[shape.len() - 1];
+    let branches: Vec<_> = outs.iter().map(|out| Rows::<A>::of(out, width)).collect();
+    let sums: Vec<_> = lses.iter().map(|lse| Rows::<A>::of(lse, 1)).collect();
+    let (d_out, d_lse) = (Rows::<A>::of(d_out, width), d_lse.map(|d_lse| Rows::<A>::of(d_lse, 1)));
+    let none = || [shape, shape, lse_shape, lse_shape].map(Rows::<A>::zeros);
+    let mut found: Vec<_> = outs.iter().map(|_| none()).collect();
+    for row in 0..lses[0].as_slice().len() {
+        let list: Vec<A> = sums.iter().map(|sum| sum.data[row]).collect();
+        let Some(Shares { weights, error, .. }) = Shares::of(&list) else { continue };
+        let (mut merged, mut magnitude) = (vec![A::zero(); width], vec![A::zero(); width]);
+        for (branch, &p) in branches.iter().zip(&weights).filter(|(_, p)| **p > A::zero()) {
+            add(&mut merged, p, branch.row(row));
+            add_terms(&mut magnitude, p, branch.row(row));
+        }
+        let direct = d_lse.as_ref().map_or(A::zero(), |d_lse| d_lse.data[row]);
+        for (((branch, found), &p), &error) in branches.iter().zip(&mut found).zip(&weights).zip(&error) {
+            if p > A::zero() {
+                let [d_branch, terms, d_sum, sum_terms] = found;
+                add(d_branch.row_mut(row), p, d_out.row(row));
+                add_terms(terms.row_mut(row), p * error, d_out.row(row));
+                let own = d_out.row(row).iter().zip(branch.row(row)).zip(merged.iter().zip(&magnitude));
+                let (dot, dot_terms) =
+                    own.fold((direct, direct.abs()), |(dot, terms), ((&d, &out), (&mean, &size))| {
+                        (dot + d * (out - mean), terms + d.abs() * (out.abs() + size))
+                    });
+                (d_sum.data[row], sum_terms.data[row]) = (p * dot, p * error * dot_terms);
+            }
+        }
+    }
+    let summed = |[d_out, terms, d_lse, lse_terms]: &[Rows<A>; 4]| {
+        (d_out.summed(terms, shape), d_lse.summed(lse_terms, lse_shape))
+    };
+    found.iter().map(summed).collect()
 }

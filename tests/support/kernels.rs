@@ -96,10 +96,28 @@ fn of_registry(kernel: &'static registry::Kernel) -> Option<Shipped> {
 /// A backend whose forward passes run this kernel or are refused. Other operations have one choice each, which the rows
 /// decide.
 pub fn asking_for<D: Device>(cuda: Cuda<D>, kernel: &Shipped) -> Cuda<D> {
-    match kernel.operation {
-        Operation::Forward => cuda.with_request(Request { entry: Some(kernel.entry), tiling: None }),
-        _ => cuda,
+    // Of a backward the kernel of the queries' gradient is asked for; that of the keys' belongs to it.
+    let asked = match kernel.operation {
+        Operation::Forward | Operation::BackwardQuery => Some(kernel.entry),
+        Operation::BackwardKey => of_queries(kernel),
+        _ => None,
+    };
+    match asked {
+        Some(entry) => cuda.with_request(Request { entry: Some(entry), tiling: None }),
+        None => cuda,
     }
+}
+
+/// The kernel of the pass over queries for the same rows as one over keys.
+fn of_queries(of_keys: &Shipped) -> Option<&'static str> {
+    let other = shipped().iter().find(|other| {
+        other.operation == Operation::BackwardQuery
+            && other.element_type == of_keys.element_type
+            && other.head_dim == of_keys.head_dim
+            && other.needs_alignment == of_keys.needs_alignment
+            && other.on_tensor_cores == of_keys.on_tensor_cores
+    });
+    other.map(|other| other.entry)
 }
 
 /// How the forward of these views keeps its weights.
@@ -109,13 +127,26 @@ pub fn weights<D: Device, E: Element>(
     inputs: &Inputs<CudaView<'_, E>>,
     output: &Output<CudaViewMut<'_, E>, CudaViewMut<'_, f32>>,
 ) -> Weights {
-    let is_on_tensor_cores =
-        |entry: &str| shipped().iter().any(|kernel| kernel.entry == entry && kernel.on_tensor_cores);
     match cuda.explain(problem, inputs, output) {
         Ok(decision) if is_on_tensor_cores(decision.kernel) => Weights::InElementType,
         // A refusal is the call's own to give.
         _ => Weights::Unrounded,
     }
+}
+
+/// How the backward of these views keeps its weights.
+pub fn backward_weights<D: Device, E: Element>(
+    cuda: &Cuda<D>,
+    problem: &Problem,
+    inputs: &Inputs<CudaView<'_, E>>,
+) -> Weights {
+    let decisions = cuda.explain_backward(problem, inputs).unwrap_or_default();
+    let rounds = decisions.iter().any(|decision| is_on_tensor_cores(decision.kernel));
+    if rounds { Weights::InElementType } else { Weights::Unrounded }
+}
+
+fn is_on_tensor_cores(entry: &str) -> bool {
+    shipped().iter().any(|kernel| kernel.entry == entry && kernel.on_tensor_cores)
 }
 
 /// Whether the call went well, or is one that no kernel, or not the one asked for, can serve.

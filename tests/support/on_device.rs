@@ -3,8 +3,8 @@
 
 use natten::cuda::{Cuda, CudaView, CudaViewMut, Device};
 use natten::{
-    Backend, BackwardCall, Element, ForwardCall, Gradients, Inputs, MergeCall, Output, Partials, Problem,
-    Saved, TensorView, TensorViewMut,
+    Backend, BackwardCall, Element, ForwardCall, Gradients, Inputs, MergeBackwardCall, MergeCall, Output,
+    Partials, Problem, Saved, TensorView, TensorViewMut,
 };
 
 use crate::kernels::{self, Shipped};
@@ -126,6 +126,11 @@ impl<D: Device> Subject for OnDevice<D> {
         Ok(weights)
     }
 
+    fn backward_weights<E: Element>(&self, problem: &Problem, inputs: &Inputs<TensorView<'_, E>>) -> Weights {
+        let copies = inputs.map(|view| self.copy_view(view));
+        kernels::backward_weights(&self.cuda, problem, &inputs_on_device(&copies, inputs))
+    }
+
     fn backward<E: Element>(
         &self,
         problem: &Problem,
@@ -171,12 +176,8 @@ impl<D: Device> Subject for OnDevice<D> {
         partials: &Partials<TensorView<'_, E>, TensorView<'_, f32>>,
         mut output: OutputViews<'_, E>,
     ) -> Result<(), Unsupported> {
-        let outs: Vec<_> = partials.outs.iter().map(|view| self.copy_view(view)).collect();
-        let lses: Vec<_> = partials.lses.iter().map(|view| self.copy_view(view)).collect();
-        let views = Partials {
-            outs: outs.iter().zip(&partials.outs).map(|(copy, host)| copy.view(host)).collect(),
-            lses: lses.iter().zip(&partials.lses).map(|(copy, host)| copy.view(host)).collect(),
-        };
+        let copies = partials.map(|out| self.copy_view(out), |lse| self.copy_view(lse));
+        let views = partials_on_device(&copies, partials);
         let out = self.copy_mut(&output.out);
         let lse = output.lse.as_ref().map(|lse| self.copy_mut(lse));
         let on_device = output_on_device(&out, lse.as_ref(), &output);
@@ -184,6 +185,30 @@ impl<D: Device> Subject for OnDevice<D> {
         kernels::served(self.cuda.merge(call))?;
         out.read_into(&mut output.out);
         lse.iter().zip(&mut output.lse).for_each(|(copy, host)| copy.read_into(host));
+        Ok(())
+    }
+
+    fn merge_backward<E: Element>(
+        &self,
+        partials: &Partials<TensorView<'_, E>, TensorView<'_, f32>>,
+        merged: Output<TensorView<'_, E>, TensorView<'_, f32>>,
+        mut gradients: Partials<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
+    ) -> Result<(), Unsupported> {
+        let copies = partials.map(|out| self.copy_view(out), |lse| self.copy_view(lse));
+        let views = partials_on_device(&copies, partials);
+        let (d_out, d_lse) =
+            (self.copy_view(&merged.out), merged.lse.as_ref().map(|lse| self.copy_view(lse)));
+        let d_lse_view = d_lse.iter().zip(&merged.lse).map(|(copy, host)| copy.view(host)).next();
+        let incoming = Output { out: d_out.view(&merged.out), lse: d_lse_view };
+        let written = gradients.map(|out| self.copy_mut(out), |lse| self.copy_mut(lse));
+        let on_device = Partials {
+            outs: written.outs.iter().zip(&gradients.outs).map(|(copy, host)| copy.view_mut(host)).collect(),
+            lses: written.lses.iter().zip(&gradients.lses).map(|(copy, host)| copy.view_mut(host)).collect(),
+        };
+        let call = MergeBackwardCall::new(views, incoming, on_device).expect("views of a valid call");
+        kernels::served(self.cuda.merge_backward(call))?;
+        written.outs.iter().zip(&mut gradients.outs).for_each(|(copy, host)| copy.read_into(host));
+        written.lses.iter().zip(&mut gradients.lses).for_each(|(copy, host)| copy.read_into(host));
         Ok(())
     }
 }
@@ -198,6 +223,16 @@ fn inputs_on_device<'a, E: Element, D: Device>(
         key: copies.key.view(&hosts.key),
         value: copies.value.view(&hosts.value),
         additional: pairs.map(|(copies, hosts)| [0, 1].map(|i| copies[i].view(&hosts[i]))),
+    }
+}
+
+fn partials_on_device<'a, E: Element, D: Device>(
+    copies: &'a Partials<Copied<'_, D>, Copied<'_, D>>,
+    hosts: &Partials<TensorView<'_, E>, TensorView<'_, f32>>,
+) -> Partials<CudaView<'a, E>, CudaView<'a, f32>> {
+    Partials {
+        outs: copies.outs.iter().zip(&hosts.outs).map(|(copy, host)| copy.view(host)).collect(),
+        lses: copies.lses.iter().zip(&hosts.lses).map(|(copy, host)| copy.view(host)).collect(),
     }
 }
 

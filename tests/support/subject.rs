@@ -2,8 +2,8 @@
 
 use natten::cpu::{Cpu, Isa};
 use natten::{
-    Backend, BackwardCall, Element, ForwardCall, Gradients, Inputs, MergeCall, Output, Partials, Problem,
-    Saved, Tensor, TensorView, TensorViewMut, reference,
+    Backend, BackwardCall, Element, ForwardCall, Gradients, Inputs, MergeBackwardCall, MergeCall, Output,
+    Partials, Problem, Saved, Tensor, TensorView, TensorViewMut, reference,
 };
 
 pub use crate::dense::Weights;
@@ -42,6 +42,15 @@ pub trait Subject: Send + Sync + 'static {
         output: OutputViews<'_, E>,
     ) -> Result<Weights, Unsupported>;
 
+    /// How the backward of these operands keeps its weights, if all else lies as they do.
+    fn backward_weights<E: Element>(
+        &self,
+        _problem: &Problem,
+        _inputs: &Inputs<TensorView<'_, E>>,
+    ) -> Weights {
+        Weights::Unrounded
+    }
+
     /// Writes every element of `gradients`.
     ///
     /// # Errors
@@ -62,6 +71,17 @@ pub trait Subject: Send + Sync + 'static {
         &self,
         partials: &Partials<TensorView<'_, E>, TensorView<'_, f32>>,
         output: OutputViews<'_, E>,
+    ) -> Result<(), Unsupported>;
+
+    /// Writes every element of `gradients`, each branch's share of `merged`.
+    ///
+    /// # Errors
+    /// As [`Subject::forward`].
+    fn merge_backward<E: Element>(
+        &self,
+        partials: &Partials<TensorView<'_, E>, TensorView<'_, f32>>,
+        merged: Output<TensorView<'_, E>, TensorView<'_, f32>>,
+        gradients: Partials<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
     ) -> Result<(), Unsupported>;
 
     /// The forward on contiguous tensors.
@@ -171,6 +191,21 @@ impl Subject for Reference {
         store_output(&reference::merge(partials), output);
         Ok(())
     }
+
+    fn merge_backward<E: Element>(
+        &self,
+        partials: &Partials<TensorView<'_, E>, TensorView<'_, f32>>,
+        merged: Output<TensorView<'_, E>, TensorView<'_, f32>>,
+        gradients: Partials<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
+    ) -> Result<(), Unsupported> {
+        let computed = reference::merge_backward(partials, &merged.out, merged.lse.as_ref());
+        let views = gradients.outs.into_iter().zip(gradients.lses);
+        for ((d_out, d_lse), (to_out, to_lse)) in computed.iter().zip(views) {
+            store(d_out, to_out);
+            store(d_lse, to_lse);
+        }
+        Ok(())
+    }
 }
 
 impl Subject for Cpu {
@@ -208,6 +243,18 @@ impl Subject for Cpu {
     ) -> Result<(), Unsupported> {
         let call = MergeCall::new(partials.clone(), output).expect("views of a valid call");
         Backend::merge(self, call).expect("the CPU takes every problem");
+        Ok(())
+    }
+
+    fn merge_backward<E: Element>(
+        &self,
+        partials: &Partials<TensorView<'_, E>, TensorView<'_, f32>>,
+        merged: Output<TensorView<'_, E>, TensorView<'_, f32>>,
+        gradients: Partials<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
+    ) -> Result<(), Unsupported> {
+        let call =
+            MergeBackwardCall::new(partials.clone(), merged, gradients).expect("views of a valid call");
+        Backend::merge_backward(self, call).expect("the CPU takes every problem");
         Ok(())
     }
 }

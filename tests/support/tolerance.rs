@@ -27,3 +27,10 @@ pub fn tolerance<E: Element>(exact: &Summed, naive: &Summed) -> f64 {
 fn roundoff<E: Element>() -> f64 {
     (if E::TYPE == ElementType::F64 { f64::EPSILON } else { f64::from(f32::EPSILON) }) / 2.0
 }
+
+/// What a number loses when it is rounded to the element type, at most, relative to itself: half of what lies between 1 and
+/// the next number.
+pub fn rounding<E: Element>() -> f64 {
+    let is_above_one = |step: &f64| E::from_f64(1.0 + step).to_f64() > 1.0;
+    (1..60).map(|log2| 0.5f64.powi(log2)).take_while(is_above_one).last().unwrap_or(1.0) / 2.0
+}

@@ -2,13 +2,12 @@
 
 use natten::{Element, ElementType, Saved, Tensor};
 
-use super::oracle::{Expected, naive_gradients};
+use super::oracle::{Expected, gradient_tolerance, naive_gradients};
 use super::{Check, Scope, Suite};
 use crate::compare::assert_close;
 use crate::golden::{files, read};
 use crate::in_type;
 use crate::subject::{Subject, Unsupported};
-use crate::tolerance::tolerance;
 
 /// Each file in single precision.
 pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
@@ -45,7 +44,8 @@ fn check<E: Element, S: Subject>(subject: &S, path: &std::path::Path) -> Result<
     let (d_out, d_lse) = (golden.case.d_out.cast(), golden.case.d_lse.as_ref().map(Tensor::cast));
     let saved = Saved { out: &out, lse: &lse, d_out: &d_out, d_lse: d_lse.as_ref() };
     let found = subject.differentiate(&problem, &inputs, &saved)?;
-    let (exact, naive) = naive_gradients(&problem, &inputs, &saved);
+    let weights = subject.backward_weights(&problem, &inputs.map(Tensor::view));
+    let (exact, naive) = naive_gradients(&problem, &inputs, &saved, weights);
     let [d_q, d_k, d_v] = &golden.gradients;
     let own = [d_q, d_k, d_v].into_iter().chain(golden.additional_gradients.iter().flatten());
     let compared = found.roles().zip(own).zip(exact.roles().zip(naive.roles()));
@@ -54,7 +54,7 @@ fn check<E: Element, S: Subject>(subject: &S, path: &std::path::Path) -> Result<
             &what(&format!("gradient of {role}")),
             found,
             wanted,
-            2.0 * tolerance::<E>(exact, naive),
+            2.0 * gradient_tolerance::<E>(exact, naive, weights),
         );
     }
     Ok(())

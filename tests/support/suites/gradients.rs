@@ -8,14 +8,13 @@
 
 use natten::{Element, ElementType, Inputs, Saved, Tensor, reference};
 
-use super::oracle::{naive_gradients, reference_gradients};
+use super::oracle::{gradient_tolerance, naive_gradients, reference_gradients};
 use super::scope::Given;
 use super::{Check, Scope, Suite, list};
 use crate::in_type;
 use crate::rng::Rng;
 use crate::spec::{Case, Spec};
 use crate::subject::{Subject, Unsupported};
-use crate::tolerance::tolerance;
 
 const STEP: f64 = 1e-3;
 
@@ -89,7 +88,8 @@ impl Differentiated {
         let (out, lse) = (exact_forward.out.cast::<E>(), exact_forward.lse.cast::<f32>());
         let saved = Saved { out: &out, lse: &lse, d_out: &d_out, d_lse: d_lse.as_ref() };
         let found = subject.differentiate(&problem, &inputs, &saved)?;
-        let (exact, naive) = naive_gradients(&problem, &inputs, &saved);
+        let weights = subject.backward_weights(&problem, &inputs.map(Tensor::view));
+        let (exact, naive) = naive_gradients(&problem, &inputs, &saved, weights);
         let kept = reference_gradients(&problem, &inputs, &saved);
         let unrounded = unrounded_gradients(&case, &exact_forward);
         let pairs = Inputs {
@@ -102,7 +102,7 @@ impl Differentiated {
                 .zip(naive.additional.as_ref())
                 .map(|(a, b)| [(&a[0], &b[0]), (&a[1], &b[1])]),
         };
-        let allowed = pairs.map(|(exact, naive)| tolerance::<E>(exact, naive));
+        let allowed = pairs.map(|(exact, naive)| gradient_tolerance::<E>(exact, naive, weights));
         let minus = |a: &Tensor<f64>, b: &Tensor<f64>| {
             Tensor::from_fn(a.shape(), |i| a.as_slice()[i] - b.as_slice()[i]).expect("its shape")
         };

@@ -2,7 +2,7 @@
 
 use natten::{Element, Output, Partials, Saved, Tensor, TensorView, reference};
 
-use super::oracle::{self, naive_gradients};
+use super::oracle::{self, gradient_tolerance, naive_gradients};
 use super::scope::Given;
 use super::{Check, Scope, Suite};
 use crate::compare::{assert_close, largest};
@@ -30,6 +30,12 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
                 let name = format!("merging {count} branches {i} {element_type}");
                 checks.push(Check::new(name, what, move |subject| {
                     in_type!(element_type, E => against_the_reference::<E, S>(subject, what, i as u64))
+                }));
+                // A kernel computes the gradients of so many in one launch, and no more.
+                let what = (count.min(8), spread, place);
+                let name = format!("gradients of merging {} branches {i} {element_type}", what.0);
+                checks.push(Check::new(name, what, move |subject| {
+                    in_type!(element_type, E => gradients_against_the_reference::<E, S>(subject, what, i as u64))
                 }));
             }
         }
@@ -115,6 +121,63 @@ fn against_the_reference<E: Element, S: Subject>(
     Ok(())
 }
 
+/// The gradients of each branch, from a gradient of the merged output alone, and of its log-sum-exp, too.
+fn gradients_against_the_reference<E: Element, S: Subject>(
+    subject: &S,
+    (count, spread, place): (usize, f64, crate::Place),
+    seed: u64,
+) -> Result<(), Unsupported> {
+    let (mut outs, lses) = branches::<E>(count, spread, seed);
+    // Whatever the output of a branch without keys holds.
+    for (out, lse) in outs.iter_mut().zip(&lses) {
+        let silent = lse.as_slice().iter().enumerate().filter(|(_, lse)| **lse == f32::NEG_INFINITY);
+        silent.for_each(|(row, _)| out.as_mut_slice()[row * 8..][..8].fill(E::from_f64(f64::NAN)));
+    }
+    let (d_outs, d_lses) = branches::<E>(1, 1.0, seed + 100);
+    let d_lse = Tensor::from_fn(d_lses[0].shape(), |i| (i % 5) as f32 - 1.5).expect("small");
+    let partials = Partials { outs: views(&outs), lses: views(&lses) };
+    for d_lse in [None, Some(&d_lse)] {
+        let incoming = (&d_outs[0], d_lse);
+        let expected =
+            reference::merge_backward(&partials, &incoming.0.view(), d_lse.map(Tensor::view).as_ref());
+        let exact = dense::merge_backward::<f64, E>(&outs, &lses, incoming);
+        let naive = match E::TYPE {
+            natten::ElementType::F64 => exact.clone(),
+            _ => dense::merge_backward::<f32, E>(&outs, &lses, incoming),
+        };
+        let placed = |t: &Tensor<E>| Placed::of(t, place);
+        let placed_outs: Vec<_> = outs.iter().map(placed).collect();
+        let placed_lses: Vec<_> = lses.iter().map(|t| Placed::of_scalars(t, place)).collect();
+        let (d_out, d_lse) = (placed(incoming.0), d_lse.map(|t| Placed::of_scalars(t, place)));
+        let mut d_outs: Vec<_> = outs.iter().map(|t| Placed::<E>::poisoned(t.shape(), place, true)).collect();
+        let mut d_lses: Vec<_> =
+            lses.iter().map(|t| Placed::<f32>::poisoned(t.shape(), place, false)).collect();
+        let partials = Partials {
+            outs: placed_outs.iter().map(Placed::view).collect(),
+            lses: placed_lses.iter().map(Placed::view).collect(),
+        };
+        let merged = Output { out: d_out.view(), lse: d_lse.as_ref().map(Placed::view) };
+        let gradients = Partials {
+            outs: d_outs.iter_mut().map(Placed::view_mut).collect(),
+            lses: d_lses.iter_mut().map(Placed::view_mut).collect(),
+        };
+        subject.merge_backward(&partials, merged, gradients)?;
+        let found = d_outs.iter().zip(&d_lses).zip(&expected).zip(exact.iter().zip(&naive));
+        for (branch, (((d_out, d_lse), wanted), (exact, naive))) in found.enumerate() {
+            let what = |of: &str| {
+                let name = subject.name();
+                format!("{name} {} {of} {branch} of {count}, spread {spread}, {place:?}", E::TYPE)
+            };
+            let (of_out, of_lse) = (what("gradient of out"), what("gradient of lse"));
+            let allowed = tolerance::<E>(&exact.0, &naive.0);
+            assert_close(&of_out, &d_out.written(&of_out), &wanted.0, allowed);
+            let allowed = tolerance::<f32>(&exact.1, &naive.1);
+            assert_close(&of_lse, &d_lse.written(&of_lse), &wanted.1, allowed);
+        }
+    }
+    Ok(())
+}
+
 /// A branch without keys weighs nothing, whatever its output holds; without any keys the result is 0 and -inf.
 fn silent_branches<E: Element, S: Subject>(subject: &S) -> Result<(), Unsupported> {
     let row = |value: f64| {
@@ -186,11 +249,12 @@ fn parts_of_the_keys<E: Element, S: Subject>(subject: &S, given: &Given) -> Resu
 
     let (d_out, d_lse) = (case.d_out.cast(), case.d_lse.as_ref().map(Tensor::cast));
     let saved = Saved { out: &out, lse: &lse, d_out: &d_out, d_lse: d_lse.as_ref() };
-    let (exact, naive) = naive_gradients(&problem, &inputs, &saved);
+    let weights = subject.backward_weights(&problem, &inputs.map(Tensor::view));
+    let (exact, naive) = naive_gradients(&problem, &inputs, &saved, weights);
     let mut query = Tensor::<f64>::zeros(inputs.query.shape()).expect("its shape");
     let wanted = [cut(&exact.key.value, &cuts), cut(&exact.value.value, &cuts)];
-    let [key_error, value_error] =
-        [(&exact.key, &naive.key), (&exact.value, &naive.value)].map(|(a, b)| tolerance::<E>(a, b));
+    let [key_error, value_error] = [(&exact.key, &naive.key), (&exact.value, &naive.value)]
+        .map(|(a, b)| gradient_tolerance::<E>(a, b, weights));
     for (i, (key, value)) in parts.iter().enumerate() {
         let spec = part_of(&given.spec, cuts[i + 1] - cuts[i]);
         let part = natten::Inputs::new(inputs.query.clone(), key.clone(), value.clone());
@@ -200,7 +264,7 @@ fn parts_of_the_keys<E: Element, S: Subject>(subject: &S, given: &Given) -> Resu
         let sums = query.as_mut_slice().iter_mut().zip(found.query.as_slice());
         sums.for_each(|(sum, part)| *sum += part.to_f64());
     }
-    let query_error = parts.len() as f64 * tolerance::<E>(&exact.query, &naive.query);
+    let query_error = parts.len() as f64 * gradient_tolerance::<E>(&exact.query, &naive.query, weights);
     assert_close(&what("d_query"), &query, &exact.query.value, query_error);
     Ok(())
 }

@@ -13,7 +13,7 @@ use crate::place::{Arrangement, Place, Placed};
 use crate::rng::Rng;
 use crate::spec::{Case, Spec};
 use crate::subject::{Subject, Unsupported};
-use crate::tolerance::tolerance;
+use crate::tolerance::{rounding, tolerance};
 
 /// All problems of the lists, and tensors anywhere in memory.
 pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
@@ -167,10 +167,31 @@ impl<E: Element> Expected<E> {
         let of = |naive: &dense::Forward| {
             [tolerance::<E>(&exact.out, &naive.out), tolerance::<f32>(&exact.lse, &naive.lse)]
         };
-        match E::TYPE {
+        let [out, lse] = match E::TYPE {
             ElementType::F64 => of(exact),
             _ => of(&dense::forward::<f32, E>(&self.problem, &self.inputs, weights)),
+        };
+        match weights {
+            Weights::Unrounded => [out, lse],
+            Weights::InElementType => [out + self.rounded_weights(), lse],
         }
+    }
+
+    /// What an output loses at most when each weight is rounded once: the naive implementation may be lucky with its own,
+    /// where few keys have most of the weight.
+    fn rounded_weights(&self) -> f64 {
+        let magnitude = |tensor: &Tensor<E>| {
+            let values = tensor.as_slice();
+            Tensor::from_fn(tensor.shape(), |i| E::from_f64(values[i].to_f64().abs())).expect("its shape")
+        };
+        let additional = self.inputs.additional.as_ref();
+        let inputs = Inputs {
+            value: magnitude(&self.inputs.value),
+            additional: additional.map(|[keys, values]| [keys.clone(), magnitude(values)]),
+            ..self.inputs.clone()
+        };
+        let sums = dense::forward::<f64, E>(&self.problem, &inputs, Weights::Unrounded).out.value;
+        rounding::<E>() * sums.as_slice().iter().filter(|x| x.is_finite()).fold(0.0, |m: f64, &x| m.max(x))
     }
 
     /// Allowed errors where weights are not rounded, each relative to the largest entry (or 1, if that is less).
@@ -233,30 +254,42 @@ impl<E: Element> Expected<E> {
     ) -> Result<(), Unsupported> {
         let problem = &self.problem;
         let found = placed_gradients(subject, problem, &self.inputs, saved, at)?;
-        let (exact, naive) = naive_gradients(problem, &self.inputs, saved);
+        let weights = subject.backward_weights(problem, &self.inputs.map(Tensor::view));
+        let (exact, naive) = naive_gradients(problem, &self.inputs, saved, weights);
         let wanted = reference_gradients(problem, &self.inputs, saved);
         let all = found.roles().zip(wanted.roles()).zip(exact.roles().zip(naive.roles()));
         for (((role, found), (_, wanted)), ((_, exact), (_, naive))) in all {
             second_opinion(&format!("gradient of {role}"), wanted, exact);
             let what = format!("{} {} gradient of {role}, {at:?} of {problem:?}", subject.name(), E::TYPE);
-            assert_close(&what, found, wanted, tolerance::<E>(exact, naive));
+            assert_close(&what, found, wanted, gradient_tolerance::<E>(exact, naive, weights));
         }
         Ok(())
     }
 }
 
-/// The gradients in f64 and in the arithmetic of `E`, naively.
+/// The gradients in f64, and in the arithmetic of `E` by an implementation that keeps its weights so, naively.
 pub fn naive_gradients<E: Element>(
     problem: &Problem,
     inputs: &Inputs<Tensor<E>>,
     saved: &Saved<&Tensor<E>, &Tensor<f32>>,
+    weights: Weights,
 ) -> (Inputs<Summed>, Inputs<Summed>) {
-    let exact = dense::backward::<f64, E>(problem, inputs, saved);
+    let exact = dense::backward::<f64, E>(problem, inputs, saved, Weights::Unrounded);
     let naive = match E::TYPE {
         ElementType::F64 => exact.clone(),
-        _ => dense::backward::<f32, E>(problem, inputs, saved),
+        _ => dense::backward::<f32, E>(problem, inputs, saved, weights),
     };
     (exact, naive)
+}
+
+/// Allowed error of a gradient. Where weights are rounded, each of the numbers that were may lose half a unit of its last
+/// place: the naive implementation may be lucky with its own, where few keys have most of the weight.
+pub fn gradient_tolerance<E: Element>(exact: &Summed, naive: &Summed, weights: Weights) -> f64 {
+    let rounded = match weights {
+        Weights::Unrounded => 0.0,
+        Weights::InElementType => rounding::<E>() * largest(&naive.terms),
+    };
+    tolerance::<E>(exact, naive) + rounded
 }
 
 /// The reference and the naive implementation in f64 must agree to what f64 sums can.

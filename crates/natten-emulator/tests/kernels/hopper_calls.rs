@@ -1,12 +1,14 @@
 //! Calls on a Hopper device: what is chosen, compiled and launched.
 
 use natten_core::plan::TileCounts;
-use natten_core::{Backend, ForwardCall, Inputs, Layout, Output, Params, bf16, reference};
+use natten_core::{Backend, ForwardCall, Inputs, Layout, Output, Params, Tensor, bf16, reference};
 use natten_cuda::registry::Operation;
 use natten_cuda::{Cuda, CudaTensor, CudaView, Device, LayoutSummary, Request};
 use natten_emulator::{Completion, Emulated, Options};
+use natten_tests::compare::each_within;
+use natten_tests::{Arrangement, OnDevice, Place, Placed, Spec, Subject};
 
-use crate::case::{Case, OnDevice, Operands};
+use crate::case::{self, Case, Operands};
 use crate::sm90::compare;
 
 /// A Hopper GPU of one multiprocessor.
@@ -71,6 +73,25 @@ fn reversed_axes_go_to_another_family() {
     );
 }
 
+/// An output stored from its last token to its first: all of it is written, by a family that can.
+#[test]
+fn reversed_outputs_go_to_another_family() {
+    let spec = Spec::na(&[400], &[300]).dims(128, 128);
+    let problem = spec.problem(natten_core::ElementType::Bf16);
+    let inputs = spec.draw(3).rounded::<bf16>();
+    let subject = OnDevice::guarded("hopper", Emulated::new(9, 0));
+    let place = Place::aligned(Arrangement::Reversed);
+    let mut out = Placed::<bf16>::poisoned(&problem.out_shape(), place, true);
+    let output = Output { out: out.view_mut(), lse: None };
+    subject.device().take_counters();
+    subject.forward(&problem, &inputs.map(Tensor::view), output).unwrap();
+    let ran: Vec<&str> = subject.device().take_counters().into_keys().collect();
+    assert!(ran.len() == 1 && ran[0].contains("sm80"), "{ran:?}");
+    let found = out.written("a reversed output");
+    let expected = subject.attend(&problem, &inputs).unwrap().out;
+    each_within("out", &found, &expected, |exact| 0.02 + 0.01 * exact.abs()).unwrap();
+}
+
 /// A call of the backend launches once for each length of residues, nothing else; nobody asks for the log-sum-exp.
 #[test]
 fn each_length_of_residues_is_a_launch_of_one_call() {
@@ -79,7 +100,7 @@ fn each_length_of_residues_is_a_launch_of_one_call() {
     let problem = operands.problem(&case.params);
     let entry = "natten_forward_sm90_bf16_d64";
     let cuda = hopper(1, Completion::Random).with_request(Request { entry: Some(entry), tiling: None });
-    let device = OnDevice::upload(&cuda, &operands);
+    let device = case::OnDevice::upload(&cuda, &operands);
     let mut out = cuda.allocate::<bf16>(&problem.out_shape()).unwrap();
     let output = Output { out: out.view_mut(), lse: None };
     let decision = cuda.explain(&problem, &device.inputs(), &output).unwrap();
@@ -110,7 +131,7 @@ fn warming_up_compiles_the_kernel_that_runs() {
             cuda.device().functions().get_or_load(kernel.entry, || panic!("{} is not loaded", kernel.entry));
         assert!(loaded.is_ok());
         let mut out = cuda.allocate::<bf16>(&problem.out_shape()).unwrap();
-        let device = OnDevice::upload(&cuda, &operands);
+        let device = case::OnDevice::upload(&cuda, &operands);
         cuda.forward(
             ForwardCall::new(&problem, device.inputs(), Output { out: out.view_mut(), lse: None }).unwrap(),
         )

@@ -42,7 +42,10 @@ const GROUPS: &[(&str, Pick)] = &[
     ("forward, Hopper, longer rows", |k| is_on(k, 9) && k.head_dim > 64),
     ("backward of queries", |k| k.operation == Operation::BackwardQuery),
     ("backward of keys", |k| k.operation == Operation::BackwardKey),
-    ("rows", |k| matches!(k.operation, Operation::Delta | Operation::SumPartials | Operation::Merge)),
+    ("rows", |k| {
+        use Operation::{Delta, Merge, MergeBackward, SumPartials};
+        matches!(k.operation, Delta | SumPartials | Merge | MergeBackward)
+    }),
 ];
 
 fn is_on(kernel: &Shipped, major: u32) -> bool {

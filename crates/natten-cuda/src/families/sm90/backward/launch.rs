@@ -11,7 +11,7 @@ use super::tiles::{COLUMNS, Cut, Rows};
 use super::{cut, of_keys};
 use crate::classes::{Class, classes};
 use crate::device::TensorMap;
-use crate::families::sm90::launch::{Shares, row_view};
+use crate::families::sm90::launch::{Shares, row_view, written_forwards};
 use crate::families::{rows, simt};
 use crate::family::{Bid, Launch, MapPatch, Offer, Patch, Query, Refused};
 use crate::params::{Divisor, Geometry, MapSteps, Strides};
@@ -42,6 +42,8 @@ pub(super) fn lay_out(bid: &Bid, query: &Query<'_>, problem: &Problem) -> Result
                     known.entry((axes, rows)).or_insert_with(|| cut(kernel, query, problem, &axes, rows));
                 let cut = cut.ok_or(Refused::By(RejectionReason::NoKeys))?;
                 let pass = Part { query, problem, kernel, sequence, rows, cut, statistics };
+                let (written, _) = pass.sides();
+                written_forwards(query, problem, (written.tokens, written.heads), written.results)?;
                 for class in classes(&axes) {
                     launches.push(pass.launch(&class)?);
                 }
