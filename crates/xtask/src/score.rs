@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::assemble::{Assembled, assemble};
 use crate::compile::{committed, scratch, write};
 use crate::facts::Facts;
-use crate::matrix::{Entry, Shape};
+use crate::matrix::{Entry, Operation, Shape};
 use crate::sass::{self, Mix, TileLoop};
 use crate::{TaskError, wheels};
 
@@ -143,7 +143,13 @@ fn report_warpgroups(
     [queries, keys]: [u32; 2],
     loops: &[Mix],
 ) {
-    let products = 4 * queries * keys * entry.max_head_dim / 4096;
+    // Matrix products of a tile: scores and outputs; or scores, their gradients and one or two sums of those.
+    let matrix_products = match entry.operation {
+        Operation::BackwardQuery => 3,
+        Operation::BackwardKey => 4,
+        _ => 2,
+    };
+    let products = 2 * matrix_products * queries * keys * entry.max_head_dim / 4096;
     let exponentials = queries * keys / 16;
     for (kind, mix) in ["full", "masked"].into_iter().zip(loops) {
         let slots = mix.total * (queries / 64);

@@ -25,11 +25,15 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
         ("drawn", list::random(4, 60)),
         ("empty", list::empty()),
     ];
-    let tiles = scope.tiles(&list::tiles()).into_iter().map(|given| ("tiles", given));
-    let of_lists =
-        lists.iter().flat_map(|(name, list)| scope.problems(list).into_iter().map(|given| (*name, given)));
-    for (name, given) in of_lists.chain(tiles) {
-        in_type!(given.element_type, E => both::<E, S>(&mut checks, scope, name, &given));
+    for (name, specs) in &lists {
+        for given in scope.problems(specs) {
+            let passes = [scope.forward, scope.backward];
+            in_type!(given.element_type, E => each_pass::<E, S>(&mut checks, passes, name, &given));
+        }
+    }
+    for given in scope.tiles(&list::tiles()) {
+        let passes = [scope.forward, scope.has_tiles_backward()];
+        in_type!(given.element_type, E => each_pass::<E, S>(&mut checks, passes, "tiles", &given));
     }
     arranged(&mut checks, scope);
     if scope.forward {
@@ -38,18 +42,23 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
     Suite { name: "oracle", checks }
 }
 
-/// A check of each pass of one problem.
-fn both<E: Element, S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope, name: &str, given: &Given) {
+/// A check of the forward and one of the backward of one problem, if asked for.
+fn each_pass<E: Element, S: Subject>(
+    checks: &mut Vec<Check<S>>,
+    [is_forward, is_backward]: [bool; 2],
+    name: &str,
+    given: &Given,
+) {
     let Given { index, spec, place, .. } = given;
     let name = |pass: &str| format!("oracle {name} {index} {} {pass}", E::TYPE);
     let (seed, at) = (1000 + *index as u64, Arrangements::all(*place));
-    if scope.forward {
+    if is_forward {
         let own = spec.clone();
         checks.push(Check::new(name("forward"), spec, move |subject| {
             Expected::<E>::of(&own.draw(seed)).check_forward(subject, at)
         }));
     }
-    if scope.backward {
+    if is_backward {
         let own = spec.clone();
         checks.push(Check::new(name("backward"), spec, move |subject| {
             Expected::<E>::of(&own.draw(seed)).check_backward(subject, at)

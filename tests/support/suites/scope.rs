@@ -85,7 +85,7 @@ impl Scope {
     pub fn cuda(has_tensor_cores: bool) -> Self {
         let every = if has_tensor_cores { [13, 7, 7] } else { [2, 5, 5] };
         let types = [ElementType::F32, ElementType::F16, ElementType::Bf16];
-        let tiles = has_tensor_cores.then_some(3);
+        let tiles = has_tensor_cores.then_some(9);
         Scope { types: types.into_iter().zip(every).collect(), tiles, ..Self::host() }
     }
 
@@ -98,7 +98,7 @@ impl Scope {
     /// What one kernel does, on rows that are its own: a few problems of each list, the next kernel's being others.
     pub fn kernel(kernel: &Shipped, number: usize) -> Self {
         let is_forward = kernel.operation == Operation::Forward;
-        let is_merge = kernel.operation == Operation::Merge;
+        let is_merge = matches!(kernel.operation, Operation::Merge | Operation::MergeBackward);
         let rows =
             Rows { longest: kernel.head_dim, shorter: kernel.shorter, is_aligned: kernel.needs_alignment };
         // Kernels on rows of any length are few, and some work only for additional keys.
@@ -128,6 +128,11 @@ impl Scope {
     /// Whether problems that span several tiles are among them.
     pub fn has_tiles(&self) -> bool {
         self.tiles.is_some()
+    }
+
+    /// Whether their backward is tried, too: in the emulator it takes minutes.
+    pub fn has_tiles_backward(&self) -> bool {
+        self.backward && (self.tiles == Some(1) || is_full())
     }
 
     /// All element types.

@@ -119,10 +119,9 @@ fn rows_of_long_axes_match_a_walk() {
     }
 }
 
-/// Walked tile by tile, these would take hours.
+/// Walked tile by tile, these would never end.
 #[test]
 fn endless_axes_are_counted() {
-    let started = std::time::Instant::now();
     let extent = 1 << 50;
     for (kernel_size, stride, is_causal) in
         [(99, 1, false), (1 << 49, 1, true), (1 << 50, 1 << 49, false), ((1 << 40) + 1, 12_345, true)]
@@ -138,5 +137,4 @@ fn endless_axes_are_counted() {
             AxisRow::new(&axis, side, KeyStart::Aligned);
         }
     }
-    assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
 }
