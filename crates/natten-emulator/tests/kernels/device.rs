@@ -1,11 +1,13 @@
 //! What problems do not show: repetition in any order of warps, grids and addresses beyond 32 bits, windows that agree, and
 //! what is refused.
 
-use natten_core::{Backend, ForwardCall, Inputs, Output, Params, Problem, Tensor, reference};
+use natten_core::{
+    Backend, ForwardCall, Inputs, MergeBackwardCall, Output, Params, Partials, Problem, Tensor, reference,
+};
 use natten_cuda::CudaError;
 use natten_cuda::device::{Device, LaunchConfig, PreparedLaunch};
-use natten_cuda::params::{Axis, WindowDumpParams};
-use natten_cuda::registry::{Operation, kernels};
+use natten_cuda::params::{Axis, MERGE_BRANCHES, WindowDumpParams};
+use natten_cuda::registry::by_name;
 use natten_emulator::{Emulated, Options};
 
 use crate::case::{Case, Numbers, OnDevice, Operands, backward, compare, emulated, forward, strided};
@@ -36,7 +38,7 @@ fn results_repeat() {
 #[test]
 fn windows_agree() {
     let cuda = emulated();
-    let kernel = kernels().find(|kernel| kernel.operation == Operation::WindowDump).unwrap();
+    let kernel = by_name("natten_window_dump").unwrap();
     let device = cuda.device();
     let function = device.load(&kernel.ptx(), kernel.entry, 0).unwrap();
     for extent in 1..=14usize {
@@ -153,4 +155,23 @@ fn refusals() {
         .forward(ForwardCall::new(&problem, inputs, Output { out: out.view_mut(), lse: None }).unwrap())
         .unwrap_err();
     assert!(error.to_string().contains("is for f32, the tensors are f64"), "{error}");
+}
+
+/// Gradients of one partial result more than a launch takes are refused.
+#[test]
+fn merge_backward_of_too_many() {
+    let cuda = emulated();
+    let zeros = |shape: &[usize]| cuda.upload(&Tensor::<f32>::zeros(shape).unwrap().view()).unwrap();
+    let (out, lse) = (zeros(&[1, 2, 1, 4]), zeros(&[1, 2, 1]));
+    let count = MERGE_BRANCHES + 1;
+    let partials = Partials { outs: vec![out.view(); count], lses: vec![lse.view(); count] };
+    let mut written = Partials {
+        outs: (0..count).map(|_| zeros(&[1, 2, 1, 4])).collect(),
+        lses: (0..count).map(|_| zeros(&[1, 2, 1])).collect(),
+    };
+    let gradients = written.map_mut(|out| out.view_mut(), |lse| lse.view_mut());
+    let merged = Output { out: out.view(), lse: None };
+    let call = MergeBackwardCall::new(partials, merged, gradients).unwrap();
+    let error = cuda.merge_backward(call).unwrap_err();
+    assert!(matches!(error, CudaError::MergeCount { found, .. } if found == count), "{error}");
 }
