@@ -93,18 +93,22 @@ fn of_registry(kernel: &'static registry::Kernel) -> Option<Shipped> {
     })
 }
 
-/// A backend whose forward passes run this kernel or are refused. Other operations have one choice each, which the rows
+/// A backend whose forward or backward passes run this kernel or are refused. Other operations have one choice each, which the rows
 /// decide.
 pub fn asking_for<D: Device>(cuda: Cuda<D>, kernel: &Shipped) -> Cuda<D> {
-    // Of a backward the kernel of the queries' gradient is asked for; that of the keys' belongs to it.
-    let asked = match kernel.operation {
+    match asked(kernel) {
+        Some(entry) => cuda.with_request(Request { entry: Some(entry), tiling: None }),
+        None => cuda,
+    }
+}
+
+/// By what name to ask for it. Of a backward the kernel of the queries' gradient is asked for; that of the keys' belongs to
+/// it.
+fn asked(kernel: &Shipped) -> Option<&'static str> {
+    match kernel.operation {
         Operation::Forward | Operation::BackwardQuery => Some(kernel.entry),
         Operation::BackwardKey => of_queries(kernel),
         _ => None,
-    };
-    match asked {
-        Some(entry) => cuda.with_request(Request { entry: Some(entry), tiling: None }),
-        None => cuda,
     }
 }
 
@@ -161,9 +165,11 @@ pub fn served(outcome: Result<(), CudaError>) -> Result<(), Unsupported> {
     }
 }
 
-/// Whether a refusal gives a reason against this kernel: by its name, or by its family's where that holds for all of it.
+/// Whether a refusal gives a reason against this kernel: by the name that it is asked for, or by its family's where that holds
+/// for all of it.
 pub fn is_against(reasons: &str, kernel: &Shipped) -> bool {
+    let own = asked(kernel).unwrap_or(kernel.entry);
     let named = reasons.lines().filter_map(|line| line.split_whitespace().next());
     let is_family = |name: &str| !shipped().iter().any(|other| other.entry == name);
-    named.into_iter().any(|name| name == kernel.entry || is_family(name) && kernel.entry.starts_with(name))
+    named.into_iter().any(|name| name == own || is_family(name) && own.starts_with(name))
 }

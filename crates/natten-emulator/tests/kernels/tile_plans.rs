@@ -3,14 +3,14 @@
 use natten_core::plan::{KeyStart, TileCounts, Tiling};
 use natten_core::{Element, Params, bf16, f16};
 use natten_cuda::Cuda;
-use natten_cuda::registry::{Facts, Kernel, kernels};
+use natten_cuda::registry::{Facts, Kernel, Operation, kernels_of};
 use natten_cuda::{Request, bytes_read};
 use natten_emulator::{Counters, Emulated};
 
 use crate::case::{Case, OnDevice, Operands, close, forward};
 
 fn on_tiles() -> impl Iterator<Item = &'static Kernel> {
-    kernels().filter(|kernel| kernel.tile().is_some())
+    kernels_of("sm80", Operation::Forward)
 }
 
 /// A backend that runs one forward kernel, on the boxes of its choice unless some are given.
