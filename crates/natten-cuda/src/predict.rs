@@ -60,7 +60,7 @@ mod tests {
             name: "a GPU".to_owned(),
             compute_capability: ComputeCapability { major, minor },
             multiprocessors: 132,
-            shared_bytes_per_block: 163 << 10,
+            shared_bytes_per_block: 227 << 10,
             memory_bytes: 80 << 30,
         }
     }
