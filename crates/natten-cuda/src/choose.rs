@@ -1,5 +1,6 @@
 //! The best offer of all families, remembered by all that it depends on.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use natten_core::window::Axis;
@@ -11,7 +12,7 @@ use crate::cost::traffic;
 use crate::error::CudaError;
 use crate::families::FAMILIES;
 use crate::family::{Bid, Family, MergeRows, Offer, Pass, Query, Refused, Request, fit, reason_in_table};
-use crate::memo::Memo;
+use crate::memo::{Memo, hash_of};
 use crate::registry::{Kernel, kernels_of};
 use crate::rejection::{MapError, Rejection, RejectionReason, Rejections};
 use crate::views::Views;
@@ -25,7 +26,7 @@ pub(crate) struct Choice {
     pub dropped: Arc<[Rejection]>,
 }
 
-static CHOICES: Memo<Key, Choice> = Memo::new();
+static CHOICES: Memo<Key<'static>, Choice> = Memo::new();
 
 /// The offer that is predicted to end first.
 ///
@@ -33,20 +34,22 @@ static CHOICES: Memo<Key, Choice> = Memo::new();
 /// [`CudaError::Unsupported`] with the reason against each kernel; [`CudaError::TooLarge`].
 pub(crate) fn choose(query: &Query<'_>) -> Result<Choice, CudaError> {
     let key = Key::of(query);
-    if let Some(choice) = CHOICES.get(&key) {
+    let hash = hash_of(&key);
+    if let Some(choice) = CHOICES.get(hash, |kept| *kept == key) {
         return Ok(choice);
     }
     let choice = search(query, Vec::new())?;
-    keep(key, &choice);
+    keep(hash, key, &choice);
     Ok(choice)
 }
 
 /// Packed batches of many sequences, which hardly ever come again, would fill memory with their launches.
 const MOST_LAUNCHES: usize = 64;
 
-fn keep(key: Key, choice: &Choice) {
+fn keep(hash: u64, key: Key<'_>, choice: &Choice) {
     if choice.offer.launches.len() <= MOST_LAUNCHES {
-        CHOICES.keep(key, choice.clone());
+        let key = Key { views: Cow::Owned(key.views.into_owned()), ..key };
+        CHOICES.keep(hash, key, choice.clone());
     }
 }
 
@@ -59,7 +62,8 @@ pub(crate) fn choose_another(query: &Query<'_>, refused: &Choice) -> Result<Choi
     let mut dropped = refused.dropped.to_vec();
     dropped.push(Rejection { kernel: refused.offer.bid.kernel.entry, reason });
     let choice = search(query, dropped)?;
-    keep(Key::of(query), &choice);
+    let key = Key::of(query);
+    keep(hash_of(&key), key, &choice);
     Ok(choice)
 }
 
@@ -144,9 +148,9 @@ pub(crate) fn ask(
 
 /// All that a choice depends on.
 #[derive(PartialEq, Eq, Hash)]
-struct Key {
+struct Key<'a> {
     pass: PassKey,
-    views: Views,
+    views: Cow<'a, Views>,
     capability: ComputeCapability,
     multiprocessors: u32,
     shared_bytes: usize,
@@ -194,8 +198,8 @@ impl ProblemKey {
     }
 }
 
-impl Key {
-    fn of(query: &Query<'_>) -> Self {
+impl<'a> Key<'a> {
+    fn of(query: &Query<'a>) -> Self {
         let properties = query.properties;
         Key {
             pass: match query.pass {
@@ -204,7 +208,7 @@ impl Key {
                 Pass::Merge(rows) => PassKey::Merge(*rows),
                 Pass::MergeBackward(rows) => PassKey::MergeBackward(*rows),
             },
-            views: query.views.clone(),
+            views: Cow::Borrowed(query.views),
             capability: properties.compute_capability,
             multiprocessors: properties.multiprocessors,
             shared_bytes: properties.shared_bytes_per_block,

@@ -2,48 +2,56 @@
 //! millisecond.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// Results by what they depend on, for a static.
 pub(crate) struct Memo<K, V>(LazyLock<Mutex<Map<K, V>>>);
 
-type Map<K, V> = HashMap<K, V, BuildHasherDefault<Mixer>>;
+/// By the keys' hashes. Of two keys with the same hash, the later one stays.
+type Map<K, V> = HashMap<u64, (K, V)>;
 
 /// Past so many all are forgotten.
 const LIMIT: usize = 256;
 
-impl<K: Eq + Hash, V: Clone> Memo<K, V> {
+impl<K, V: Clone> Memo<K, V> {
     pub const fn new() -> Self {
         Memo(LazyLock::new(Mutex::default))
     }
 
-    /// What is kept for `key`.
-    pub fn get(&self, key: &K) -> Option<V> {
+    /// What is kept for the key with this hash that `is_it` knows.
+    pub fn get(&self, hash: u64, is_it: impl FnOnce(&K) -> bool) -> Option<V> {
         // A panic elsewhere leaves the map whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.get(&hash).filter(|(key, _)| is_it(key)).map(|(_, value)| value.clone())
     }
 
     /// Keeps a result, instead of what was kept before.
-    pub fn keep(&self, key: K, value: V) {
+    pub fn keep(&self, hash: u64, key: K, value: V) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Dropped when the lock is free again: others may ask for something that is there.
-        let _old = if kept.len() >= LIMIT { std::mem::take(&mut *kept) } else { Map::default() };
-        kept.insert(key, value);
-        drop(kept);
+        if kept.len() >= LIMIT {
+            kept.clear();
+        }
+        kept.insert(hash, (key, value));
     }
+}
+
+/// The hash of a key, for [`Memo`].
+pub(crate) fn hash_of(key: &impl Hash) -> u64 {
+    let mut mixer = Mixer::default();
+    key.hash(&mut mixer);
+    mixer.finish()
 }
 
 /// A multiplication for each word of a key, which is some hundred words of extents and strides: the default hasher would
 /// take longer than planning some calls. Keys are the program's own, so nobody makes them collide on purpose, and past
 /// [`LIMIT`] of them the map is emptied.
 #[derive(Default)]
-pub(crate) struct Mixer(u64);
+struct Mixer(u64);
 
 impl Hasher for Mixer {
     fn finish(&self) -> u64 {
-        // The table takes its place from the low bits and a tag from the high ones.
-        self.0 ^ (self.0 >> 32)
+        self.0
     }
 
     fn write(&mut self, bytes: &[u8]) {
@@ -86,27 +94,26 @@ mod tests {
     #[test]
     fn results_are_kept_apart_and_forgotten() {
         static MEMO: Memo<[usize; 3], usize> = Memo::new();
+        let get = |key: [usize; 3]| MEMO.get(hash_of(&key), |kept| *kept == key);
         for i in 0..LIMIT {
-            MEMO.keep([i, i * i, 7], i);
+            let key = [i, i * i, 7];
+            MEMO.keep(hash_of(&key), key, i);
         }
-        assert!((0..LIMIT).all(|i| MEMO.get(&[i, i * i, 7]) == Some(i)));
-        assert_eq!(MEMO.get(&[3, 9, 8]), None);
-        MEMO.keep([1, 2, 3], 5);
-        assert_eq!((MEMO.get(&[1, 2, 3]), MEMO.get(&[3, 9, 7])), (Some(5), None));
+        assert!((0..LIMIT).all(|i| get([i, i * i, 7]) == Some(i)));
+        assert_eq!(get([3, 9, 8]), None);
+        // The same hash is not yet the same key.
+        assert_eq!(MEMO.get(hash_of(&[3usize, 9, 7]), |kept| *kept == [3, 9, 8]), None);
+        MEMO.keep(hash_of(&[1usize, 2, 3]), [1, 2, 3], 5);
+        assert_eq!((get([1, 2, 3]), get([3, 9, 7])), (Some(5), None));
     }
 
-    /// Extents that differ by little and strides that are powers of two fall into different places.
+    /// Extents that differ by little and strides that are powers of two have hashes of their own.
     #[test]
     fn keys_spread() {
-        let place = |key: &[usize]| {
-            let mut mixer = Mixer::default();
-            key.hash(&mut mixer);
-            (mixer.finish() & 0xfff, mixer.finish() >> 57)
-        };
-        let mut places: Vec<_> =
-            (0..64).flat_map(|x| (0..64).map(move |y| place(&[x << 12, y << 20, 1]))).collect();
-        places.sort_unstable();
-        places.dedup();
-        assert!(places.len() > 4000, "{}", places.len());
+        let keys = (0..64usize).flat_map(|x| (0..64usize).map(move |y| [x << 12, y << 20, 1]));
+        let mut hashes: Vec<u64> = keys.map(|key| hash_of(&key)).collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert_eq!(hashes.len(), 64 * 64);
     }
 }

@@ -2,7 +2,6 @@
 
 use natten_core::Problem;
 use natten_core::layout::RowLayout;
-use smallvec::SmallVec;
 
 use crate::params::{ListStrides, MERGE_BRANCHES, Strides};
 
@@ -86,12 +85,13 @@ struct Arrangement {
 pub struct Views {
     /// Every base, stride and row length is a multiple of 16 bytes; log-sum-exps, read one by one, do not count.
     pub is_aligned: bool,
-    list: SmallVec<[(Slot, Arrangement); 14]>,
+    list: Vec<(Slot, Arrangement)>,
 }
 
 impl Default for Views {
     fn default() -> Self {
-        Views { is_aligned: true, list: SmallVec::new() }
+        // As many as a backward has.
+        Views { is_aligned: true, list: Vec::with_capacity(14) }
     }
 }
 
@@ -145,7 +145,7 @@ impl Views {
         let list = [1, 1, problem.additional_keys()];
         let bytes = problem.element_type().size_bytes();
         let mut add = |slot, tokens: [usize; 3], heads: usize, row: usize, bytes: usize| {
-            views.is_aligned &= slot == Slot::LSE || (row * bytes).is_multiple_of(16);
+            views.is_aligned &= slot == Slot::LSE || row.wrapping_mul(bytes).is_multiple_of(16);
             views.push(slot, dense(tokens, heads, row), bytes);
         };
         add(Slot::QUERY, queries, heads, dim, bytes);
@@ -177,10 +177,12 @@ impl Views {
     }
 }
 
-/// Of a dense `[batch, X, Y, Z, heads, row]`.
+/// Of a dense `[batch, X, Y, Z, heads, row]`; of one beyond memory, some numbers.
 fn dense([x, y, z]: [usize; 3], heads: usize, row: usize) -> RowLayout {
     let head_stride = row as isize;
-    let last = head_stride * heads as isize;
-    let token_strides = [last * (z * y) as isize, last * z as isize, last];
-    RowLayout { offset: 0, batch_stride: token_strides[0] * x as isize, token_strides, head_stride }
+    let last = head_stride.wrapping_mul(heads as isize);
+    let plane = last.wrapping_mul(z as isize);
+    let token_strides = [plane.wrapping_mul(y as isize), plane, last];
+    let batch_stride = token_strides[0].wrapping_mul(x as isize);
+    RowLayout { offset: 0, batch_stride, token_strides, head_stride }
 }

@@ -123,7 +123,20 @@ impl PlanTables {
         key_tokens: usize,
         key_start: KeyStart,
     ) -> Option<(Tiling, TileCounts)> {
-        self.tilings(query_tokens, key_tokens, key_start).min_by_key(|(tiling, counts)| tiling.order(counts))
+        let key_tiles = tile_boxes(key_tokens, &self.axes);
+        let mut best = None;
+        for query_tile in tile_boxes(query_tokens, &self.axes) {
+            let of_queries = self.query_tile(query_tile, key_start);
+            for &key_tile in &key_tiles {
+                // As by `Tiling::order`, whose pairs are so many times the key tiles for all.
+                let (all, full) = of_queries.key_tiles(key_tile);
+                let order = (all, u64::MAX - full, usize::MAX - query_tile[2].saturating_add(key_tile[2]));
+                if best.as_ref().is_none_or(|(least, _)| order < *least) {
+                    best = Some((order, Tiling { query_tile, key_tile, key_start }));
+                }
+            }
+        }
+        best.map(|(_, tiling)| (tiling, self.counts(&tiling)))
     }
 
     /// Keys that all query tiles copy between them, for one batch item and one head: whole key tiles, but for those longer
@@ -177,6 +190,37 @@ impl QueryTile<'_> {
                 &TileCounts::combine(&axes, &counts, self.tables.additional_keys, tiles),
                 sequence.times,
             )
+        })
+    }
+
+    /// Key tiles with a box of keys, and those of them that need no mask: of [`QueryTile::counts`] what most tilings are
+    /// compared by.
+    #[inline]
+    pub fn key_tiles(&self, key_tile: [usize; 3]) -> (u64, u64) {
+        let size = key_tile.iter().fold(1u64, |size, &side| size.saturating_mul(side.max(1) as u64));
+        let additional = self.tables.additional_keys as u64;
+        let mut sum = (0u64, 0u64);
+        for (sequence, rows) in self.tables.sequences.iter().zip(&self.rows) {
+            let (mut query_tiles, mut all, mut full) = (1u64, 1u64, 1u64);
+            for (row, &side) in rows.iter().zip(&key_tile) {
+                let tiles = row.key_tiles(side.max(1));
+                query_tiles = query_tiles.saturating_mul(row.query_tiles);
+                all = all.saturating_mul(tiles.all);
+                full = full.saturating_mul(tiles.full);
+            }
+            all = all.saturating_add(query_tiles.saturating_mul(additional.div_ceil(size)));
+            full = full.saturating_add(query_tiles.saturating_mul(additional / size));
+            sum.0 = sum.0.saturating_add(all.saturating_mul(sequence.times));
+            sum.1 = sum.1.saturating_add(full.saturating_mul(sequence.times));
+        }
+        sum
+    }
+
+    /// Query tiles.
+    pub fn query_tiles(&self) -> u64 {
+        self.tables.sequences.iter().zip(&self.rows).fold(0, |sum, (sequence, rows)| {
+            let tiles = rows.iter().fold(1u64, |tiles, row| tiles.saturating_mul(row.query_tiles));
+            sum.saturating_add(tiles.saturating_mul(sequence.times))
         })
     }
 }

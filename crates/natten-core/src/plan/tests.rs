@@ -317,6 +317,9 @@ fn tables_say_what_tilings_say() {
             assert_eq!(tables.best(64, 32, start), ranked.first().copied());
             for (tiling, counts) in ranked {
                 assert_eq!(counts, TileCounts::of(&problem, &tiling), "{tiling:?}");
+                let of_queries = tables.query_tile(tiling.query_tile, start);
+                assert_eq!(of_queries.key_tiles(tiling.key_tile), (counts.key_tiles, counts.full_tiles));
+                assert_eq!(of_queries.query_tiles(), counts.query_tiles);
             }
         }
         let odd = Tiling { query_tile: [2, 3, 192], key_tile: [1, 5, 300], key_start: KeyStart::Dynamic };

@@ -22,7 +22,8 @@ pub(super) fn predict(kernel: &Kernel, query: &Query<'_>) -> f64 {
     };
     let [lanes, items] = kernel.walk();
     let of_cta = (kernel.threads as usize / lanes * items) as f64;
-    let rows = (problem.batch() * problem.query_tokens() * problem.heads()) as f64;
+    let tokens = problem.axes().iter().map(|axis| axis.query_extent as f64).product::<f64>();
+    let rows = problem.batch() as f64 * tokens * problem.heads() as f64;
     let row = lanes as f64 * (SCORE * problem.scores() as f64 / rows.max(1.0) + ITEM);
     let multiprocessors = f64::from(query.properties.multiprocessors.max(1));
     LAUNCH + passes * waves((rows / of_cta).ceil(), multiprocessors) * of_cta * row

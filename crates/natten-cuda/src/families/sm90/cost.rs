@@ -1,8 +1,6 @@
 //! What tiles and work items of this family cost, in microseconds of one multiprocessor of an H100. Fitted to the times in
 //! docs/performance.md, section 6.
 
-use natten_core::plan::TileCounts;
-
 use super::warpgroups;
 use crate::classes::Class;
 use crate::cost::{LAUNCH, waves};
@@ -33,19 +31,29 @@ fn rates(kernel: &Kernel) -> Rates {
     Rates { full: full * wider, masked: full * wider * (1.0 + mask), item }
 }
 
-/// The predicted time of a kernel whose boxes of `sides` queries a cta have these counts, for as many heads of as many batch
+/// How a problem is cut, for one batch item and head.
+pub(super) struct Cut<'a> {
+    /// Queries of a cta along each axis.
+    pub sides: &'a [usize; 3],
+    pub query_tiles: u64,
+    pub key_tiles: u64,
+    /// Those of them that need no mask.
+    pub full_tiles: u64,
+}
+
+/// The predicted time of a kernel on a problem that is cut so, for as many heads of as many batch
 /// items. Each class of residues is a launch of its own, whose last wave ends before the next begins.
 pub(super) fn predict(
     kernel: &Kernel,
-    (sides, counts): (&[usize; 3], &TileCounts),
+    cut: &Cut<'_>,
     classes: &[Class],
     heads: usize,
     multiprocessors: u32,
 ) -> f64 {
     let Rates { full, masked, item } = rates(kernel);
-    let tiles = full * counts.full_tiles as f64 + masked * (counts.key_tiles - counts.full_tiles) as f64;
-    let mean = item + tiles / counts.query_tiles.max(1) as f64;
+    let tiles = full * cut.full_tiles as f64 + masked * (cut.key_tiles - cut.full_tiles) as f64;
+    let mean = item + tiles / cut.query_tiles.max(1) as f64;
     let slots = f64::from(multiprocessors.max(1));
-    let items = |class: &Class| class.tiles(sides).iter().map(|&tiles| tiles as f64).product::<f64>();
+    let items = |class: &Class| class.tiles(cut.sides).iter().map(|&tiles| tiles as f64).product::<f64>();
     classes.iter().map(|class| LAUNCH + waves(items(class) * heads as f64, slots) * mean).sum()
 }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use natten_core::plan::{KeyStart, PlanTables, Tiling, abreast, box_log2, fitting_boxes};
 use natten_core::window::Axis;
 
-use super::cost::predict;
+use super::cost::{Cut, predict};
 use super::warpgroups;
 use crate::classes::{Class, classes};
 use crate::family::Bid;
@@ -65,10 +65,11 @@ pub(super) fn of_tiling(kernel: &'static Kernel, work: &Work<'_>, tiling: &Tilin
     // The innermost axis that the warpgroups can stand along.
     let side = [2, 1, 0].into_iter().find(|&side| query_box(kernel, tiling, side).is_some())?;
     let tiling = Tiling { key_start: KeyStart::Dynamic, ..*tiling };
-    let counts = work.tables.counts(&tiling);
-    let classes = classes(work.axes);
-    let cut = (&tiling.query_tile, &counts);
-    let microseconds = predict(kernel, cut, &classes, work.heads, work.multiprocessors);
+    let of_queries = work.tables.query_tile(tiling.query_tile, KeyStart::Dynamic);
+    let (key_tiles, full_tiles) = of_queries.key_tiles(tiling.key_tile);
+    let query_tiles = of_queries.query_tiles();
+    let cut = Cut { sides: &tiling.query_tile, query_tiles, key_tiles, full_tiles };
+    let microseconds = predict(kernel, &cut, &classes(work.axes), work.heads, work.multiprocessors);
     Some(Bid { kernel, tiling: Some(tiling), side, microseconds })
 }
 
@@ -95,9 +96,11 @@ fn each_candidate(kernel: &'static Kernel, work: &Work<'_>, mut visit: impl FnMu
         for side in sides {
             let query_tile = abreast(query_box, side, warpgroups(kernel));
             let of_queries = tables.query_tile(query_tile, KeyStart::Dynamic);
+            let query_tiles = of_queries.query_tiles();
             for &key_tile in &key_boxes {
-                let cut = (&query_tile, &of_queries.counts(key_tile));
-                let microseconds = predict(kernel, cut, &classes, heads, multiprocessors);
+                let (key_tiles, full_tiles) = of_queries.key_tiles(key_tile);
+                let cut = Cut { sides: &query_tile, query_tiles, key_tiles, full_tiles };
+                let microseconds = predict(kernel, &cut, &classes, heads, multiprocessors);
                 let tiling = Some(Tiling { query_tile, key_tile, key_start: KeyStart::Dynamic });
                 let runs = (key_tile[2].ilog2(), query_box[2].ilog2() + u32::from(side == 2));
                 visit(Candidate { bid: Bid { kernel, tiling, side, microseconds }, runs: Reverse(runs) });
