@@ -1,9 +1,9 @@
 //! The sums along a problem's axes, kept for everybody who asks about its tilings.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::along::AxisRow;
+use super::along::{AxisRow, KeyTiles};
 use super::{AxisCounts, KeyStart, TileCounts, Tiling, tile_boxes};
 use crate::problem::Problem;
 use crate::window::Axis;
@@ -31,18 +31,18 @@ struct Sequence {
 #[derive(Debug)]
 struct AxisTable {
     axis: Axis,
-    rows: Mutex<Vec<(usize, KeyStart, AxisRow)>>,
+    rows: Mutex<Vec<(usize, KeyStart, Arc<AxisRow>)>>,
 }
 
 impl AxisTable {
-    fn row(&self, query_side: usize, start: KeyStart) -> AxisRow {
+    fn row(&self, query_side: usize, start: KeyStart) -> Arc<AxisRow> {
         // A panic elsewhere leaves the list whole.
         let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((.., row)) = rows.iter().find(|(side, at, _)| (*side, *at) == (query_side, start)) {
-            return *row;
+            return Arc::clone(row);
         }
-        let row = AxisRow::new(&self.axis, query_side, start);
-        rows.push((query_side, start, row));
+        let row = Arc::new(AxisRow::new(&self.axis, query_side, start));
+        rows.push((query_side, start, Arc::clone(&row)));
         row
     }
 }
@@ -124,12 +124,16 @@ impl PlanTables {
         key_start: KeyStart,
     ) -> Option<(Tiling, TileCounts)> {
         let key_tiles = tile_boxes(key_tokens, &self.axes);
-        let mut best = None;
+        let mut best: Option<((u64, u64, usize), Tiling)> = None;
         for query_tile in tile_boxes(query_tokens, &self.axes) {
             let of_queries = self.query_tile(query_tile, key_start);
             for &key_tile in &key_tiles {
                 // As by `Tiling::order`, whose pairs are so many times the key tiles for all.
-                let (all, full) = of_queries.key_tiles(key_tile);
+                let all = of_queries.key_tiles(key_tile);
+                if best.as_ref().is_some_and(|((least, ..), _)| all > *least) {
+                    continue;
+                }
+                let full = of_queries.full_tiles(key_tile);
                 let order = (all, u64::MAX - full, usize::MAX - query_tile[2].saturating_add(key_tile[2]));
                 if best.as_ref().is_none_or(|(least, _)| order < *least) {
                     best = Some((order, Tiling { query_tile, key_tile, key_start }));
@@ -173,7 +177,7 @@ pub struct QueryTile<'a> {
     tables: &'a PlanTables,
     sides: [usize; 3],
     /// For each of the tables' sequences.
-    rows: Vec<[AxisRow; 3]>,
+    rows: Vec<[Arc<AxisRow>; 3]>,
 }
 
 impl QueryTile<'_> {
@@ -193,27 +197,40 @@ impl QueryTile<'_> {
         })
     }
 
-    /// Key tiles with a box of keys, and those of them that need no mask: of [`QueryTile::counts`] what most tilings are
-    /// compared by.
+    /// Key tiles with a box of keys: of [`QueryTile::counts`] what tilings are compared by first.
     #[inline]
-    pub fn key_tiles(&self, key_tile: [usize; 3]) -> (u64, u64) {
-        let size = key_tile.iter().fold(1u64, |size, &side| size.saturating_mul(side.max(1) as u64));
+    pub fn key_tiles(&self, key_tile: [usize; 3]) -> u64 {
+        self.sum(key_tile, |tiles| tiles.all, |additional, size| additional.div_ceil(size))
+    }
+
+    /// Those of them that need no mask.
+    #[inline]
+    pub fn full_tiles(&self, key_tile: [usize; 3]) -> u64 {
+        self.sum(key_tile, |tiles| tiles.full, |additional, size| additional / size)
+    }
+
+    /// Some of the tiles with a box of keys, and of those of additional keys, so many to a query tile.
+    #[inline]
+    fn sum(
+        &self,
+        key_tile: [usize; 3],
+        of_window: fn(&KeyTiles) -> u64,
+        of_list: fn(u64, u64) -> u64,
+    ) -> u64 {
+        let sequences = self.tables.sequences.iter().zip(&self.rows);
+        let of_window = sequences.fold(0u64, |sum, (sequence, rows)| {
+            let along = rows.iter().zip(&key_tile);
+            let tiles = along.fold(1u64, |tiles, (row, &side)| {
+                tiles.saturating_mul(of_window(&row.key_tiles(side.max(1))))
+            });
+            sum.saturating_add(tiles.saturating_mul(sequence.times))
+        });
         let additional = self.tables.additional_keys as u64;
-        let mut sum = (0u64, 0u64);
-        for (sequence, rows) in self.tables.sequences.iter().zip(&self.rows) {
-            let (mut query_tiles, mut all, mut full) = (1u64, 1u64, 1u64);
-            for (row, &side) in rows.iter().zip(&key_tile) {
-                let tiles = row.key_tiles(side.max(1));
-                query_tiles = query_tiles.saturating_mul(row.query_tiles);
-                all = all.saturating_mul(tiles.all);
-                full = full.saturating_mul(tiles.full);
-            }
-            all = all.saturating_add(query_tiles.saturating_mul(additional.div_ceil(size)));
-            full = full.saturating_add(query_tiles.saturating_mul(additional / size));
-            sum.0 = sum.0.saturating_add(all.saturating_mul(sequence.times));
-            sum.1 = sum.1.saturating_add(full.saturating_mul(sequence.times));
+        if additional == 0 {
+            return of_window;
         }
-        sum
+        let size = key_tile.iter().fold(1u64, |size, &side| size.saturating_mul(side.max(1) as u64));
+        of_window.saturating_add(self.query_tiles().saturating_mul(of_list(additional, size)))
     }
 
     /// Query tiles.

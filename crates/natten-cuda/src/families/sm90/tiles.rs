@@ -66,7 +66,8 @@ pub(super) fn of_tiling(kernel: &'static Kernel, work: &Work<'_>, tiling: &Tilin
     let side = [2, 1, 0].into_iter().find(|&side| query_box(kernel, tiling, side).is_some())?;
     let tiling = Tiling { key_start: KeyStart::Dynamic, ..*tiling };
     let of_queries = work.tables.query_tile(tiling.query_tile, KeyStart::Dynamic);
-    let (key_tiles, full_tiles) = of_queries.key_tiles(tiling.key_tile);
+    let key_tiles = of_queries.key_tiles(tiling.key_tile);
+    let full_tiles = of_queries.full_tiles(tiling.key_tile);
     let query_tiles = of_queries.query_tiles();
     let cut = Cut { sides: &tiling.query_tile, query_tiles, key_tiles, full_tiles };
     let microseconds = predict(kernel, &cut, &classes(work.axes), work.heads, work.multiprocessors);
@@ -98,7 +99,8 @@ fn each_candidate(kernel: &'static Kernel, work: &Work<'_>, mut visit: impl FnMu
             let of_queries = tables.query_tile(query_tile, KeyStart::Dynamic);
             let query_tiles = of_queries.query_tiles();
             for &key_tile in &key_boxes {
-                let (key_tiles, full_tiles) = of_queries.key_tiles(key_tile);
+                let (key_tiles, full_tiles) =
+                    (of_queries.key_tiles(key_tile), of_queries.full_tiles(key_tile));
                 let cut = Cut { sides: &query_tile, query_tiles, key_tiles, full_tiles };
                 let microseconds = predict(kernel, &cut, &classes, heads, multiprocessors);
                 let tiling = Some(Tiling { query_tile, key_tile, key_start: KeyStart::Dynamic });

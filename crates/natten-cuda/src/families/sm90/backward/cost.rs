@@ -29,17 +29,35 @@ fn rates(work: &Work<'_>) -> Rates {
     Rates { full, masked, item }
 }
 
-/// The predicted time of a pass whose cut has these counts. Each class of residues is a launch of its own, whose last wave
-/// ends before the next begins.
-pub(super) fn predict(work: &Work<'_>, classes: &[Class], row_tile: &[usize; 3], counts: &Counts) -> f64 {
-    let Rates { full, masked, item } = rates(work);
-    let sharing = work.sharing as f64;
-    let tiles = full * counts.full as f64 + masked * counts.columns.saturating_sub(counts.full) as f64;
-    let mean = item + sharing * tiles / counts.rows.max(1) as f64;
-    let slots = f64::from(work.multiprocessors.max(1));
-    let items = |class: &Class| {
-        work.rows.tiles(class, row_tile).iter().map(|&tiles| tiles as f64).product::<f64>()
-            * work.heads as f64
-    };
-    classes.iter().map(|class| LAUNCH + waves(items(class), slots) * mean).sum()
+/// The launches of a pass by the rows of an item alone. Each class of residues is one of its own, whose last wave ends before
+/// the next begins.
+pub(super) struct Launches {
+    rates: Rates,
+    sharing: f64,
+    /// What starting them takes, and the waves of all together.
+    start: f64,
+    waves: f64,
+}
+
+impl Launches {
+    pub fn of(work: &Work<'_>, classes: &[Class], row_tile: &[usize; 3]) -> Self {
+        let slots = f64::from(work.multiprocessors.max(1));
+        let items = |class: &Class| {
+            work.rows.tiles(class, row_tile).iter().map(|&tiles| tiles as f64).product::<f64>()
+                * work.heads as f64
+        };
+        Launches {
+            rates: rates(work),
+            sharing: work.sharing as f64,
+            start: LAUNCH * classes.len() as f64,
+            waves: classes.iter().map(|class| waves(items(class), slots)).sum(),
+        }
+    }
+
+    /// The predicted time with columns that make these counts.
+    pub fn predict(&self, counts: &Counts) -> f64 {
+        let Rates { full, masked, item } = self.rates;
+        let tiles = full * counts.full as f64 + masked * counts.columns.saturating_sub(counts.full) as f64;
+        self.start + self.waves * (item + self.sharing * tiles / counts.rows.max(1) as f64)
+    }
 }

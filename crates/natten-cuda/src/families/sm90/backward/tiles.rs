@@ -3,13 +3,12 @@
 //! A pass over queries meets keys by their windows, a pass over keys meets queries by the inverse windows. Every count is a
 //! product over axes of sums along one axis, each worked out once for a side of rows and all sides of columns.
 
-use std::collections::HashMap;
 use std::ops::Range;
 
 use natten_core::plan::{abreast, fitting_boxes};
 use natten_core::window::{Axis, Residue};
 
-use super::cost::predict;
+use super::cost::Launches;
 use crate::classes::{Class, classes};
 
 /// Rows of one warpgroup.
@@ -21,6 +20,9 @@ pub(super) const COLUMNS: usize = 64;
 
 /// Sides of columns that there are: `2^0` to `2^6`.
 const SIDES: usize = COLUMNS.ilog2() as usize + 1;
+
+/// Sides of an item's rows that there are: `2^0` to `2^7`.
+const ROW_SIDES: usize = (WARPGROUPS * ROWS).ilog2() as usize + 1;
 
 /// Which tokens are the rows of a pass; the others are its columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -130,7 +132,8 @@ pub(super) fn best(work: &Work<'_>) -> Option<Cut> {
     };
     let (rows, columns) = (positions(Rows::extent), positions(Rows::columns));
     let mut tables =
-        work.axes.each_ref().map(|axis| Table { axis, rows: work.rows, by_side: HashMap::new() });
+        work.axes.each_ref().map(|axis| Table { axis, rows: work.rows, by_side: [None; ROW_SIDES] });
+    let column_boxes = fitting_boxes(COLUMNS, &columns);
     let mut best: Option<Cut> = None;
     for row_box in fitting_boxes(ROWS, &rows) {
         let mut sides: Vec<usize> = (0..3).filter(|&side| rows[side] > row_box[side]).collect();
@@ -139,9 +142,12 @@ pub(super) fn best(work: &Work<'_>) -> Option<Cut> {
         }
         for side in sides {
             let row_tile = abreast(row_box, side, WARPGROUPS);
-            for column_box in fitting_boxes(COLUMNS, &columns) {
-                let counts = count(&mut tables, &row_tile, &column_box, work);
-                let microseconds = predict(work, &classes, &row_tile, &counts);
+            let launches = Launches::of(work, &classes, &row_tile);
+            let [x, y, z] = &mut tables;
+            let sums = [x.sums(row_tile[0]), y.sums(row_tile[1]), z.sums(row_tile[2])];
+            for &column_box in &column_boxes {
+                let counts = count(&sums, &column_box, work);
+                let microseconds = launches.predict(&counts);
                 let cut = Cut { row_box, side, column_box, counts, microseconds };
                 let order = |cut: &Cut| (cut.microseconds, usize::MAX - cut.column_box[2] - cut.row_box[2]);
                 if best.as_ref().is_none_or(|best| order(&cut) < order(best)) {
@@ -153,15 +159,10 @@ pub(super) fn best(work: &Work<'_>) -> Option<Cut> {
     best
 }
 
-fn count(
-    tables: &mut [Table<'_>; 3],
-    row_tile: &[usize; 3],
-    column_box: &[usize; 3],
-    work: &Work<'_>,
-) -> Counts {
+fn count(along: &[&[Counts; SIDES]; 3], column_box: &[usize; 3], work: &Work<'_>) -> Counts {
     let mut product = Counts { rows: 1, columns: 1, full: 1 };
-    for (a, table) in tables.iter_mut().enumerate() {
-        let sums = table.sums(row_tile[a])[column_box[a].ilog2() as usize];
+    for (sums, side) in along.iter().zip(column_box) {
+        let sums = &sums[side.ilog2() as usize];
         product.rows = product.rows.saturating_mul(sums.rows);
         product.columns = product.columns.saturating_mul(sums.columns);
         product.full = product.full.saturating_mul(sums.full);
@@ -178,13 +179,13 @@ fn count(
 struct Table<'a> {
     axis: &'a Axis,
     rows: Rows,
-    by_side: HashMap<usize, [Counts; SIDES]>,
+    by_side: [Option<[Counts; SIDES]>; ROW_SIDES],
 }
 
 impl Table<'_> {
     fn sums(&mut self, side: usize) -> &[Counts; SIDES] {
         let Table { axis, rows, by_side } = self;
-        by_side.entry(side).or_insert_with(|| sum_axis(axis, *rows, side))
+        by_side[side.ilog2() as usize].get_or_insert_with(|| sum_axis(axis, *rows, side))
     }
 }
 
