@@ -1,6 +1,6 @@
 //! What tiles and work items of the backward passes cost, in microseconds of one multiprocessor of an H100.
 
-use super::tiles::{Counts, Rows, Work};
+use super::pass::{Counts, Rows, Work};
 use crate::classes::Class;
 use crate::cost::{LAUNCH, waves};
 

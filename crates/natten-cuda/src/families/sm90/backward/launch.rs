@@ -7,7 +7,8 @@ use natten_core::window::Axis;
 use natten_core::{PackedSequence, Problem};
 
 use super::params::BackwardParamsSm90;
-use super::tiles::{COLUMNS, Cut, Rows};
+use super::pass::Rows;
+use super::tiles::{COLUMNS, Cut};
 use super::{cut, of_keys};
 use crate::classes::{Class, classes};
 use crate::device::TensorMap;

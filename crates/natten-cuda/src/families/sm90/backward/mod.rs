@@ -8,6 +8,7 @@
 mod cost;
 mod launch;
 pub(crate) mod params;
+mod pass;
 mod tiles;
 
 use natten_core::Problem;
@@ -18,7 +19,8 @@ use crate::cost::LAUNCH;
 use crate::family::{Bid, Offer, Query, Refused, best_fit};
 use crate::registry::{Kernel, Operation};
 use crate::rejection::RejectionReason;
-use tiles::{Cut, Rows, Work};
+use pass::{Rows, Work};
+use tiles::Cut;
 
 /// Microseconds of one multiprocessor for each pair of a query and an additional key, with their gradients, on CUDA cores.
 const ADDITIONAL: f64 = 5e-3;

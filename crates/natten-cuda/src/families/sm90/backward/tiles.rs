@@ -3,13 +3,12 @@
 //! A pass over queries meets keys by their windows, a pass over keys meets queries by the inverse windows. Every count is a
 //! product over axes of sums along one axis, each worked out once for a side of rows and all sides of columns.
 
-use std::ops::Range;
-
 use natten_core::plan::{abreast, fitting_boxes};
-use natten_core::window::{Axis, Residue};
+use natten_core::window::Axis;
 
 use super::cost::Launches;
-use crate::classes::{Class, classes};
+use super::pass::{Counts, Rows, Work};
+use crate::classes::classes;
 
 /// Rows of one warpgroup.
 pub(super) const ROWS: usize = 64;
@@ -23,65 +22,6 @@ const SIDES: usize = COLUMNS.ilog2() as usize + 1;
 
 /// Sides of an item's rows that there are: `2^0` to `2^7`.
 const ROW_SIDES: usize = (WARPGROUPS * ROWS).ilog2() as usize + 1;
-
-/// Which tokens are the rows of a pass; the others are its columns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Rows {
-    Queries,
-    Keys,
-}
-
-impl Rows {
-    fn extent(self, axis: &Axis) -> usize {
-        match self {
-            Rows::Queries => axis.query_extent,
-            Rows::Keys => axis.key_extent,
-        }
-    }
-
-    fn columns(self, axis: &Axis) -> usize {
-        match self {
-            Rows::Queries => axis.key_extent,
-            Rows::Keys => axis.query_extent,
-        }
-    }
-
-    fn len(self, residue: &Residue) -> usize {
-        match self {
-            Rows::Queries => residue.query_len,
-            Rows::Keys => residue.key_len,
-        }
-    }
-
-    /// The columns that some of the rows meet, and those that all of them meet; either may be empty.
-    fn meet(self, residue: &Residue, rows: Range<usize>) -> (Range<usize>, Range<usize>) {
-        let met = |row| match self {
-            Rows::Queries => residue.window(row),
-            Rows::Keys => residue.inverse_window(row),
-        };
-        let (first, last) = (met(rows.start), met(rows.end - 1));
-        (first.start..last.end, last.start..first.end)
-    }
-
-    /// Tiles of a class along each axis, of so many rows.
-    pub(super) fn tiles(self, class: &Class, sides: &[usize; 3]) -> [usize; 3] {
-        std::array::from_fn(|a| {
-            let axis = &class.axes[a];
-            class.residues[a] * self.extent(axis).div_ceil(axis.dilation).div_ceil(sides[a])
-        })
-    }
-}
-
-/// What a cut of one mask costs, for one head of one batch item.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counts {
-    /// Row tiles.
-    pub rows: u64,
-    /// Column tiles, summed over row tiles.
-    pub columns: u64,
-    /// Those that need no mask.
-    pub full: u64,
-}
 
 /// How a pass is cut.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -107,21 +47,6 @@ impl Cut {
     pub fn issued(&self) -> f64 {
         self.counts.columns as f64 * (WARPGROUPS * ROWS * COLUMNS) as f64
     }
-}
-
-/// What is to be cut: one mask.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Work<'a> {
-    pub axes: &'a [Axis; 3],
-    pub rows: Rows,
-    /// Bucket of head_dim.
-    pub head_dim: u32,
-    /// Batch items times heads of the rows, and heads that share a row's columns.
-    pub heads: usize,
-    pub sharing: usize,
-    /// Keys that every query sees.
-    pub additional: usize,
-    pub multiprocessors: u32,
 }
 
 /// The cheapest cut; among equals, the one with long runs along the axis that lies densest in memory.
