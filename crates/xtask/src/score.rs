@@ -143,16 +143,17 @@ fn report_warpgroups(
     [queries, keys]: [u32; 2],
     loops: &[Mix],
 ) {
-    // Matrix products of a tile: scores and outputs; or scores, their gradients and one or two sums of those.
-    let matrix_products = match entry.operation {
-        Operation::BackwardQuery => 3,
-        Operation::BackwardKey => 4,
-        _ => 2,
+    // Matrix products of a tile: scores and outputs; or scores, their gradients and one or two sums of those. A warpgroup has
+    // 64 rows: queries, but in the pass over keys.
+    let (matrix_products, rows) = match entry.operation {
+        Operation::BackwardQuery => (3, queries),
+        Operation::BackwardKey => (4, keys),
+        _ => (2, queries),
     };
     let products = 2 * matrix_products * queries * keys * entry.max_head_dim / 4096;
     let exponentials = queries * keys / 16;
     for (kind, mix) in ["full", "masked"].into_iter().zip(loops) {
-        let slots = mix.total * (queries / 64);
+        let slots = mix.total * (rows / 64);
         println!(
             "{:<34} {release:>5} {:>4} regs {:>3} spilled | {kind:<6} {queries}x{keys}: {:>4} instr a warp, {slots:>5} slots, \
              products {products} clk, exp {exponentials} clk, time {:.2}",
