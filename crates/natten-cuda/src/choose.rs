@@ -97,7 +97,9 @@ fn search(query: &Query<'_>, mut dropped: Vec<Rejection>) -> Result<Choice, Cuda
 fn ranked(query: &Query<'_>) -> SmallVec<[FamilyBid; 6]> {
     let mut bids: SmallVec<[FamilyBid; 6]> = SmallVec::new();
     ask(query, 1, |family, _, answer| {
-        bids.extend(answer.into_iter().flatten().map(|bid| (family, bid)));
+        if let Ok(found) = answer {
+            bids.extend(found.into_iter().map(|bid| (family, bid)));
+        }
     });
     if bids.len() > 1 {
         let least = traffic(&query.pass);

@@ -1,5 +1,7 @@
 //! The table of kernels as this crate reads it.
 
+use std::sync::LazyLock;
+
 use natten_core::ElementType;
 pub use natten_kernels::{KERNELS, Kernel, Operation, Shape, by_name};
 
@@ -19,9 +21,30 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
     KERNELS.iter().filter(|kernel| kernel.family != "measure")
 }
 
+/// Kernels of one family for one operation.
+struct Group {
+    family: &'static str,
+    operation: Operation,
+    kernels: Vec<&'static Kernel>,
+}
+
+/// The table by family and operation: choosing asks for a few groups with every call that was not seen before.
+static GROUPS: LazyLock<Vec<Group>> = LazyLock::new(|| {
+    let mut groups: Vec<Group> = Vec::new();
+    for kernel in KERNELS {
+        let Kernel { family, operation, .. } = *kernel;
+        match groups.iter_mut().find(|group| group.operation == operation && group.family == family) {
+            Some(group) => group.kernels.push(kernel),
+            None => groups.push(Group { family, operation, kernels: vec![kernel] }),
+        }
+    }
+    groups
+});
+
 /// Those of a family for an operation.
 pub fn kernels_of(family: &str, operation: Operation) -> impl Iterator<Item = &'static Kernel> {
-    KERNELS.iter().filter(move |kernel| kernel.operation == operation && kernel.family == family)
+    let group = GROUPS.iter().find(|group| group.operation == operation && group.family == family);
+    group.into_iter().flat_map(|group| group.kernels.iter().copied())
 }
 
 /// What measures a device's limits and keeps it busy: no part of the operator. Fastest arithmetic first.
