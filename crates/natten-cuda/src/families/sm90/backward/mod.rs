@@ -41,8 +41,9 @@ pub(super) fn bids(
     let (Some(of_queries), Some(of_keys)) = (of_queries, of_keys) else {
         return Err(RejectionReason::NoKeys);
     };
-    let pairs =
-        (problem.batch() * problem.query_tokens() * problem.heads() * problem.additional_keys()) as f64;
+    // In floating point: views without strides may claim any number of tokens.
+    let counts = [problem.batch(), problem.query_tokens(), problem.heads(), problem.additional_keys()];
+    let pairs: f64 = counts.iter().map(|&count| count as f64).product();
     let additional = ADDITIONAL * pairs / f64::from(query.properties.multiprocessors.max(1));
     let tiling = Tiling {
         query_tile: of_queries.row_tile(),
@@ -64,7 +65,7 @@ pub(super) fn issued_over_useful(
     query: &Query<'_>,
     problem: &Problem,
 ) -> Vec<(&'static Kernel, f64)> {
-    let heads = (problem.batch() * problem.heads()) as f64;
+    let heads = problem.batch() as f64 * problem.heads() as f64;
     let of = |kernel: &'static Kernel, rows| {
         let cut = cut(bid.kernel, query, problem, problem.axes(), rows)?;
         Some((kernel, cut.issued() * heads / problem.scores().max(1) as f64))
@@ -88,7 +89,7 @@ fn cut(kernel: &Kernel, query: &Query<'_>, problem: &Problem, axes: &[Axis; 3], 
         axes,
         rows,
         head_dim: kernel.max_head_dim,
-        heads: problem.batch() * heads,
+        heads: problem.batch().saturating_mul(heads),
         sharing,
         additional: problem.additional_keys(),
         multiprocessors: query.properties.multiprocessors,
