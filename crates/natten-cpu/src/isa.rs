@@ -77,10 +77,7 @@ impl Isa {
     fn is_profitable(self) -> bool {
         match self {
             #[cfg(all(target_arch = "x86_64", not(miri)))]
-            Isa::Avx512Bf16 => {
-                let name = std::arch::x86_64::__cpuid(0);
-                [name.ebx, name.edx, name.ecx].map(u32::to_le_bytes).as_flattened() != b"GenuineIntel"
-            }
+            Isa::Avx512Bf16 => !crate::arch::is_intel(),
             _ => true,
         }
     }

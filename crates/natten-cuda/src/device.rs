@@ -201,4 +201,9 @@ impl<F> FunctionCache<F> {
         loaded.insert(entry, function.clone());
         Ok(function)
     }
+
+    /// Forgets all kernels; each is dropped when its last user has it no more.
+    pub fn clear(&self) {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
 }

@@ -36,6 +36,18 @@ pub(crate) trait Kernel {
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
+/// Whether Intel made this processor.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[allow(
+    unused_unsafe,
+    reason = "newer compilers know the intrinsic as safe, the oldest that we build with does not"
+)]
+pub(crate) fn is_intel() -> bool {
+    // SAFETY: every x86-64 processor has the instruction, and leaf 0 of it.
+    let name = unsafe { std::arch::x86_64::__cpuid(0) };
+    [name.ebx, name.edx, name.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
+}
+
 /// Runs a kernel with the given instructions. An instruction set that this machine lacks falls back to scalar
 /// code; [`Isa::require`] keeps that from happening unnoticed.
 pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {

@@ -8,7 +8,7 @@ mod timing;
 use std::collections::HashMap;
 use std::ffi::{CString, c_uint, c_void};
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaStream, DriverError, sys};
 
@@ -29,17 +29,33 @@ pub struct Driver {
 
 /// What belongs to a context: one a device ordinal and process, however many [`Driver`]s there are.
 struct Context {
-    context: Arc<CudaContext>,
+    home: Home,
     properties: Properties,
     functions: FunctionCache<Function>,
-    library: &'static Library,
     has_async_alloc: bool,
+}
+
+/// The device's primary context as it was when we first met it.
+#[derive(Clone, Debug)]
+struct Home {
+    context: Arc<CudaContext>,
+    library: &'static Library,
+    /// Tells it from another context of the same device, where the driver can.
+    generation: Option<u64>,
+}
+
+impl Home {
+    /// Makes the context current and says whether it is the one that we met. Somebody may have reset the device since then,
+    /// as `cudaDeviceReset` does: its primary context is another one after that, with the same handle.
+    fn is_alive(&self) -> bool {
+        self.context.bind_to_thread().is_ok() && self.library.context_id() == self.generation
+    }
 }
 
 /// A loaded kernel; its module stays loaded until this is dropped.
 #[derive(Debug)]
 pub struct Function {
-    context: Arc<CudaContext>,
+    home: Home,
     module: sys::CUmodule,
     function: sys::CUfunction,
 }
@@ -51,7 +67,8 @@ unsafe impl Sync for Function {}
 
 impl Drop for Function {
     fn drop(&mut self) {
-        if self.context.bind_to_thread().is_ok() {
+        // A module goes with its context.
+        if self.home.is_alive() {
             // SAFETY: the module was loaded by us in this context, and no one else unloads it. At worst it fails,
             // when the process ends and the driver is gone; nothing is left to do about that.
             let _ = unsafe { sys::cuModuleUnload(self.module) };
@@ -83,8 +100,9 @@ impl Drop for Memory {
     }
 }
 
-/// The last context of each ordinal.
-static CONTEXTS: Mutex<Option<HashMap<usize, Weak<Context>>>> = Mutex::new(None);
+/// The context of each ordinal. They stay for the life of the process: an engine that makes a [`Driver`] for each call must
+/// not compile its kernels for each call.
+static CONTEXTS: Mutex<Option<HashMap<usize, Arc<Context>>>> = Mutex::new(None);
 
 impl Driver {
     /// The device of that number, on its default stream.
@@ -93,8 +111,16 @@ impl Driver {
     /// [`DeviceError`] where there is no driver, an unusable one, or no such device. Never a panic.
     pub fn new(ordinal: usize) -> Result<Self, DeviceError> {
         let context = Context::shared(ordinal)?;
-        let stream = context.context.default_stream();
+        let stream = context.home.context.default_stream();
         Ok(Driver { context, stream })
+    }
+
+    /// The device of a stream of cudarc, on that stream.
+    ///
+    /// # Errors
+    /// As [`Driver::new`]; [`DeviceError::Driver`] if the stream is of another context than its device's primary one.
+    pub fn of_stream(stream: &Arc<CudaStream>) -> Result<Self, DeviceError> {
+        Driver::new(stream.context().ordinal())?.on_stream(stream.clone())
     }
 
     /// The same device on a stream of cudarc.
@@ -102,7 +128,7 @@ impl Driver {
     /// # Errors
     /// [`DeviceError::Driver`] if the stream belongs to another context.
     pub fn on_stream(&self, stream: Arc<CudaStream>) -> Result<Self, DeviceError> {
-        if stream.context().cu_ctx() != self.context.context.cu_ctx() {
+        if stream.context().cu_ctx() != self.context.home.context.cu_ctx() {
             let code = sys::cudaError_enum::CUDA_ERROR_INVALID_CONTEXT as u32;
             return Err(DeviceError::Driver {
                 operation: "taking over a stream",
@@ -120,7 +146,7 @@ impl Driver {
     /// The per-thread default stream (handle 2) means another stream on every thread.
     pub unsafe fn on_raw_stream(&self, stream: *mut c_void) -> Self {
         // SAFETY: by the caller.
-        let stream = unsafe { self.context.context.wrap_borrowed_stream(stream.cast()) };
+        let stream = unsafe { self.context.home.context.wrap_borrowed_stream(stream.cast()) };
         Driver { stream, ..self.clone() }
     }
 
@@ -129,8 +155,19 @@ impl Driver {
         &self.stream
     }
 
+    /// Waits for the device, then drops the kernels that were loaded for it, which else stay for the life of the process.
+    /// Later calls load theirs again. A call that another thread makes meanwhile keeps the kernel that it has.
+    ///
+    /// # Errors
+    /// [`DeviceError::Driver`] when work on the device failed; the kernels stay then.
+    pub fn unload(&self) -> Result<(), DeviceError> {
+        check("waiting for the device", self.context.home.context.synchronize())?;
+        self.context.functions.clear();
+        Ok(())
+    }
+
     fn bind(&self) -> Result<(), DeviceError> {
-        check("making the context current", self.context.context.bind_to_thread())
+        check("making the context current", self.context.home.context.bind_to_thread())
     }
 }
 
@@ -144,11 +181,11 @@ impl Context {
     fn shared(ordinal: usize) -> Result<Arc<Self>, DeviceError> {
         let mut contexts = CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner);
         let contexts = contexts.get_or_insert_default();
-        if let Some(context) = contexts.get(&ordinal).and_then(Weak::upgrade) {
-            return Ok(context);
+        if let Some(context) = contexts.get(&ordinal).filter(|context| context.home.is_alive()) {
+            return Ok(context.clone());
         }
         let context = Arc::new(Self::new(ordinal)?);
-        contexts.insert(ordinal, Arc::downgrade(&context));
+        contexts.insert(ordinal, context.clone());
         Ok(context)
     }
 
@@ -173,7 +210,9 @@ impl Context {
             memory_bytes: check("asking for the memory size", context.total_mem())? as u64,
         };
         let has_async_alloc = context.has_async_alloc() && library.has_async_alloc;
-        Ok(Context { context, properties, functions: FunctionCache::default(), library, has_async_alloc })
+        let generation = library.context_id();
+        let home = Home { context, library, generation };
+        Ok(Context { home, properties, functions: FunctionCache::default(), has_async_alloc })
     }
 }
 
@@ -182,7 +221,7 @@ impl Device for Driver {
     type Function = Function;
 
     fn id(&self) -> u64 {
-        self.context.context.cu_ctx() as u64
+        self.context.home.context.cu_ctx() as u64
     }
 
     fn properties(&self) -> &Properties {
@@ -249,8 +288,8 @@ impl Device for Driver {
     fn load(&self, ptx: &str, entry: &'static str, shared_bytes: u32) -> Result<Function, DeviceError> {
         self.bind()?;
         let module = load_module(ptx, entry)?;
-        let mut loaded =
-            Function { context: self.context.context.clone(), module, function: std::ptr::null_mut() };
+        let home = self.context.home.clone();
+        let mut loaded = Function { home, module, function: std::ptr::null_mut() };
         let name = CString::new(entry).expect("entry names hold no NUL");
         // SAFETY: the module was just loaded, the name ends in NUL, and the handle lives through the call.
         let status = unsafe { sys::cuModuleGetFunction(&mut loaded.function, module, name.as_ptr()) };
@@ -269,6 +308,7 @@ impl Device for Driver {
         self.bind()?;
         let encode = self
             .context
+            .home
             .library
             .encode_tiled
             .ok_or(DeviceError::MissingFeature { feature: "tensor maps" })?;
@@ -305,6 +345,7 @@ impl Device for Driver {
         }
         let launch = self
             .context
+            .home
             .library
             .launch_extended
             .ok_or(DeviceError::MissingFeature { feature: "launches with clusters or overlap" })?;

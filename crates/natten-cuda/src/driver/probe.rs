@@ -1,7 +1,7 @@
 //! Looks for the driver library and its functions before cudarc does, which panics where one is missing.
 //!
-//! The two functions that came late (launches with attributes: CUDA 11.8, tensor maps: 12.0) are called from here, with
-//! the ABI written out: old drivers lack them, and cudarc's bindings have them only in some versions.
+//! The functions that came late (launches with attributes: CUDA 11.8, tensor maps and numbers of contexts: 12.0) are called
+//! from here, with the ABI written out: old drivers lack them, and cudarc's bindings have them only in some versions.
 
 use std::ffi::c_void;
 
@@ -22,6 +22,7 @@ pub(super) struct Library {
     pub launch_extended: Option<LaunchExtended>,
     pub encode_tiled: Option<EncodeTiled>,
     pub elapsed_time: Option<ElapsedTime>,
+    context_id: Option<ContextId>,
     pub has_async_alloc: bool,
     /// Keeps the library, and so the functions above, loaded.
     _handle: Handle,
@@ -78,16 +79,35 @@ impl Library {
         }
         let has_async_alloc = has("cuMemAllocAsync") && has("cuMemFreeAsync");
         // SAFETY: the types below are the functions' ABI as cuda.h declares it.
-        let (launch_extended, encode_tiled, elapsed_time) = unsafe {
+        let (launch_extended, encode_tiled, elapsed_time, context_id) = unsafe {
             let launch = handle.get::<LaunchExtended>("cuLaunchKernelEx").ok().map(|symbol| *symbol);
             let encode = handle.get::<EncodeTiled>("cuTensorMapEncodeTiled").ok().map(|symbol| *symbol);
             let names = ["cuEventElapsedTime_v2", "cuEventElapsedTime"];
             let elapsed = names.iter().find_map(|&name| handle.get::<ElapsedTime>(name).ok()).map(|s| *s);
-            (launch, encode, elapsed)
+            let id = handle.get::<ContextId>("cuCtxGetId").ok().map(|symbol| *symbol);
+            (launch, encode, elapsed, id)
         };
-        Ok(Library { launch_extended, encode_tiled, elapsed_time, has_async_alloc, _handle: handle })
+        Ok(Library {
+            launch_extended,
+            encode_tiled,
+            elapsed_time,
+            context_id,
+            has_async_alloc,
+            _handle: handle,
+        })
+    }
+
+    /// The number of the current context, which no other context of the process gets; none from drivers before CUDA 12.
+    pub(super) fn context_id(&self) -> Option<u64> {
+        let mut id = 0;
+        // SAFETY: null stands for the current context, and `id` lives through the call.
+        let code = unsafe { self.context_id?(std::ptr::null_mut(), &mut id) };
+        (code == 0).then_some(id)
     }
 }
+
+/// `cuCtxGetId`.
+type ContextId = unsafe extern "C" fn(context: *mut c_void, id: *mut u64) -> u32;
 
 /// `cuEventElapsedTime`, which got a second version with CUDA 12.8; bindings have one or the other.
 pub(super) type ElapsedTime =

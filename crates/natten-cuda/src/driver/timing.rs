@@ -41,7 +41,7 @@ impl Timed for Driver {
         let mut event = std::ptr::null_mut();
         // SAFETY: the handle lives through the call.
         check("creating an event", unsafe { sys::cuEventCreate(&mut event, 0) }.result())?;
-        let event = Event { event, context: self.context.context.clone() };
+        let event = Event { event, context: self.context.home.context.clone() };
         // SAFETY: event and stream belong to the current context and are alive.
         let status = unsafe { sys::cuEventRecord(event.event, self.stream.cu_stream()) };
         check("recording an event", status.result())?;
@@ -50,7 +50,7 @@ impl Timed for Driver {
 
     fn seconds_between(&self, start: &Event, end: &Event) -> Result<f64, DeviceError> {
         self.bind()?;
-        let library = self.context.library;
+        let library = self.context.home.library;
         let elapsed = library.elapsed_time.ok_or(DeviceError::MissingFeature { feature: "timing" })?;
         // SAFETY: the event is alive.
         let status = unsafe { sys::cuEventSynchronize(end.event) };
@@ -73,7 +73,7 @@ impl Timed for Driver {
 
     fn cache_bytes(&self) -> Result<usize, DeviceError> {
         let attribute = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE;
-        let bytes = check("asking for the cache size", self.context.context.attribute(attribute))?;
+        let bytes = check("asking for the cache size", self.context.home.context.attribute(attribute))?;
         Ok(usize::try_from(bytes).unwrap_or(0))
     }
 
