@@ -177,7 +177,7 @@ impl<E: InputElement, Host> natten_core::Operand<Host> for ExactTensor<E> {
 
 /// Writes a result into a contiguous view.
 fn store<E: InputElement>(from: &Tensor<f64>, mut to: TensorViewMut<'_, E>) {
-    to.data_mut().iter_mut().zip(from.as_slice()).for_each(|(to, from)| *to = E::narrow(*from));
+    to.write(from.as_slice().iter().map(|&value| E::narrow(value)));
 }
 
 impl Backend for Exact {
@@ -204,6 +204,10 @@ impl Backend for Exact {
 
     fn reborrow<'s, E: InputElement>(view: &'s TensorView<'_, E>) -> TensorView<'s, E> {
         *view
+    }
+
+    fn reborrow_mut<'s, E: InputElement>(view: &'s mut TensorViewMut<'_, E>) -> TensorViewMut<'s, E> {
+        view.reborrow()
     }
 
     fn view<E: InputElement>(tensor: &ExactTensor<E>) -> TensorView<'_, E> {

@@ -55,13 +55,16 @@ impl<D: Device> OnDevice<D> {
     }
 
     fn copy_view<E: Element>(&self, view: &TensorView<'_, E>) -> Copied<'_, D> {
-        self.copy(view.data())
+        self.copy(view.buffer().expect(WHOLE))
     }
 
     fn copy_mut<E: Element>(&self, view: &TensorViewMut<'_, E>) -> Copied<'_, D> {
-        self.copy(view.as_view().data())
+        self.copy(view.as_view().buffer().expect(WHOLE))
     }
 }
+
+/// Of tensors of tests.
+const WHOLE: &str = "a view of a whole buffer";
 
 /// A host buffer's copy on the device.
 struct Copied<'d, D: Device> {
@@ -98,7 +101,7 @@ impl<D: Device> Copied<'_, D> {
         let is_poison = |bytes: &[u8]| bytes.iter().all(|&byte| byte == POISON);
         assert!(is_poison(before), "{}: written before the buffer", self.subject.name);
         assert!(is_poison(after), "{}: written after the buffer", self.subject.name);
-        bytemuck::cast_slice_mut::<E, u8>(host.data_mut()).copy_from_slice(content);
+        bytemuck::cast_slice_mut::<E, u8>(host.buffer_mut().expect(WHOLE)).copy_from_slice(content);
     }
 }
 

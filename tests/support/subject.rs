@@ -133,16 +133,7 @@ pub trait Subject: Send + Sync + 'static {
 pub struct Reference;
 
 fn store<E: Element>(from: &Tensor<f64>, mut to: TensorViewMut<'_, E>) {
-    let layout = *to.layout();
-    let offset = to.as_view().offset() as isize;
-    for (n, value) in from.as_slice().iter().enumerate() {
-        let (mut rest, mut index) = (n, offset);
-        for (extent, stride) in layout.shape().iter().zip(layout.strides()).rev() {
-            index += (rest % extent) as isize * stride;
-            rest /= extent;
-        }
-        to.data_mut()[index as usize] = E::from_f64(*value);
-    }
+    to.write(from.as_slice().iter().map(|&value| E::from_f64(value)));
 }
 
 fn store_output<E: Element>(from: &reference::Forward, to: OutputViews<'_, E>) {

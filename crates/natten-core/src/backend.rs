@@ -75,6 +75,9 @@ pub trait Backend: Clone {
     /// A shorter borrow of the same view.
     fn reborrow<'s, E: InputElement>(view: &'s Self::View<'_, E>) -> Self::View<'s, E>;
 
+    /// A shorter borrow of the same view, to write.
+    fn reborrow_mut<'s, E: InputElement>(view: &'s mut Self::ViewMut<'_, E>) -> Self::ViewMut<'s, E>;
+
     /// A view of an owned tensor.
     fn view<E: InputElement>(tensor: &Self::Tensor<E>) -> Self::View<'_, E>;
 

@@ -303,6 +303,26 @@ pub enum TensorError {
         /// Axes there are.
         rank: usize,
     },
+    /// A range leaves its axis.
+    #[error("{start}..{end} of axis {axis}, which has {extent}")]
+    Range {
+        /// The axis.
+        axis: usize,
+        /// First index asked for.
+        start: usize,
+        /// One past the last index asked for.
+        end: usize,
+        /// The axis' extent.
+        extent: usize,
+    },
+    /// A list of axes is no order of all of them.
+    #[error("axes {axes:?} are no order of the {rank} axes of a tensor")]
+    Permutation {
+        /// The list.
+        axes: Vec<usize>,
+        /// Axes there are.
+        rank: usize,
+    },
     /// Shape and strides disagree in length.
     #[error("{shape} extents but {strides} strides")]
     StrideCount {
@@ -322,6 +342,9 @@ pub enum TensorError {
     /// The shape addresses more than the machine can.
     #[error("the shape's element count overflows")]
     Overflow,
+    /// A tensor with elements begins nowhere.
+    #[error("a null pointer to a tensor that is not empty")]
+    NullPointer,
     /// There is no memory for so many bytes.
     #[error("{bytes} bytes of memory cannot be had")]
     OutOfMemory {

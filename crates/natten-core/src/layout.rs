@@ -1,5 +1,7 @@
 //! Shapes and strides: how a tensor of up to six axes lies in memory.
 
+use std::ops::Range;
+
 use crate::error::TensorError;
 
 /// Most axes a tensor has: `[batch, X, Y, Z, heads, head_dim]`.
@@ -90,17 +92,84 @@ impl Layout {
         true
     }
 
+    /// [`Layout::strided`] with strides as engines keep them that know no negative ones.
+    ///
+    /// # Errors
+    /// [`TensorError::Overflow`] for a stride above `isize::MAX`, and those of [`Layout::strided`].
+    pub fn with_unsigned_strides(shape: &[usize], strides: &[usize]) -> Result<Self, TensorError> {
+        if shape.len() != strides.len() {
+            return Err(TensorError::StrideCount { shape: shape.len(), strides: strides.len() });
+        }
+        let mut layout = Self::contiguous(shape)?;
+        for (to, &stride) in layout.strides.iter_mut().zip(strides) {
+            *to = isize::try_from(stride).map_err(|_| TensorError::Overflow)?;
+        }
+        Ok(layout)
+    }
+
     /// The same elements with two axes exchanged.
     ///
     /// # Errors
     /// [`TensorError::Axis`] when there is no such axis.
     pub fn swapped(mut self, a: usize, b: usize) -> Result<Self, TensorError> {
-        if let Some(axis) = [a, b].into_iter().find(|&axis| axis >= self.rank) {
-            return Err(TensorError::Axis { axis, rank: self.rank });
-        }
+        self.expect_axis(a)?;
+        self.expect_axis(b)?;
         self.shape.swap(a, b);
         self.strides.swap(a, b);
         Ok(self)
+    }
+
+    /// The same elements with the axes in another order: axis `i` of the result is axis `axes[i]`.
+    ///
+    /// # Errors
+    /// [`TensorError::Permutation`] unless `axes` names each axis once.
+    pub fn permuted(self, axes: &[usize]) -> Result<Self, TensorError> {
+        let is_permutation = axes.len() == self.rank && (0..self.rank).all(|axis| axes.contains(&axis));
+        if !is_permutation {
+            return Err(TensorError::Permutation { axes: axes.to_vec(), rank: self.rank });
+        }
+        let mut layout = self;
+        for (to, &from) in axes.iter().enumerate() {
+            (layout.shape[to], layout.strides[to]) = (self.shape[from], self.strides[from]);
+        }
+        Ok(layout)
+    }
+
+    /// The elements of a range along one axis, and the step from the first element to the first of these.
+    ///
+    /// # Errors
+    /// [`TensorError::Axis`] when there is no such axis, [`TensorError::Range`] when the range leaves it.
+    pub fn narrowed(mut self, axis: usize, range: Range<usize>) -> Result<(Self, isize), TensorError> {
+        self.expect_axis(axis)?;
+        let (Range { start, end }, extent) = (range, self.shape[axis]);
+        if start > end || end > extent {
+            return Err(TensorError::Range { axis, start, end, extent });
+        }
+        self.shape[axis] = end - start;
+        // Where nothing is left no element is ever reached, so the step may be anything.
+        let step = if self.is_empty() { 0 } else { start as isize * self.strides[axis] };
+        Ok((self, step))
+    }
+
+    /// The elements at one index of an axis, which is gone then, and the step from the first element to the first of these.
+    ///
+    /// # Errors
+    /// As [`Layout::narrowed`]; [`TensorError::Rank`] when it is the only axis.
+    pub fn indexed(self, axis: usize, index: usize) -> Result<(Self, isize), TensorError> {
+        let (mut layout, step) = self.narrowed(axis, index..index.saturating_add(1))?;
+        if layout.rank == 1 {
+            return Err(TensorError::Rank { rank: 0, max: MAX_AXES });
+        }
+        layout.shape.copy_within(axis + 1.., axis);
+        layout.strides.copy_within(axis + 1.., axis);
+        layout.rank -= 1;
+        // Axes beyond the rank are as `contiguous` leaves them, so that equal layouts compare equal.
+        (layout.shape[layout.rank], layout.strides[layout.rank]) = (1, 0);
+        Ok((layout, step))
+    }
+
+    fn expect_axis(&self, axis: usize) -> Result<(), TensorError> {
+        if axis < self.rank { Ok(()) } else { Err(TensorError::Axis { axis, rank: self.rank }) }
     }
 
     /// Lowest and highest index reached relative to the first element, or `None` when empty.

@@ -28,13 +28,13 @@ pub struct Output<O, L> {
 
 /// What a backward call reads besides the inputs.
 #[derive(Clone, Copy, Debug)]
-pub struct Saved<V, L> {
+pub struct Saved<V, L, D = V> {
     /// The forward's output. For one branch of a merge: the merged output.
     pub out: V,
     /// The forward's log-sum-exp. For one branch of a merge: the merged one.
     pub lse: L,
-    /// Gradient of the output.
-    pub d_out: V,
+    /// Gradient of the output, which may be a view where the output is owned.
+    pub d_out: D,
     /// Gradient of the log-sum-exp, when it is used.
     pub d_lse: Option<L>,
 }

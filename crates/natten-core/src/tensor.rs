@@ -1,9 +1,10 @@
-//! Tensors in host memory: owned ones, and views with any strides.
+//! Owned tensors in host memory.
 
 use crate::aligned::Aligned;
 use crate::element::InputElement;
 use crate::error::TensorError;
-use crate::layout::{Layout, RowLayout};
+use crate::layout::Layout;
+use crate::view::{TensorView, TensorViewMut};
 
 /// An owned, contiguous tensor. Where it allocates its memory itself, that starts at a cache line.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,12 +71,19 @@ impl<E: InputElement> Tensor<E> {
 
     /// A view of the whole.
     pub fn view(&self) -> TensorView<'_, E> {
-        TensorView { data: self.data.as_slice(), offset: 0, layout: self.layout }
+        TensorView::whole(self.data.as_slice(), self.layout)
     }
 
     /// A view of the whole, to write.
     pub fn view_mut(&mut self) -> TensorViewMut<'_, E> {
-        TensorViewMut { data: self.data.as_mut_slice(), offset: 0, layout: self.layout }
+        TensorViewMut::whole(self.data.as_mut_slice(), self.layout)
+    }
+
+    /// A contiguous tensor of numbers in order; there must be as many as the shape holds.
+    pub(crate) fn collect(shape: &[usize], numbers: impl ExactSizeIterator<Item = E>) -> Self {
+        let layout = Layout::contiguous(shape).expect("a shape that has been checked");
+        debug_assert_eq!(numbers.len(), layout.len());
+        Tensor { data: Aligned::collect(E::default(), numbers), layout }
     }
 
     /// The same numbers in another element type.
@@ -90,189 +98,4 @@ impl<E: InputElement> Tensor<E> {
 fn check_size<E>(layout: &Layout) -> Result<usize, TensorError> {
     let most = isize::MAX as usize / size_of::<E>();
     if layout.len() <= most { Ok(layout.len() * size_of::<E>()) } else { Err(TensorError::Overflow) }
-}
-
-/// A borrowed tensor with any strides.
-#[derive(Clone, Copy, Debug)]
-pub struct TensorView<'a, E> {
-    data: &'a [E],
-    offset: usize,
-    layout: Layout,
-}
-
-impl<'a, E: InputElement> TensorView<'a, E> {
-    /// A contiguous view of a buffer.
-    ///
-    /// # Errors
-    /// [`TensorError::Length`] when the shape holds another number of elements.
-    pub fn from_slice(shape: &[usize], data: &'a [E]) -> Result<Self, TensorError> {
-        let layout = Layout::contiguous(shape)?;
-        if layout.len() != data.len() {
-            return Err(TensorError::Length { expected: layout.len(), found: data.len() });
-        }
-        Ok(TensorView { data, offset: 0, layout })
-    }
-
-    /// A view whose first element is `data[offset]`, with any strides in elements.
-    ///
-    /// # Errors
-    /// [`TensorError::OutOfBounds`] when some index leaves the buffer, and those of [`Layout::strided`].
-    pub fn strided(
-        data: &'a [E],
-        offset: usize,
-        shape: &[usize],
-        strides: &[isize],
-    ) -> Result<Self, TensorError> {
-        let layout = Layout::strided(shape, strides)?;
-        layout.check_bounds(offset, data.len())?;
-        Ok(TensorView { data, offset, layout })
-    }
-
-    /// Shape and strides.
-    pub fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
-    /// Extent of each axis.
-    pub fn shape(&self) -> &[usize] {
-        self.layout.shape()
-    }
-
-    /// The buffer behind the view; the first element is at [`TensorView::offset`].
-    pub fn data(&self) -> &'a [E] {
-        self.data
-    }
-
-    /// Index of the first element in [`TensorView::data`].
-    pub fn offset(&self) -> usize {
-        self.offset
-    }
-
-    /// The same elements with two axes exchanged, without moving them.
-    ///
-    /// # Errors
-    /// [`TensorError::Axis`] when there is no such axis.
-    pub fn swap_axes(self, a: usize, b: usize) -> Result<Self, TensorError> {
-        Ok(TensorView { layout: self.layout.swapped(a, b)?, ..self })
-    }
-
-    /// Where the rows of `[batch, tokens.., heads, head_dim]` start.
-    pub fn rows(&self) -> RowLayout {
-        RowLayout::of_rows(&self.layout, self.offset)
-    }
-
-    /// Where the numbers of `[batch, tokens.., heads]` stand.
-    pub fn scalars(&self) -> RowLayout {
-        RowLayout::of_scalars(&self.layout, self.offset)
-    }
-
-    /// Copies into a new contiguous tensor.
-    pub fn to_tensor(&self) -> Tensor<E> {
-        let shape = self.shape();
-        let mut index = vec![0usize; shape.len()];
-        let data = (0..self.layout.len()).map(|_| {
-            let step: isize = index.iter().zip(self.layout.strides()).map(|(&i, &s)| i as isize * s).sum();
-            for axis in (0..shape.len()).rev() {
-                index[axis] += 1;
-                if index[axis] < shape[axis] {
-                    break;
-                }
-                index[axis] = 0;
-            }
-            self.data[self.offset.wrapping_add_signed(step)]
-        });
-        let data = Aligned::collect(E::default(), data);
-        let layout = Layout::contiguous(shape).expect("the view's own shape was checked");
-        Tensor { data, layout }
-    }
-}
-
-/// A borrowed tensor with any strides that name each element once, to write.
-#[derive(Debug)]
-pub struct TensorViewMut<'a, E> {
-    data: &'a mut [E],
-    offset: usize,
-    layout: Layout,
-}
-
-impl<'a, E: InputElement> TensorViewMut<'a, E> {
-    /// A contiguous view of a buffer.
-    ///
-    /// # Errors
-    /// [`TensorError::Length`] when the shape holds another number of elements.
-    pub fn from_slice(shape: &[usize], data: &'a mut [E]) -> Result<Self, TensorError> {
-        let layout = Layout::contiguous(shape)?;
-        if layout.len() != data.len() {
-            return Err(TensorError::Length { expected: layout.len(), found: data.len() });
-        }
-        Ok(TensorViewMut { data, offset: 0, layout })
-    }
-
-    /// A view whose first element is `data[offset]`, with any strides in elements.
-    ///
-    /// # Errors
-    /// [`TensorError::OutOfBounds`] when some index leaves the buffer, [`TensorError::Overlap`] when two share
-    /// an element, and those of [`Layout::strided`].
-    pub fn strided(
-        data: &'a mut [E],
-        offset: usize,
-        shape: &[usize],
-        strides: &[isize],
-    ) -> Result<Self, TensorError> {
-        let layout = Layout::strided(shape, strides)?;
-        layout.check_bounds(offset, data.len())?;
-        if !layout.is_injective() {
-            return Err(TensorError::Overlap);
-        }
-        Ok(TensorViewMut { data, offset, layout })
-    }
-
-    /// Shape and strides.
-    pub fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
-    /// Extent of each axis.
-    pub fn shape(&self) -> &[usize] {
-        self.layout.shape()
-    }
-
-    /// A shorter borrow of the same view.
-    pub fn reborrow(&mut self) -> TensorViewMut<'_, E> {
-        TensorViewMut { data: self.data, offset: self.offset, layout: self.layout }
-    }
-
-    /// The same elements, to read.
-    pub fn as_view(&self) -> TensorView<'_, E> {
-        TensorView { data: self.data, offset: self.offset, layout: self.layout }
-    }
-
-    /// The buffer behind the view; [`TensorViewMut::rows`] says where each row starts.
-    pub fn data_mut(&mut self) -> &mut [E] {
-        self.data
-    }
-
-    /// The buffer behind the view for as long as the view itself would live.
-    pub fn into_data(self) -> &'a mut [E] {
-        self.data
-    }
-
-    /// The same elements with two axes exchanged, without moving them.
-    ///
-    /// # Errors
-    /// [`TensorError::Axis`] when there is no such axis.
-    pub fn swap_axes(self, a: usize, b: usize) -> Result<Self, TensorError> {
-        let layout = self.layout.swapped(a, b)?;
-        Ok(TensorViewMut { layout, ..self })
-    }
-
-    /// Where the rows of `[batch, tokens.., heads, head_dim]` start.
-    pub fn rows(&self) -> RowLayout {
-        RowLayout::of_rows(&self.layout, self.offset)
-    }
-
-    /// Where the numbers of `[batch, tokens.., heads]` stand.
-    pub fn scalars(&self) -> RowLayout {
-        RowLayout::of_scalars(&self.layout, self.offset)
-    }
 }

@@ -131,6 +131,10 @@ impl Backend for Cpu {
         *view
     }
 
+    fn reborrow_mut<'s, E: InputElement>(view: &'s mut TensorViewMut<'_, E>) -> TensorViewMut<'s, E> {
+        view.reborrow()
+    }
+
     fn view<E: InputElement>(tensor: &Tensor<E>) -> TensorView<'_, E> {
         tensor.view()
     }

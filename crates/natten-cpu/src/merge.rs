@@ -9,8 +9,7 @@
 use natten_core::{Element, Output, Partials, TensorView, TensorViewMut, bf16, f16};
 
 use crate::Cpu;
-use crate::arch::rows::SharedRows;
-use crate::pack::Rows;
+use crate::arch::rows::{Rows, SharedRows};
 use crate::parallel::for_each_task;
 
 /// One function for each element type, so that this crate compiles them and not each that calls them.

@@ -1,82 +1,12 @@
-//! Reading tokens of strided tensors, and packing those of the lanes: widened to f32 or as words of two bf16, as
+//! Packing the tokens of the lanes: widened to f32 or as words of two bf16, as
 //! vectors over lanes. Dilated tokens become neighbours here, so everything later is undilated.
 
-use std::ops::Range;
+use natten_core::Element;
 
-use natten_core::layout::RowLayout;
-use natten_core::{Element, TensorView};
-
-use crate::arch::prefetch::PrefetchLine;
+use crate::arch::rows::Rows;
 use crate::arch::{Kernel, Simd};
 use crate::buffer::Buffer;
 use crate::groups::{Groups, pairs};
-
-/// A tensor to read rows from.
-#[derive(Clone, Copy)]
-pub(crate) struct Rows<'a, E> {
-    data: &'a [E],
-    layout: RowLayout,
-    /// Elements of a row.
-    pub width: usize,
-}
-
-impl<'a, E: Element> Rows<'a, E> {
-    /// Rows of `[batch, tokens.., heads, head_dim]`.
-    pub(crate) fn of_rows(view: &TensorView<'a, E>) -> Self {
-        let shape = view.shape();
-        Rows { data: view.data(), layout: view.rows(), width: shape[shape.len() - 1] }
-    }
-
-    /// Numbers of `[batch, tokens.., heads]`, as rows of one.
-    pub(crate) fn of_scalars(view: &TensorView<'a, E>) -> Self {
-        Rows { data: view.data(), layout: view.scalars(), width: 1 }
-    }
-
-    /// One row.
-    #[inline(always)]
-    pub(crate) fn row(&self, batch: usize, token: [usize; 3], head: usize) -> &'a [E] {
-        &self.data[self.layout.row(batch, token, head)..][..self.width]
-    }
-
-    /// The rows `positions` of the line through `[x, y]`.
-    #[inline(always)]
-    pub(crate) fn line(&self, tokens: &Tokens, [x, y]: [usize; 2], positions: &Range<usize>) -> Line<'a, E> {
-        let first = self.layout.row(tokens.batch, tokens.at([x, y, positions.start]), tokens.head);
-        let step = self.layout.token_strides[2] * tokens.step[2] as isize;
-        Line { data: self.data, first, step, len: positions.len(), width: self.width }
-    }
-}
-
-/// Rows along the last axis.
-pub(crate) struct Line<'a, E> {
-    data: &'a [E],
-    first: usize,
-    step: isize,
-    len: usize,
-    width: usize,
-}
-
-impl<'a, E: Element> Line<'a, E> {
-    /// Row number `i`.
-    #[inline(always)]
-    pub(crate) fn row(&self, i: usize) -> &'a [E] {
-        &self.data[self.first.wrapping_add_signed(i as isize * self.step)..][..self.width]
-    }
-
-    /// All rows, to be fetched before they are read.
-    #[inline(always)]
-    pub(crate) fn prefetch_line(&self) -> PrefetchLine {
-        let size = size_of::<E>();
-        let address = self.data.as_ptr().addr() + self.first * size;
-        PrefetchLine { address, bytes: self.width * size, step: self.step * size as isize, rows: self.len }
-    }
-
-    /// All rows.
-    #[inline(always)]
-    pub(crate) fn rows(&self) -> impl Iterator<Item = &'a [E]> {
-        (0..self.len).map(|i| self.row(i))
-    }
-}
 
 /// Which tokens positions stand for, along each axis: `start + position * step`.
 #[derive(Clone, Copy, Debug)]

@@ -10,10 +10,11 @@
 
 use natten_core::Element;
 
+use crate::arch::rows::Rows;
 use crate::arch::{Kernel, Simd};
 use crate::boxes::Box3;
 use crate::buffer::Buffer;
-use crate::pack::{Rows, Tokens, copy_words};
+use crate::pack::{Tokens, copy_words};
 
 /// The packed rows of a box.
 #[derive(Debug, Default)]

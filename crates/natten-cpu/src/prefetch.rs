@@ -4,10 +4,11 @@
 use natten_core::Element;
 
 use crate::arch::prefetch::PrefetchQueue;
+use crate::arch::rows::Rows;
 use crate::arch::rows::SharedRows;
 use crate::boxes::{Box3, LaneBox, volume};
 use crate::groups::{Groups, pairs};
-use crate::pack::{Rows, Tokens};
+use crate::pack::Tokens;
 use crate::parallel::Scratch;
 use crate::schedule::{Schedule, Task, lane_tokens, row_tokens};
 use crate::score_block::ScoreBlock;

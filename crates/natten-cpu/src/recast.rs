@@ -4,18 +4,14 @@ use natten_core::{Gradients, InputElement, Inputs, Output, Partials, Saved, Tens
 
 /// The same view, its elements named by another type of the same size and bits.
 pub(crate) fn view<'a, E: InputElement, T: InputElement>(view: &TensorView<'a, E>) -> TensorView<'a, T> {
-    let layout = view.layout();
-    let data = bytemuck::cast_slice(view.data());
-    TensorView::strided(data, view.offset(), layout.shape(), layout.strides()).expect("the same layout")
+    view.cast_elements().expect("a type of the same size")
 }
 
 /// The same view to write.
 pub(crate) fn view_mut<'a, E: InputElement, T: InputElement>(
     view: TensorViewMut<'a, E>,
 ) -> TensorViewMut<'a, T> {
-    let (layout, offset) = (*view.layout(), view.as_view().offset());
-    let data = bytemuck::cast_slice_mut(view.into_data());
-    TensorViewMut::strided(data, offset, layout.shape(), layout.strides()).expect("the same layout")
+    view.cast_elements().expect("a type of the same size")
 }
 
 /// [`view`] of all inputs.

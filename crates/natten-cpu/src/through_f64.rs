@@ -1,7 +1,7 @@
 //! f64 tensors, and gradients of merges: handed to the reference, which computes in f64 anyway and is not tuned.
 
 use natten_core::{
-    Element, Gradients, Inputs, Layout, Output, Partials, Problem, Saved, Tensor, TensorView, TensorViewMut,
+    Element, Gradients, Inputs, Output, Partials, Problem, Saved, Tensor, TensorView, TensorViewMut,
     reference,
 };
 
@@ -50,30 +50,7 @@ fn store(computed: reference::Forward, output: Output<TensorViewMut<'_, f64>, Te
     computed.zip(output).into_map(|(from, to)| write(&from, to), |(from, to)| write(&from, to));
 }
 
-/// Copies a contiguous f64 tensor into a view of the same shape.
+/// Rounds a contiguous f64 tensor into a view of the same shape.
 fn write<E: Element>(from: &Tensor<f64>, mut to: TensorViewMut<'_, E>) {
-    let layout = *to.layout();
-    let width = layout.shape()[layout.rank() - 1];
-    let step = layout.strides()[layout.rank() - 1];
-    let rows = if layout.is_empty() { 0 } else { layout.len() / width };
-    let first = to.as_view().offset();
-    let data = to.data_mut();
-    for row in 0..rows {
-        let start = row_start(&layout, first, row);
-        for (column, value) in from.as_slice()[row * width..][..width].iter().enumerate() {
-            data[start.wrapping_add_signed(column as isize * step)] = E::from_f64(*value);
-        }
-    }
-}
-
-/// Index of the first element of a row, counted over all axes but the last.
-fn row_start(layout: &Layout, first: usize, row: usize) -> usize {
-    let mut rest = row;
-    let mut start = first;
-    for axis in (0..layout.rank() - 1).rev() {
-        let extent = layout.shape()[axis];
-        start = start.wrapping_add_signed((rest % extent) as isize * layout.strides()[axis]);
-        rest /= extent;
-    }
-    start
+    to.write(from.as_slice().iter().map(|&value| E::from_f64(value)));
 }

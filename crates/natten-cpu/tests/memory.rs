@@ -3,7 +3,10 @@
 
 mod support;
 
-use natten_core::{Backend, Element, ForwardCall, MergeCall, Output, Tensor, TensorViewMut, bf16, f16};
+use natten_core::{
+    AxisParams, Backend, BackwardCall, DynParams, Element, ElementType, ForwardCall, Gradients, Inputs,
+    KernelSizePolicy, MergeCall, Output, Problem, Saved, Tensor, TensorViewMut, bf16, f16,
+};
 use natten_cpu::{Cpu, Isa};
 use support::{Case, check, forward};
 
@@ -64,6 +67,35 @@ fn strided_output<E: Element>(cpu: &Cpu) {
 fn outputs_of_any_strides() {
     each_isa(strided_output::<f32>);
     each_isa(strided_output::<bf16>);
+}
+
+/// Operands that are parts of one buffer, gradients that are parts of another, rows of each between rows of the others.
+#[test]
+fn parts_of_packed_tensors() {
+    each_isa(|cpu| {
+        let packed = support::random::<f32>(&[1, 5, 3, 1, 3], 9);
+        let part = |i| packed.view().index_axis(2, i).unwrap();
+        let inputs = Inputs::new(part(0), part(1), part(2));
+        let axes = [AxisParams::new(3)];
+        let params = DynParams::new(&axes, None, KernelSizePolicy::Exact);
+        let problem = Problem::new(&params, &inputs.map(|view| *view.layout()), ElementType::F32).unwrap();
+        let forward = natten_core::reference::forward(&problem, &inputs);
+        let (out, lse) = (forward.out.cast::<f32>(), forward.lse.cast::<f32>());
+        let d_out = support::random::<f32>(&[1, 5, 1, 3], 10);
+        let saved = Saved { out: out.view(), lse: lse.view(), d_out: d_out.view(), d_lse: None };
+        let expected = natten_core::reference::backward(&problem, &inputs, &saved);
+
+        let mut gradients = Tensor::<f32>::zeros(&[1, 5, 3, 1, 3]).unwrap();
+        let (query, rest) = gradients.view_mut().split_at(2, 1).unwrap();
+        let (key, value) = rest.split_at(2, 1).unwrap();
+        let [query, key, value] = [query, key, value].map(|part| part.index_axis(2, 0).unwrap());
+        let views = Gradients { query, key, value, additional: None };
+        cpu.backward(BackwardCall::new(&problem, inputs, saved, views).unwrap()).unwrap();
+        for (i, expected) in [expected.query, expected.key, expected.value].iter().enumerate() {
+            let found = gradients.view().index_axis(2, i).unwrap().to_tensor();
+            support::assert_close_as(&found, expected, 1e-6, "gradients");
+        }
+    });
 }
 
 #[test]

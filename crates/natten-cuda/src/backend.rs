@@ -230,6 +230,10 @@ impl<D: Device> Backend for Cuda<D> {
         *view
     }
 
+    fn reborrow_mut<'s, E: InputElement>(view: &'s mut CudaViewMut<'_, E>) -> CudaViewMut<'s, E> {
+        view.reborrow()
+    }
+
     fn view<E: InputElement>(tensor: &CudaTensor<E, D>) -> CudaView<'_, E> {
         tensor.view()
     }

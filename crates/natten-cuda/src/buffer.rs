@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::Arc;
 
 use natten_core::layout::RowLayout;
@@ -75,14 +76,6 @@ impl<E: InputElement> CudaView<'_, E> {
     pub fn address(&self) -> u64 {
         self.address
     }
-
-    /// The same elements with two axes exchanged, without moving them.
-    ///
-    /// # Errors
-    /// Those of [`Layout::swapped`].
-    pub fn swap_axes(self, a: usize, b: usize) -> Result<Self, TensorError> {
-        Ok(CudaView { layout: self.layout.swapped(a, b)?, ..self })
-    }
 }
 
 /// A borrowed tensor on a device, to write; its strides name each element once.
@@ -105,14 +98,77 @@ impl<E: InputElement> CudaViewMut<'_, E> {
         self.address
     }
 
-    /// The same elements with two axes exchanged, without moving them.
+    /// A shorter borrow of the same view.
+    pub fn reborrow(&mut self) -> CudaViewMut<'_, E> {
+        CudaViewMut { borrow: PhantomData, ..*self }
+    }
+
+    /// Two views: indices below `index` along an axis, and the others. Both can be written by one call.
     ///
     /// # Errors
-    /// Those of [`Layout::swapped`].
-    pub fn swap_axes(self, a: usize, b: usize) -> Result<Self, TensorError> {
-        Ok(CudaViewMut { layout: self.layout.swapped(a, b)?, ..self })
+    /// Those of [`Layout::narrowed`].
+    pub fn split_at(self, axis: usize, index: usize) -> Result<(Self, Self), TensorError> {
+        let low = self.layout.narrowed(axis, 0..index)?;
+        let high = self.layout.narrowed(axis, index..self.layout.shape()[axis])?;
+        // The layout names each element once, so no element is in both parts.
+        let part = |(layout, step)| CudaViewMut {
+            address: moved::<E>(self.address, step),
+            layout,
+            device: self.device,
+            borrow: PhantomData,
+        };
+        Ok((part(low), part(high)))
     }
 }
+
+/// Where the element `step` elements from the one at an address is.
+fn moved<E: InputElement>(address: u64, step: isize) -> u64 {
+    address.wrapping_add_signed(step as i64 * E::ELEMENT_TYPE.size_bytes() as i64)
+}
+
+/// What both kinds of views do alike: fewer of their elements, or in another order.
+macro_rules! common {
+    ($view:ident) => {
+        impl<E: InputElement> $view<'_, E> {
+            /// The same elements with two axes exchanged, without moving them.
+            ///
+            /// # Errors
+            /// Those of [`Layout::swapped`].
+            pub fn swap_axes(self, a: usize, b: usize) -> Result<Self, TensorError> {
+                Ok($view { layout: self.layout.swapped(a, b)?, ..self })
+            }
+
+            /// The same elements with the axes in another order, without moving them: axis `i` of the result is axis `axes[i]`.
+            ///
+            /// # Errors
+            /// Those of [`Layout::permuted`].
+            pub fn permute(self, axes: &[usize]) -> Result<Self, TensorError> {
+                Ok($view { layout: self.layout.permuted(axes)?, ..self })
+            }
+
+            /// The elements of a range along one axis.
+            ///
+            /// # Errors
+            /// Those of [`Layout::narrowed`].
+            pub fn narrow(self, axis: usize, range: Range<usize>) -> Result<Self, TensorError> {
+                let (layout, step) = self.layout.narrowed(axis, range)?;
+                Ok($view { layout, address: moved::<E>(self.address, step), ..self })
+            }
+
+            /// The elements at one index of an axis, without that axis.
+            ///
+            /// # Errors
+            /// Those of [`Layout::indexed`].
+            pub fn index_axis(self, axis: usize, index: usize) -> Result<Self, TensorError> {
+                let (layout, step) = self.layout.indexed(axis, index)?;
+                Ok($view { layout, address: moved::<E>(self.address, step), ..self })
+            }
+        }
+    };
+}
+
+common!(CudaView);
+common!(CudaViewMut);
 
 /// A view, to read or to write, together with the backend whose stream orders the calls on it: an operand on its own,
 /// where no [`CudaTensor`] owns the memory. Made by [`Cuda::bind`].
@@ -143,8 +199,7 @@ impl<E: InputElement, D> Bound<'_, CudaViewMut<'_, E>, D> {
 
     /// A shorter borrow of the view.
     pub fn reborrow(&mut self) -> CudaViewMut<'_, E> {
-        let CudaViewMut { address, layout, device, .. } = self.view;
-        CudaViewMut { address, layout, device, borrow: PhantomData }
+        self.view.reborrow()
     }
 }
 

@@ -132,7 +132,12 @@ impl<'a, B: Backend, E: InputElement> Call<'a, B, E> {
         Err(Error::DeviceMismatch { tensor, expected, found })
     }
 
-    fn problem(&self, mask: &impl Mask) -> Result<Problem, Error> {
+    /// The problem that these operands pose, for shapes of results ([`Problem::out_shape`], [`Problem::lse_shape`]), for plans, and to
+    /// warm a device up.
+    ///
+    /// # Errors
+    /// [`Error::Problem`] for a broken rule.
+    pub fn problem(&self, mask: &impl Mask) -> Result<Problem, Error> {
         Ok(mask.problem(&self.inputs.map(|view| B::layout(view)), E::ELEMENT_TYPE)?)
     }
 
@@ -191,37 +196,37 @@ impl<'a, B: Backend, E: InputElement> Call<'a, B, E> {
     ///
     /// # Errors
     /// As [`Call::forward`].
-    pub fn backward<O, L>(
+    pub fn backward<O, L, D>(
         &self,
         mask: &impl Mask,
-        saved: &Saved<&O, &L>,
+        saved: &Saved<&O, &L, &D>,
     ) -> Result<Gradients<B::Tensor<E::Out>>, Error>
     where
         O: Operand<Device = B, Elem = E::Out>,
         L: Operand<Device = B, Elem = f32>,
+        D: Operand<Device = B, Elem = E::Out>,
     {
-        self.expect_saved_here(saved)?;
-        self.backward_of_views(mask, &saved.map(|out| out.view(), |lse| lse.view()))
+        self.backward_of_views(mask, &self.saved_here(saved)?)
     }
 
     /// The gradients of all operands into tensors of the caller's.
     ///
     /// # Errors
     /// As [`Call::forward`]; a wrong shape of a gradient, or none for additional keys, is a broken rule too.
-    pub fn backward_into<O, L, G>(
+    pub fn backward_into<O, L, D, G>(
         &self,
         mask: &impl Mask,
-        saved: &Saved<&O, &L>,
+        saved: &Saved<&O, &L, &D>,
         gradients: Gradients<&mut G>,
     ) -> Result<(), Error>
     where
         O: Operand<Device = B, Elem = E::Out>,
         L: Operand<Device = B, Elem = f32>,
+        D: Operand<Device = B, Elem = E::Out>,
         G: OperandMut<Device = B, Elem = E::Out>,
     {
         gradients.roles().try_for_each(|(role, gradient)| self.expect_here(role, &**gradient))?;
-        self.expect_saved_here(saved)?;
-        let saved = saved.map(|out| out.view(), |lse| lse.view());
+        let saved = self.saved_here(saved)?;
         self.run_backward(&self.problem(mask)?, saved, gradients.into_map(|gradient| gradient.view_mut()))
     }
 
@@ -239,13 +244,44 @@ impl<'a, B: Backend, E: InputElement> Call<'a, B, E> {
         Ok(gradients)
     }
 
-    fn expect_saved_here<O, L>(&self, saved: &Saved<&O, &L>) -> Result<(), Error>
+    /// [`Call::forward_with_lse_into`] of views of the backend's; the log-sum-exp only if there is a view for it.
+    pub(crate) fn forward_into_views(
+        &self,
+        mask: &impl Mask,
+        mut output: OutputViews<'_, B, E::Out>,
+    ) -> Result<(), Error> {
+        let output = output.map_mut(|out| B::reborrow_mut(out), |lse| B::reborrow_mut(lse));
+        self.run_forward(&self.problem(mask)?, output)
+    }
+
+    /// [`Call::backward_into`] of views of the backend's.
+    pub(crate) fn backward_into_views(
+        &self,
+        mask: &impl Mask,
+        saved: &SavedViews<'_, B, E::Out>,
+        mut gradients: GradientViews<'_, B, E::Out>,
+    ) -> Result<(), Error> {
+        let saved = saved.map(|out| B::reborrow(out), |lse| B::reborrow(lse));
+        self.run_backward(&self.problem(mask)?, saved, gradients.map_mut(|view| B::reborrow_mut(view)))
+    }
+
+    /// Views of what was saved, if all of it lives here.
+    fn saved_here<'s, O, L, D>(
+        &self,
+        saved: &Saved<&'s O, &'s L, &'s D>,
+    ) -> Result<SavedViews<'s, B, E::Out>, Error>
     where
-        O: Operand<Device = B>,
-        L: Operand<Device = B>,
+        O: Operand<Device = B, Elem = E::Out>,
+        L: Operand<Device = B, Elem = f32>,
+        D: Operand<Device = B, Elem = E::Out>,
     {
-        let out_is_here = |role, out: &&O| self.expect_here(role, *out);
-        saved.try_map(out_is_here, |role, lse| self.expect_here(role, *lse)).map(drop)
+        let Saved { out, lse, d_out, d_lse } = *saved;
+        self.expect_here(Role::Out, out)?;
+        self.expect_here(Role::Lse, lse)?;
+        self.expect_here(Role::DOut, d_out)?;
+        d_lse.map_or(Ok(()), |d_lse| self.expect_here(Role::DLse, d_lse))?;
+        let d_lse = d_lse.map(|d_lse| d_lse.view());
+        Ok(Saved { out: out.view(), lse: lse.view(), d_out: d_out.view(), d_lse })
     }
 
     fn allocate<T: InputElement>(&self, shape: &[usize]) -> Result<B::Tensor<T>, Error> {

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
-use natten_core::{Backend, Element, ElementType, Error, Gradients, Inputs, Layout, Role, Saved, bf16, f16};
+use natten_core::{
+    Backend, Element, ElementType, Error, Gradients, Inputs, Layout, Output, Role, Saved, bf16, f16,
+};
 #[cfg(feature = "cpu")]
-use natten_core::{Tensor, TensorView};
+use natten_core::{Tensor, TensorView, TensorViewMut};
 
 #[cfg(feature = "cpu")]
 use crate::Host;
@@ -23,6 +25,19 @@ pub enum AnyViewOn<'a, B: Backend> {
     F64(B::View<'a, f64>),
 }
 
+/// A tensor on `B` to write, of any element type.
+#[non_exhaustive]
+pub enum AnyViewMutOn<'a, B: Backend> {
+    /// Of [`struct@f16`].
+    F16(B::ViewMut<'a, f16>),
+    /// Of [`bf16`].
+    Bf16(B::ViewMut<'a, bf16>),
+    /// Of `f32`.
+    F32(B::ViewMut<'a, f32>),
+    /// Of `f64`.
+    F64(B::ViewMut<'a, f64>),
+}
+
 /// An owned tensor on `B` of any element type.
 #[non_exhaustive]
 pub enum AnyTensorOn<B: Backend> {
@@ -39,6 +54,10 @@ pub enum AnyTensorOn<B: Backend> {
 /// A host tensor to read, of any element type.
 #[cfg(feature = "cpu")]
 pub type AnyView<'a> = AnyViewOn<'a, Host>;
+
+/// A host tensor to write, of any element type.
+#[cfg(feature = "cpu")]
+pub type AnyViewMut<'a> = AnyViewMutOn<'a, Host>;
 
 /// An owned host tensor of any element type.
 #[cfg(feature = "cpu")]
@@ -132,6 +151,16 @@ macro_rules! conversions {
                 AnyView::$variant(view)
             }
         }
+        impl<'a> From<TensorViewMut<'a, $type>> for AnyViewMut<'a> {
+            fn from(view: TensorViewMut<'a, $type>) -> Self {
+                AnyViewMut::$variant(view)
+            }
+        }
+        impl<'a> From<&'a mut Tensor<$type>> for AnyViewMut<'a> {
+            fn from(tensor: &'a mut Tensor<$type>) -> Self {
+                AnyViewMut::$variant(tensor.view_mut())
+            }
+        }
         impl<'a> From<&'a Tensor<$type>> for AnyView<'a> {
             fn from(tensor: &'a Tensor<$type>) -> Self {
                 AnyView::$variant(tensor.view())
@@ -170,7 +199,34 @@ impl<B: Backend> AnyViewOn<'_, B> {
     }
 }
 
+impl<B: Backend> AnyViewMutOn<'_, B> {
+    /// The element type.
+    pub fn element_type(&self) -> ElementType {
+        match self {
+            AnyViewMutOn::F16(_) => ElementType::F16,
+            AnyViewMutOn::Bf16(_) => ElementType::Bf16,
+            AnyViewMutOn::F32(_) => ElementType::F32,
+            AnyViewMutOn::F64(_) => ElementType::F64,
+        }
+    }
+
+    fn expect<E: InEnum>(&mut self, tensor: Role) -> Result<B::ViewMut<'_, E>, Error> {
+        let mismatch = Error::ElementMismatch { tensor, expected: E::TYPE, found: self.element_type() };
+        E::view_mut_in(self).map(|view| B::reborrow_mut(view)).ok_or(mismatch)
+    }
+}
+
 impl<B: Backend> AnyTensorOn<B> {
+    /// A view of the whole, to write.
+    pub fn view_mut(&mut self) -> AnyViewMutOn<'_, B> {
+        match self {
+            AnyTensorOn::F16(tensor) => AnyViewMutOn::F16(B::view_mut(tensor)),
+            AnyTensorOn::Bf16(tensor) => AnyViewMutOn::Bf16(B::view_mut(tensor)),
+            AnyTensorOn::F32(tensor) => AnyViewMutOn::F32(B::view_mut(tensor)),
+            AnyTensorOn::F64(tensor) => AnyViewMutOn::F64(B::view_mut(tensor)),
+        }
+    }
+
     /// A view of the whole.
     pub fn view(&self) -> AnyViewOn<'_, B> {
         match self {
@@ -201,6 +257,9 @@ impl AnyTensor {
 /// Which variant holds an element type.
 trait InEnum: Element {
     fn view_in<'v, 'a, B: Backend>(any: &'v AnyViewOn<'a, B>) -> Option<&'v B::View<'a, Self>>;
+    fn view_mut_in<'v, 'a, B: Backend>(
+        any: &'v mut AnyViewMutOn<'a, B>,
+    ) -> Option<&'v mut B::ViewMut<'a, Self>>;
     fn tensor_from<B: Backend>(tensor: B::Tensor<Self>) -> AnyTensorOn<B>;
 }
 
@@ -209,6 +268,12 @@ macro_rules! in_enum {
         impl InEnum for $type {
             fn view_in<'v, 'a, B: Backend>(any: &'v AnyViewOn<'a, B>) -> Option<&'v B::View<'a, Self>> {
                 if let AnyViewOn::$variant(view) = any { Some(view) } else { None }
+            }
+
+            fn view_mut_in<'v, 'a, B: Backend>(
+        any: &'v mut AnyViewMutOn<'a, B>,
+    ) -> Option<&'v mut B::ViewMut<'a, Self>> {
+                if let AnyViewMutOn::$variant(view) = any { Some(view) } else { None }
             }
 
             fn tensor_from<B: Backend>(tensor: B::Tensor<Self>) -> AnyTensorOn<B> {
@@ -290,6 +355,77 @@ pub fn backward_on<B: Backend>(
         AnyViewOn::F32(_) => backward_as::<f32, B>(backend, inputs, mask, saved),
         AnyViewOn::F64(_) => backward_as::<f64, B>(backend, inputs, mask, saved),
     }
+}
+
+/// [`forward_on`] into tensors of the caller's, every element of which is written.
+///
+/// # Errors
+/// As [`forward`]; a wrong element type or shape of an output is one too.
+pub fn forward_into_on<B: Backend>(
+    backend: &B,
+    inputs: &Inputs<AnyViewOn<'_, B>>,
+    mask: &impl Mask,
+    output: Output<AnyViewMutOn<'_, B>, B::ViewMut<'_, f32>>,
+) -> Result<(), Error> {
+    match inputs.query {
+        AnyViewOn::F16(_) => forward_into_as::<f16, B>(backend, inputs, mask, output),
+        AnyViewOn::Bf16(_) => forward_into_as::<bf16, B>(backend, inputs, mask, output),
+        AnyViewOn::F32(_) => forward_into_as::<f32, B>(backend, inputs, mask, output),
+        AnyViewOn::F64(_) => forward_into_as::<f64, B>(backend, inputs, mask, output),
+    }
+}
+
+/// [`backward_on`] into tensors of the caller's, every element of which is written.
+///
+/// # Errors
+/// As [`forward_into_on`].
+pub fn backward_into_on<B: Backend>(
+    backend: &B,
+    inputs: &Inputs<AnyViewOn<'_, B>>,
+    mask: &impl Mask,
+    saved: &Saved<AnyViewOn<'_, B>, B::View<'_, f32>>,
+    gradients: Gradients<AnyViewMutOn<'_, B>>,
+) -> Result<(), Error> {
+    match inputs.query {
+        AnyViewOn::F16(_) => backward_into_as::<f16, B>(backend, inputs, mask, saved, gradients),
+        AnyViewOn::Bf16(_) => backward_into_as::<bf16, B>(backend, inputs, mask, saved, gradients),
+        AnyViewOn::F32(_) => backward_into_as::<f32, B>(backend, inputs, mask, saved, gradients),
+        AnyViewOn::F64(_) => backward_into_as::<f64, B>(backend, inputs, mask, saved, gradients),
+    }
+}
+
+fn forward_into_as<E: InEnum, B: Backend>(
+    backend: &B,
+    inputs: &Inputs<AnyViewOn<'_, B>>,
+    mask: &impl Mask,
+    mut output: Output<AnyViewMutOn<'_, B>, B::ViewMut<'_, f32>>,
+) -> Result<(), Error> {
+    let lse = output.lse.as_mut().map(|lse| B::reborrow_mut(lse));
+    let output = Output { out: output.out.expect::<E>(Role::Out)?, lse };
+    call::<E, B>(backend, inputs)?.forward_into_views(mask, output)
+}
+
+fn backward_into_as<E: InEnum, B: Backend>(
+    backend: &B,
+    inputs: &Inputs<AnyViewOn<'_, B>>,
+    mask: &impl Mask,
+    saved: &Saved<AnyViewOn<'_, B>, B::View<'_, f32>>,
+    mut gradients: Gradients<AnyViewMutOn<'_, B>>,
+) -> Result<(), Error> {
+    let saved = saved.try_map(|role, view| view.expect::<E>(role), |_, lse| Ok(B::reborrow(lse)))?;
+    let Gradients { query, key, value, additional } = &mut gradients;
+    let gradients = Gradients {
+        query: query.expect::<E>(Role::DQuery)?,
+        key: key.expect::<E>(Role::DKey)?,
+        value: value.expect::<E>(Role::DValue)?,
+        additional: match additional {
+            Some([keys, values]) => {
+                Some([keys.expect::<E>(Role::DAdditionalKeys)?, values.expect::<E>(Role::DAdditionalValues)?])
+            }
+            None => None,
+        },
+    };
+    call::<E, B>(backend, inputs)?.backward_into_views(mask, &saved, gradients)
 }
 
 fn forward_as<E: InEnum, B: Backend>(

@@ -107,12 +107,12 @@ macro_rules! entries {
         ///
         /// # Errors
         #[doc = concat!("As [`", stringify!($forward), "`]; a wrong shape in `saved` is a broken rule too.")]
-        pub fn $backward<Q, K, V, O, L>(
+        pub fn $backward<Q, K, V, O, L, D>(
             query: &Q,
             key: &K,
             value: &V,
             params: &$params,
-            saved: &Saved<&O, &L>,
+            saved: &Saved<&O, &L, &D>,
         ) -> Result<Gradients<OwnedOf<Q>>, Error>
         where
             Q: Operand,
@@ -120,6 +120,7 @@ macro_rules! entries {
             V: Operand<Device = Q::Device, Elem = Q::Elem>,
             O: Operand<Device = Q::Device, Elem = ResultOf<Q>>,
             L: Operand<Device = Q::Device, Elem = f32>,
+            D: Operand<Device = Q::Device, Elem = ResultOf<Q>>,
         {
             Call::new(query, key, value)?.backward(params, saved)
         }

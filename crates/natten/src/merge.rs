@@ -61,16 +61,17 @@ where
 ///
 /// # Errors
 /// As [`merge_attentions`].
-pub fn merge_attentions_backward<E, O, L>(
+pub fn merge_attentions_backward<E, O, L, D>(
     outs: &[&O],
     lses: &[&L],
-    d_out: &O,
+    d_out: &D,
     d_lse: Option<&L>,
 ) -> Result<Vec<OutAndLse<O::Device, E>>, Error>
 where
     E: Element,
     O: Operand<Elem = E>,
     L: Operand<Device = O::Device, Elem = f32>,
+    D: Operand<Device = O::Device, Elem = E>,
 {
     let branches = Branches::new(outs, lses)?;
     branches.expect_here(Role::DOut, &d_out.device())?;

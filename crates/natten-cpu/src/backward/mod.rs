@@ -24,10 +24,10 @@ use natten_core::{Element, Gradients, Inputs, Problem, Saved, TensorView, Tensor
 
 use crate::Cpu;
 use crate::arch::Simd;
-use crate::arch::rows::SharedRows;
+use crate::arch::rows::{Line, Rows, SharedRows};
 use crate::blocking;
 use crate::isa::Isa;
-use crate::pack::{Line, Rows, Tokens};
+use crate::pack::Tokens;
 use crate::parallel::run_tasks;
 use crate::schedule::Schedule;
 use crate::softmax::LOG2_E;

@@ -4,11 +4,11 @@ use natten_core::{Element, Problem};
 
 use super::d_scores::{RowScalars, d_scores};
 use super::{Operands, Pass, PassTasks};
-use crate::arch::rows::SharedRows;
+use crate::arch::rows::{Rows, SharedRows};
 use crate::arch::{Kernel, Simd};
 use crate::boxes::{Box3, Boxes, cut, plain_box};
 use crate::groups::{Groups, pairs};
-use crate::pack::{Rows, Tokens, pack_lanes};
+use crate::pack::{Tokens, pack_lanes};
 use crate::packed::RowFormat;
 use crate::parallel::{Scratch, Tasks};
 use crate::prefetch::Prefetcher;

@@ -19,10 +19,9 @@ mod tile;
 use natten_core::{Element, Inputs, Output, Problem, TensorView, TensorViewMut, bf16, f16};
 
 use crate::Cpu;
-use crate::arch::rows::SharedRows;
+use crate::arch::rows::{Rows, SharedRows};
 use crate::blocking::Pass;
 use crate::isa::Isa;
-use crate::pack::Rows;
 use crate::parallel::run_tasks;
 use crate::schedule::Schedule;
 

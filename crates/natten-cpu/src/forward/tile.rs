@@ -3,11 +3,12 @@
 use natten_core::{Element, ElementType};
 
 use super::Call;
+use crate::arch::rows::Rows;
 use crate::arch::{Kernel, Simd};
 use crate::boxes::{Box3, LaneBox, cut};
 use crate::buffer::Buffer;
 use crate::groups::{Groups, pairs};
-use crate::pack::{Rows, Tokens, pack_lanes};
+use crate::pack::{Tokens, pack_lanes};
 use crate::packed::{PackedRows, RowFormat};
 use crate::parallel::{Scratch, Tasks};
 use crate::prefetch::Prefetcher;
