@@ -9,8 +9,9 @@ extern "C" __global__ void __launch_bounds__(128) NATTEN_ENTRY(natten::WindowDum
   const int residue = token - position * (int)p.axis.dilation.value;
   const int queries = natten::query_count(p.axis, residue);
   const int keys = natten::key_count(p.axis, residue);
-  const natten::Range sees = natten::window(p.axis, queries, keys, position);
-  const natten::Range seen_by = natten::inverse_window(p.axis, queries, keys, position);
+  const natten::Range none = {0, 0};
+  const natten::Range sees = position < queries ? natten::window(p.axis, queries, keys, position) : none;
+  const natten::Range seen_by = position < keys ? natten::inverse_window(p.axis, queries, keys, position) : none;
   int* ranges = p.ranges + 4 * (long long)token;
   ranges[0] = sees.start;
   ranges[1] = sees.end;

@@ -11,7 +11,8 @@ use num_traits::Float;
 fn seen(axis: &Axis, q: usize) -> Vec<bool> {
     let (w, s, d) = (axis.kernel_size, axis.stride, axis.dilation);
     if axis.query_extent != axis.key_extent {
-        return (0..axis.key_extent).map(|k| !axis.is_causal || k <= q).collect();
+        let place = q as isize + axis.query_offset;
+        return (0..axis.key_extent).map(|k| !axis.is_causal || k as isize <= place).collect();
     }
     let members: Vec<usize> = (q % d..axis.key_extent).step_by(d).collect();
     let at = |x: usize| members.iter().position(|&member| member == x).expect("of this residue");

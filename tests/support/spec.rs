@@ -17,14 +17,14 @@ pub enum Mask {
         /// Window of each.
         axes: Vec<AxisParams>,
     },
-    /// Every key, or the first `i + 1`.
+    /// Every key, or those up to the query's place.
     Attention {
         /// Query tokens.
         queries: usize,
         /// Key tokens.
         keys: usize,
-        /// Whether query `i` sees only keys up to `i`.
-        is_causal: bool,
+        /// Which keys are hidden.
+        causality: Causality,
     },
     /// Attention inside each of several sequences.
     Packed {
@@ -32,9 +32,26 @@ pub enum Mask {
         queries: Vec<usize>,
         /// Key tokens of each.
         keys: Vec<usize>,
-        /// Whether query `i` of a sequence sees only its keys up to `i`.
-        is_causal: bool,
+        /// Which keys of a sequence are hidden from its queries.
+        causality: Causality,
     },
+}
+
+/// Which keys of plain attention are hidden from query `i` of `Q`, with `K` keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Causality {
+    /// None.
+    Open,
+    /// Those after key `i`.
+    FromStart,
+    /// Those after key `i + K - Q`.
+    FromEnd,
+}
+
+impl From<bool> for Causality {
+    fn from(is_causal: bool) -> Self {
+        if is_causal { Causality::FromStart } else { Causality::Open }
+    }
 }
 
 /// A problem without its tensors.
@@ -67,12 +84,23 @@ impl Spec {
 
     /// Plain attention.
     pub fn attention(queries: usize, keys: usize, is_causal: bool) -> Self {
-        Self::of(Mask::Attention { queries, keys, is_causal })
+        Self::of(Mask::Attention { queries, keys, causality: is_causal.into() })
     }
 
     /// Packed attention.
     pub fn packed(queries: &[usize], keys: &[usize], is_causal: bool) -> Self {
-        Self::of(Mask::Packed { queries: queries.to_vec(), keys: keys.to_vec(), is_causal })
+        Self::of(Mask::Packed { queries: queries.to_vec(), keys: keys.to_vec(), causality: is_causal.into() })
+    }
+
+    /// Makes plain attention causal from the end.
+    pub fn from_end(mut self) -> Self {
+        match &mut self.mask {
+            Mask::Attention { causality, .. } | Mask::Packed { causality, .. } => {
+                *causality = Causality::FromEnd;
+            }
+            Mask::Neighborhood { .. } => panic!("as many queries as keys: {self:?}"),
+        }
+        self
     }
 
     fn of(mask: Mask) -> Self {
@@ -198,8 +226,11 @@ impl Spec {
 
 impl natten::Mask for Spec {
     fn problem(&self, inputs: &Inputs<Layout>, element_type: ElementType) -> Result<Problem, ProblemError> {
-        let params = |is_causal| {
-            let params = AttentionParams::new().is_causal(is_causal);
+        let params = |causality: &Causality| {
+            let params = match causality {
+                Causality::FromEnd => AttentionParams::new().causal_from_end(),
+                other => AttentionParams::new().is_causal(*other == Causality::FromStart),
+            };
             self.scale.map_or(params, |scale| params.scale(scale))
         };
         match &self.mask {
@@ -207,12 +238,10 @@ impl natten::Mask for Spec {
                 let params = DynParams::new(axes, self.scale, KernelSizePolicy::Exact);
                 Problem::new(&params, inputs, element_type)
             }
-            Mask::Attention { is_causal, .. } => {
-                Problem::attention(&params(*is_causal), inputs, element_type)
-            }
-            Mask::Packed { queries, keys, is_causal } => {
+            Mask::Attention { causality, .. } => Problem::attention(&params(causality), inputs, element_type),
+            Mask::Packed { queries, keys, causality } => {
                 let sequences = Sequences::from_lengths(queries, keys)?;
-                Problem::packed_attention(&params(*is_causal), &sequences, inputs, element_type)
+                Problem::packed_attention(&params(causality), &sequences, inputs, element_type)
             }
         }
     }

@@ -95,6 +95,7 @@ fn small_axes() -> Vec<Axis> {
                             stride,
                             dilation,
                             is_causal,
+                            ..Axis::UNIT
                         });
                     }
                 }

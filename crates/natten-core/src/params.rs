@@ -207,11 +207,23 @@ impl DynParams {
     }
 }
 
-/// Parameters of plain attention: every query sees every key, or those up to its own index.
+/// Parameters of plain attention: every query sees every key, or those up to its own place among them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct AttentionParams {
-    pub(crate) is_causal: bool,
+    pub(crate) causality: Causality,
     pub(crate) scale: Option<f32>,
+}
+
+/// Which keys of plain attention are hidden from query `i` of `Q`, with `K` keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) enum Causality {
+    /// None.
+    #[default]
+    Open,
+    /// Those after key `i`.
+    FromStart,
+    /// Those after key `i + K - Q`.
+    FromEnd,
 }
 
 impl AttentionParams {
@@ -221,9 +233,28 @@ impl AttentionParams {
     }
 
     /// Key `j` is visible to query `i` only if `j <= i`: aligned at the top left, also when the numbers of
-    /// queries and keys differ.
+    /// queries and keys differ. [`AttentionParams::causal_from_end`] aligns at the bottom right instead; of the two the
+    /// last one said holds, and `false` takes back either.
     pub fn is_causal(mut self, is_causal: bool) -> Self {
-        self.is_causal = is_causal;
+        self.causality = if is_causal { Causality::FromStart } else { Causality::Open };
+        self
+    }
+
+    /// Key `j` of `K` is visible to query `i` of `Q` only if `j <= i + K - Q`: aligned at the bottom right, so that the
+    /// last query sees every key. That is decoding with a cache of keys, of which the queries are the last `Q`; it is what
+    /// FlashAttention (since 2.1), xFormers' `LowerTriangularFromBottomRightMask` and PyTorch's `causal_lower_right` do.
+    ///
+    /// With more queries than keys the first `Q - K` see no key: their output is 0, their log-sum-exp minus infinity,
+    /// and they take no part in any gradient. In a packed batch `Q` and `K` are those of each sequence.
+    ///
+    /// # Examples
+    /// ```
+    /// use natten_core::AttentionParams;
+    /// let one_new_token = AttentionParams::new().causal_from_end();
+    /// # let _ = one_new_token;
+    /// ```
+    pub fn causal_from_end(mut self) -> Self {
+        self.causality = Causality::FromEnd;
         self
     }
 

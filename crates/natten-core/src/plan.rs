@@ -90,21 +90,26 @@ impl Residue {
     }
 
     fn scores_u128(&self) -> u128 {
-        let (len, w, s) = (self.query_len as u128, self.kernel_size as u128, self.stride as u128);
+        let (len, s) = (self.query_len as u128, self.stride as u128);
         if !self.is_causal {
-            return len * w;
+            return len * self.kernel_size as u128;
         }
-        // Query i has keys up to min(i, key_len - 1) ...
-        let keys = self.key_len as u128;
-        let rising = len.min(keys);
-        let ends = rising * (rising + 1) / 2 + (len - rising) * keys;
-        // ... less the start of its block: max((block + 1) s - w, 0), the last block's leader being the last query.
+        // Queries that rise see a key more each, those after them all ...
+        let rising = self.rising();
+        let (rises, after) = (rising.len() as u128, (self.query_len - rising.end) as u128);
+        let first = self.key_after(rising.start) as u128;
+        let ends = first * rises + rises * rises.saturating_sub(1) / 2 + after * self.key_len as u128;
+        // ... less the start of its block: max((block + 1) s - w, 0), the last block's leader being the last query, all as
+        // seen from where queries stand.
+        let w = self.query_at(self.kernel_size) as u128;
+        let hidden_from_all =
+            self.key_after(0).saturating_sub(1).saturating_sub(self.kernel_size) as u128 * len;
         let blocks = len / s;
         let skipped_blocks = (w / s).min(blocks);
         let moving = blocks - skipped_blocks;
         let starts = s * (s * (skipped_blocks + 1 + blocks) * moving / 2 - w * moving);
         let ragged = (len % s) * len.saturating_sub(w);
-        ends - starts - ragged
+        ends - hidden_from_all - starts - ragged
     }
 }
 

@@ -8,7 +8,7 @@ use crate::error::{ProblemError, Role, TensorAxis};
 use crate::layout::Layout;
 use crate::operands::Inputs;
 use crate::packed::{PackedSequence, Sequences};
-use crate::params::{AttentionParams, AxisParams, DynParams, KernelSize, KernelSizePolicy};
+use crate::params::{AttentionParams, AxisParams, Causality, DynParams, KernelSize, KernelSizePolicy};
 use crate::window::Axis;
 
 /// A valid problem: extents, heads, and the mask of every axis.
@@ -71,7 +71,7 @@ impl Problem {
     ) -> Result<Self, ProblemError> {
         let mut problem = Self::of_tensors(1, inputs, element_type)?;
         let (queries, keys) = (inputs.query.shape()[1], inputs.key.shape()[1]);
-        problem.axes[2] = attention_axis(queries, keys, params.is_causal);
+        problem.axes[2] = attention_axis(queries, keys, params.causality);
         problem.scale = resolve_scale(params.scale, problem.head_dim)?;
         Ok(problem)
     }
@@ -95,7 +95,7 @@ impl Problem {
         let packed = sequences.iter().map(|(queries, keys)| PackedSequence {
             query_start: queries.start,
             key_start: keys.start,
-            axes: [Axis::UNIT, Axis::UNIT, attention_axis(queries.len(), keys.len(), params.is_causal)],
+            axes: [Axis::UNIT, Axis::UNIT, attention_axis(queries.len(), keys.len(), params.causality)],
         });
         problem.packed = Some(packed.collect());
         Ok(problem)
@@ -255,9 +255,13 @@ impl Problem {
     }
 }
 
-fn attention_axis(queries: usize, keys: usize, is_causal: bool) -> Axis {
+fn attention_axis(queries: usize, keys: usize, causality: Causality) -> Axis {
+    let is_causal = causality != Causality::Open;
     let kernel_size = if is_causal { queries.max(keys) } else { keys };
-    Axis { query_extent: queries, key_extent: keys, kernel_size, is_causal, ..Axis::UNIT }
+    // No axis with more tokens than that holds anything.
+    let [last_query, last_key] = [queries, keys].map(|tokens| tokens.min(isize::MAX as usize) as isize);
+    let query_offset = if causality == Causality::FromEnd { last_key - last_query } else { 0 };
+    Axis { query_extent: queries, key_extent: keys, kernel_size, is_causal, query_offset, ..Axis::UNIT }
 }
 
 fn resolve_axis(
@@ -300,6 +304,7 @@ fn resolve_axis(
         stride,
         dilation,
         is_causal,
+        query_offset: 0,
     })
 }
 

@@ -8,6 +8,10 @@
 //! causal       leader = min((i div s) s + s - 1,   L-1)   window = [max(leader - w + 1, 0), i+1)
 //! ```
 //!
+//! Of a causal axis queries may stand elsewhere among the keys: query `i` at `i + o`, with the query offset `o`, which
+//! is added to the leader and to `i`; both ends are then clamped to the keys there are, and a query before the first key
+//! sees none.
+//!
 //! Both ends never fall as `i` grows. So the keys that a range of queries sees are a range, and so are the
 //! queries that see a range of keys; with several axes, boxes. All the rest (tiles, backward) follows.
 
@@ -28,12 +32,23 @@ pub struct Axis {
     pub dilation: usize,
     /// Whether keys after the query are hidden.
     pub is_causal: bool,
+    /// Where among the keys the first query of a causal axis stands, in tokens, a multiple of the dilation: query `x`
+    /// at key `x + query_offset`. 0 but for plain attention that is causal from the end, which has
+    /// `key_extent - query_extent`, below 0 with more queries than keys.
+    pub query_offset: isize,
 }
 
 impl Axis {
     /// An axis of one token that sees itself: what missing axes are.
-    pub const UNIT: Axis =
-        Axis { query_extent: 1, key_extent: 1, kernel_size: 1, stride: 1, dilation: 1, is_causal: false };
+    pub const UNIT: Axis = Axis {
+        query_extent: 1,
+        key_extent: 1,
+        kernel_size: 1,
+        stride: 1,
+        dilation: 1,
+        is_causal: false,
+        query_offset: 0,
+    };
 
     /// The tokens `g, g + dilation, ..`, which see only each other.
     pub fn residue(&self, g: usize) -> Residue {
@@ -45,6 +60,7 @@ impl Axis {
             kernel_size: self.kernel_size,
             stride: self.stride,
             is_causal: self.is_causal,
+            query_offset: self.query_offset / self.dilation as isize,
         }
     }
 
@@ -79,10 +95,12 @@ pub struct Residue {
     pub stride: usize,
     /// Whether keys after the query are hidden.
     pub is_causal: bool,
+    /// Where among the keys the first query of a causal axis stands.
+    pub query_offset: isize,
 }
 
 impl Residue {
-    /// The keys that query `i` sees.
+    /// The keys that query `i` sees; none where it stands before the first.
     #[inline]
     pub fn window(&self, i: usize) -> Range<usize> {
         debug_assert!(i < self.query_len);
@@ -90,7 +108,8 @@ impl Residue {
         let block = i / s * s;
         if self.is_causal {
             let leader = (block + s - 1).min(self.query_len - 1);
-            (leader + 1).saturating_sub(w)..(i + 1).min(self.key_len)
+            let start = self.key_after(leader).saturating_sub(w);
+            start.min(self.key_len)..self.key_after(i).min(self.key_len)
         } else {
             let leader = (block + s / 2).min(self.query_len - 1);
             let start = leader.saturating_sub(w / 2).min(self.key_len - w);
@@ -98,12 +117,32 @@ impl Residue {
         }
     }
 
+    /// The key after that beside which a query of a causal axis stands; 0 where it stands before the first. There may be
+    /// no such key.
+    #[inline]
+    pub(crate) fn key_after(&self, i: usize) -> usize {
+        (i + 1).saturating_add_signed(self.query_offset)
+    }
+
+    /// The first query of a causal axis that stands at a key or after it. There may be no such query.
+    #[inline]
+    pub(crate) fn query_at(&self, k: usize) -> usize {
+        k.saturating_add_signed(-self.query_offset)
+    }
+
+    /// The queries of a causal axis that each see a key more than the one before: those before them see none, those
+    /// after them the last.
+    pub fn rising(&self) -> Range<usize> {
+        let [start, end] = [0, self.key_len].map(|k| self.query_at(k).min(self.query_len));
+        start..end
+    }
+
     /// The queries whose windows move by one stride from block to block. Those before them see a window that starts at
     /// key 0, those after them windows that start where the last one does.
     pub fn sliding(&self) -> Range<usize> {
         let (w, s, len) = (self.kernel_size, self.stride, self.query_len);
         let (start, end) = if self.is_causal {
-            (w.div_ceil(s).saturating_sub(1) * s, (len / s * s).min(self.key_len))
+            (self.query_at(w).div_ceil(s).saturating_sub(1) * s, (len / s * s).min(self.rising().end))
         } else {
             // The leader of a block is `half` after its start, at least `w / 2` and at most `last`.
             let half = s / 2;
@@ -124,8 +163,10 @@ impl Residue {
         debug_assert!(k < self.key_len);
         let (w, s, len) = (self.kernel_size, self.stride, self.query_len);
         if self.is_causal {
-            let end = if k + w >= len { len } else { ((k + w) / s * s).min(len) };
-            return k.min(len)..end;
+            // The first query past whose block the key is.
+            let past = self.query_at(k + w);
+            let end = if past >= len { len } else { past / s * s };
+            return self.query_at(k).min(len)..end;
         }
         let left = w / 2;
         let right = w - left - 1;
@@ -195,6 +236,7 @@ mod tests {
                                 stride: s,
                                 dilation: d,
                                 is_causal,
+                                ..Axis::UNIT
                             };
                             checked += check_axis(&axis);
                         }
@@ -225,13 +267,19 @@ mod tests {
         axis.query_extent * axis.key_extent
     }
 
+    /// A token that sees itself, to be changed.
+    fn causal(is_causal: bool) -> Residue {
+        Residue { is_causal, ..Axis::UNIT.residue(0) }
+    }
+
     /// Before the sliding queries windows start at 0, after them where the last does, and between them windows move along.
     #[test]
     fn windows_slide_between_the_ends() {
         for len in 1..=30 {
             for (kernel_size, stride) in (1..=len).flat_map(|w| (1..=w).map(move |s| (w, s))) {
                 for is_causal in [false, true] {
-                    let residue = Residue { query_len: len, key_len: len, kernel_size, stride, is_causal };
+                    let residue =
+                        Residue { query_len: len, key_len: len, kernel_size, stride, ..causal(is_causal) };
                     let sliding = residue.sliding();
                     assert!(sliding.end <= len, "{residue:?}");
                     for i in 0..len {
@@ -249,7 +297,7 @@ mod tests {
                 }
             }
         }
-        let line = Residue { query_len: 100, key_len: 100, kernel_size: 7, stride: 1, is_causal: false };
+        let line = Residue { query_len: 100, key_len: 100, kernel_size: 7, ..causal(false) };
         assert_eq!(line.sliding(), 3..97);
         assert_eq!(Residue { is_causal: true, ..line }.sliding(), 6..100);
     }
@@ -261,7 +309,7 @@ mod tests {
                 for is_causal in [false, true] {
                     let kernel_size = if is_causal { queries.max(keys) } else { keys };
                     let residue =
-                        Residue { query_len: queries, key_len: keys, kernel_size, stride: 1, is_causal };
+                        Residue { query_len: queries, key_len: keys, kernel_size, ..causal(is_causal) };
                     for i in 0..queries {
                         let end = if is_causal { keys.min(i + 1) } else { keys };
                         assert_eq!(residue.window(i), 0..end);
@@ -271,6 +319,62 @@ mod tests {
                         assert_eq!(residue.inverse_window(k), start..queries);
                     }
                 }
+            }
+        }
+    }
+
+    /// Queries anywhere among the keys, before the first and after the last too, with windows of any size: a key is seen
+    /// if it is not after the query's place, and less than a window before the place of its block's last query.
+    #[test]
+    fn causal_queries_stand_anywhere_among_the_keys() {
+        for (queries, keys) in (0..8).flat_map(|queries| (0..9).map(move |keys| (queries, keys))) {
+            for (kernel_size, stride) in (1..7).flat_map(|w| (1..=w).map(move |s| (w, s))) {
+                for query_offset in -9..=9 {
+                    let (query_len, key_len, is_causal) = (queries, keys, true);
+                    let residue =
+                        Residue { query_len, key_len, kernel_size, stride, is_causal, query_offset };
+                    let place = |i: usize| i as isize + query_offset;
+                    let sees = |i: usize, k: usize| {
+                        let last = (i / stride * stride + stride).min(queries) - 1;
+                        (k as isize) <= place(i) && k as isize > place(last) - kernel_size as isize
+                    };
+                    for i in 0..queries {
+                        let window = residue.window(i);
+                        assert!(window.start <= window.end && window.end <= keys, "{residue:?} query {i}");
+                        for k in 0..keys {
+                            let told = format!("{residue:?} query {i} key {k}");
+                            assert_eq!(window.contains(&k), sees(i, k), "{told}");
+                            assert_eq!(residue.inverse_window(k).contains(&i), sees(i, k), "{told}");
+                        }
+                    }
+                    let rising = residue.rising();
+                    let rises = |i: usize| (0..keys as isize).contains(&place(i));
+                    assert!((0..queries).all(|i| rising.contains(&i) == rises(i)), "{residue:?} {rising:?}");
+                }
+            }
+        }
+    }
+
+    /// The last queries of a square causal mask, and where there are more queries than keys, the last keys of it.
+    #[test]
+    fn causal_from_the_end_is_the_end_of_a_square() {
+        for (queries, keys) in (0..9).flat_map(|queries| (0..9).map(move |keys| (queries, keys))) {
+            let side: usize = queries.max(keys);
+            let square = Residue { query_len: side, key_len: side, kernel_size: side, ..causal(true) };
+            let query_offset = keys as isize - queries as isize;
+            let from_end = Residue { query_len: queries, key_len: keys, query_offset, ..square };
+            for i in 0..queries {
+                let of_square = square.window(i + side - queries);
+                let hidden = side - keys;
+                assert_eq!(
+                    from_end.window(i),
+                    0..of_square.end.saturating_sub(hidden),
+                    "{from_end:?} query {i}"
+                );
+            }
+            for k in 0..keys {
+                let start = square.inverse_window(k + side - keys).start.saturating_sub(side - queries);
+                assert_eq!(from_end.inverse_window(k), start..queries, "{from_end:?} key {k}");
             }
         }
     }

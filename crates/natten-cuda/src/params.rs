@@ -52,6 +52,7 @@ pub struct Axis {
     pub key_remainder: i32,
     pub window: i32,
     pub is_causal: i32,
+    pub query_offset: i32,
     pub stride: Divisor,
     pub dilation: Divisor,
 }
@@ -70,6 +71,8 @@ impl Axis {
             key_remainder: (axis.key_extent % dilation) as i32,
             window: to_i32("a kernel size", axis.kernel_size)?,
             is_causal: i32::from(axis.is_causal),
+            // No farther from 0 than the extents, which fit.
+            query_offset: (axis.query_offset / dilation as isize) as i32,
             stride: Divisor::new("a stride", axis.stride)?,
             dilation: Divisor::new("a dilation", dilation)?,
         })
@@ -180,6 +183,7 @@ pub struct ForwardParams {
     pub additional_value_strides: ListStrides,
     pub geometry: Geometry,
     pub decomposition: Decomposition,
+    pub padding: i32,
 }
 
 #[repr(C)]
@@ -210,6 +214,7 @@ pub struct TileForwardParams {
     pub additional_value_strides: ListStrides,
     pub geometry: Geometry,
     pub plan: TilePlan,
+    pub padding: i32,
 }
 
 impl ForwardParams {
@@ -232,6 +237,7 @@ impl ForwardParams {
             additional_value_strides: self.additional_value_strides,
             geometry: self.geometry,
             plan,
+            padding: 0,
         }
         .longest_axis_last()
     }
@@ -288,7 +294,6 @@ pub struct BackwardParams {
     pub geometry: Geometry,
     pub decomposition: Decomposition,
     pub rows_per_split: i32,
-    pub padding: i32,
 }
 
 #[repr(C)]
@@ -411,7 +416,6 @@ pub struct WindowDumpParams {
     pub ranges: u64,
     pub axis: Axis,
     pub extent: i32,
-    pub padding: i32,
 }
 
 #[cfg(test)]
@@ -437,7 +441,7 @@ mod tests {
         sizes!(Divisor Axis Strides ListStrides Decomposition Geometry RowCount ForwardParams BackwardParams);
         sizes!(TilePlan TileForwardParams DeltaParams SumParams Branch MergeParams WindowDumpParams);
         sizes!(GradientBranch MergeBackwardParams);
-        offsets!(Axis.window Axis.stride Axis.dilation Geometry.heads_per_kv Geometry.scale);
+        offsets!(Axis.window Axis.query_offset Axis.stride Axis.dilation Geometry.heads_per_kv Geometry.scale);
         offsets!(Decomposition.head_tiles Decomposition.heads RowCount.rows);
         offsets!(ForwardParams.lse ForwardParams.lse_strides ForwardParams.geometry ForwardParams.decomposition);
         offsets!(TilePlan.query_log2 TileForwardParams.geometry TileForwardParams.plan);

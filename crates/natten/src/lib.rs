@@ -173,16 +173,31 @@ entries! {
 }
 
 entries! {
-    /// Plain attention: every query sees every key, or with `is_causal` the keys `j <= i` (top-left aligned).
+    /// Plain attention: every query sees every key, or with `is_causal` the keys `j <= i` (top-left aligned), or with
+    /// `causal_from_end` the keys `j <= i + K - Q` (bottom-right aligned: decoding, and FlashAttention's `causal`).
     ///
     /// Packed batches of sequences go through [`Call`] with [`Packed`].
     ///
     /// # Shapes
     /// `query` `[batch, queries, heads, head_dim]`, `key` `[batch, keys, heads_kv, head_dim]`, `value` `[batch, keys,
-    /// heads_kv, head_dim_v]`, output `[batch, queries, heads, head_dim_v]`. Without keys the output is 0 and the
-    /// log-sum-exp minus infinity.
+    /// heads_kv, head_dim_v]`, output `[batch, queries, heads, head_dim_v]`. Where a query sees no key the output is 0 and
+    /// the log-sum-exp minus infinity.
     ///
     /// # Errors
     /// As [`na2d`].
+    ///
+    /// # Examples
+    /// One new token over a cache of five; it sees all of them, and with `is_causal` would see the first alone.
+    /// ```
+    /// # use natten::{AttentionParams, Tensor, attention};
+    /// # fn main() -> Result<(), natten::Error> {
+    /// let query = Tensor::from_fn(&[1, 1, 2, 8], |i| i as f32 * 0.1)?;
+    /// let cache = Tensor::from_fn(&[1, 5, 2, 8], |i| i as f32 * 0.01)?;
+    /// let out = attention(&query, &cache, &cache, &AttentionParams::new().causal_from_end())?;
+    /// let all = attention(&query, &cache, &cache, &AttentionParams::new())?;
+    /// assert_eq!(out.as_slice(), all.as_slice());
+    /// # Ok(())
+    /// # }
+    /// ```
     attention, attention_with_lse, attention_into, attention_backward, AttentionParams
 }

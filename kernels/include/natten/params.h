@@ -20,6 +20,7 @@ struct Axis {
   int key_remainder;    // key extent % dilation
   int window;           // kernel_size, tokens
   int is_causal;        // 0 or 1
+  int query_offset;     // where among the keys the first query of a causal axis stands, in positions of a residue
   Divisor stride;       // window stride, tokens
   Divisor dilation;     // tokens
 };
@@ -220,42 +221,43 @@ struct MergeBackwardParams {
 struct WindowDumpParams {
   int* ranges;  // [extent][4]: window start, window end, inverse start, inverse end, in positions of the residue
   Axis axis;
-  int extent;   // tokens
+  int extent;   // tokens, of queries or keys, whichever are more; ranges of what is not there are empty
 };
 
 // offsetof without a header: the front end's own spelling of it.
 #define NATTEN_OFFSET(type, field, offset) \
   static_assert(__INTADDR__(&((type*)0)->field) == (offset), "params.rs mirrors " #type "::" #field)
 
-static_assert(sizeof(Divisor) == 12 && sizeof(Axis) == 48 && sizeof(Strides) == 40 && sizeof(ListStrides) == 24, "");
-static_assert(sizeof(Decomposition) == 80 && sizeof(Geometry) == 176 && sizeof(RowCount) == 56, "");
-static_assert(sizeof(ForwardParams) == 560 && sizeof(BackwardParams) == 728, "");
-static_assert(sizeof(TilePlan) == 72 && sizeof(TileForwardParams) == 552, "");
+static_assert(sizeof(Divisor) == 12 && sizeof(Axis) == 52 && sizeof(Strides) == 40 && sizeof(ListStrides) == 24, "");
+static_assert(sizeof(Decomposition) == 80 && sizeof(Geometry) == 188 && sizeof(RowCount) == 56, "");
+static_assert(sizeof(ForwardParams) == 576 && sizeof(BackwardParams) == 736, "");
+static_assert(sizeof(TilePlan) == 72 && sizeof(TileForwardParams) == 568, "");
 static_assert(sizeof(DeltaParams) == 296 && sizeof(SumParams) == 168, "");
 static_assert(sizeof(Branch) == 96 && sizeof(MergeParams) == 1312 && sizeof(WindowDumpParams) == 64, "");
 static_assert(sizeof(GradientBranch) == 192 && sizeof(MergeBackwardParams) == 2464, "");
 NATTEN_OFFSET(Axis, window, 16);
-NATTEN_OFFSET(Axis, stride, 24);
-NATTEN_OFFSET(Axis, dilation, 36);
-NATTEN_OFFSET(Geometry, heads_per_kv, 144);
-NATTEN_OFFSET(Geometry, scale, 168);
+NATTEN_OFFSET(Axis, query_offset, 24);
+NATTEN_OFFSET(Axis, stride, 28);
+NATTEN_OFFSET(Axis, dilation, 40);
+NATTEN_OFFSET(Geometry, heads_per_kv, 156);
+NATTEN_OFFSET(Geometry, scale, 180);
 NATTEN_OFFSET(Decomposition, head_tiles, 36);
 NATTEN_OFFSET(Decomposition, heads, 76);
 NATTEN_OFFSET(RowCount, rows, 48);
 NATTEN_OFFSET(ForwardParams, lse, 48);
 NATTEN_OFFSET(ForwardParams, lse_strides, 216);
 NATTEN_OFFSET(ForwardParams, geometry, 304);
-NATTEN_OFFSET(ForwardParams, decomposition, 480);
+NATTEN_OFFSET(ForwardParams, decomposition, 492);
 NATTEN_OFFSET(TilePlan, query_log2, 48);
 NATTEN_OFFSET(TileForwardParams, geometry, 304);
-NATTEN_OFFSET(TileForwardParams, plan, 480);
+NATTEN_OFFSET(TileForwardParams, plan, 492);
 NATTEN_OFFSET(BackwardParams, statistics, 48);
 NATTEN_OFFSET(BackwardParams, query_strides, 80);
 NATTEN_OFFSET(BackwardParams, additional_key_strides, 400);
 NATTEN_OFFSET(BackwardParams, partial_key_stride, 448);
 NATTEN_OFFSET(BackwardParams, geometry, 464);
-NATTEN_OFFSET(BackwardParams, decomposition, 640);
-NATTEN_OFFSET(BackwardParams, rows_per_split, 720);
+NATTEN_OFFSET(BackwardParams, decomposition, 652);
+NATTEN_OFFSET(BackwardParams, rows_per_split, 732);
 NATTEN_OFFSET(DeltaParams, count, 240);
 NATTEN_OFFSET(SumParams, count, 104);
 NATTEN_OFFSET(SumParams, splits, 160);
@@ -264,6 +266,6 @@ NATTEN_OFFSET(MergeParams, branch, 160);
 NATTEN_OFFSET(GradientBranch, d_out_strides, 112);
 NATTEN_OFFSET(MergeBackwardParams, count, 96);
 NATTEN_OFFSET(MergeBackwardParams, branch, 160);
-NATTEN_OFFSET(WindowDumpParams, extent, 56);
+NATTEN_OFFSET(WindowDumpParams, extent, 60);
 
 }  // namespace natten

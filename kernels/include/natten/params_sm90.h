@@ -47,10 +47,10 @@ struct ForwardParamsSm90 {
 static_assert(sizeof(MapSteps) == 20 && sizeof(ForwardParamsSm90) == 1152, "");
 NATTEN_OFFSET(ForwardParamsSm90, out, 640);
 NATTEN_OFFSET(ForwardParamsSm90, geometry, 736);
-NATTEN_OFFSET(ForwardParamsSm90, tiles, 912);
-NATTEN_OFFSET(ForwardParamsSm90, residues, 948);
-NATTEN_OFFSET(ForwardParamsSm90, neighbours, 984);
-NATTEN_OFFSET(ForwardParamsSm90, items, 1008);
-NATTEN_OFFSET(ForwardParamsSm90, query_steps, 1040);
+NATTEN_OFFSET(ForwardParamsSm90, tiles, 924);
+NATTEN_OFFSET(ForwardParamsSm90, residues, 960);
+NATTEN_OFFSET(ForwardParamsSm90, neighbours, 996);
+NATTEN_OFFSET(ForwardParamsSm90, items, 1020);
+NATTEN_OFFSET(ForwardParamsSm90, query_steps, 1052);
 
 }  // namespace natten

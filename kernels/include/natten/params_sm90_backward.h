@@ -28,14 +28,14 @@ struct BackwardParamsSm90 {
   MapSteps row_steps[2];
   MapSteps column_steps[2];
   MapSteps additional_steps[2];
-  int padding[2];
+  int padding[15];
 };
 
-static_assert(sizeof(BackwardParamsSm90) == 1344, "");
+static_assert(sizeof(BackwardParamsSm90) == 1408, "");
 NATTEN_OFFSET(BackwardParamsSm90, d_row, 768);
 NATTEN_OFFSET(BackwardParamsSm90, geometry, 912);
-NATTEN_OFFSET(BackwardParamsSm90, tiles, 1088);
-NATTEN_OFFSET(BackwardParamsSm90, items, 1184);
-NATTEN_OFFSET(BackwardParamsSm90, row_steps, 1216);
+NATTEN_OFFSET(BackwardParamsSm90, tiles, 1100);
+NATTEN_OFFSET(BackwardParamsSm90, items, 1196);
+NATTEN_OFFSET(BackwardParamsSm90, row_steps, 1228);
 
 }  // namespace natten

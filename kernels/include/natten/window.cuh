@@ -28,7 +28,8 @@ NATTEN_DEVICE int round_down(int n, const Divisor& to) { return divide(n, to) * 
 NATTEN_DEVICE int query_count(const Axis& axis, int residue) { return axis.query_quotient + (residue < axis.query_remainder); }
 NATTEN_DEVICE int key_count(const Axis& axis, int residue) { return axis.key_quotient + (residue < axis.key_remainder); }
 
-// Halves are shifts, which ptxas recomputes where it would keep a division in a register. All numbers are positive.
+// Halves are shifts, which ptxas recomputes where it would keep a division in a register. No number is
+// negative but a query offset and what it is added to.
 
 // The keys, among `keys` of its residue, that the query at `position` of `queries` sees.
 NATTEN_DEVICE Range window(const Axis& axis, int queries, int keys, int position) {
@@ -36,7 +37,8 @@ NATTEN_DEVICE Range window(const Axis& axis, int queries, int keys, int position
   const int block = round_down(position, axis.stride);
   if (axis.is_causal) {
     const int leader = minimum(block + stride - 1, queries - 1);
-    return {maximum(leader - axis.window + 1, 0), minimum(position + 1, keys)};
+    const int offset = axis.query_offset;
+    return {maximum(leader + offset - axis.window + 1, 0), clamp(position + offset + 1, 0, keys)};
   }
   const int leader = minimum(block + (stride >> 1), queries - 1);
   const int start = minimum(maximum(leader - (axis.window >> 1), 0), keys - axis.window);
@@ -48,8 +50,11 @@ NATTEN_DEVICE Range inverse_window(const Axis& axis, int queries, int keys, int 
   const int stride = (int)axis.stride.value;
   const int size = axis.window;
   if (axis.is_causal) {
-    const int end = position + size >= queries ? queries : round_down(position + size, axis.stride);
-    return {minimum(position, queries), minimum(end, queries)};
+    // The query that stands at the key. Windows reach the first key from wherever an offset puts queries, so that at + size is
+    // not negative.
+    const int at = position - axis.query_offset;
+    const int end = at + size >= queries ? queries : round_down(at + size, axis.stride);
+    return {clamp(at, 0, queries), end};
   }
   // A stride block starting at b has its leader at b + stride / 2, its window from leader - left to leader + right.
   const int left = size / 2;

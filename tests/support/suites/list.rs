@@ -110,8 +110,26 @@ pub fn attention() -> Vec<Spec> {
         Spec::packed(&[], &[], false),
         Spec::packed(&[5, 1], &[0, 0], false),
         Spec::packed(&[5, 2], &[3, 6], true).additional(4),
+        Spec::packed(&[3, 0, 5, 9], &[4, 2, 0, 17], true).from_end().heads(2, 1),
     ]);
     list
+}
+
+/// Plain attention causal from the end: queries that decode, whole tiles of queries before the first key, sequences of all
+/// kinds, single keys.
+pub fn from_end() -> Vec<Spec> {
+    let attention = |queries, keys| Spec::attention(queries, keys, true).from_end();
+    let packed = |queries: &[usize], keys: &[usize]| Spec::packed(queries, keys, true).from_end();
+    vec![
+        attention(3, 68).heads(4, 2).batch(2).dims(16, 16),
+        attention(200, 5).heads(2, 1).dims(16, 24),
+        attention(65, 97).additional(2).dims(40, 40),
+        packed(&[9, 70, 4, 20], &[30, 6, 4, 1]).heads(2, 1).dims(24, 16),
+        attention(70, 33).additional(5).dims(64, 64).scale(-0.3),
+        attention(1, 1),
+        attention(12, 1).heads(3, 1).batch(2),
+        packed(&[66, 140, 1], &[64, 1, 33]).heads(2, 2).dims(32, 32),
+    ]
 }
 
 /// Around the tiles of the tensor-core kernels: one token less, as many, one more, several boxes, full and partial ones,

@@ -22,6 +22,7 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
         ("windows", list::windows()),
         ("shapes", list::shapes()),
         ("attention", list::attention()),
+        ("from the end", list::from_end()),
         ("drawn", list::random(4, 60)),
         ("empty", list::empty()),
     ];

@@ -8,6 +8,7 @@ use super::scope::Given;
 use super::{Scope, Suite, list};
 use crate::compare::{assert_close, same_bits, same_row};
 use crate::in_type;
+use crate::rng::Rng;
 use crate::spec::{Case, Mask, Spec};
 use crate::subject::{Subject, Unsupported, Weights};
 
@@ -28,6 +29,7 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
     suite.each(scope, "residues are independent", &drawn(62), independent_residues::<S>);
     suite.each(scope, "constant values come back", &list::random(63, 24), constant_values::<S>);
     suite.each(scope, "additional keys are more keys", &attended(), more_keys::<S>);
+    suite.each(scope, "causal from the end is the end of a square", &ended(), end_of_a_square::<S>);
     suite.each(scope, "heads commute with permutation", &drawn(64), permuted_heads::<S>);
     suite.each(scope, "a causal axis ignores the future", &drawn(65), ignored_future::<S>);
     suite.each(scope, "scale multiplies the query", &drawn(66), scaled_query::<S>);
@@ -57,6 +59,15 @@ fn attended() -> Vec<Spec> {
         Spec::attention(queries, keys, false).heads(4, 2).dims(16, 8).additional(extra)
     };
     [(1, 3, 1), (8, 1, 6), (5, 0, 4), (3, 8, 2), (9, 9, 3), (70, 60, 70)].map(of).to_vec()
+}
+
+/// Fewer queries than keys, as many, and more.
+fn ended() -> Vec<Spec> {
+    let mut rng = Rng::new(69);
+    let drawn = (0..12).map(|_| (rng.range(1, 70), rng.range(1, 70)));
+    let lengths = [(1, 40), (9, 9), (17, 66), (70, 3), (5, 1), (130, 64)].into_iter().chain(drawn);
+    let of = |(queries, keys)| Spec::attention(queries, keys, true).from_end().heads(4, 2).dims(16, 8);
+    lengths.map(of).collect()
 }
 
 fn drawn(given: &Given, seed: u64) -> Case {
@@ -202,6 +213,44 @@ fn more_keys<S: Subject>(subject: &S, given: &Given) -> Result<(), Unsupported> 
         let spec = with_mask(&given.spec, Spec::attention(queries, keys, false)).additional(0);
         let joined = Case { spec, inputs: Inputs::new(case.inputs.query.clone(), key, value), ..case.clone() };
         agree(&subject.name(), &attend::<E, S>(subject, &case)?, &attend(subject, &joined)?);
+        Ok(())
+    })
+}
+
+/// The last queries of as many as there are keys, all causal; queries that are more than that see nothing.
+fn end_of_a_square<S: Subject>(subject: &S, given: &Given) -> Result<(), Unsupported> {
+    in_type!(given.element_type, E => {
+        let case = drawn(given, 6950);
+        let (queries, keys) = (given.spec.query_tokens()[0], given.spec.key_tokens()[0]);
+        // The last queries of one, in the last places of the other.
+        let shared = queries.min(keys);
+        let last = |tensor: &Tensor<f64>, of: usize| {
+            let row = tensor.as_slice().len() / of;
+            tensor.as_slice()[(of - shared) * row..].to_vec()
+        };
+        let mut square = drawn(&Given { spec: with_mask(&given.spec, Spec::attention(keys, keys, true)), ..given.clone() }, 6951);
+        square.inputs.key = case.inputs.key.clone();
+        square.inputs.value = case.inputs.value.clone();
+        let query = square.inputs.query.as_mut_slice();
+        let ours = last(&case.inputs.query, queries);
+        let first = query.len() - ours.len();
+        query[first..].copy_from_slice(&ours);
+        let (found, expected) = (attend::<E, S>(subject, &case)?, attend::<E, S>(subject, &square)?);
+        let what = format!("{} {:?}", subject.name(), given.spec);
+        let part = |tensor: Tensor<f64>, of: usize| {
+            let kept = last(&tensor, of);
+            Tensor::from_vec(&[kept.len()], kept).expect("as many")
+        };
+        let outs = (part(found.out.cast(), queries), part(expected.out.cast(), keys));
+        let sums = (part(found.lse.cast(), queries), part(expected.lse.cast(), keys));
+        let allowed = [0, 1].map(|i| found.allowed[i] + expected.allowed[i]);
+        assert_close(&format!("{what}, out"), &outs.0, &outs.1, allowed[0]);
+        assert_close(&format!("{what}, lse"), &sums.0, &sums.1, allowed[1]);
+        let before = queries - shared;
+        let (outs, sums) = (found.out.as_slice(), found.lse.as_slice());
+        let nothing = outs[..before * (outs.len() / queries)].iter().all(|x| x.to_f64() == 0.0)
+            && sums[..before * (sums.len() / queries)].iter().all(|&x| x == f32::NEG_INFINITY);
+        assert!(nothing, "{what}: queries before the first key");
         Ok(())
     })
 }

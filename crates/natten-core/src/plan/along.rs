@@ -145,8 +145,8 @@ impl Cut {
             let (head, tail) = (residue.window(first), residue.window(last));
             let starts_alike = head.start == tail.start;
             let alike = if starts_alike { (residue.starts_alike(first) - first) / query_side } else { 1 };
-            // Causal windows grow up to the last key, where sliding queries end, and with them the run.
-            let grows = residue.is_causal && head.end < residue.key_len;
+            // Causal windows grow where queries rise, and no run goes over an end of those.
+            let grows = residue.is_causal && residue.rising().contains(&first);
             let run = Run {
                 tiles: alike.clamp(1, tiles.end - tile),
                 starts: head.start..tail.start,
@@ -164,6 +164,8 @@ impl Residue {
     fn starts_alike(&self, i: usize) -> usize {
         let sliding = self.sliding();
         match i {
+            // Queries before the first key, which see none.
+            i if self.is_causal && i < self.rising().start => self.rising().start,
             i if i < sliding.start => sliding.start,
             i if i < sliding.end => (i / self.stride + 1) * self.stride,
             _ => self.query_len,

@@ -244,6 +244,7 @@ fn counts_match_a_walk() {
                             stride: s,
                             dilation,
                             is_causal,
+                            ..Axis::UNIT
                         };
                         for (query_tile, key_tile) in [(1, 1), (4, 2), (2, 4), (8, 8)] {
                             for start in [KeyStart::Aligned, KeyStart::Dynamic] {
@@ -253,6 +254,16 @@ fn counts_match_a_walk() {
                     }
                 }
             }
+        }
+    }
+    for (query_extent, key_extent) in [(1, 9), (9, 1), (7, 12), (12, 7), (5, 0), (20, 3)] {
+        let query_offset = key_extent as isize - query_extent as isize;
+        let kernel_size = query_extent.max(key_extent);
+        let axis =
+            Axis { query_extent, key_extent, kernel_size, is_causal: true, query_offset, ..Axis::UNIT };
+        for start in [KeyStart::Aligned, KeyStart::Dynamic] {
+            walk(&axis, 4, 2, start);
+            walk(&axis, 2, 4, start);
         }
     }
 }

@@ -89,7 +89,11 @@ impl Shapes {
 }
 
 fn attention(bytes: &mut Bytes<'_>) -> AttentionParams {
-    let params = AttentionParams::new().is_causal(bytes.once_in(2));
+    let params = match bytes.byte() % 4 {
+        1 => AttentionParams::new().is_causal(true),
+        3 => AttentionParams::new().causal_from_end(),
+        _ => AttentionParams::new(),
+    };
     if bytes.once_in(2) { params.scale(bytes.float()) } else { params }
 }
 
@@ -162,7 +166,7 @@ fn look_through(axis: &Axis, bytes: &mut Bytes<'_>) {
         let some = |len: usize, any: usize| [0, len / 2, len.wrapping_sub(1), any % len.max(1)];
         for i in some(residue.query_len, bytes.number()).into_iter().filter(|&i| i < residue.query_len) {
             let window = residue.window(i);
-            // Causal queries past the last key see none.
+            // Causal queries before the first key see none.
             assert!(
                 window.end <= residue.key_len && (window.start <= window.end || axis.is_causal),
                 "{axis:?} {i}"

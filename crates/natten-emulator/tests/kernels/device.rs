@@ -1,12 +1,13 @@
 //! What problems do not show: repetition in any order of warps, grids and addresses beyond 32 bits, windows that agree, and
 //! what is refused.
 
+use natten_core::window::Axis;
 use natten_core::{
     Backend, ForwardCall, Inputs, MergeBackwardCall, Output, Params, Partials, Problem, Tensor, reference,
 };
 use natten_cuda::CudaError;
 use natten_cuda::device::{Device, LaunchConfig, PreparedLaunch};
-use natten_cuda::params::{Axis, MERGE_BRANCHES, WindowDumpParams};
+use natten_cuda::params::{self, MERGE_BRANCHES, WindowDumpParams};
 use natten_cuda::registry::by_name;
 use natten_emulator::{Emulated, Options};
 
@@ -34,47 +35,53 @@ fn results_repeat() {
     assert!(runs[0] == runs[1]);
 }
 
-/// The kernels' window formula is natten-core's, on every small axis.
+/// The kernels' window formula is natten-core's, on every small axis, and on every small plain attention, causal from
+/// either end.
 #[test]
 fn windows_agree() {
-    let cuda = emulated();
-    let kernel = by_name("natten_window_dump").unwrap();
-    let device = cuda.device();
-    let function = device.load(&kernel.ptx(), kernel.entry, 0).unwrap();
+    let mut axes = Vec::new();
     for extent in 1..=14usize {
         for (dilation, kernel_size) in (1..=extent).flat_map(|d| (1..=extent / d).map(move |w| (d, w))) {
             for (stride, is_causal) in (1..=kernel_size).flat_map(|s| [(s, false), (s, true)]) {
-                let axis = natten_core::window::Axis {
-                    query_extent: extent,
-                    key_extent: extent,
-                    kernel_size,
-                    stride,
-                    dilation,
-                    is_causal,
-                };
-                let memory = device.allocate(16 * extent).unwrap();
-                let params = WindowDumpParams {
-                    ranges: Emulated::address(&memory),
-                    axis: Axis::new(&axis).unwrap(),
-                    extent: extent as i32,
-                    padding: 0,
-                };
-                let bytes = [bytemuck::bytes_of(&params)];
-                // SAFETY: the one parameter is the kernel's, and the memory holds four numbers a token.
-                let launch =
-                    unsafe { PreparedLaunch::new(&function, LaunchConfig::new([1, 1, 1], 32), &bytes) };
-                device.launch(&launch).unwrap();
-                let mut ranges = vec![0i32; 4 * extent];
-                device.read(&memory, bytemuck::cast_slice_mut(&mut ranges)).unwrap();
-                for (token, found) in ranges.chunks(4).enumerate() {
-                    let residue = axis.residue(token % dilation);
-                    let (sees, seen_by) =
-                        (residue.window(token / dilation), residue.inverse_window(token / dilation));
-                    let expected = [sees.start, sees.end, seen_by.start, seen_by.end].map(|x| x as i32);
-                    assert_eq!(found, expected, "{axis:?} token {token}");
-                }
+                let (query_extent, key_extent) = (extent, extent);
+                let axis = Axis { query_extent, key_extent, kernel_size, stride, dilation, ..Axis::UNIT };
+                axes.push(Axis { is_causal, ..axis });
             }
         }
+    }
+    for (query_extent, key_extent) in (1..=9).flat_map(|queries| (1..=9).map(move |keys| (queries, keys))) {
+        let open = Axis { query_extent, key_extent, kernel_size: key_extent, ..Axis::UNIT };
+        let causal = Axis { is_causal: true, kernel_size: query_extent.max(key_extent), ..open };
+        let query_offset = key_extent as isize - query_extent as isize;
+        axes.extend([open, causal, Axis { query_offset, ..causal }]);
+    }
+    let cuda = emulated();
+    axes.iter().for_each(|axis| check_windows(cuda.device(), axis));
+}
+
+/// One axis as the kernel that writes its windows out sees it.
+fn check_windows(device: &Emulated, axis: &Axis) {
+    let kernel = by_name("natten_window_dump").unwrap();
+    let function = device.load(&kernel.ptx(), kernel.entry, 0).unwrap();
+    let extent = axis.query_extent.max(axis.key_extent);
+    let memory = device.allocate(16 * extent).unwrap();
+    let params = WindowDumpParams {
+        ranges: Emulated::address(&memory),
+        axis: params::Axis::new(axis).unwrap(),
+        extent: extent as i32,
+    };
+    let bytes = [bytemuck::bytes_of(&params)];
+    // SAFETY: the one parameter is the kernel's, and the memory holds four numbers a token.
+    let launch = unsafe { PreparedLaunch::new(&function, LaunchConfig::new([1, 1, 1], 32), &bytes) };
+    device.launch(&launch).unwrap();
+    let mut ranges = vec![0i32; 4 * extent];
+    device.read(&memory, bytemuck::cast_slice_mut(&mut ranges)).unwrap();
+    for (token, found) in ranges.chunks(4).enumerate() {
+        let (residue, position) = (axis.residue(token % axis.dilation), token / axis.dilation);
+        let sees = if position < residue.query_len { residue.window(position) } else { 0..0 };
+        let seen_by = if position < residue.key_len { residue.inverse_window(position) } else { 0..0 };
+        let expected = [sees.start, sees.end, seen_by.start, seen_by.end].map(|x| x as i32);
+        assert_eq!(found, expected, "{axis:?} token {token}");
     }
 }
 

@@ -63,11 +63,13 @@ NATTEN_DEVICE bool describe_item(const ForwardParamsSm90& p, int index, const Wo
     ends_see(axis, here.residue, base, boxes, p.query_box_log2[a], by_first, by_last);
     const AxisTiles cut = cut_axis(p.key_box_log2[a], by_first, by_last);
     const Range full_box = {cut.full_begin, cut.full_end()};
-    tiles *= cut.tiles();
+    // Consumers have a tile to begin with in any item: where no query sees a key, one that is all hidden.
+    const int along_axis = maximum(cut.tiles(), 1);
+    tiles *= along_axis;
     full *= full_box.end - full_box.start;
     key_outer += here.residue * p.key_steps.residue[a];
     value_outer += here.residue * p.value_steps.residue[a];
-    item.set(a, {base, here.residue, by_first.start, cut.tiles()});
+    item.set(a, {base, here.residue, by_first.start, along_axis});
     item.set_full(a, full_box);
   }
   const int additional = p.geometry.additional_keys;

@@ -49,8 +49,15 @@ fn rows_match_a_walk() {
                 for stride in 1..=kernel_size {
                     for is_causal in [false, true] {
                         let (query_extent, key_extent) = (extent, extent);
-                        let axis =
-                            Axis { query_extent, key_extent, kernel_size, stride, dilation, is_causal };
+                        let axis = Axis {
+                            query_extent,
+                            key_extent,
+                            kernel_size,
+                            stride,
+                            dilation,
+                            is_causal,
+                            ..Axis::UNIT
+                        };
                         // Each axis with a few of the sides, all in turn.
                         turn += 5;
                         check_row(&axis, sides[turn % sides.len()], starts[turn % 2]);
@@ -67,20 +74,32 @@ fn rows_match_a_walk() {
     }
 }
 
+/// A causal axis whose last query stands at the last key.
+fn from_end(causal: Axis) -> Axis {
+    Axis { query_offset: causal.key_extent as isize - causal.query_extent as isize, ..causal }
+}
+
 /// Plain attention, and windows over fewer or more keys than queries.
 fn attention_axes(most: usize) -> Vec<Axis> {
     let mut axes = Vec::new();
     for query_extent in 0..=most {
         for key_extent in 0..=most {
-            for is_causal in [false, true] {
-                let kernel_size = if is_causal { query_extent.max(key_extent) } else { key_extent };
-                axes.push(Axis { query_extent, key_extent, kernel_size, is_causal, ..Axis::UNIT });
-            }
+            let open = Axis { query_extent, key_extent, kernel_size: key_extent, ..Axis::UNIT };
+            let causal = Axis { is_causal: true, kernel_size: query_extent.max(key_extent), ..open };
+            axes.extend([open, causal, from_end(causal)]);
             for (dilation, stride) in [(1, 1), (1, 3), (2, 2), (3, 1), (5, 2)] {
                 let kernel_size = (key_extent / dilation).min(stride + 2);
                 if kernel_size >= stride && query_extent > 0 {
                     let is_causal = false;
-                    axes.push(Axis { query_extent, key_extent, kernel_size, stride, dilation, is_causal });
+                    axes.push(Axis {
+                        query_extent,
+                        key_extent,
+                        kernel_size,
+                        stride,
+                        dilation,
+                        is_causal,
+                        ..Axis::UNIT
+                    });
                 }
             }
         }
@@ -101,8 +120,15 @@ fn rows_of_long_axes_match_a_walk() {
         (4096, 2048, 2047, 1),
     ] {
         for is_causal in [false, true] {
-            let axis =
-                Axis { query_extent: extent, key_extent: extent, kernel_size, stride, dilation, is_causal };
+            let axis = Axis {
+                query_extent: extent,
+                key_extent: extent,
+                kernel_size,
+                stride,
+                dilation,
+                is_causal,
+                ..Axis::UNIT
+            };
             for side in [1, 2, 3, 8, 24, 64, 100, 128, 192, 384] {
                 check_row(&axis, side, KeyStart::Dynamic);
                 check_row(&axis, side, KeyStart::Aligned);
@@ -112,9 +138,9 @@ fn rows_of_long_axes_match_a_walk() {
     for [query_extent, key_extent] in [[4000, 9001], [9001, 4000], [5000, 5000]] {
         let kernel_size = query_extent.max(key_extent);
         let causal = Axis { query_extent, key_extent, kernel_size, is_causal: true, ..Axis::UNIT };
-        for side in [1, 3, 64, 192] {
-            check_row(&causal, side, KeyStart::Dynamic);
-            check_row(&causal, side, KeyStart::Aligned);
+        for (side, axis) in [1, 3, 64, 192].into_iter().flat_map(|n| [(n, causal), (n, from_end(causal))]) {
+            check_row(&axis, side, KeyStart::Dynamic);
+            check_row(&axis, side, KeyStart::Aligned);
         }
     }
 }
@@ -127,7 +153,7 @@ fn endless_axes_are_counted() {
         [(99, 1, false), (1 << 49, 1, true), (1 << 50, 1 << 49, false), ((1 << 40) + 1, 12_345, true)]
     {
         let axis =
-            Axis { query_extent: extent, key_extent: extent, kernel_size, stride, dilation: 1, is_causal };
+            Axis { query_extent: extent, key_extent: extent, kernel_size, stride, is_causal, ..Axis::UNIT };
         for side in [1, 64, 192] {
             let row = AxisRow::new(&axis, side, KeyStart::Dynamic);
             assert_eq!(row.query_tiles, (extent as u64).div_ceil(side as u64));

@@ -33,8 +33,6 @@ pub struct ForwardParamsSm90 {
     pub value_steps: MapSteps,
     pub additional_key_steps: MapSteps,
     pub additional_value_steps: MapSteps,
-    /// The header's struct is aligned to 64 bytes, as tensor maps are.
-    pub padding: [i32; 3],
 }
 
 #[cfg(test)]
