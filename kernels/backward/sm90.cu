@@ -30,15 +30,9 @@ NATTEN_DEVICE void backward(const BackwardParamsSm90& p) {
   const int warp = (int)arch::shuffle_from(threadIdx.x / 32, 0);  // tells the compiler that the warp agrees
 
   if (threadIdx.x == 0) {
-    for (int stage = 0; stage < C::STAGES; ++stage) {
-      arch::barrier_init(shared + C::COLUMN_FULL + 8 * stage, C::OF_KEYS ? 33 : 1);
-      arch::barrier_init(shared + C::COLUMN_EMPTY + 8 * stage, 4 * C::WARPGROUPS);
-      arch::barrier_init(shared + C::TILE_POSTED + 8 * stage, 1);
-    }
-    for (int slot = 0; slot < C::ITEMS; ++slot) {
-      arch::barrier_init(shared + C::ROW_FULL + 8 * slot, 1);
-      arch::barrier_init(shared + C::ROW_EMPTY + 8 * slot, 4 * C::WARPGROUPS);
-    }
+    init_ring<C::STAGES>(shared + C::COLUMN_FULL, shared + C::COLUMN_EMPTY, C::OF_KEYS ? 33 : 1, 4 * C::WARPGROUPS);
+    for (int stage = 0; stage < C::STAGES; ++stage) arch::barrier_init(shared + C::TILE_POSTED + 8 * stage, 1);
+    init_ring<C::ITEMS>(shared + C::ROW_FULL, shared + C::ROW_EMPTY, 1, 4 * C::WARPGROUPS);
     arch::fence_async_proxy();  // the copy engine completes some of them
   }
   fill_bits<C::COLUMNS, C::THREADS>(p.column_box_log2, shared + C::BITS_AT);

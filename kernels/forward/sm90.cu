@@ -34,16 +34,9 @@ NATTEN_DEVICE void forward(const ForwardParamsSm90& p) {
   const int warp = (int)arch::shuffle_from(threadIdx.x / 32, 0);  // tells the compiler that the warp agrees
 
   if (threadIdx.x == 0) {
-    for (int stage = 0; stage < C::STAGES; ++stage) {
-      arch::barrier_init(shared + C::KEY_FULL + 8 * stage, 1);
-      arch::barrier_init(shared + C::VALUE_FULL + 8 * stage, 1);
-      arch::barrier_init(shared + C::KEY_EMPTY + 8 * stage, 4 * C::WARPGROUPS);
-      arch::barrier_init(shared + C::VALUE_EMPTY + 8 * stage, 4 * C::WARPGROUPS);
-    }
-    for (int slot = 0; slot < C::ITEMS; ++slot) {
-      arch::barrier_init(shared + C::QUERY_FULL + 8 * slot, 1);
-      arch::barrier_init(shared + C::QUERY_EMPTY + 8 * slot, 4 * C::WARPGROUPS);
-    }
+    init_ring<C::STAGES>(shared + C::KEY_FULL, shared + C::KEY_EMPTY, 1, 4 * C::WARPGROUPS);
+    init_ring<C::STAGES>(shared + C::VALUE_FULL, shared + C::VALUE_EMPTY, 1, 4 * C::WARPGROUPS);
+    init_ring<C::ITEMS>(shared + C::QUERY_FULL, shared + C::QUERY_EMPTY, 1, 4 * C::WARPGROUPS);
     arch::fence_async_proxy();  // the copy engine completes some of them
   }
   fill_bits<C::KEYS, C::THREADS>(p.key_box_log2, shared + C::BITS_AT);

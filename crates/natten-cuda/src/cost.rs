@@ -9,7 +9,7 @@ use crate::family::Pass;
 /// Starting a kernel.
 pub(crate) const LAUNCH: f64 = 4.0;
 /// Bytes that memory moves in a microsecond.
-const BYTES: f64 = 2.8e6;
+pub(crate) const BYTES: f64 = 2.8e6;
 /// Below so many waves of ctas the last one counts whole.
 const FEW_WAVES: f64 = 6.0;
 

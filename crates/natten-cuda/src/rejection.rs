@@ -79,11 +79,6 @@ pub enum RejectionReason {
     NoQueries,
     /// The copy engine cannot read a tensor as it lies.
     TensorMap(MapError),
-    /// A tensor that is written runs backwards along an axis.
-    BackwardOutput {
-        /// The step along that axis, in elements.
-        stride: i64,
-    },
     /// A kernel of another family is predicted to end earlier.
     PredictedSlower {
         /// That one.
@@ -152,9 +147,6 @@ impl fmt::Display for RejectionReason {
             RejectionReason::NoKeys => write!(f, "needs at least one key"),
             RejectionReason::NoQueries => write!(f, "needs at least one query"),
             RejectionReason::TensorMap(reason) => write!(f, "cannot map a tensor: {reason}"),
-            RejectionReason::BackwardOutput { stride } => {
-                write!(f, "takes no output with a stride of {stride} elements")
-            }
             RejectionReason::PredictedSlower { than, nanoseconds, own_nanoseconds } => {
                 let [own, other] = [own_nanoseconds, nanoseconds].map(|&time| time as f64 / 1e3);
                 write!(f, "would take {own:.0} us, {than} {other:.0} us")

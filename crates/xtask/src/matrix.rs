@@ -209,19 +209,15 @@ fn sm90_entry(element: Element, [head_dim, warpgroups, keys]: [u32; 3]) -> Entry
     }
 }
 
-/// Rows of up to 128 elements: beyond, two gradients of 64 rows do not fit a warpgroup's registers.
-const SM90_BACKWARD_HEAD_DIMS: [u32; 3] = [32, 64, 128];
+/// head_dim and columns of a tile. Scores and their gradients of more columns would not fit beside the results in registers,
+/// at 256 two stages of them not beside the rows in shared memory.
+const SM90_BACKWARD_TILES: [[u32; 2]; 4] = [[32, 64], [64, 64], [128, 64], [256, 32]];
 
-/// The passes over queries and over keys. 64 columns a tile: scores and their gradients of more would not fit beside the
-/// results.
+/// The passes over queries and over keys.
 fn sm90_backward_entries(element: Element) -> Vec<Entry> {
-    let (rows, columns) = (128, 64);
-    let passes = [
-        (Operation::BackwardQuery, Shape::Tiles { queries: rows, keys: columns }),
-        (Operation::BackwardKey, Shape::Tiles { queries: columns, keys: rows }),
-    ];
-    let of_pass = |(pass, (operation, shape)): (usize, (Operation, Shape))| {
-        SM90_BACKWARD_HEAD_DIMS.map(|head_dim| Entry {
+    let rows = 128;
+    let of_pass = |(pass, operation): (usize, Operation)| {
+        SM90_BACKWARD_TILES.map(|[head_dim, columns]| Entry {
             name: format!("natten_{}_sm90_{}_d{head_dim}", operation.name(), element.name()),
             family: "sm90",
             operation,
@@ -230,7 +226,10 @@ fn sm90_backward_entries(element: Element) -> Vec<Entry> {
             element,
             max_head_dim: head_dim,
             needs_alignment: true,
-            shape,
+            shape: match operation {
+                Operation::BackwardQuery => Shape::Tiles { queries: rows, keys: columns },
+                _ => Shape::Tiles { queries: columns, keys: rows },
+            },
             defines: vec![
                 format!("NATTEN_TYPE={}", element.in_kernels()),
                 format!("NATTEN_HEAD_DIM={head_dim}"),
@@ -239,7 +238,7 @@ fn sm90_backward_entries(element: Element) -> Vec<Entry> {
             ],
         })
     };
-    passes.into_iter().enumerate().flat_map(of_pass).collect()
+    [Operation::BackwardQuery, Operation::BackwardKey].into_iter().enumerate().flat_map(of_pass).collect()
 }
 
 /// Row by row work around the passes.

@@ -28,9 +28,10 @@ pub(crate) fn main_loop(listing: &str) -> Option<Mix> {
     loops.into_iter().filter(|mix| 5 * arithmetic(mix) >= 4 * most).min_by_key(|mix| mix.total)
 }
 
-/// The loops over tiles of a warpgroup kernel, the one without masks first. Only the usual way through them counts:
-/// code that a branch can jump over (rescaling, masks of additional keys) is rare.
-pub(crate) fn warpgroup_loops(listing: &str) -> Vec<Mix> {
+/// The loops over tiles of a warpgroup kernel, two for each kind of item: those with fewest products first, and of either kind
+/// the one without masks. Only the usual way through them counts: code that a branch can jump over (rescaling, masks of
+/// additional keys) is rare, but for products.
+pub(crate) fn warpgroup_loops(listing: &str, kinds: usize) -> Vec<Mix> {
     let code = parse(listing);
     let mut spans: Vec<(usize, usize)> = Vec::new();
     for (at, instruction) in code.instructions.iter().enumerate() {
@@ -39,7 +40,7 @@ pub(crate) fn warpgroup_loops(listing: &str) -> Vec<Mix> {
             spans.push((start, at));
         }
     }
-    // Waits for barriers that ptxas moved behind the end jump back too: the two real loops are the shortest.
+    // Waits for barriers that ptxas moved behind the end jump back too: the real loops are the shortest.
     spans.sort_by_key(|&(start, end)| end - start);
     let holds_tile = |&(start, end): &(usize, usize)| {
         let mix = code.mix(start, end);
@@ -49,10 +50,10 @@ pub(crate) fn warpgroup_loops(listing: &str) -> Vec<Mix> {
         .iter()
         .copied()
         .filter(holds_tile)
-        .take(2)
+        .take(2 * kinds)
         .map(|(start, end)| code.usual_mix(start, end))
         .collect();
-    loops.sort_by_key(|mix| mix.total);
+    loops.sort_by_key(|mix| (mix.tensor, mix.total));
     loops
 }
 
@@ -112,7 +113,7 @@ impl Code {
         mix
     }
 
-    /// As if every conditional branch forward were taken.
+    /// As if every conditional branch forward were taken but those past products, where a tile is not met at all.
     fn usual_mix(&self, start: usize, end: usize) -> Mix {
         let mut mix = Mix::default();
         let mut at = start;
@@ -121,7 +122,8 @@ impl Code {
             mix.add(opcode);
             let target = target.as_ref().and_then(|label| self.labels.get(label).copied());
             let jumps = *conditional && opcode.starts_with("BRA");
-            at = target.filter(|&to| jumps && to > at && to <= end).unwrap_or(at + 1);
+            let is_rare = |to: usize| !self.instructions[at + 1..to].iter().any(Instruction::is_essential);
+            at = target.filter(|&to| jumps && to > at && to <= end && is_rare(to)).unwrap_or(at + 1);
         }
         mix
     }

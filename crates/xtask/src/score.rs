@@ -58,8 +58,7 @@ pub(crate) fn run(root: &Path, entries: &[Entry]) -> Result<(), TaskError> {
             };
             match entry.shape {
                 Shape::Tiles { queries, keys } if entry.family == "sm90" => {
-                    let loops = sass::warpgroup_loops(&listing);
-                    report_warpgroups(entry, release, &assembled, [queries, keys], &loops);
+                    report_warpgroups(entry, release, &assembled, [queries, keys], &listing);
                 }
                 Shape::Tiles { queries, keys } => {
                     let loops = sass::tile_loops(&listing);
@@ -135,33 +134,65 @@ fn report(entry: &Entry, release: &str, arch: &str, assembled: &Assembled, mix: 
 }
 
 /// One line for each loop over tiles: issue slots of one of the four schedulers for a tile, against the clocks that its
-/// products and its exponentials take (4096 and 16 a clock).
+/// products and its exponentials take (4096 and 16 a clock) and that products read shared memory for (128 bytes a clock).
 fn report_warpgroups(
     entry: &Entry,
     release: &str,
     assembled: &Assembled,
     [queries, keys]: [u32; 2],
-    loops: &[Mix],
+    listing: &str,
 ) {
-    // Matrix products of a tile: scores and outputs; or scores, their gradients and one or two sums of those. A warpgroup has
-    // 64 rows: queries, but in the pass over keys.
-    let (matrix_products, rows) = match entry.operation {
-        Operation::BackwardQuery => (3, queries),
-        Operation::BackwardKey => (4, keys),
-        _ => (2, queries),
+    // A warpgroup has 64 rows: queries, but in the pass over keys.
+    let (rows, columns) = match entry.operation {
+        Operation::BackwardKey => (keys, queries),
+        _ => (queries, keys),
     };
-    let products = 2 * matrix_products * queries * keys * entry.max_head_dim / 4096;
-    let exponentials = queries * keys / 16;
-    for (kind, mix) in ["full", "masked"].into_iter().zip(loops) {
+    let kinds = warpgroup_products(entry);
+    let loops = sass::warpgroup_loops(listing, kinds.len());
+    let exponentials = rows * columns / 16;
+    let named = kinds.iter().flat_map(|of_tile| [("full", of_tile), ("masked", of_tile)]);
+    for ((kind, of_tile), mix) in named.zip(&loops) {
+        let products = 2 * (of_tile.scores + of_tile.sums) * rows * columns * entry.max_head_dim / 4096;
+        let shared = (rows / 64) * of_tile.shared_clocks(columns, entry.max_head_dim);
         let slots = mix.total * (rows / 64);
+        let least = products.max(exponentials).max(shared);
         println!(
             "{:<34} {release:>5} {:>4} regs {:>3} spilled | {kind:<6} {queries}x{keys}: {:>4} instr a warp, {slots:>5} slots, \
-             products {products} clk, exp {exponentials} clk, time {:.2}",
+             products {products} clk, shared {shared} clk, exp {exponentials} clk, time {:.2}",
             entry.name,
             assembled.registers,
             assembled.spill_bytes,
             mix.total,
-            f64::from(slots.max(products).max(exponentials)) / f64::from(products.max(exponentials))
+            f64::from(slots.max(least)) / f64::from(least)
         );
+    }
+}
+
+/// Matrix products of a tile of columns.
+struct Products {
+    /// Of rows and columns, both in shared memory.
+    scores: u32,
+    /// Of registers and columns.
+    sums: u32,
+}
+
+impl Products {
+    /// Clocks that reading a warpgroup's operands from shared memory takes: steps of 16 elements, two bytes each.
+    fn shared_clocks(&self, columns: u32, head_dim: u32) -> u32 {
+        let of_scores = head_dim / 16 * (64 + columns) * 32;
+        let of_sums = columns / 16 * head_dim * 32;
+        (self.scores * of_scores + self.sums * of_sums) / 128
+    }
+}
+
+/// What a kernel's items compute for a tile: a forward scores and their sum, a backward pass scores, their gradients, and one
+/// or two sums of those. Gradients of long values and keys have items of their own.
+fn warpgroup_products(entry: &Entry) -> Vec<Products> {
+    let one = Products { scores: 1, sums: 1 };
+    match entry.operation {
+        Operation::BackwardQuery => vec![Products { scores: 2, sums: 1 }],
+        Operation::BackwardKey if entry.max_head_dim > 128 => vec![one, Products { scores: 2, sums: 1 }],
+        Operation::BackwardKey => vec![Products { scores: 2, sums: 2 }],
+        _ => vec![one],
     }
 }

@@ -12,30 +12,34 @@ struct BackwardParamsSm90 {
   arch::TensorMap row[2];
   arch::TensorMap column[2];
   arch::TensorMap additional[2];  // keys and values that every query sees; pass over queries only
-  void* d_row[2];                 // d_query, null; or d_key, d_value
+  void* d_row[2];                 // d_query, null; or d_key, d_value; partial sums of these in f32 where there are splits
   const float* statistics;        // pairs: log-sum-exp times log2(e), +inf for -inf; rowsum(d_out * out) - d_lse
   Strides d_row_strides[2];
   Strides statistics_strides;     // in pairs
+  long long split_strides[2];     // in elements, from the partial sums of one split to the next
   Geometry geometry;
   Divisor tiles[3];         // per axis: residues * row tiles of one residue
   Divisor residues[3];      // residues of each axis that this launch works on, from 0; at most the dilation
   int neighbours[3];        // items come in boxes of so many tiles, axis 2 fastest inside and among them; then heads, then batch
+  Divisor parts;            // of an item: its splits, times its gradients where these have items of their own
   Divisor heads;            // of the rows: query heads or key heads
-  int items;                // row tiles of all heads and batch items
+  int items;                // parts of the row tiles of all heads and batch items
+  int splits;               // the column tiles of an item are split into so many; 1: results are written as they are
+  int split_axis;           // along which; 3: by the heads that share keys
   int row_box_log2[3];      // rows of one warpgroup along each axis, log2; 64 in all
   int row_side;             // the axis along which the warpgroups' boxes stand side by side
   int column_box_log2[3];   // columns of one tile along each axis, log2
   MapSteps row_steps[2];
   MapSteps column_steps[2];
   MapSteps additional_steps[2];
-  int padding[15];
+  int padding[6];
 };
 
 static_assert(sizeof(BackwardParamsSm90) == 1408, "");
 NATTEN_OFFSET(BackwardParamsSm90, d_row, 768);
-NATTEN_OFFSET(BackwardParamsSm90, geometry, 912);
-NATTEN_OFFSET(BackwardParamsSm90, tiles, 1100);
-NATTEN_OFFSET(BackwardParamsSm90, items, 1196);
-NATTEN_OFFSET(BackwardParamsSm90, row_steps, 1228);
+NATTEN_OFFSET(BackwardParamsSm90, geometry, 928);
+NATTEN_OFFSET(BackwardParamsSm90, tiles, 1116);
+NATTEN_OFFSET(BackwardParamsSm90, items, 1224);
+NATTEN_OFFSET(BackwardParamsSm90, row_steps, 1264);
 
 }  // namespace natten

@@ -8,6 +8,7 @@
 #include "../element.cuh"
 #include "../params_sm90.h"
 #include "item.cuh"
+#include "ring.cuh"
 
 namespace natten {
 namespace sm90 {
@@ -60,27 +61,6 @@ struct Config {
   };
   static_assert(SHARED_BYTES <= 227 * 1024, "shared memory of one cta");
   static_assert(PRODUCER_REGISTERS * 128 + CONSUMER_REGISTERS * 128 * WARPGROUPS <= 65536, "registers");
-};
-
-// Where in a ring of stages: which one, and the parity of its phase.
-struct RingPlace {
-  int stage;
-  unsigned parity;
-
-  // Of the one with this number, counted from the start.
-  template <int STAGES>
-  static __device__ __forceinline__ RingPlace of(unsigned number) {
-    return {(int)(number % STAGES), number / STAGES & 1};
-  }
-
-  template <int STAGES>
-  __device__ __forceinline__ void advance() {
-    stage += 1;
-    if (stage == STAGES) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
 };
 
 }  // namespace sm90

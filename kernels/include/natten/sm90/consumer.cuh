@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 // A consumer warpgroup of the Hopper kernel: 64 queries against every key tile of the item.
 #pragma once
-#include "../arch/memory.cuh"
 #include "../softmax.cuh"
-#include "mask.cuh"
+#include "rows.cuh"
 
 namespace natten {
 namespace sm90 {
@@ -14,11 +13,10 @@ struct Consumer {
   enum {
     SCORES = C::KEYS / 2,
     OUTS = C::HEAD_DIM / 2,
-    STEPS = C::KEYS / 16,            // of 16 keys, in P V
-    CHUNKS = C::HEAD_DIM / 8,        // of 16 bytes, in a row of the result
-    CHUNK_XOR = CHUNKS < 8 ? CHUNKS - 1 : 7
+    STEPS = C::KEYS / 16             // of 16 keys, in P V
   };
   enum { OUT = 0, LSE = 1 };         // a row's results
+  typedef RowChunks<C> Chunks;
   typedef arch::Wgmma<typename Type::Inputs, C::KEYS> ScoreProduct;
   typedef arch::Wgmma<typename Type::Inputs, C::HEAD_DIM> OutProduct;
 
@@ -45,30 +43,12 @@ struct Consumer {
   __device__ __forceinline__ void describe_rows(const WorkItem& item) {
     if (lane < 16) {
       const WorkItem::Head head = item.head();
-      int index = warp * 16 + lane;
-      // In 64 bits: a batch item of a large tensor is far away.
-      long long out_row = head.batch * p.out_strides.batch + head.head * p.out_strides.head;
-      long long lse_row = head.batch * p.lse_strides.batch + head.head * p.lse_strides.head;
-      bool exists = true;
-#pragma unroll
-      for (int a = 2; a >= 0; --a) {
-        const Axis& axis = p.geometry.axes[a];
-        const int log2 = p.query_box_log2[a];
-        const WorkItem::Along along = item.along(a);
-        const int box = a == p.query_side ? group << log2 : 0;
-        int position = along.base + box + low_bits(index, log2);
-        index >>= log2;
-        const int queries = query_count(axis, along.residue);
-        exists &= position < queries;
-        position = minimum(position, queries - 1);
-        const Range sees = window(axis, queries, key_count(axis, along.residue), position);
-        row_note(lane).set_window(a, {sees.start * BITS_ENTRY_BYTES, sees.end * BITS_ENTRY_BYTES});
-        const long long token = token_at(axis, along.residue, position);
-        out_row += token * p.out_strides.axis[a];
-        lse_row += token * p.lse_strides.axis[a];
-      }
-      row_note(lane).set_result(OUT, exists ? out_row : -1);
-      row_note(lane).set_result(LSE, exists ? lse_row : -1);
+      const Strides* strides[2] = {&p.out_strides, &p.lse_strides};
+      long long offsets[2] = {head_offset(p.out_strides, head), head_offset(p.lse_strides, head)};
+      const bool exists = describe_row<false>(p.geometry.axes, p.query_box_log2, p.query_side, item,
+                                              {group, warp * 16 + lane}, row_note(lane), strides, offsets);
+      row_note(lane).set_result(OUT, exists ? offsets[OUT] : RowNote::ABSENT);
+      row_note(lane).set_result(LSE, exists ? offsets[LSE] : RowNote::ABSENT);
     }
   }
 
@@ -234,28 +214,17 @@ struct Consumer {
       const float inverse = inverse_of(total);
       const int row = lane / 4 + 8 * half;
 #pragma unroll
-      for (int chunk = 0; chunk < CHUNKS; ++chunk) {
+      for (int chunk = 0; chunk < Chunks::CHUNKS; ++chunk) {
         const unsigned pair = Type::pack_pair(out[4 * chunk + 2 * half] * inverse, out[4 * chunk + 2 * half + 1] * inverse);
-        // The exclusive or spreads the eight rows that are written together over all banks.
-        arch::store_shared(rows + (row * CHUNKS + (chunk ^ (row & CHUNK_XOR))) * 16 + lane % 4 * 4, pair);
+        arch::store_shared(rows + Chunks::at(row, chunk) + lane % 4 * 4, pair);
       }
       if (p.lse != nullptr && lane % 4 == 0) {
         const long long at = row_note(row).result(LSE);
-        if (at >= 0) p.lse[at] = log_sum_exp(softmax.reference_log2[half], total);
+        if (at != RowNote::ABSENT) p.lse[at] = log_sum_exp(softmax.reference_log2[half], total);
       }
     }
     arch::sync_warp();
-    for (int index = lane; index < 16 * CHUNKS; index += 32) {
-      const int row = index / CHUNKS;
-      const int chunk = index % CHUNKS;
-      const long long at = row_note(row).result(OUT);
-      int words[4];
-      arch::load_shared(words, rows + (row * CHUNKS + (chunk ^ (row & CHUNK_XOR))) * 16);
-      if (at >= 0 && chunk * 8 < p.geometry.head_dim_v) {
-        const unsigned bits[4] = {(unsigned)words[0], (unsigned)words[1], (unsigned)words[2], (unsigned)words[3]};
-        arch::store_16_bytes((char*)p.out + (at + chunk * 8) * 2, bits);
-      }
-    }
+    Chunks::copy_out(rows, row_note(0), OUT, p.out, p.geometry.head_dim_v, lane);
     arch::fence_async_proxy();  // the copy engine writes queries there next
     arch::sync_warp();
   }

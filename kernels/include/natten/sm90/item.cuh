@@ -115,7 +115,10 @@ struct RowNote {
     arch::store_shared(address + WINDOWS_AT + 8 * a, window.start, window.end);
   }
 
-  // Offsets in elements of its two results, out and lse, d_query, or d_key and d_value; -1: the row does not exist.
+  // Offsets in elements of its two results: out and lse, d_query, or d_key and d_value. Strides may be negative, so that a
+  // row which does not exist has an offset that none has.
+  static constexpr long long ABSENT = -0x7fffffffffffffffLL - 1;
+
   __device__ __forceinline__ long long result(int i) const { return arch::load_shared_long(address + RESULTS_AT + 8 * i); }
   __device__ __forceinline__ void set_result(int i, long long at) const {
     arch::store_shared_long(address + RESULTS_AT + 8 * i, at);

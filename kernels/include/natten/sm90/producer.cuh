@@ -4,6 +4,7 @@
 // Consumers need K of the first tile, then K of tile j + 1 before V of tile j, so that is the order of the loads. Tile j
 // of the whole run, counted over all items, uses stage j mod STAGES of both rings.
 #pragma once
+#include "copies.cuh"
 #include "work.cuh"
 
 namespace natten {
@@ -19,14 +20,6 @@ struct Producer {
   static __device__ __forceinline__ unsigned stage(unsigned tile) { return tile % C::STAGES; }
   static __device__ __forceinline__ unsigned parity(unsigned tile) { return tile / C::STAGES & 1; }
 
-  // Loads one tile, whose slabs have `slab_bytes` each.
-  __device__ __forceinline__ void load(unsigned to, int slab_bytes, unsigned barrier, const arch::TensorMap& map,
-                                       const int (&at)[3], int outer) {
-#pragma unroll 1
-    for (int slab = 0; slab < C::SLABS; ++slab)
-      arch::load_box(to + slab * slab_bytes, &map, barrier, slab * C::SLAB, at[2], at[1], at[0], outer);
-  }
-
   // Loads keys or values of the tile whose place was noted down for this stage. `side`: 0 for keys, 1 for values.
   __device__ __forceinline__ void load_tile(unsigned to, unsigned full, unsigned tile, const arch::TensorMap& map,
                                             int side, const arch::TensorMap& additional_map,
@@ -38,9 +31,9 @@ struct Producer {
       const WorkItem::Head head = item.head();
       const int head_kv = divide(head.head, p.geometry.heads_per_kv);
       const int outer = head.batch * additional_steps.batch + head_kv * additional_steps.head;
-      load(destination, C::KEY_SLAB_BYTES, full, additional_map, place.first, outer);
+      load_slabs<C>(destination, C::KEY_SLAB_BYTES, full, additional_map, place.first, outer);
     } else {
-      load(destination, C::KEY_SLAB_BYTES, full, map, place.first, item.outer(side));
+      load_slabs<C>(destination, C::KEY_SLAB_BYTES, full, map, place.first, item.outer(side));
     }
   }
 
@@ -64,23 +57,8 @@ struct Producer {
   __device__ __forceinline__ void push_queries(int slot) {
     const unsigned full = shared + C::QUERY_FULL + 8 * slot;
     arch::barrier_arrive_expect(full, C::QUERY_TILE_BYTES);
-    const WorkItem::Head head = item.head();
-    int outer = head.batch * p.query_steps.batch + head.head * p.query_steps.head;
-    int at[3];
-#pragma unroll
-    for (int a = 0; a < 3; ++a) {
-      const WorkItem::Along along = item.along(a);
-      at[a] = along.base;
-      outer += along.residue * p.query_steps.residue[a];
-    }
-    unsigned to = shared + C::QUERY_AT + slot * C::QUERY_TILE_BYTES;
-#pragma unroll 1
-    for (int w = 0; w < C::WARPGROUPS; ++w) {
-      load(to, C::QUERY_SLAB_BYTES, full, p.query, at, outer);
-      to += C::QUERY_BOX_BYTES;
-#pragma unroll
-      for (int a = 0; a < 3; ++a) at[a] += a == p.query_side ? 1 << p.query_box_log2[a] : 0;
-    }
+    load_rows<C>(shared + C::QUERY_AT + slot * C::QUERY_TILE_BYTES, full, p.query, p.query_steps, item, p.query_box_log2,
+                 p.query_side);
   }
 
   __device__ __forceinline__ void push_tiles() {

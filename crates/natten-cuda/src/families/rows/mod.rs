@@ -153,7 +153,7 @@ pub(crate) fn delta(
     Ok(Launch::new(query, kernel, ctas(&count, kernel), bytemuck::bytes_of(&params), &addresses))
 }
 
-/// Partial gradients of additional keys or values in the workspace.
+/// Partial gradients in the workspace.
 pub(crate) struct Partials {
     /// Where they begin there, in bytes.
     pub begin: usize,
@@ -163,18 +163,19 @@ pub(crate) struct Partials {
     pub split_stride: i64,
     /// Splits.
     pub splits: i32,
-    /// Elements of a row.
-    pub length: usize,
-    /// Where their sum goes.
+    /// Rows of one split.
+    pub rows: RowCount,
+    /// Where their sum goes, from which token along the last axis on.
     pub sum: Slot,
+    pub start: usize,
 }
 
 /// Sums partial gradients up.
 pub(crate) fn sum(query: &Query<'_>, problem: &Problem, partials: &Partials) -> Result<Launch, Refused> {
     let kernel = kernel(Operation::SumPartials, problem.element_type())?;
-    let tokens = [1, 1, problem.additional_keys()];
-    let count = RowCount::new(problem.batch(), tokens, problem.heads_kv(), partials.length)?;
+    let count = partials.rows;
     let params = SumParams {
+        sum: query.views.at_token(partials.sum, partials.start),
         partial: partials.begin as u64,
         split_stride: partials.split_stride,
         partial_strides: partials.strides,

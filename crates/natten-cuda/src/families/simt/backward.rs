@@ -2,13 +2,14 @@
 //!
 //! No atomics anywhere: every gradient is summed by one lane group in a fixed order, so results repeat bit for bit.
 
-use natten_core::Problem;
 use natten_core::window::Axis;
+use natten_core::{PackedSequence, Problem};
 
 use super::schedule::{Items, Work, decompose, splits};
+use crate::error::CudaError;
 use crate::families::rows::{self, Partials};
 use crate::family::{Bid, Launch, Offer, Patch, Query, Refused, best_fit, patches};
-use crate::params::{BackwardParams, Geometry, Strides, to_i32};
+use crate::params::{BackwardParams, Geometry, RowCount, Strides, to_i32};
 use crate::registry::{Kernel, Operation};
 use crate::views::Slot;
 
@@ -80,18 +81,26 @@ struct Call<'a> {
 
 /// Everything for a bid.
 pub(super) fn lay_out(bid: &Bid, query: &Query<'_>, problem: &Problem) -> Result<Offer, Refused> {
-    let of_keys = kernel(Operation::BackwardKey, query)?;
-    let base = base_params(query, problem);
-    let launches = Vec::with_capacity(4);
-    let mut call = Call { query, problem, of_queries: bid.kernel, of_keys, base, launches };
+    let mut call = Call::new(bid.kernel, query, problem)?;
     if problem.batch() > 0 {
         if problem.query_tokens() > 0 {
-            call.launches.push(rows::delta(query, problem, base.statistics_strides)?);
+            call.launches.push(rows::delta(query, problem, call.base.statistics_strides)?);
         }
-        call.passes()?;
+        problem.sequences().try_for_each(|sequence| call.passes(&sequence))?;
         call.launches.extend(additional(query, problem)?);
     }
     Ok(Offer { bid: *bid, launches: call.launches, workspace_bytes: Workspace::of(problem).end })
+}
+
+/// Both passes of one sequence, for families that leave it: one that has no queries or no keys.
+pub(crate) fn of_sequence(
+    query: &Query<'_>,
+    problem: &Problem,
+    sequence: &PackedSequence,
+) -> Result<Vec<Launch>, Refused> {
+    let mut call = Call::new(kernel(Operation::BackwardQuery, query)?, query, problem)?;
+    call.passes(sequence)?;
+    Ok(call.launches)
 }
 
 fn base_params(query: &Query<'_>, problem: &Problem) -> BackwardParams {
@@ -119,26 +128,30 @@ pub(crate) fn statistics_strides(problem: &Problem) -> Strides {
     Strides { batch: step(heads * z * y * x), axis, head: 1 }
 }
 
-impl Call<'_> {
-    /// The passes over the queries and over the keys of each sequence.
-    fn passes(&mut self) -> Result<(), Refused> {
+impl<'a> Call<'a> {
+    fn new(of_queries: &'static Kernel, query: &'a Query<'a>, problem: &'a Problem) -> Result<Self, Refused> {
+        let of_keys = kernel(Operation::BackwardKey, query)?;
+        let (base, launches) = (base_params(query, problem), Vec::with_capacity(4));
+        Ok(Call { query, problem, of_queries, of_keys, base, launches })
+    }
+
+    /// The passes over the queries and over the keys of a sequence.
+    fn passes(&mut self, sequence: &PackedSequence) -> Result<(), Refused> {
         let views = self.query.views;
-        for sequence in self.problem.sequences() {
-            let base = &mut self.base;
-            base.query = views.at_token(Slot::QUERY, sequence.query_start);
-            base.d_out = views.at_token(Slot::D_OUT, sequence.query_start);
-            base.d_query = views.at_token(Slot::D_QUERY, sequence.query_start);
-            base.statistics = base.statistics_strides.at(0, [0, 0, sequence.query_start], 8);
-            base.key = views.at_token(Slot::KEY, sequence.key_start);
-            base.value = views.at_token(Slot::VALUE, sequence.key_start);
-            base.d_key = views.at_token(Slot::D_KEY, sequence.key_start);
-            base.d_value = views.at_token(Slot::D_VALUE, sequence.key_start);
-            if sequence.axes.iter().all(|axis| axis.query_extent > 0) {
-                self.pass(self.of_queries, Items::Queries, &sequence.axes)?;
-            }
-            if sequence.axes.iter().all(|axis| axis.key_extent > 0) {
-                self.pass(self.of_keys, Items::Keys, &sequence.axes)?;
-            }
+        let base = &mut self.base;
+        base.query = views.at_token(Slot::QUERY, sequence.query_start);
+        base.d_out = views.at_token(Slot::D_OUT, sequence.query_start);
+        base.d_query = views.at_token(Slot::D_QUERY, sequence.query_start);
+        base.statistics = base.statistics_strides.at(0, [0, 0, sequence.query_start], 8);
+        base.key = views.at_token(Slot::KEY, sequence.key_start);
+        base.value = views.at_token(Slot::VALUE, sequence.key_start);
+        base.d_key = views.at_token(Slot::D_KEY, sequence.key_start);
+        base.d_value = views.at_token(Slot::D_VALUE, sequence.key_start);
+        if sequence.axes.iter().all(|axis| axis.query_extent > 0) {
+            self.pass(self.of_queries, Items::Queries, &sequence.axes)?;
+        }
+        if sequence.axes.iter().all(|axis| axis.key_extent > 0) {
+            self.pass(self.of_keys, Items::Keys, &sequence.axes)?;
         }
         Ok(())
     }
@@ -175,10 +188,19 @@ pub(crate) fn additional(query: &Query<'_>, problem: &Problem) -> Result<Vec<Lau
         let (row, heads) = (length as i64, problem.heads_kv() as i64);
         let strides = Strides { batch: key_count as i64 * heads * row, axis: [0, 0, heads * row], head: row };
         let split_stride = partial_rows * row;
-        Partials { begin, strides, split_stride, splits: split_count as i32, length, sum }
+        let rows = RowCount::new(problem.batch(), [1, 1, key_count], problem.heads_kv(), length)?;
+        Ok::<_, CudaError>(Partials {
+            begin,
+            strides,
+            split_stride,
+            splits: split_count as i32,
+            rows,
+            sum,
+            start: 0,
+        })
     };
-    let of_keys = partials(workspace.partial_keys, problem.head_dim(), Slot::D_ADDITIONAL_KEYS);
-    let of_values = partials(workspace.partial_values, problem.head_dim_v(), Slot::D_ADDITIONAL_VALUES);
+    let of_keys = partials(workspace.partial_keys, problem.head_dim(), Slot::D_ADDITIONAL_KEYS)?;
+    let of_values = partials(workspace.partial_values, problem.head_dim_v(), Slot::D_ADDITIONAL_VALUES)?;
     let params = BackwardParams {
         query: 0,
         d_out: 0,

@@ -13,7 +13,7 @@ use crate::classes::{Class, classes};
 use crate::error::CudaError;
 use crate::family::{Bid, Launch, MapPatch, Offer, Patch, Query, Refused, patches};
 use crate::fill::sequences_with_queries;
-use crate::params::{Divisor, Geometry, MapSteps, Strides, to_i32};
+use crate::params::{Divisor, Geometry, MapSteps, to_i32};
 use crate::registry::Facts;
 use crate::rejection::{MapError, RejectionReason};
 use crate::tma::{RowView, Tile, tensor_map};
@@ -31,8 +31,6 @@ pub(super) fn lay_out(bid: &Bid, query: &Query<'_>) -> Result<Offer, Refused> {
         if axes.iter().any(|axis| axis.key_extent == 0) {
             return Err(Refused::By(RejectionReason::NoKeys));
         }
-        let rows = axes.map(|axis| axis.query_extent);
-        written_forwards(query, problem, (rows, problem.heads()), &[Slot::OUT, Slot::LSE])?;
         let bid = match known.get(axes) {
             _ if !problem.is_packed() => *bid,
             Some(known) => *known,
@@ -154,24 +152,6 @@ impl Part<'_> {
             }
         }
         Ok((maps, steps))
-    }
-}
-
-/// Kernels take an offset below 0 for a row that does not exist: nothing that they write may run backwards.
-pub(super) fn written_forwards(
-    query: &Query<'_>,
-    problem: &Problem,
-    ([x, y, z], heads): ([usize; 3], usize),
-    written: &[Slot],
-) -> Result<(), Refused> {
-    let present = written.iter().filter(|&&slot| query.views.has(slot));
-    let steps = present.flat_map(|&slot| {
-        let Strides { batch, axis, head } = query.views.strides(slot);
-        [(problem.batch(), batch), (x, axis[0]), (y, axis[1]), (z, axis[2]), (heads, head)]
-    });
-    match steps.filter(|&(extent, _)| extent > 1).map(|(_, stride)| stride).find(|&stride| stride < 0) {
-        Some(stride) => Err(Refused::By(RejectionReason::BackwardOutput { stride })),
-        None => Ok(()),
     }
 }
 

@@ -30,6 +30,27 @@ struct ColumnTile {
   }
 };
 
+// Which part of the work on its rows an item is: a call of few row tiles is split, along an axis of columns or by the heads that
+// share keys; and where registers hold one gradient of 64 rows alone, an item of keys works out that of keys or of values.
+struct ItemPart {
+  enum { BYTES = 16 };
+  enum { KEYS = 0, VALUES = 1 };
+
+  int split;
+  int gradient;
+  int first_head;  // of those that share the item's keys, in the pass over keys
+  int heads;
+
+  NATTEN_DEVICE ItemPart load(unsigned address) {
+    int words[4];
+    arch::load_shared(words, address);
+    return {words[0], words[1], words[2], words[3]};
+  }
+  __device__ __forceinline__ void store(unsigned address) const {
+    arch::store_shared(address, split, gradient, first_head, heads);
+  }
+};
+
 // TYPE, bucket of head_dim, columns of a tile, whether the rows are keys. Two consumer warpgroups have 64 rows each.
 template <class TYPE, int HEAD_DIM_, int COLUMNS_, bool OF_KEYS_>
 struct BackwardConfig {
@@ -38,7 +59,10 @@ struct BackwardConfig {
     HEAD_DIM = HEAD_DIM_,
     COLUMNS = COLUMNS_,
     OF_KEYS = OF_KEYS_,
-    RESULTS = OF_KEYS ? 2 : 1,
+    OUTPUTS = OF_KEYS ? 2 : 1,
+    // Gradients that are worked out by items of their own, and those that an item sums up.
+    GRADIENTS = OF_KEYS && HEAD_DIM > 128 ? 2 : 1,
+    RESULTS = OUTPUTS / GRADIENTS,
     WARPGROUPS = 2,
     THREADS = 128 * (WARPGROUPS + 1),
     // Of what a cta is launched with, 168 a thread. The longest rows leave the producer little.
@@ -58,7 +82,7 @@ struct BackwardConfig {
 
     // Items in flight: the next one's rows arrive while this one is worked on, where there is room for them.
     ITEMS = HEAD_DIM > 64 ? 1 : 2,
-    STAGES = HEAD_DIM > 64 ? 3 : 4,
+    STAGES = HEAD_DIM > 128 ? 2 : HEAD_DIM > 64 ? 3 : 4,
 
     // Shared memory in bytes. Swizzled tiles start at multiples of 1024. Results go out over the item's rows.
     ROW_AT = 0,                                                  // [item][operand][warpgroup]
@@ -66,10 +90,13 @@ struct BackwardConfig {
     STATISTICS_AT = COLUMN_AT + STAGES * 2 * COLUMN_TILE_BYTES,  // [stage][lse_log2, delta][column]
     STATISTICS_BYTES = OF_KEYS ? 8 * COLUMNS : 0,
     ROWS_AT = STATISTICS_AT + STAGES * STATISTICS_BYTES,
-    BITS_AT = ROWS_AT + WARPGROUPS * 64 * RowNote::BYTES,  // per axis and bound 0 .. side: 4 words
-    BITS_BYTES = (COLUMNS + 5) * 16,                       // worst: all columns along one axis
+    // Each warp notes its 16 rows, then the first and the last row of its warpgroup's box.
+    WARP_NOTES = 18,
+    BITS_AT = ROWS_AT + WARPGROUPS * 4 * WARP_NOTES * RowNote::BYTES,  // per axis and bound 0 .. side: 4 words
+    BITS_BYTES = (COLUMNS + 5) * 16,                                   // worst: all columns along one axis
     ITEM_AT = BITS_AT + BITS_BYTES,
-    TILES_AT = ITEM_AT + ITEMS * WorkItem::BYTES,
+    PARTS_AT = ITEM_AT + ITEMS * WorkItem::BYTES,
+    TILES_AT = PARTS_AT + ITEMS * ItemPart::BYTES,
     BARRIERS_AT = TILES_AT + STAGES * ColumnTile::BYTES,
     COLUMN_FULL = BARRIERS_AT,
     COLUMN_EMPTY = COLUMN_FULL + 8 * STAGES,

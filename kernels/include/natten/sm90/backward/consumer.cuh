@@ -3,12 +3,10 @@
 //
 //   S = R0 C0^T; dP = R1 C1^T                        (R0, R1: q, d_out over columns k, v; or k, v over columns q, d_out)
 //   P = 2^(scale_log2 S - lse_log2); dS = P (dP - delta)
-//   d_row0 += dS C0; in the pass over keys d_row1 += P C1
+//   d_row0 += dS C0; in the pass over keys d_row1 += P C1, by items of their own where rows are long
 #pragma once
 #include "../../arch/math.cuh"
-#include "../../arch/memory.cuh"
 #include "../../arch/warp.cuh"
-#include "../mask.cuh"
 #include "work.cuh"
 
 namespace natten {
@@ -20,10 +18,11 @@ struct BackwardConsumer {
   enum {
     SCORES = C::COLUMNS / 2,
     OUTS = C::HEAD_DIM / 2,
-    STEPS = C::COLUMNS / 16,  // of 16 columns, in the products that sum over columns
-    CHUNKS = C::HEAD_DIM / 8,  // of 16 bytes, in a row of a result
-    CHUNK_XOR = CHUNKS < 8 ? CHUNKS - 1 : 7
+    STEPS = C::COLUMNS / 16  // of 16 columns, in the products that sum over columns
   };
+  // Which sums a tile adds to: d_row0, d_row1 or both.
+  enum { OF_SCORES = 1, OF_WEIGHTS = 2 };
+  typedef RowChunks<C> Chunks;
   typedef arch::Wgmma<typename Type::Inputs, C::COLUMNS> ScoreProduct;
   typedef arch::Wgmma<typename Type::Inputs, C::HEAD_DIM> OutProduct;
 
@@ -41,45 +40,30 @@ struct BackwardConsumer {
   float d_row[C::RESULTS][OUTS];  // (64 rows, HEAD_DIM)
   float lse_log2[2], delta[2];   // of this thread's rows, where rows are queries
 
-  // What is noted of a row of this warp's 16.
+  // What is noted of a row of this warp's 16; behind them of the first and of the last row of the warpgroup's box.
   __device__ __forceinline__ RowNote row_note(int row) const {
-    return {shared + C::ROWS_AT + (group * 64 + warp * 16 + row) * RowNote::BYTES};
+    return {shared + C::ROWS_AT + ((group * 4 + warp) * C::WARP_NOTES + row) * RowNote::BYTES};
   }
 
   // Works out the windows and addresses of this warp's rows, one row a lane, and reads the statistics of this thread's two.
   __device__ __forceinline__ void describe_rows(const WorkItem& item) {
     float pair[2] = {0.0f, 0.0f};
-    if (lane < 16) {
+    if (lane < C::WARP_NOTES) {
       const WorkItem::Head head = item.head();
-      int index = warp * 16 + lane;
-      // In 64 bits: a batch item of a large tensor is far away.
-      long long results[C::RESULTS];
+      const Strides* strides[C::OUTPUTS + 1];
+      long long offsets[C::OUTPUTS + 1];
 #pragma unroll
-      for (int i = 0; i < C::RESULTS; ++i)
-        results[i] = head.batch * p.d_row_strides[i].batch + head.head * p.d_row_strides[i].head;
-      long long statistics = head.batch * p.statistics_strides.batch + head.head * p.statistics_strides.head;
-      bool exists = true;
-#pragma unroll
-      for (int a = 2; a >= 0; --a) {
-        const Axis& axis = p.geometry.axes[a];
-        const int log2 = p.row_box_log2[a];
-        const WorkItem::Along along = item.along(a);
-        const int box = a == p.row_side ? group << log2 : 0;
-        int position = along.base + box + low_bits(index, log2);
-        index >>= log2;
-        const int count = row_count<C::OF_KEYS>(axis, along.residue);
-        exists &= position < count;
-        position = minimum(position, count - 1);
-        const Range met = meets<C::OF_KEYS>(axis, along.residue, position);
-        row_note(lane).set_window(a, {met.start * BITS_ENTRY_BYTES, met.end * BITS_ENTRY_BYTES});
-        const long long token = token_at(axis, along.residue, position);
-#pragma unroll
-        for (int i = 0; i < C::RESULTS; ++i) results[i] += token * p.d_row_strides[i].axis[a];
-        statistics += token * p.statistics_strides.axis[a];
+      for (int i = 0; i <= C::OUTPUTS; ++i) {
+        strides[i] = i < C::OUTPUTS ? &p.d_row_strides[i] : &p.statistics_strides;
+        offsets[i] = head_offset(*strides[i], head);
       }
+      const int index = lane < 16 ? warp * 16 + lane : lane == 16 ? 0 : 63;
+      const bool exists = describe_row<C::OF_KEYS>(p.geometry.axes, p.row_box_log2, p.row_side, item, {group, index},
+                                                   row_note(lane), strides, offsets);
 #pragma unroll
-      for (int i = 0; i < C::RESULTS; ++i) row_note(lane).set_result(i, exists ? results[i] : -1);
-      if (!C::OF_KEYS) arch::load_pair(pair[0], pair[1], p.statistics + 2 * statistics);
+      for (int i = 0; i < C::OUTPUTS; ++i) row_note(lane).set_result(i, exists ? offsets[i] : RowNote::ABSENT);
+      if (lane == 16 && !exists) row_note(lane).set_window(p.row_side, {0x7fffffff, 0x7fffffff});  // nor does any other
+      if (!C::OF_KEYS) arch::load_pair(pair[0], pair[1], p.statistics + 2 * offsets[C::OUTPUTS]);
     }
     if (!C::OF_KEYS) {
 #pragma unroll
@@ -187,68 +171,118 @@ struct BackwardConsumer {
     for (int i = 0; i < SCORES; i += 2) pairs[i / 8][i / 2 % 4] = Type::pack_pair(from[i], from[i + 1]);
   }
 
-  template <bool MASKED>
-  __device__ __forceinline__ void step() {
-    arch::barrier_wait(shared + C::COLUMN_FULL + 8 * column.stage, column.parity);
+  // Whether the box of this warpgroup's rows meets the tile at hand. Boxes differ along the axis that they stand side by side
+  // on alone; what one meets there lies between what its first and its last row do.
+  __device__ __forceinline__ bool meets_tile() const {
+    const int side = p.row_side;
+    const unsigned tile = shared + C::TILES_AT + ColumnTile::BYTES * column.stage;
+    const int first = (int)arch::load_shared(tile + 4 * side) * BITS_ENTRY_BYTES;
+    const int end = first + (BITS_ENTRY_BYTES << pick(p.column_box_log2, side));
+    const bool additional = !C::OF_KEYS && ColumnTile::load(tile).additional > 0;
+    return additional || (first < row_note(17).window(side).end && end > row_note(16).window(side).start);
+  }
+
+  // The products and sums of the tile at hand.
+  template <bool MASKED, int SUMS>
+  __device__ __forceinline__ void work() {
     arch::wgmma_fence();
     issue_scores(scores, 0);
-    issue_scores(d_scores, 1);
+    if (SUMS & OF_SCORES) issue_scores(d_scores, 1);
     unsigned seen[2] = {0xffffffffu, 0xffffffffu};
     if (MASKED) find_seen(seen);
-    arch::wgmma_wait<1>();
+    arch::wgmma_wait<SUMS & OF_SCORES ? 1 : 0>();
     arch::settle(scores);
     weigh<MASKED>(seen);
-    if (C::OF_KEYS) pack(weights, scores);
-    arch::wgmma_wait<0>();
-    arch::settle(d_scores);
-    differentiate<MASKED>(seen);
-    pack(d_pairs, d_scores);
+    if (SUMS & OF_WEIGHTS) pack(weights, scores);
+    if (SUMS & OF_SCORES) {
+      arch::wgmma_wait<0>();
+      arch::settle(d_scores);
+      differentiate<MASKED>(seen);
+      pack(d_pairs, d_scores);
+    }
     arch::wgmma_fence();
-    if (C::OF_KEYS) issue_sum(d_row[C::RESULTS - 1], weights, 1);
-    issue_sum(d_row[0], d_pairs, 0);
+    if (SUMS & OF_WEIGHTS) issue_sum(d_row[C::RESULTS - 1], weights, 1);
+    if (SUMS & OF_SCORES) issue_sum(d_row[0], d_pairs, 0);
     arch::wgmma_commit();
     arch::wgmma_wait<0>();
 #pragma unroll
     for (int i = 0; i < C::RESULTS; ++i) arch::settle(d_row[i]);
+  }
+
+  template <bool MASKED, int SUMS>
+  __device__ __forceinline__ void step() {
+    arch::barrier_wait(shared + C::COLUMN_FULL + 8 * column.stage, column.parity);
+    if (!MASKED || meets_tile()) work<MASKED, SUMS>();
     // Lane 0 says that this place may be overwritten: all lanes have read it by then.
     arch::sync_warp();
     arrive(C::COLUMN_EMPTY + 8 * column.stage);
     column.template advance<C::STAGES>();
   }
 
-  // Writes a result through shared memory, over the rows of the operand that it is the gradient of.
-  __device__ __forceinline__ void store(int result, float factor, int length) {
+  template <int SUMS>
+  __device__ __forceinline__ void walk(const WorkItem::Head& head) {
+    int tile = 0;
+    for (; tile < head.full; ++tile) step<false, SUMS>();
+    for (; tile < head.tiles; ++tile) step<true, SUMS>();
+  }
+
+  // An output by a number that need not be constant.
+  __device__ __forceinline__ void* address_of(int output) const { return output == 0 ? p.d_row[0] : p.d_row[1]; }
+  __device__ __forceinline__ long long split_stride_of(int output) const {
+    return output == 0 ? p.split_strides[0] : p.split_strides[1];
+  }
+  __device__ __forceinline__ float factor_of(int output) const { return output == 0 ? p.geometry.scale : 1.0f; }
+  __device__ __forceinline__ int length_of(int output) const {
+    return output == 0 ? p.geometry.head_dim : p.geometry.head_dim_v;
+  }
+
+  // Writes a gradient through shared memory, over the item's rows of operand `over`.
+  __device__ __forceinline__ void store(const float (&sum)[OUTS], int output, int over) {
     const int lane = arch::opaque(this->lane);
-    const unsigned to = rows + result * C::ROW_TILE_BYTES + warp * 16 * C::HEAD_DIM * 2;
+    const unsigned to = rows + over * C::ROW_TILE_BYTES + warp * 16 * C::HEAD_DIM * 2;
+    const float factor = factor_of(output);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = lane / 4 + 8 * half;
 #pragma unroll
-      for (int chunk = 0; chunk < CHUNKS; ++chunk) {
-        const float* values = &d_row[result][4 * chunk + 2 * half];
+      for (int chunk = 0; chunk < Chunks::CHUNKS; ++chunk) {
+        const float* values = &sum[4 * chunk + 2 * half];
         const unsigned pair = Type::pack_pair(values[0] * factor, values[1] * factor);
-        // The exclusive or spreads the eight rows that are written together over all banks.
-        arch::store_shared(to + (row * CHUNKS + (chunk ^ (row & CHUNK_XOR))) * 16 + lane % 4 * 4, pair);
+        arch::store_shared(to + Chunks::at(row, chunk) + lane % 4 * 4, pair);
       }
     }
     arch::sync_warp();
-    for (int index = lane; index < 16 * CHUNKS; index += 32) {
-      const int row = index / CHUNKS;
-      const int chunk = index % CHUNKS;
-      const long long at = row_note(row).result(result);
-      int words[4];
-      arch::load_shared(words, to + (row * CHUNKS + (chunk ^ (row & CHUNK_XOR))) * 16);
-      if (at >= 0 && chunk * 8 < length) {
-        const unsigned bits[4] = {(unsigned)words[0], (unsigned)words[1], (unsigned)words[2], (unsigned)words[3]};
-        arch::store_16_bytes((char*)p.d_row[result] + (at + chunk * 8) * 2, bits);
+    Chunks::copy_out(to, row_note(0), output, address_of(output), length_of(output), lane);
+  }
+
+  // Writes the partial sums of a split, each lane its own.
+  __device__ __forceinline__ void store_partial(const float (&sum)[OUTS], int output, int split) {
+    const int lane = arch::opaque(this->lane);
+    const float factor = factor_of(output);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const long long at = row_note(lane / 4 + 8 * half).result(output);
+      if (at == RowNote::ABSENT) continue;
+      float* to = (float*)address_of(output) + split * split_stride_of(output) + at + lane % 4 * 2;
+#pragma unroll
+      for (int chunk = 0; chunk < Chunks::CHUNKS; ++chunk) {
+        const float* values = &sum[4 * chunk + 2 * half];
+        if (chunk * 8 < length_of(output)) arch::store_pair(to + chunk * 8, values[0] * factor, values[1] * factor);
       }
     }
   }
 
-  __device__ __forceinline__ void store_results() {
+  __device__ __forceinline__ void store_results(const ItemPart& part) {
+    if (p.splits > 1) {
+#pragma unroll
+      for (int i = 0; i < C::RESULTS; ++i)
+        store_partial(d_row[i], C::GRADIENTS > 1 ? part.gradient : i, part.split);
+      arch::sync_warp();  // the next item's rows are noted down over those that have been read
+      return;
+    }
     arch::named_barrier_sync(8 + group, 128);  // all of the warpgroup has been reading the rows that results lie over
-    store(0, p.geometry.scale, p.geometry.head_dim);
-    if (C::OF_KEYS) store(C::RESULTS - 1, 1.0f, p.geometry.head_dim_v);
+#pragma unroll
+    for (int i = 0; i < C::RESULTS; ++i) store(d_row[i], C::GRADIENTS > 1 ? part.gradient : i, i);
     arch::fence_async_proxy();  // the copy engine writes rows there next
     arch::sync_warp();
   }
@@ -268,10 +302,11 @@ struct BackwardConsumer {
 #pragma unroll
         for (int j = 0; j < OUTS; ++j) d_row[i][j] = 0.0f;
       }
-      int tile = 0;
-      for (; tile < head.full; ++tile) step<false>();
-      for (; tile < head.tiles; ++tile) step<true>();
-      store_results();
+      const ItemPart part = ItemPart::load(shared + C::PARTS_AT + ItemPart::BYTES * place.stage);
+      if (C::GRADIENTS == 1) walk<C::OF_KEYS ? OF_SCORES | OF_WEIGHTS : OF_SCORES>(head);
+      else if (part.gradient == ItemPart::KEYS) walk<OF_SCORES>(head);
+      else walk<OF_WEIGHTS>(head);
+      store_results(part);
       arrive(C::ROW_EMPTY + 8 * place.stage);
     }
   }

@@ -5,6 +5,7 @@
 // Tile j of the whole run, counted over all items, uses stage j mod STAGES.
 #pragma once
 #include "../../arch/copy.cuh"
+#include "../copies.cuh"
 #include "work.cuh"
 
 namespace natten {
@@ -15,17 +16,11 @@ struct BackwardProducer {
   const BackwardParamsSm90& p;
   unsigned shared;
   WorkItem item;
+  ItemPart part;
   unsigned pushed;  // column tiles so far
 
   static __device__ __forceinline__ unsigned stage(unsigned tile) { return tile % C::STAGES; }
   static __device__ __forceinline__ unsigned parity(unsigned tile) { return tile / C::STAGES & 1; }
-
-  __device__ __forceinline__ void load(unsigned to, int slab_bytes, unsigned barrier, const arch::TensorMap& map,
-                                       const int (&at)[3], int outer) {
-#pragma unroll 1
-    for (int slab = 0; slab < C::SLABS; ++slab)
-      arch::load_box(to + slab * slab_bytes, &map, barrier, slab * C::SLAB, at[2], at[1], at[0], outer);
-  }
 
   // `sharing`: which of the heads that share the item's keys, in the pass over keys.
   __device__ __forceinline__ void push(const ColumnTile& tile, int sharing) {
@@ -51,10 +46,10 @@ struct BackwardProducer {
       if (!C::OF_KEYS && tile.additional > 0) {
         const MapSteps& steps = p.additional_steps[operand];
         const int outer = head.batch * steps.batch + divide(head.head, p.geometry.heads_per_kv) * steps.head;
-        load(to, C::COLUMN_SLAB_BYTES, full, p.additional[operand], tile.first, outer);
+        load_slabs<C>(to, C::COLUMN_SLAB_BYTES, full, p.additional[operand], tile.first, outer);
       } else {
         const int outer = item.outer(operand) + sharing * p.column_steps[operand].head;
-        load(to, C::COLUMN_SLAB_BYTES, full, p.column[operand], tile.first, outer);
+        load_slabs<C>(to, C::COLUMN_SLAB_BYTES, full, p.column[operand], tile.first, outer);
       }
     }
     ++pushed;
@@ -62,27 +57,13 @@ struct BackwardProducer {
 
   __device__ __forceinline__ void push_rows(int slot) {
     const unsigned full = shared + C::ROW_FULL + 8 * slot;
-    arch::barrier_arrive_expect(full, 2 * C::ROW_TILE_BYTES);
-    const WorkItem::Head head = item.head();
+    // Gradients of values alone need no gradients of weights.
+    const int operands = C::GRADIENTS > 1 && part.gradient == ItemPart::VALUES ? 1 : 2;
+    arch::barrier_arrive_expect(full, operands * C::ROW_TILE_BYTES);
 #pragma unroll 1
-    for (int operand = 0; operand < 2; ++operand) {
-      const MapSteps& steps = p.row_steps[operand];
-      int outer = head.batch * steps.batch + head.head * steps.head;
-      int at[3];
-#pragma unroll
-      for (int a = 0; a < 3; ++a) {
-        const WorkItem::Along along = item.along(a);
-        at[a] = along.base;
-        outer += along.residue * steps.residue[a];
-      }
-      unsigned to = shared + C::ROW_AT + (slot * 2 + operand) * C::ROW_TILE_BYTES;
-#pragma unroll 1
-      for (int w = 0; w < C::WARPGROUPS; ++w) {
-        load(to, C::ROW_SLAB_BYTES, full, p.row[operand], at, outer);
-        to += C::ROW_BOX_BYTES;
-#pragma unroll
-        for (int a = 0; a < 3; ++a) at[a] += a == p.row_side ? 1 << p.row_box_log2[a] : 0;
-      }
+    for (int operand = 0; operand < operands; ++operand) {
+      load_rows<C>(shared + C::ROW_AT + (slot * 2 + operand) * C::ROW_TILE_BYTES, full, p.row[operand],
+                   p.row_steps[operand], item, p.row_box_log2, p.row_side);
     }
   }
 
@@ -113,17 +94,17 @@ struct BackwardProducer {
   }
 
   __device__ __forceinline__ void push_tiles() {
-    const int whole = p.geometry.additional_keys - p.geometry.additional_keys % C::COLUMNS;
-    const int heads = C::OF_KEYS ? (int)p.geometry.heads_per_kv.value : 1;
+    const int additional = additional_keys(p, part.split);
+    const int whole = additional - additional % C::COLUMNS;
 #pragma unroll 1
     for (int pass = 0; pass < 2; ++pass) {
 #pragma unroll 1
-      for (int sharing = 0; sharing < heads; ++sharing) push_grid(pass, sharing);
+      for (int i = 0; i < part.heads; ++i) push_grid(pass, part.first_head + i);
       if (C::OF_KEYS) continue;
-      const int end = pass == 0 ? whole : p.geometry.additional_keys;
+      const int end = pass == 0 ? whole : additional;
 #pragma unroll 1
       for (int key = pass == 0 ? 0 : whole; key < end; key += C::COLUMNS) {
-        push({{0, 0, key}, p.geometry.additional_keys - key}, 0);
+        push({{0, 0, key}, additional - key}, 0);
       }
     }
   }
@@ -133,7 +114,8 @@ struct BackwardProducer {
     unsigned count = 0;
     for (int index = (int)blockIdx.x; index < p.items; index += (int)gridDim.x) {
       const int slot = await_slot(count);
-      if (!describe_item<C>(p, index, item)) continue;
+      if (!describe_item<C>(p, index, item, part)) continue;
+      part.store(shared + C::PARTS_AT + ItemPart::BYTES * slot);
       push_rows(slot);
       push_tiles();
       ++count;

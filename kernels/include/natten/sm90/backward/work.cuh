@@ -5,28 +5,32 @@
 // along an axis, so what a box of rows meets is a box, and so is what all of its rows meet.
 #pragma once
 #include "../../grid.cuh"
+#include "../rows.cuh"
 #include "../work.cuh"
 #include "config.cuh"
 
 namespace natten {
 namespace sm90 {
 
-template <bool OF_KEYS>
-NATTEN_DEVICE int row_count(const Axis& axis, int residue) {
-  return OF_KEYS ? key_count(axis, residue) : query_count(axis, residue);
+// The share of a split among so many things; the last ones may get none.
+NATTEN_DEVICE Range share_of(const int& splits, int split, int count) {
+  const int most = (count + splits - 1) / splits;
+  const int start = minimum(split * most, count);
+  return {start, minimum(start + most, count)};
 }
 
-// What the row at a position meets along an axis; a key may meet nothing.
-template <bool OF_KEYS>
-NATTEN_DEVICE Range meets(const Axis& axis, int residue, int position) {
-  const int queries = query_count(axis, residue), keys = key_count(axis, residue);
-  return OF_KEYS ? inverse_window(axis, queries, keys, position) : window(axis, queries, keys, position);
+// Keys that every query sees come with the last split.
+NATTEN_DEVICE int additional_keys(const BackwardParamsSm90& p, int split) {
+  return split + 1 == p.splits ? p.geometry.additional_keys : 0;
 }
 
 // Describes item `index`; false, and nothing useful there, if its residue has no rows in this tile.
 template <class C>
-NATTEN_DEVICE bool describe_item(const BackwardParamsSm90& p, int index, const WorkItem& item) {
+NATTEN_DEVICE bool describe_item(const BackwardParamsSm90& p, int index, const WorkItem& item, ItemPart& part) {
   int batch = find_tiles(p.tiles, p.neighbours, index, item);
+  part.split = take_index(batch, p.parts);
+  part.gradient = part.split % C::GRADIENTS;
+  part.split /= C::GRADIENTS;
   const int head = take_index(batch, p.heads);
   const int sharing = (int)p.geometry.heads_per_kv.value;
   // In the pass over keys the first of the query heads that share them.
@@ -51,20 +55,28 @@ NATTEN_DEVICE bool describe_item(const BackwardParamsSm90& p, int index, const W
     const Range by_first = meets<C::OF_KEYS>(axis, here.residue, base);
     const Range by_last = meets<C::OF_KEYS>(axis, here.residue, minimum(base + side, rows) - 1);
     const AxisTiles cut = cut_axis(p.column_box_log2[a], by_first, by_last);
-    const Range full_box = {cut.full_begin, cut.full_end()};
-    tiles *= cut.tiles();
+    const Range mine = a == p.split_axis ? share_of(p.splits, part.split, cut.tiles()) : Range{0, cut.tiles()};
+    const int count = mine.end - mine.start;
+    const Range full_box = {clamp(cut.full_begin - mine.start, 0, count), clamp(cut.full_end() - mine.start, 0, count)};
+    tiles *= count;
     full *= full_box.end - full_box.start;
 #pragma unroll
     for (int i = 0; i < 2; ++i) outer[i] += here.residue * p.column_steps[i].residue[a];
-    item.set(a, {base, here.residue, by_first.start, cut.tiles()});
+    item.set(a, {base, here.residue, by_first.start + (mine.start << p.column_box_log2[a]), count});
     item.set_full(a, full_box);
   }
   if (C::OF_KEYS) {
-    full *= sharing;
-    tiles *= sharing;
+    const Range heads = p.split_axis == 3 ? share_of(p.splits, part.split, sharing) : Range{0, sharing};
+    part.first_head = heads.start;
+    part.heads = heads.end - heads.start;
+    full *= part.heads;
+    tiles *= part.heads;
   } else {
-    full += p.geometry.additional_keys / C::COLUMNS;
-    tiles += (p.geometry.additional_keys + C::COLUMNS - 1) / C::COLUMNS;
+    part.first_head = 0;
+    part.heads = 1;
+    const int additional = additional_keys(p, part.split);
+    full += additional / C::COLUMNS;
+    tiles += (additional + C::COLUMNS - 1) / C::COLUMNS;
   }
   item.set({full, tiles, batch, head});
   item.set_outer(outer[0], outer[1]);

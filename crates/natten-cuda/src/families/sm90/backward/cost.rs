@@ -1,8 +1,12 @@
 //! What tiles and work items of the backward passes cost, in microseconds of one multiprocessor of an H100.
 
+use natten_core::Problem;
+use natten_core::window::Axis;
+
 use super::pass::{Counts, Rows, Work};
+use super::tiles::WARPGROUPS;
 use crate::classes::Class;
-use crate::cost::{LAUNCH, waves};
+use crate::cost::{BYTES, LAUNCH, waves};
 
 /// Rates of a pass.
 struct Rates {
@@ -15,40 +19,63 @@ struct Rates {
 }
 
 /// Fitted to ten problems on an H100 (docs/performance.md, section 6): FLUX, Hunyuan and one axis at head_dim 128, Hunyuan and the
-/// small windows at 64. Of head_dim 32 none was among them; its rates are those of 64 by the ratio of their exponentials and
-/// products.
+/// small windows at 64, before warpgroups left out tiles. Those of 32 are fitted to whole calls of two: windows of 16x16, strided
+/// and not. Those of 256 are what its products and their reads of shared memory say, for tiles of 32 columns; of its two
+/// kinds of items over keys the mean. They were not measured.
 fn rates(work: &Work<'_>) -> Rates {
     let (full, masked, item) = match (work.head_dim, work.rows) {
-        (0..=32, Rows::Queries) => (0.55, 0.7, 1.8),
-        (0..=32, Rows::Keys) => (0.9, 0.95, 2.3),
+        (0..=32, Rows::Queries) => (0.55, 0.85, 3.7),
+        (0..=32, Rows::Keys) => (0.9, 1.2, 4.6),
         (33..=64, Rows::Queries) => (0.75, 0.95, 2.2),
         (33..=64, Rows::Keys) => (1.26, 1.33, 3.0),
-        (_, Rows::Queries) => (1.18, 1.7, 3.5),
-        (_, Rows::Keys) => (1.95, 2.15, 5.0),
+        (65..=128, Rows::Queries) => (1.18, 1.7, 3.5),
+        (65..=128, Rows::Keys) => (1.95, 2.15, 5.0),
+        (_, Rows::Queries) => (1.55, 1.9, 6.0),
+        (_, Rows::Keys) => (1.3, 1.6, 6.0),
     };
     Rates { full, masked, item }
 }
 
-/// The launches of a pass by the rows of an item alone. Each class of residues is one of its own, whose last wave ends before
+/// The kernel that prepares row statistics: it reads outputs and their gradients. In floating point, since views without
+/// strides may claim any number of tokens.
+pub(super) fn statistics(problem: &Problem) -> f64 {
+    let extents = [problem.batch(), problem.query_tokens(), problem.heads(), problem.head_dim_v()];
+    let elements: f64 = extents.iter().map(|&extent| extent as f64).product();
+    LAUNCH + 2.0 * elements * problem.element_type().size_bytes() as f64 / BYTES
+}
+
+/// Adding up partial sums: memory that is written and read, and launches.
+pub(super) fn sums(work: &Work<'_>, splits: usize) -> f64 {
+    let rows = |axis: &Axis| work.rows.extent(axis) as f64;
+    let rows: f64 = work.axes.iter().map(rows).product::<f64>() * work.heads as f64;
+    let (gradients, row_bytes) =
+        (if work.rows == Rows::Keys { 2.0 } else { 1.0 }, f64::from(work.head_dim) * 4.0);
+    gradients * (LAUNCH + 2.0 * rows * row_bytes * splits as f64 / BYTES)
+}
+
+/// The launches of a pass by the rows of an item and its splits alone. Each class of residues is one of its own, whose last wave ends before
 /// the next begins.
 pub(super) struct Launches {
     rates: Rates,
+    /// Heads that an item takes one after the other, and splits that share its tiles.
     sharing: f64,
+    splits: f64,
     /// What starting them takes, and the waves of all together.
     start: f64,
     waves: f64,
 }
 
 impl Launches {
-    pub fn of(work: &Work<'_>, classes: &[Class], row_tile: &[usize; 3]) -> Self {
+    pub fn of(work: &Work<'_>, classes: &[Class], row_tile: &[usize; 3], splits: usize) -> Self {
         let slots = f64::from(work.multiprocessors.max(1));
+        let parts = (work.heads * work.gradients() * splits) as f64;
         let items = |class: &Class| {
-            work.rows.tiles(class, row_tile).iter().map(|&tiles| tiles as f64).product::<f64>()
-                * work.heads as f64
+            work.rows.tiles(class, row_tile).iter().map(|&tiles| tiles as f64).product::<f64>() * parts
         };
         Launches {
             rates: rates(work),
             sharing: work.sharing as f64,
+            splits: splits as f64,
             start: LAUNCH * classes.len() as f64,
             waves: classes.iter().map(|class| waves(items(class), slots)).sum(),
         }
@@ -57,7 +84,10 @@ impl Launches {
     /// The predicted time with columns that make these counts.
     pub fn predict(&self, counts: &Counts) -> f64 {
         let Rates { full, masked, item } = self.rates;
-        let tiles = full * counts.full as f64 + masked * counts.columns.saturating_sub(counts.full) as f64;
-        self.start + self.waves * (item + self.sharing * tiles / counts.rows.max(1) as f64)
+        // Warpgroups work side by side: what one of them leaves out, the others have time for.
+        let met = counts.met as f64 / WARPGROUPS as f64;
+        let tiles = full * counts.full as f64 + masked * (met - counts.full as f64).max(0.0);
+        let of_item = self.sharing * tiles / (self.splits * counts.rows.max(1) as f64);
+        self.start + self.waves * (item + of_item)
     }
 }

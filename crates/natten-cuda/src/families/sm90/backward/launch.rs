@@ -1,4 +1,5 @@
-//! The launches of a backward: row statistics, then both passes over each class of residues of each sequence.
+//! The launches of a backward: row statistics, then both passes over each class of residues of each sequence, then the pass
+//! over additional keys.
 
 use std::collections::HashMap;
 use std::mem::{offset_of, size_of};
@@ -7,15 +8,18 @@ use natten_core::window::Axis;
 use natten_core::{PackedSequence, Problem};
 
 use super::params::BackwardParamsSm90;
-use super::pass::Rows;
-use super::tiles::{COLUMNS, Cut};
+use super::pass::{Rows, gradients};
+use super::splits::Written;
+use super::tiles::Cut;
 use super::{cut, of_keys};
 use crate::classes::{Class, classes};
 use crate::device::TensorMap;
-use crate::families::sm90::launch::{Shares, row_view, written_forwards};
-use crate::families::{rows, simt};
+use crate::families::rows::{self, Partials};
+use crate::families::simt;
+use crate::families::simt::backward::statistics_strides;
+use crate::families::sm90::launch::{Shares, row_view};
 use crate::family::{Bid, Launch, MapPatch, Offer, Patch, Query, Refused};
-use crate::params::{Divisor, Geometry, MapSteps, Strides};
+use crate::params::{Divisor, Geometry, MapSteps, RowCount, Strides, to_i32};
 use crate::registry::{Facts, Kernel};
 use crate::rejection::{MapError, RejectionReason};
 use crate::tma::{Tile, tensor_map};
@@ -23,47 +27,126 @@ use crate::views::Slot;
 
 /// Everything for a bid.
 pub(super) fn lay_out(bid: &Bid, query: &Query<'_>, problem: &Problem) -> Result<Offer, Refused> {
-    let workspace_bytes = simt::backward::Workspace::of(problem).end;
-    let mut launches = Vec::new();
-    if problem.batch() > 0 {
-        let statistics = simt::backward::statistics_strides(problem);
-        launches.push(rows::delta(query, problem, statistics)?);
-        let mut known: HashMap<([Axis; 3], Rows), Option<Cut>> = HashMap::new();
-        for sequence in problem.sequences() {
-            let axes = sequence.axes;
-            if axes.iter().any(|axis| axis.key_extent == 0) {
-                return Err(Refused::By(RejectionReason::NoKeys));
-            }
-            if axes.iter().any(|axis| axis.query_extent == 0) {
-                return Err(Refused::By(RejectionReason::NoQueries));
-            }
-            let of_keys = of_keys(query).map_err(Refused::By)?;
-            for (kernel, rows) in [(bid.kernel, Rows::Queries), (of_keys, Rows::Keys)] {
-                let cut =
-                    known.entry((axes, rows)).or_insert_with(|| cut(kernel, query, problem, &axes, rows));
-                let cut = cut.ok_or(Refused::By(RejectionReason::NoKeys))?;
-                let pass = Part { query, problem, kernel, sequence, rows, cut, statistics };
-                let (written, _) = pass.sides();
-                written_forwards(query, problem, (written.tokens, written.heads), written.results)?;
-                for class in classes(&axes) {
-                    launches.push(pass.launch(&class)?);
-                }
-            }
-        }
-        launches.extend(simt::backward::additional(query, problem)?);
+    let of_keys = of_keys(query).map_err(Refused::By)?;
+    let call =
+        Call { query, problem, kernels: [bid.kernel, of_keys], statistics: statistics_strides(problem) };
+    let mut offer = Offer { bid: *bid, launches: Vec::new(), workspace_bytes: call.partials_at() };
+    if problem.batch() == 0 {
+        return Ok(offer);
     }
-    Ok(Offer { bid: *bid, launches, workspace_bytes })
+    offer.launches.push(rows::delta(query, problem, call.statistics)?);
+    let mut known: HashMap<([Axis; 3], Rows), Option<Cut>> = HashMap::new();
+    for sequence in problem.sequences() {
+        let is_empty = |axis: &Axis| axis.query_extent == 0 || axis.key_extent == 0;
+        if sequence.axes.iter().any(is_empty) {
+            // Tensor maps have no axis of no tokens, and there is little to do.
+            offer.launches.extend(simt::backward::of_sequence(query, problem, &sequence)?);
+            continue;
+        }
+        for rows in [Rows::Queries, Rows::Keys] {
+            let find = || cut(bid.kernel, query, problem, &sequence.axes, rows);
+            let cut = known.entry((sequence.axes, rows)).or_insert_with(find);
+            let cut = cut.ok_or(Refused::By(RejectionReason::NoKeys))?;
+            call.pass(&mut offer, Part { sequence, rows, of_list: false, cut })?;
+        }
+    }
+    if let Some(axes) = list_axes(problem) {
+        // The gradients of additional keys: a pass over keys that every query sees.
+        let cut = cut(bid.kernel, query, problem, &axes, Rows::Keys);
+        let cut = cut.ok_or(Refused::By(RejectionReason::NoKeys))?;
+        let sequence = PackedSequence { query_start: 0, key_start: 0, axes };
+        call.pass(&mut offer, Part { sequence, rows: Rows::Keys, of_list: true, cut })?;
+    }
+    Ok(offer)
 }
 
-/// One pass over one mask of a problem.
-struct Part<'a> {
+/// Axes on which all queries see the additional keys, which lie along the last.
+pub(super) fn list_axes(problem: &Problem) -> Option<[Axis; 3]> {
+    let keys = problem.additional_keys();
+    let axis = |a: usize| {
+        let key_extent = if a == 2 { keys } else { 1 };
+        let query_extent = problem.axes()[a].query_extent;
+        Axis { query_extent, key_extent, kernel_size: key_extent, ..Axis::UNIT }
+    };
+    (keys > 0 && problem.batch() > 0).then(|| [axis(0), axis(1), axis(2)])
+}
+
+/// A backward.
+struct Call<'a> {
     query: &'a Query<'a>,
     problem: &'a Problem,
-    kernel: &'static Kernel,
+    /// Of the pass over queries, and of that over keys.
+    kernels: [&'static Kernel; 2],
+    statistics: Strides,
+}
+
+/// One pass over one mask of a problem: of a sequence, or over the list of additional keys.
+struct Part {
     sequence: PackedSequence,
     rows: Rows,
+    of_list: bool,
     cut: Cut,
-    statistics: Strides,
+}
+
+impl Call<'_> {
+    /// Where partial sums begin in the workspace, in bytes: behind the statistics. One pass after the other uses the place.
+    fn partials_at(&self) -> usize {
+        let rows = self.problem.batch() * self.problem.query_tokens() * self.problem.heads();
+        (rows * 8).next_multiple_of(256)
+    }
+
+    /// The launches of a pass, one for each class of residues, and the sums of what its splits leave.
+    fn pass(&self, offer: &mut Offer, part: Part) -> Result<(), Refused> {
+        let (rows, columns) = self.sides(&part);
+        let written = Written::of(self.problem, part.rows, rows.tokens);
+        let splits = part.cut.splits;
+        let [first, second, end] =
+            written.places(self.problem, &splits).map(|place| self.partials_at() + place);
+        let mut targets = Vec::with_capacity(2);
+        for ((slot, begin), length) in rows.results.iter().zip([first, second]).zip(written.lengths) {
+            let strides = if splits.is_partial() {
+                dense(written.tokens, written.heads, length)
+            } else {
+                self.query.views.strides(*slot)
+            };
+            targets.push(Target { slot: *slot, begin, length, strides });
+        }
+        for class in classes(&part.sequence.axes) {
+            offer.launches.push(self.launch(&part, &class, (&rows, &columns), &targets)?);
+        }
+        if splits.is_partial() {
+            offer.workspace_bytes = offer.workspace_bytes.max(end);
+            for (target, split_stride) in targets.iter().zip(written.split_strides(self.problem)) {
+                let partials = Partials {
+                    begin: target.begin,
+                    strides: target.strides,
+                    split_stride,
+                    splits: to_i32("splits", splits.count)?,
+                    rows: RowCount::new(self.problem.batch(), rows.tokens, rows.heads, target.length)?,
+                    sum: target.slot,
+                    start: rows.start,
+                };
+                offer.launches.push(rows::sum(self.query, self.problem, &partials)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where a gradient goes: to its tensor, or in parts to the workspace, from `begin` on.
+struct Target {
+    slot: Slot,
+    begin: usize,
+    length: usize,
+    strides: Strides,
+}
+
+/// Strides of rows that lie densely as `[batch, X, Y, Z, heads, length]`.
+fn dense([x, y, z]: [usize; 3], heads: usize, length: usize) -> Strides {
+    let step = |elements: usize| elements as i64;
+    let row = heads * length;
+    let axis = [step(z * y * row), step(z * row), step(row)];
+    Strides { batch: step(x * y * z * row), axis, head: step(length) }
 }
 
 /// The tensors of the queries' side, or of the keys': operands of scores and of their gradients, and what is written.
@@ -75,31 +158,47 @@ struct Side {
     heads: usize,
 }
 
-impl Part<'_> {
+impl Call<'_> {
     /// The launch of a class.
-    fn launch(&self, class: &Class) -> Result<Launch, Refused> {
-        let Part { query, problem, kernel, cut, .. } = self;
-        let (rows, columns) = self.sides();
+    fn launch(
+        &self,
+        part: &Part,
+        class: &Class,
+        (rows, columns): (&Side, &Side),
+        targets: &[Target],
+    ) -> Result<Launch, Refused> {
+        let Call { query, problem, .. } = self;
+        let Part { cut, .. } = part;
+        let kernel = self.kernels[usize::from(part.rows == Rows::Keys)];
         let (maps, steps) = self
-            .maps(class, &rows, &columns)
+            .maps(part, class, rows, columns)
             .map_err(|reason| Refused::By(RejectionReason::TensorMap(reason)))?;
-        let at = |slot: Slot| {
-            let start = query.views.at_token(slot, rows.start);
-            start.wrapping_add(query.views.at(slot, class.first))
-        };
         let (mut d_row, mut d_row_strides, mut addresses) = ([0; 2], [Strides::default(); 2], Vec::new());
-        for (i, &slot) in rows.results.iter().enumerate() {
-            (d_row[i], d_row_strides[i]) = (at(slot), query.views.strides(slot));
+        let mut split_strides = [0; 2];
+        for (i, target) in targets.iter().enumerate() {
+            d_row_strides[i] = target.strides;
+            let slot = if cut.splits.is_partial() {
+                d_row[i] = target.strides.at(target.begin as u64, class.first, 4);
+                Slot::WORKSPACE
+            } else {
+                let start = query.views.at_token(target.slot, rows.start);
+                d_row[i] = start.wrapping_add(query.views.at(target.slot, class.first));
+                target.slot
+            };
             addresses.push(Patch { at: offset_of!(BackwardParamsSm90, d_row) + 8 * i, slot });
         }
+        if cut.splits.is_partial() {
+            split_strides = Written::of(problem, part.rows, rows.tokens).split_strides(problem);
+        }
         addresses.push(Patch { at: offset_of!(BackwardParamsSm90, statistics), slot: Slot::WORKSPACE });
-        let of_sequence = self.statistics.at(0, [0, 0, self.sequence.query_start], 8);
+        let of_sequence = self.statistics.at(0, [0, 0, part.sequence.query_start], 8);
         let row_tile = cut.row_tile();
+        let parts = cut.splits.count * gradients(kernel, part.rows);
         let shares = Shares::of(
             class,
-            self.rows.tiles(class, &row_tile),
+            part.rows.tiles(class, &row_tile),
             &row_tile,
-            problem.batch() * rows.heads,
+            problem.batch() * rows.heads * parts,
             query.properties.multiprocessors,
         )?;
         let log2 = |sides: [usize; 3]| sides.map(|side| side.ilog2() as i32);
@@ -108,12 +207,16 @@ impl Part<'_> {
             statistics: self.statistics.at(of_sequence, class.first, 8),
             d_row_strides,
             statistics_strides: self.statistics,
+            split_strides,
             geometry: Geometry::new(problem, &class.axes)?,
             tiles: shares.tiles,
             residues: shares.residues,
             neighbours: shares.neighbours,
+            parts: Divisor::new("the parts of an item", parts)?,
             heads: Divisor::new("the number of heads", rows.heads)?,
             items: shares.items,
+            splits: to_i32("splits", cut.splits.count)?,
+            split_axis: cut.splits.axis as i32,
             row_box_log2: log2(cut.row_box),
             row_side: cut.side as i32,
             column_box_log2: log2(cut.column_box),
@@ -128,8 +231,8 @@ impl Part<'_> {
     }
 
     /// The side of the rows, then that of the columns.
-    fn sides(&self) -> (Side, Side) {
-        let PackedSequence { query_start, key_start, axes } = self.sequence;
+    fn sides(&self, part: &Part) -> (Side, Side) {
+        let PackedSequence { query_start, key_start, axes } = part.sequence;
         let queries = Side {
             operands: [Slot::QUERY, Slot::D_OUT],
             results: &[Slot::D_QUERY],
@@ -137,14 +240,20 @@ impl Part<'_> {
             tokens: axes.map(|axis| axis.query_extent),
             heads: self.problem.heads(),
         };
+        let (operands, results): (_, &'static [Slot]) = if part.of_list {
+            let lists = [Slot::ADDITIONAL_KEYS, Slot::ADDITIONAL_VALUES];
+            (lists, &[Slot::D_ADDITIONAL_KEYS, Slot::D_ADDITIONAL_VALUES])
+        } else {
+            ([Slot::KEY, Slot::VALUE], &[Slot::D_KEY, Slot::D_VALUE])
+        };
         let keys = Side {
-            operands: [Slot::KEY, Slot::VALUE],
-            results: &[Slot::D_KEY, Slot::D_VALUE],
+            operands,
+            results,
             start: key_start,
             tokens: axes.map(|axis| axis.key_extent),
             heads: self.problem.heads_kv(),
         };
-        match self.rows {
+        match part.rows {
             Rows::Queries => (queries, keys),
             Rows::Keys => (keys, queries),
         }
@@ -153,18 +262,25 @@ impl Part<'_> {
     /// The tensor maps, and the steps of each of the six that there can be.
     fn maps(
         &self,
+        part: &Part,
         class: &Class,
         rows: &Side,
         columns: &Side,
     ) -> Result<(Vec<MapPatch>, [MapSteps; 6]), MapError> {
-        let Part { query, problem, cut, .. } = self;
+        let Call { query, problem, .. } = self;
+        let cut = &part.cut;
         let tile = |side: [usize; 3]| Tile {
             side,
             dilation: class.axes.map(|axis| axis.dilation),
             residues: class.residues,
-            head_dim: self.kernel.longest_row(),
+            head_dim: self.kernels[0].longest_row(),
         };
-        let of_list = Tile { side: [1, 1, COLUMNS], dilation: [1; 3], residues: [1; 3], ..tile([1; 3]) };
+        let of_list = Tile {
+            side: [1, 1, cut.column_box.iter().product()],
+            dilation: [1; 3],
+            residues: [1; 3],
+            ..tile([1; 3])
+        };
         let lengths = [problem.head_dim(), problem.head_dim_v()];
         let of_side = |side: &Side, i: usize, tile: Tile| {
             let place = (side.operands[i], side.start);
@@ -184,7 +300,7 @@ impl Part<'_> {
             of_side(columns, 0, column_tile),
             of_side(columns, 1, column_tile),
         ];
-        if self.rows == Rows::Queries && problem.additional_keys() > 0 {
+        if part.rows == Rows::Queries && problem.additional_keys() > 0 {
             sources.extend([list(0), list(1)]);
         }
         let (mut maps, mut steps) = (Vec::with_capacity(6), [MapSteps::default(); 6]);

@@ -1,29 +1,26 @@
 //! The backward on Hopper's tensor cores: a pass over queries, which gives their gradient, and a pass over keys, which gives
-//! those of keys and values. Both recompute the weights, either is bounded by what its rows meet, and no sum is shared between
-//! ctas: results repeat bit for bit.
+//! those of keys and values. Both recompute the weights, either is bounded by what its rows meet, and sums that ctas share are
+//! partial sums, added up in order: results repeat bit for bit.
 //!
-//! Row statistics come from the rows family first. Additional keys' own gradients are the SIMT family's, last: every query
-//! meets them all, so they are few keys with long sums.
+//! Row statistics come from the rows family first. Additional keys have a pass of their own, last, which every query is in.
 
 mod cost;
 mod launch;
 pub(crate) mod params;
 mod pass;
+mod splits;
 mod tiles;
 
 use natten_core::Problem;
 use natten_core::plan::{KeyStart, Tiling};
 use natten_core::window::Axis;
 
-use crate::cost::LAUNCH;
 use crate::family::{Bid, Offer, Query, Refused, best_fit};
-use crate::registry::{Kernel, Operation};
+use crate::registry::{Facts, Kernel, Operation};
 use crate::rejection::RejectionReason;
+use launch::list_axes;
 use pass::{Rows, Work};
 use tiles::Cut;
-
-/// Microseconds of one multiprocessor for each pair of a query and an additional key, with their gradients, on CUDA cores.
-const ADDITIONAL: f64 = 5e-3;
 
 /// The way to run a backward on the kernel of the pass over queries, and on that over keys which belongs to it.
 pub(super) fn bids(
@@ -41,16 +38,15 @@ pub(super) fn bids(
     let (Some(of_queries), Some(of_keys)) = (of_queries, of_keys) else {
         return Err(RejectionReason::NoKeys);
     };
-    // In floating point: views without strides may claim any number of tokens.
-    let counts = [problem.batch(), problem.query_tokens(), problem.heads(), problem.additional_keys()];
-    let pairs: f64 = counts.iter().map(|&count| count as f64).product();
-    let additional = ADDITIONAL * pairs / f64::from(query.properties.multiprocessors.max(1));
+    let of_list = list_axes(problem).and_then(|axes| cut(kernel, query, problem, &axes, Rows::Keys));
+    let additional = of_list.map_or(0.0, |cut| cut.microseconds);
     let tiling = Tiling {
         query_tile: of_queries.row_tile(),
         key_tile: of_queries.column_box,
         key_start: KeyStart::Dynamic,
     };
-    let microseconds = LAUNCH + of_queries.microseconds + of_keys.microseconds + additional;
+    let microseconds =
+        cost::statistics(problem) + of_queries.microseconds + of_keys.microseconds + additional;
     Ok(vec![Bid { kernel, tiling: Some(tiling), side: of_queries.side, microseconds }])
 }
 
@@ -89,6 +85,7 @@ fn cut(kernel: &Kernel, query: &Query<'_>, problem: &Problem, axes: &[Axis; 3], 
         axes,
         rows,
         head_dim: kernel.max_head_dim,
+        columns: kernel.tile().map_or(0, |tile| tile.queries.min(tile.keys)),
         heads: problem.batch().saturating_mul(heads),
         sharing,
         additional: problem.additional_keys(),

@@ -17,12 +17,16 @@ pub struct BackwardParamsSm90 {
     pub statistics: u64,
     pub d_row_strides: [Strides; 2],
     pub statistics_strides: Strides,
+    pub split_strides: [i64; 2],
     pub geometry: Geometry,
     pub tiles: [Divisor; 3],
     pub residues: [Divisor; 3],
     pub neighbours: [i32; 3],
+    pub parts: Divisor,
     pub heads: Divisor,
     pub items: i32,
+    pub splits: i32,
+    pub split_axis: i32,
     pub row_box_log2: [i32; 3],
     pub row_side: i32,
     pub column_box_log2: [i32; 3],
@@ -30,7 +34,7 @@ pub struct BackwardParamsSm90 {
     pub column_steps: [MapSteps; 2],
     pub additional_steps: [MapSteps; 2],
     /// The header's struct is aligned to 64 bytes, as tensor maps are.
-    pub padding: [i32; 15],
+    pub padding: [i32; 6],
 }
 
 #[cfg(test)]

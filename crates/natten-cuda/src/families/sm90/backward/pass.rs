@@ -5,6 +5,7 @@ use std::ops::Range;
 use natten_core::window::{Axis, Residue};
 
 use crate::classes::Class;
+use crate::registry::Kernel;
 
 /// Which tokens are the rows of a pass; the others are its columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,6 +64,8 @@ pub(super) struct Counts {
     pub columns: u64,
     /// Those that need no mask.
     pub full: u64,
+    /// Pairs of a warpgroup's rows and a column tile that meet, summed over row tiles: a warpgroup leaves out others.
+    pub met: u64,
 }
 
 /// What is to be cut: one mask.
@@ -70,12 +73,29 @@ pub(super) struct Counts {
 pub(super) struct Work<'a> {
     pub axes: &'a [Axis; 3],
     pub rows: Rows,
-    /// Bucket of head_dim.
+    /// Bucket of head_dim, and columns of a tile.
     pub head_dim: u32,
+    pub columns: usize,
     /// Batch items times heads of the rows, and heads that share a row's columns.
     pub heads: usize,
     pub sharing: usize,
     /// Keys that every query sees.
     pub additional: usize,
     pub multiprocessors: u32,
+}
+
+impl Work<'_> {
+    /// See [`gradients`].
+    pub fn gradients(&self) -> usize {
+        gradients_of(self.head_dim, self.rows)
+    }
+}
+
+/// Gradients that are worked out by items of their own: registers hold one of 64 rows that are longer than 128.
+pub(super) fn gradients(kernel: &Kernel, rows: Rows) -> usize {
+    gradients_of(kernel.max_head_dim, rows)
+}
+
+fn gradients_of(head_dim: u32, rows: Rows) -> usize {
+    if rows == Rows::Keys && head_dim > 128 { 2 } else { 1 }
 }

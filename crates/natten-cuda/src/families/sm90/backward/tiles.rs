@@ -3,22 +3,24 @@
 //! A pass over queries meets keys by their windows, a pass over keys meets queries by the inverse windows. Every count is a
 //! product over axes of sums along one axis, each worked out once for a side of rows and all sides of columns.
 
+use std::array;
+use std::ops::Range;
+
 use natten_core::plan::{abreast, fitting_boxes};
 use natten_core::window::Axis;
 
-use super::cost::Launches;
+use super::cost::{self, Launches};
 use super::pass::{Counts, Rows, Work};
+use super::splits::Splits;
 use crate::classes::classes;
 
 /// Rows of one warpgroup.
 pub(super) const ROWS: usize = 64;
 /// Consumer warpgroups of a cta.
 pub(super) const WARPGROUPS: usize = 2;
-/// Columns of a tile.
-pub(super) const COLUMNS: usize = 64;
 
 /// Sides of columns that there are: `2^0` to `2^6`.
-const SIDES: usize = COLUMNS.ilog2() as usize + 1;
+const SIDES: usize = 7;
 
 /// Sides of an item's rows that there are: `2^0` to `2^7`.
 const ROW_SIDES: usize = (WARPGROUPS * ROWS).ilog2() as usize + 1;
@@ -33,6 +35,8 @@ pub(super) struct Cut {
     /// Columns of a tile.
     pub column_box: [usize; 3],
     pub counts: Counts,
+    /// How the column tiles of an item are split.
+    pub splits: Splits,
     /// Predicted time.
     pub microseconds: f64,
 }
@@ -45,7 +49,8 @@ impl Cut {
 
     /// Pairs computed, for one head of one batch item.
     pub fn issued(&self) -> f64 {
-        self.counts.columns as f64 * (WARPGROUPS * ROWS * COLUMNS) as f64
+        let columns: usize = self.column_box.iter().product();
+        self.counts.met as f64 * (ROWS * columns) as f64
     }
 }
 
@@ -58,7 +63,7 @@ pub(super) fn best(work: &Work<'_>) -> Option<Cut> {
     let (rows, columns) = (positions(Rows::extent), positions(Rows::columns));
     let mut tables =
         work.axes.each_ref().map(|axis| Table { axis, rows: work.rows, by_side: [None; ROW_SIDES] });
-    let column_boxes = fitting_boxes(COLUMNS, &columns);
+    let column_boxes = fitting_boxes(work.columns, &columns);
     let mut best: Option<Cut> = None;
     for row_box in fitting_boxes(ROWS, &rows) {
         let mut sides: Vec<usize> = (0..3).filter(|&side| rows[side] > row_box[side]).collect();
@@ -67,13 +72,13 @@ pub(super) fn best(work: &Work<'_>) -> Option<Cut> {
         }
         for side in sides {
             let row_tile = abreast(row_box, side, WARPGROUPS);
-            let launches = Launches::of(work, &classes, &row_tile);
+            let launches = Launches::of(work, &classes, &row_tile, 1);
             let [x, y, z] = &mut tables;
             let sums = [x.sums(row_tile[0]), y.sums(row_tile[1]), z.sums(row_tile[2])];
             for &column_box in &column_boxes {
-                let counts = count(&sums, &column_box, work);
+                let counts = count(&sums, &column_box, side, work);
                 let microseconds = launches.predict(&counts);
-                let cut = Cut { row_box, side, column_box, counts, microseconds };
+                let cut = Cut { row_box, side, column_box, counts, splits: Splits::NONE, microseconds };
                 let order = |cut: &Cut| (cut.microseconds, usize::MAX - cut.column_box[2] - cut.row_box[2]);
                 if best.as_ref().is_none_or(|best| order(&cut) < order(best)) {
                     best = Some(cut);
@@ -81,21 +86,39 @@ pub(super) fn best(work: &Work<'_>) -> Option<Cut> {
             }
         }
     }
-    best
+    let mut best = best?;
+    let [x, y, z] = &mut tables;
+    let [i, j, k] = best.row_tile();
+    let along = [x.sums(i), y.sums(j), z.sums(k)];
+    let columns = array::from_fn(|a| {
+        let sums = &along[a][best.column_box[a].ilog2() as usize];
+        sums.columns as f64 / sums.rows.max(1) as f64
+    });
+    best.splits = Splits::of(work, &classes, &best, columns);
+    if best.splits.is_partial() {
+        let launches = Launches::of(work, &classes, &best.row_tile(), best.splits.count);
+        best.microseconds = launches.predict(&best.counts) + cost::sums(work, best.splits.count);
+    }
+    Some(best)
 }
 
-fn count(along: &[&[Counts; SIDES]; 3], column_box: &[usize; 3], work: &Work<'_>) -> Counts {
-    let mut product = Counts { rows: 1, columns: 1, full: 1 };
-    for (sums, side) in along.iter().zip(column_box) {
-        let sums = &sums[side.ilog2() as usize];
+/// The counts of all axes together; the warpgroups' boxes stand side by side along axis `side`.
+fn count(along: &[&[Counts; SIDES]; 3], column_box: &[usize; 3], side: usize, work: &Work<'_>) -> Counts {
+    let mut product = Counts { rows: 1, columns: 1, full: 1, met: 1 };
+    for (a, (sums, columns)) in along.iter().zip(column_box).enumerate() {
+        let sums = &sums[columns.ilog2() as usize];
         product.rows = product.rows.saturating_mul(sums.rows);
         product.columns = product.columns.saturating_mul(sums.columns);
         product.full = product.full.saturating_mul(sums.full);
+        product.met = product.met.saturating_mul(if a == side { sums.met } else { sums.columns });
     }
     if work.rows == Rows::Queries {
-        let (tiles, full) = (work.additional.div_ceil(COLUMNS), work.additional / COLUMNS);
-        product.columns = product.columns.saturating_add(product.rows.saturating_mul(tiles as u64));
-        product.full = product.full.saturating_add(product.rows.saturating_mul(full as u64));
+        let (tiles, full) = (work.additional.div_ceil(work.columns), work.additional / work.columns);
+        let of_rows = |tiles: usize| product.rows.saturating_mul(tiles as u64);
+        let (tiles, full) = (of_rows(tiles), of_rows(full));
+        product.columns = product.columns.saturating_add(tiles);
+        product.full = product.full.saturating_add(full);
+        product.met = product.met.saturating_add(tiles.saturating_mul(WARPGROUPS as u64));
     }
     product
 }
@@ -119,13 +142,26 @@ fn sum_axis(axis: &Axis, rows: Rows, side: usize) -> [Counts; SIDES] {
     for (residue, times) in axis.residue_kinds() {
         let (len, times) = (rows.len(&residue), times as u64);
         for start in (0..len).step_by(side) {
-            let (some, all) = rows.meet(&residue, start..(start + side).min(len));
-            let met = some.end.saturating_sub(some.start);
-            let [begin, end] = [all.start, all.end].map(|at| at.saturating_sub(some.start));
+            let end = (start + side).min(len);
+            let (some, all) = rows.meet(&residue, start..end);
+            let tiles = |log2: usize, met: &Range<usize>| {
+                // Tiles are cut from the first column that the item meets on.
+                let [begin, end] = [met.start, met.end].map(|at| at.saturating_sub(some.start));
+                if begin < end { end.div_ceil(1 << log2) - (begin >> log2) } else { 0 }
+            };
+            let [begin, last] = [all.start, all.end].map(|at| at.saturating_sub(some.start));
+            // Of the warpgroups' boxes, where they stand side by side along this axis.
+            let rows_of_one = (side / WARPGROUPS).max(1);
+            let mut firsts = (start..end).step_by(rows_of_one);
+            let boxes: [Option<Range<usize>>; WARPGROUPS] = array::from_fn(|_| {
+                let first = firsts.next()?;
+                Some(rows.meet(&residue, first..(first + rows_of_one).min(end)).0)
+            });
             for (log2, sum) in sums.iter_mut().enumerate() {
                 sum.rows += times;
-                sum.columns += times * met.div_ceil(1 << log2) as u64;
-                sum.full += times * (end >> log2).saturating_sub(begin.div_ceil(1 << log2)) as u64;
+                sum.columns += times * tiles(log2, &some) as u64;
+                sum.full += times * (last >> log2).saturating_sub(begin.div_ceil(1 << log2)) as u64;
+                sum.met += times * boxes.iter().flatten().map(|met| tiles(log2, met) as u64).sum::<u64>();
             }
         }
     }
@@ -157,7 +193,8 @@ mod tests {
 
     fn work(problem: &Problem, rows: Rows) -> Work<'_> {
         let axes = problem.axes();
-        Work { axes, rows, head_dim: 64, heads: 1, sharing: 1, additional: 0, multiprocessors: 132 }
+        let (head_dim, columns, multiprocessors) = (64, 64, 132);
+        Work { axes, rows, head_dim, columns, heads: 1, sharing: 1, additional: 0, multiprocessors }
     }
 
     /// In the pass over queries the counts are the planner's.
@@ -188,6 +225,15 @@ mod tests {
                             for first in queries.clone().step_by(1 << log2) {
                                 let tile = first..first + (1 << log2);
                                 walked.columns += 1;
+                                // The warpgroups' boxes that there are.
+                                let rows = (side / 2).max(1);
+                                let boxes =
+                                    keys.clone().step_by(rows).map(|at| at..(at + rows).min(keys.end));
+                                let meets = |rows| {
+                                    let met = residue.queries_of(rows);
+                                    met.start.max(tile.start) < met.end.min(tile.end)
+                                };
+                                walked.met += boxes.filter(|rows| meets(rows.clone())).count() as u64;
                                 let exists = tile.end <= residue.query_len;
                                 let tile = tile.start..tile.end.min(residue.query_len);
                                 let is_full = residue.coverage(tile, keys.clone()) == Coverage::Full;
@@ -198,6 +244,17 @@ mod tests {
                     assert_eq!(sum_axis(axis, Rows::Keys, side)[log2], walked, "{axis:?} {side} {log2}");
                 }
             }
+        }
+    }
+
+    /// Of small windows' tiles, warpgroups leave out a quarter and more.
+    #[test]
+    fn warpgroups_leave_out_what_they_do_not_meet() {
+        let problem = problem([16, 32, 48], Params::new([3, 7, 7]));
+        for (rows, share) in [(Rows::Queries, 0.75), (Rows::Keys, 0.78)] {
+            let Counts { columns, met, .. } = best(&work(&problem, rows)).unwrap().counts;
+            let found = met as f64 / (columns * WARPGROUPS as u64) as f64;
+            assert!(found < share, "{rows:?}: {found}");
         }
     }
 

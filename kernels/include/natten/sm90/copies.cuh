@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+// What the producers of the Hopper kernels ask of the copy engine: a tile as slabs, and the rows of an item.
+#pragma once
+#include "config.cuh"
+
+namespace natten {
+namespace sm90 {
+
+// Loads one tile, whose slabs have `slab_bytes` each.
+template <class C>
+NATTEN_DEVICE void load_slabs(unsigned to, int slab_bytes, unsigned barrier, const arch::TensorMap& map,
+                              const int (&at)[3], int outer) {
+#pragma unroll 1
+  for (int slab = 0; slab < C::SLABS; ++slab)
+    arch::load_box(to + slab * slab_bytes, &map, barrier, slab * C::SLAB, at[2], at[1], at[0], outer);
+}
+
+// Loads a tensor's rows of an item: a box of 64 for each warpgroup, side by side along an axis.
+template <class C>
+NATTEN_DEVICE void load_rows(unsigned to, unsigned barrier, const arch::TensorMap& map, const MapSteps& steps,
+                             const WorkItem& item, const int (&box_log2)[3], const int& side) {
+  const WorkItem::Head head = item.head();
+  int outer = head.batch * steps.batch + head.head * steps.head;
+  int at[3];
+#pragma unroll
+  for (int a = 0; a < 3; ++a) {
+    const WorkItem::Along along = item.along(a);
+    at[a] = along.base;
+    outer += along.residue * steps.residue[a];
+  }
+#pragma unroll 1
+  for (int w = 0; w < C::WARPGROUPS; ++w) {
+    load_slabs<C>(to, 64 * C::SLAB_ROW_BYTES, barrier, map, at, outer);
+    to += 64 * C::HEAD_DIM * 2;
+#pragma unroll
+    for (int a = 0; a < 3; ++a) at[a] += a == side ? 1 << box_log2[a] : 0;
+  }
+}
+
+}  // namespace sm90
+}  // namespace natten
