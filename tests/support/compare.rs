@@ -105,7 +105,7 @@ pub fn same_row<E: Element>(a: &Tensor<E>, b: &Tensor<E>, row: usize, width: usi
 }
 
 /// The largest difference of one row of two tensors, so many elements wide; NaN as in [`largest_error`].
-pub fn row_error<E: Element>(a: &Tensor<E>, b: &Tensor<E>, row: usize, width: usize) -> f64 {
+pub fn row_error<A: Element, B: Element>(a: &Tensor<A>, b: &Tensor<B>, row: usize, width: usize) -> f64 {
     let row = row * width..(row + 1) * width;
     let pairs = a.as_slice()[row.clone()].iter().zip(&b.as_slice()[row]);
     let errors = pairs.map(|(a, b)| difference(a.to_f64(), b.to_f64()));

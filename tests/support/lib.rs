@@ -14,6 +14,7 @@ pub mod spec;
 pub mod subject;
 pub mod suites;
 pub mod tolerance;
+pub mod vast;
 pub mod watched;
 
 pub use compare::{assert_close, largest_error};

@@ -88,7 +88,8 @@ fn poison<E: Element>() -> E {
     value
 }
 
-fn is_poison<E: Element>(value: &E) -> bool {
+/// Whether an element was never written.
+pub fn is_poison<E: Element>(value: &E) -> bool {
     bytemuck::bytes_of(value).iter().all(|&byte| byte == 0xFF)
 }
 

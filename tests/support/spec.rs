@@ -261,6 +261,21 @@ pub struct Case {
 }
 
 impl Case {
+    /// The same with scores around -60: a score of 0 beside them would have all the weight.
+    pub fn negative(mut self) -> Self {
+        // The mean of a product of magnitudes of normal deviates is 2 / pi.
+        self.spec.scale = Some(94.0 / self.spec.head_dim as f32);
+        let each = |tensor: &mut Tensor<f64>, sign: f64| {
+            tensor.as_mut_slice().iter_mut().for_each(|x| *x = sign * x.abs());
+        };
+        each(&mut self.inputs.query, 1.0);
+        each(&mut self.inputs.key, -1.0);
+        if let Some([keys, _]) = &mut self.inputs.additional {
+            each(keys, -1.0);
+        }
+        self
+    }
+
     /// The operands rounded to an element type.
     pub fn rounded<E: Element>(&self) -> Inputs<Tensor<E>> {
         self.inputs.map(|tensor| tensor.cast())

@@ -7,6 +7,7 @@ use natten::{
 };
 
 pub use crate::dense::Weights;
+use crate::vast::Spread;
 
 /// Host views that a call writes.
 pub type OutputViews<'a, E> = Output<TensorViewMut<'a, E>, TensorViewMut<'a, f32>>;
@@ -29,6 +30,14 @@ pub struct Attended<E> {
 pub trait Subject: Send + Sync + 'static {
     /// For messages.
     fn name(&self) -> String;
+
+    /// The same where tensors are larger than memory, if it can have such.
+    fn spread(&self, _spread: Spread) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
 
     /// Writes every element of `output`; says how it kept its weights. Only a kernel that multiplies on tensor cores may
     /// round them.

@@ -12,6 +12,7 @@ pub mod properties;
 pub mod run;
 pub mod scope;
 pub mod semantics;
+pub mod vast;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -98,6 +99,7 @@ pub fn all<S: Subject>(scope: &Scope) -> Vec<Suite<S>> {
         gradients::suite(scope),
         merging::suite(scope),
         golden::suite(scope),
+        vast::suite(scope),
     ]
 }
 

@@ -25,7 +25,7 @@ pub struct Watched<D: Device> {
     pretending: Arc<AtomicBool>,
 }
 
-/// What was launched: the last shape of each kernel, and how often.
+/// What was launched: how often each kernel, and the shape with most ctas.
 pub type Launches = BTreeMap<&'static str, (u64, LaunchConfig)>;
 
 impl<D: Device> Clone for Watched<D> {
@@ -124,7 +124,13 @@ impl<D: Device> Device for Watched<D> {
     fn launch(&self, launch: &PreparedLaunch<'_, Self::Function>) -> Result<(), DeviceError> {
         let Named { entry, function } = launch.function();
         let mut launches = self.launches.lock().unwrap_or_else(PoisonError::into_inner);
-        launches.entry(entry).or_insert((0, *launch.config())).0 += 1;
+        let (count, widest) = launches.entry(entry).or_insert((0, *launch.config()));
+        let ctas =
+            |config: &LaunchConfig| config.grid.iter().map(|&extent| u64::from(extent)).product::<u64>();
+        *count += 1;
+        if ctas(launch.config()) > ctas(widest) {
+            *widest = *launch.config();
+        }
         drop(launches);
         if self.pretending.load(Ordering::Relaxed) {
             return Ok(());

@@ -9,18 +9,24 @@ use natten_cuda::{ComputeCapability, DeviceError};
 
 use crate::asynchronous::tma::{Swizzle, TensorMapDesc};
 use crate::counters::Counters;
-use crate::launch::launch;
+use crate::launch::launch_ctas;
 use crate::memory::Memory;
 use crate::module::Module;
 use crate::options::{Launch, Options};
 
 /// An emulated GPU. Clones share its memory, loaded kernels and counters.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Emulated {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
+impl std::fmt::Debug for Emulated {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Shared { id, properties, .. } = &*self.shared;
+        f.debug_struct("Emulated").field("id", id).field("properties", properties).finish_non_exhaustive()
+    }
+}
+
 struct Shared {
     id: u64,
     properties: Properties,
@@ -29,7 +35,14 @@ struct Shared {
     options: Mutex<Options>,
     counters: Mutex<HashMap<&'static str, Counters>>,
     replacements: Mutex<HashMap<&'static str, String>>,
+    selection: Mutex<Option<Selection>>,
 }
+
+/// The CTAs of a launch that run: of an entry's name and a grid their numbers, x fastest.
+pub type Selection = Arc<dyn Fn(&str, [u32; 3]) -> Vec<u32> + Send + Sync>;
+
+/// Allocations longer than this exist only where they are written.
+const DENSE_BYTES: usize = 64 << 20;
 
 /// A parsed kernel.
 #[derive(Debug)]
@@ -39,11 +52,17 @@ pub struct Function {
 }
 
 /// Memory of an emulated GPU, freed when dropped.
-#[derive(Debug)]
 pub struct GlobalMemory {
     address: u64,
     bytes: usize,
     shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for GlobalMemory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let GlobalMemory { address, bytes, .. } = self;
+        f.debug_struct("GlobalMemory").field("address", address).field("bytes", bytes).finish_non_exhaustive()
+    }
 }
 
 impl GlobalMemory {
@@ -79,6 +98,7 @@ impl Emulated {
             options: Mutex::new(Options::default()),
             counters: Mutex::default(),
             replacements: Mutex::default(),
+            selection: Mutex::default(),
         };
         Emulated { shared: Arc::new(shared) }
     }
@@ -97,6 +117,12 @@ impl Emulated {
     /// a kernel on purpose.
     pub fn replace(&self, entry: &'static str, ptx: String) {
         lock(&self.shared.replacements).insert(entry, ptx);
+    }
+
+    /// Runs only these CTAs of later launches, as if the others had nothing to do: a grid may be too long to run. They are
+    /// not looked at for races between them.
+    pub fn run_only(&self, selection: Option<Selection>) {
+        *lock(&self.shared.selection) = selection;
     }
 
     /// The global memory, to allocate sparsely or look around in.
@@ -134,7 +160,9 @@ impl Device for Emulated {
     }
 
     fn allocate(&self, bytes: usize) -> Result<GlobalMemory, DeviceError> {
-        let address = self.shared.memory.alloc(bytes.max(1));
+        let memory = &self.shared.memory;
+        let address =
+            if bytes > DENSE_BYTES { memory.alloc_sparse(bytes as u64) } else { memory.alloc(bytes.max(1)) };
         Ok(GlobalMemory { address, bytes, shared: Arc::clone(&self.shared) })
     }
 
@@ -192,8 +220,11 @@ impl Device for Emulated {
             args: prepared.params().iter().map(|bytes| bytes.to_vec()).collect(),
         };
         let options = *lock(&self.shared.options);
-        let counters = launch(&function.module, function.entry, &shape, &self.shared.memory, &options)
-            .map_err(failed("running a kernel"))?;
+        let selection = lock(&self.shared.selection).clone();
+        let ctas = selection.map(|of| of(function.entry, config.grid));
+        let counters =
+            launch_ctas(&function.module, function.entry, &shape, &self.shared.memory, &options, ctas)
+                .map_err(failed("running a kernel"))?;
         *lock(&self.shared.counters).entry(function.entry).or_default() += &counters;
         Ok(())
     }

@@ -29,13 +29,26 @@ pub fn launch(
     memory: &Memory,
     options: &Options,
 ) -> Result<Counters, Fault> {
+    launch_ctas(module, entry, launch, memory, options, None)
+}
+
+/// [`launch`], or those of its CTAs that are listed.
+pub(crate) fn launch_ctas(
+    module: &Module,
+    entry: &str,
+    launch: &Launch,
+    memory: &Memory,
+    options: &Options,
+    listed: Option<Vec<u32>>,
+) -> Result<Counters, Fault> {
     let entry = module.entry(entry).ok_or_else(|| FaultKind::UnknownEntry { name: entry.to_owned() })?;
     check_shape(entry, launch)?;
     let params = params(entry, &launch.args)?;
     let ctas = launch.grid.iter().product::<u32>();
     let variables = allocate_variables(module, memory);
     let allocations = memory.snapshot();
-    let races = (options.check_races && ctas > 1).then(|| GlobalRaces::new(ctas, &allocations));
+    let is_whole = listed.is_none();
+    let races = (options.check_races && is_whole && ctas > 1).then(|| GlobalRaces::new(ctas, &allocations));
     let grid = Grid {
         module,
         entry,
@@ -49,7 +62,11 @@ pub fn launch(
         variables,
         races,
     };
-    let result = if options.parallel { run_parallel(&grid, ctas) } else { run_serial(&grid, ctas) };
+    let result = match listed {
+        Some(listed) => run_serial(&grid, listed.into_iter().filter(|&cta| cta < ctas)),
+        None if options.parallel => run_parallel(&grid, ctas),
+        None => run_serial(&grid, 0..ctas),
+    };
     for &address in &grid.variables {
         let freed = memory.free(address);
         debug_assert!(freed.is_ok(), "the launch allocated it");
@@ -57,9 +74,9 @@ pub fn launch(
     result
 }
 
-fn run_serial(grid: &Grid<'_>, ctas: u32) -> Result<Counters, Fault> {
+fn run_serial(grid: &Grid<'_>, ctas: impl Iterator<Item = u32>) -> Result<Counters, Fault> {
     let mut cta = Cta::new(grid);
-    for index in 0..ctas {
+    for index in ctas {
         cta.reset(index);
         cta.run()?;
     }

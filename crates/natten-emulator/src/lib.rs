@@ -63,7 +63,7 @@ mod timing;
 
 pub use asynchronous::tma::{Swizzle, TensorMapDesc, TensorMapError};
 pub use counters::{CLASSES, Class, Counters};
-pub use device::{Emulated, Function, GlobalMemory};
+pub use device::{Emulated, Function, GlobalMemory, Selection};
 pub use fault::{
     Accessor, Actor, Fault, FaultKind, MbarrierProblem, MemoryError, MemorySpace, ParseError, ParseProblem,
     Site, Wait, WaitReason, WgmmaProblem,

@@ -220,6 +220,47 @@ pub fn tiles() -> Vec<Spec> {
     list.into_iter().enumerate().map(with_dims).collect()
 }
 
+/// What is rare and differs from kernel to kernel, so that each meets all of it by name: tiles of at most 192 rows and 128
+/// columns are taken for granted, and more than enough of them are work for a few blocks.
+pub fn paths(has_tiles: bool) -> Vec<Spec> {
+    let few_keys = |spec: Spec| if has_tiles { spec } else { Spec::na(&[193], &[9]) };
+    vec![
+        // Items for blocks to take in turn: several tiles, batch items, and heads, three to one of the keys'.
+        Spec::na(&[3, 30], &[3, 9]).heads(6, 2).batch(2),
+        // Rows that see nothing of the first tile of keys that their own tile has.
+        Spec::na(&[260], &[5]).stride(&[5]),
+        // Additional keys beyond a tile, and four heads to one of the keys'.
+        Spec::na(&[40], &[7]).heads(4, 1).additional(150),
+        // One row beyond the last tile, in one residue; none in the other, which has a tile without rows.
+        Spec::na(&[257], &[3]).dilation(&[2]),
+        // Tiles that all rows see whole, between others, and one row beyond.
+        few_keys(Spec::na(&[193], &[150])),
+        // Everything at once, on three axes.
+        Spec::na(&[3, 6, 22], &[2, 3, 5])
+            .stride(&[1, 2, 3])
+            .dilation(&[1, 2, 2])
+            .causal(&[true, false, true])
+            .heads(2, 1)
+            .additional(1),
+        // Sequences without queries, without enough keys for each, and with more.
+        Spec::packed(&[70, 0, 3], &[40, 5, 130], true).heads(6, 2),
+        Spec::packed(&[66, 3], &[40, 9], true).heads(2, 1),
+        Spec::attention(30, 150, false),
+        // The queries in several parts for the gradients of additional keys.
+        Spec::na(&[9, 64], &[1, 3]).heads(2, 1).additional(3),
+    ]
+}
+
+/// For scores that are all far below 0, so that a key that is not there weighs most: ends of axes inside a tile, and of
+/// additional keys.
+pub fn negative() -> Vec<Spec> {
+    vec![
+        Spec::na(&[5, 13], &[3, 7]).heads(2, 1).additional(3),
+        Spec::na(&[70], &[20]).causal(&[true]),
+        Spec::packed(&[5, 7], &[9, 70], false),
+    ]
+}
+
 /// Nothing to do: an empty batch.
 pub fn empty() -> Vec<Spec> {
     vec![Spec::na(&[5, 4], &[3, 2]).batch(0).heads(2, 1).additional(2), Spec::attention(3, 4, true).batch(0)]

@@ -94,7 +94,11 @@ fn merged<E: Element>(outs: &[Tensor<E>], lses: &[Tensor<f32>]) -> (dense::Forwa
     (exact, naive)
 }
 
-fn against_the_reference<E: Element, S: Subject>(
+/// One merge, `count` branches whose log-sum-exps are so far apart.
+///
+/// # Errors
+/// When the subject does not take it.
+pub fn against_the_reference<E: Element, S: Subject>(
     subject: &S,
     (count, spread, place): (usize, f64, crate::Place),
     seed: u64,
@@ -120,7 +124,10 @@ fn against_the_reference<E: Element, S: Subject>(
 }
 
 /// The gradients of each branch, from a gradient of the merged output alone, and of its log-sum-exp, too.
-fn gradients_against_the_reference<E: Element, S: Subject>(
+///
+/// # Errors
+/// When the subject does not take it.
+pub fn gradients_against_the_reference<E: Element, S: Subject>(
     subject: &S,
     (count, spread, place): (usize, f64, crate::Place),
     seed: u64,

@@ -26,15 +26,21 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
         ("drawn", list::random(4, 60)),
         ("empty", list::empty()),
     ];
+    let passes = [scope.forward, scope.backward];
     for (name, specs) in &lists {
         for given in scope.problems(specs) {
-            let passes = [scope.forward, scope.backward];
-            in_type!(given.element_type, E => each_pass::<E, S>(&mut checks, passes, name, &given));
+            in_type!(given.element_type, E => each_pass::<E, S>(&mut checks, passes, name, &given, plain));
         }
+    }
+    for given in scope.every(&list::paths(scope.has_tiles())) {
+        in_type!(given.element_type, E => each_pass::<E, S>(&mut checks, passes, "paths", &given, plain));
+    }
+    for given in scope.every(&list::negative()) {
+        in_type!(given.element_type, E => each_pass::<E, S>(&mut checks, passes, "negative", &given, Case::negative));
     }
     for given in scope.tiles(&list::tiles()) {
         let passes = [scope.forward, scope.has_tiles_backward()];
-        in_type!(given.element_type, E => each_pass::<E, S>(&mut checks, passes, "tiles", &given));
+        in_type!(given.element_type, E => each_pass::<E, S>(&mut checks, passes, "tiles", &given, plain));
     }
     arranged(&mut checks, scope);
     if scope.forward {
@@ -43,12 +49,18 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
     Suite { name: "oracle", checks }
 }
 
+/// Tensors as they are drawn.
+fn plain(case: Case) -> Case {
+    case
+}
+
 /// A check of the forward and one of the backward of one problem, if asked for.
 fn each_pass<E: Element, S: Subject>(
     checks: &mut Vec<Check<S>>,
     [is_forward, is_backward]: [bool; 2],
     name: &str,
     given: &Given,
+    change: fn(Case) -> Case,
 ) {
     let Given { index, spec, place, .. } = given;
     let name = |pass: &str| format!("oracle {name} {index} {} {pass}", E::TYPE);
@@ -56,13 +68,13 @@ fn each_pass<E: Element, S: Subject>(
     if is_forward {
         let own = spec.clone();
         checks.push(Check::new(name("forward"), spec, move |subject| {
-            Expected::<E>::of(&own.draw(seed)).check_forward(subject, at)
+            Expected::<E>::of(&change(own.draw(seed))).check_forward(subject, at)
         }));
     }
     if is_backward {
         let own = spec.clone();
         checks.push(Check::new(name("backward"), spec, move |subject| {
-            Expected::<E>::of(&own.draw(seed)).check_backward(subject, at)
+            Expected::<E>::of(&change(own.draw(seed))).check_backward(subject, at)
         }));
     }
 }
@@ -263,7 +275,9 @@ impl<E: Element> Expected<E> {
         at: Arrangements,
     ) -> Result<(), Unsupported> {
         let problem = &self.problem;
-        let found = placed_gradients(subject, problem, &self.inputs, saved, at)?;
+        let what = format!("{} gradient {at:?} of {problem:?}", subject.name());
+        let found =
+            placed_gradients(subject, problem, &self.inputs, saved, at)?.map(|grad| grad.written(&what));
         let weights = subject.backward_weights(problem, &self.inputs.map(Tensor::view));
         let (exact, naive) = naive_gradients(problem, &self.inputs, saved, weights);
         let wanted = reference_gradients(problem, &self.inputs, saved);
@@ -338,13 +352,17 @@ pub fn reference_gradients<E: Element>(
     Inputs { query, key, value, additional }
 }
 
-fn placed_gradients<S: Subject, E: Element>(
+/// The gradients of a subject in poisoned memory, whether all of it was written or not.
+///
+/// # Errors
+/// When the subject does not take the problem.
+pub fn placed_gradients<S: Subject, E: Element>(
     subject: &S,
     problem: &Problem,
     inputs: &Inputs<Tensor<E>>,
     saved: &Saved<&Tensor<E>, &Tensor<f32>>,
     at: Arrangements,
-) -> Result<Inputs<Tensor<E>>, Unsupported> {
+) -> Result<Inputs<Placed<E>>, Unsupported> {
     let placed = place(inputs, at.inputs);
     let (out, d_out) = (Placed::of(saved.out, at.out), Placed::of(saved.d_out, at.inputs[1]));
     let lse = Placed::of_scalars(saved.lse, at.out);
@@ -363,6 +381,5 @@ fn placed_gradients<S: Subject, E: Element>(
         additional: grads.additional.as_mut().map(|pair| pair.each_mut().map(Placed::view_mut)),
     };
     subject.backward(problem, &placed.map(Placed::view), &saved, views)?;
-    let what = format!("{} gradient {at:?} of {problem:?}", subject.name());
-    Ok(grads.map(|grad| grad.written(&what)))
+    Ok(grads)
 }

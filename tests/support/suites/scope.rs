@@ -145,9 +145,36 @@ impl Scope {
         self.some_of(list, |every| every)
     }
 
+    /// All of a list for a single kernel; for others those that are tried.
+    pub fn every(&self, list: &[Spec]) -> Vec<Given> {
+        self.some_of(list, |every| if self.is_kernel() { 1 } else { every })
+    }
+
     /// Those of a list of problems that span several tiles.
     pub fn tiles(&self, list: &[Spec]) -> Vec<Given> {
         self.tiles.map(|tiles| self.some_of(list, |_| tiles)).unwrap_or_default()
+    }
+
+    /// A problem by itself, in every element type; `nth` says which rows of a kernel's it gets.
+    pub fn alone(&self, spec: &Spec, nth: usize) -> Vec<Given> {
+        let given = |element_type| Given {
+            index: nth,
+            element_type,
+            spec: self.fit(spec, nth + self.first),
+            place: self.place(Arrangement::Contiguous, nth),
+        };
+        self.types().map(given).collect()
+    }
+
+    /// Both of a pair, or the one that this subject's number and that of the pair choose.
+    pub fn of_pair<T>(&self, pair: [T; 2], nth: usize) -> Vec<T> {
+        let chosen = (self.first + nth) % 2;
+        pair.into_iter().enumerate().filter(|(n, _)| is_full() || *n == chosen).map(|(_, one)| one).collect()
+    }
+
+    /// The longest row of a kernel; of others what a problem of the lists has unless it says otherwise.
+    pub fn longest_row(&self) -> usize {
+        self.rows.map_or(8, |rows| rows.longest)
     }
 
     fn some_of(&self, list: &[Spec], every: impl Fn(usize) -> usize) -> Vec<Given> {
@@ -175,13 +202,14 @@ impl Scope {
         let step = if is_aligned { 8 } else { 1 };
         let less = longest.saturating_sub(step * (1 + nth % 2)).max(shorter + step).min(longest);
         let few = less.min(if is_aligned { 24 } else { 13 });
+        let least = (shorter + step).min(longest);
         let rows = if is_aligned {
-            [(longest, longest), (less, less), (longest, few), (few, longest)]
+            [(longest, longest), (less, less), (longest, few), (few, longest), (least, least)]
         } else {
             // Never both of a length that suits the kernel for aligned rows, which is preferred.
-            [(longest, few), (less, less), (few, longest), (less, few)]
+            [(longest, few), (less, less), (few, longest), (less, few), (least, least)]
         };
-        let (head_dim, head_dim_v) = rows[nth % 4];
+        let (head_dim, head_dim_v) = rows[nth % 5];
         spec.clone().dims(head_dim, head_dim_v)
     }
 

@@ -14,7 +14,7 @@ use crate::compare::{assert_same_classes, row_error, same_bits, same_row};
 use crate::dense::visible;
 use crate::in_type;
 use crate::place::{Arrangement, Place, Placed};
-use crate::spec::{Mask, Spec};
+use crate::spec::{Case, Mask, Spec};
 use crate::subject::{Attended, Subject, Unsupported, Weights};
 
 /// Keys and rows that a query does not see, heads and residues beside its own, and what it does see.
@@ -35,6 +35,9 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
     if scope.backward {
         suite.each(scope, "unseen gradients", &local(scope), unseen_gradients::<S>);
         suite.each(scope, "gradients of nothing", &keyless(), gradients_of_nothing::<S>);
+        suite.each(scope, "gradients beside a row", &local(scope), gradients_beside_a_row::<S>);
+        suite.each(scope, "gradients beside a head", &heads(), gradients_beside_a_head::<S>);
+        suite.each(scope, "gradients beside residues", &residues(), gradients_beside_residues::<S>);
     }
     suite
 }
@@ -380,6 +383,139 @@ fn unseen_gradients<S: Subject>(subject: &S, given: &Given) -> Result<(), Unsupp
                 check(is_same, lists[token].contains(&key), &what);
             }
         }
+        Ok(())
+    })
+}
+
+/// The operands of a backward of which some rows can be spoiled.
+struct Rows<E> {
+    inputs: Inputs<Tensor<E>>,
+    out: Tensor<E>,
+    lse: Tensor<f32>,
+    d_out: Tensor<E>,
+    d_lse: Tensor<f32>,
+}
+
+impl<E: Element> Rows<E> {
+    fn of(problem: &Problem, case: &Case) -> Self {
+        let inputs = case.rounded::<E>();
+        let reference::Forward { out, lse } = reference::forward(problem, &inputs.map(Tensor::view));
+        let d_lse = case.d_lse.as_ref().expect("drawn").cast();
+        Rows { inputs, out: out.cast(), lse: lse.cast(), d_out: case.d_out.cast(), d_lse }
+    }
+
+    /// With NaN in all that belongs to some rows of queries and of keys.
+    fn spoiled(&self, query: &dyn Fn(usize) -> bool, key: &dyn Fn(usize) -> bool) -> Self {
+        let (mut inputs, mut out, mut lse) = (self.inputs.clone(), self.out.clone(), self.lse.clone());
+        let (mut d_out, mut d_lse) = (self.d_out.clone(), self.d_lse.clone());
+        for row in (0..lse.as_slice().len()).filter(|&row| query(row)) {
+            for tensor in [&mut inputs.query, &mut out, &mut d_out] {
+                spoil(tensor, row, f64::NAN);
+            }
+            (lse.as_mut_slice()[row], d_lse.as_mut_slice()[row]) = (f32::NAN, f32::NAN);
+        }
+        let width = *inputs.key.shape().last().expect("rows");
+        for row in (0..inputs.key.as_slice().len() / width).filter(|&row| key(row)) {
+            spoil(&mut inputs.key, row, f64::NAN);
+            spoil(&mut inputs.value, row, f64::NAN);
+        }
+        Rows { inputs, out, lse, d_out, d_lse }
+    }
+
+    fn differentiate<S: Subject>(
+        &self,
+        subject: &S,
+        problem: &Problem,
+    ) -> Result<Inputs<Tensor<E>>, Unsupported> {
+        let Rows { inputs, out, lse, d_out, d_lse } = self;
+        subject.differentiate(problem, inputs, &Saved { out, lse, d_out, d_lse: Some(d_lse) })
+    }
+}
+
+/// Gradients of rows of queries, and of keys, for which `kept` holds are the same bits.
+fn gradients_kept<E: Element>(
+    what: &str,
+    clean: &Inputs<Tensor<E>>,
+    found: &Inputs<Tensor<E>>,
+    query: Option<&dyn Fn(usize) -> bool>,
+    key: Option<&dyn Fn(usize) -> bool>,
+) {
+    let parts = [
+        ("query", &clean.query, &found.query, query),
+        ("key", &clean.key, &found.key, key),
+        ("value", &clean.value, &found.value, key),
+    ];
+    for (name, clean, found, kept) in parts {
+        let width = *clean.shape().last().expect("rows");
+        let rows = 0..clean.as_slice().len() / width;
+        for row in rows.filter(|&row| kept.is_some_and(|kept| kept(row))) {
+            assert!(same_row(clean, found, row, width), "{what}: row {row} of the gradient of {name}");
+        }
+    }
+}
+
+/// NaN in one row of the queries, with its output and gradients, is no other query's; one in a row of keys and values no other
+/// key's. Rows of a tile are apart on tensor cores, too.
+fn gradients_beside_a_row<S: Subject>(subject: &S, given: &Given) -> Result<(), Unsupported> {
+    in_type!(given.element_type, E => {
+        let problem = given.spec.problem(E::TYPE);
+        let rows = Rows::<E>::of(&problem, &given.spec.draw(650 + given.index as u64));
+        let clean = rows.differentiate(subject, &problem)?;
+        let what = format!("{} {:?}", subject.name(), given.spec);
+        let lists = visible(&problem);
+        let of_queries = problem.batch() * problem.query_tokens() * problem.heads();
+        let of_keys = problem.batch() * problem.key_tokens() * problem.heads_kv();
+        for part in 0..3 {
+            // The first, one in the middle, the last.
+            let (query, key) = ((of_queries - 1) * part / 2, (of_keys - 1) * part / 2);
+            let found = rows.spoiled(&|row| row == query, &|_| false).differentiate(subject, &problem)?;
+            gradients_kept(&what, &clean, &found, Some(&|row| row != query), None);
+            let sees = &lists[query / problem.heads() % problem.query_tokens()];
+            let own = found.query.as_slice()[query * problem.head_dim()].to_f64();
+            assert!(sees.is_empty() || own.is_nan(), "{what}: query {query} is NaN, its gradient {own}");
+            let found = rows.spoiled(&|_| false, &|row| row == key).differentiate(subject, &problem)?;
+            gradients_kept(&what, &clean, &found, None, Some(&|row| row != key));
+        }
+        Ok(())
+    })
+}
+
+/// NaN in one head of the keys and those of the queries that share it is no other head's.
+fn gradients_beside_a_head<S: Subject>(subject: &S, given: &Given) -> Result<(), Unsupported> {
+    in_type!(given.element_type, E => {
+        let problem = given.spec.problem(E::TYPE);
+        let rows = Rows::<E>::of(&problem, &given.spec.draw(78));
+        let clean = rows.differentiate(subject, &problem)?;
+        let (query, key) = (|row: usize| row % 6 / 2 == 1, |row: usize| row % 3 == 1);
+        let found = rows.spoiled(&query, &key).differentiate(subject, &problem)?;
+        let what = format!("{} {:?}", subject.name(), given.spec);
+        gradients_kept(&what, &clean, &found, Some(&|row| !query(row)), Some(&|row| !key(row)));
+        Ok(())
+    })
+}
+
+/// NaN in every token of other residues leaves the gradients of one as they are.
+fn gradients_beside_residues<S: Subject>(subject: &S, given: &Given) -> Result<(), Unsupported> {
+    in_type!(given.element_type, E => {
+        let Mask::Neighborhood { token_shape, axes } = &given.spec.mask else { unreachable!("dilated") };
+        let problem = given.spec.problem(E::TYPE);
+        let rows = Rows::<E>::of(&problem, &given.spec.draw(89));
+        let clean = rows.differentiate(subject, &problem)?;
+        let tokens = problem.query_tokens();
+        // The last residue of each axis, which may be a shorter one.
+        let is_of = |token: usize| {
+            let mut rest = token;
+            token_shape.iter().zip(axes).rev().all(|(extent, axis)| {
+                let at = rest % extent;
+                rest /= extent;
+                at % axis.dilation == axis.dilation - 1
+            })
+        };
+        let query = |row: usize| is_of(row / problem.heads() % tokens);
+        let key = |row: usize| is_of(row / problem.heads_kv() % tokens);
+        let found = rows.spoiled(&|row| !query(row), &|row| !key(row)).differentiate(subject, &problem)?;
+        let what = format!("{} {:?}", subject.name(), given.spec);
+        gradients_kept(&what, &clean, &found, Some(&query), Some(&key));
         Ok(())
     })
 }

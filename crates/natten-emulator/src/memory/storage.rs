@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, RwLock};
 
-/// Bytes of a sparse page.
-const PAGE: u64 = 1 << 16;
+/// Bytes of a sparse page: small, since what lies far apart touches a page a row.
+const PAGE: u64 = 1 << 12;
 
 #[derive(Debug)]
 pub(crate) enum Storage {

@@ -2,8 +2,8 @@
 //! count what they do. What kernels must do is in natten-tests.
 
 use natten_core::{
-    Backend, BackwardCall, Element, ForwardCall, Gradients, Inputs, Layout, Output, Params, Problem, Saved,
-    Tensor, TensorView, reference,
+    Backend, BackwardCall, Element, ForwardCall, Gradients, Inputs, Output, Params, Problem, Saved, Tensor,
+    TensorView, reference,
 };
 use natten_cuda::{Cuda, CudaTensor, CudaView};
 use natten_emulator::Emulated;
@@ -286,11 +286,6 @@ pub fn compare<E: Element>(what: &str, found: &Tensor<E>, expected: &Tensor<f64>
 /// An emulated GPU older than the tensor-core kernels, as a backend: what is asked of it runs on CUDA cores.
 pub fn emulated() -> Cuda<Emulated> {
     Cuda::new(Emulated::new(7, 5))
-}
-
-/// Shape and strides, for tests that build views of raw memory.
-pub fn strided(shape: &[usize], strides: &[isize]) -> Layout {
-    Layout::strided(shape, strides).expect("a valid layout")
 }
 
 /// Weights are rounded to the element type before they meet the values, and the result once more: so each error stays

@@ -11,3 +11,4 @@ mod suites;
 mod tile_costs;
 mod tile_mutations;
 mod tile_plans;
+mod vast;

@@ -1,14 +1,18 @@
 //! The suites that every backend must pass, on emulated devices: at what natten-cuda chooses there, and each kernel by name.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use natten_core::{Element, Saved, Tensor};
 use natten_cuda::ComputeCapability;
 use natten_emulator::{Completion, Emulated, Options};
 use natten_tests::kernels::{self, Operation, Shipped, shipped};
-use natten_tests::suites::{Scope, all, hold};
-use natten_tests::{OnDevice, Subject, Watched, mount};
+use natten_tests::suites::{Scope, all, hold, list};
+use natten_tests::{OnDevice, Spec, Subject, Watched, in_type, mount};
 
-type Device = Watched<Emulated>;
+use crate::vast::Sparse;
+
+pub type Device = Watched<Emulated>;
 
 mount! {
     simt: devices(5, 0), Scope::cuda(false);
@@ -16,18 +20,21 @@ mount! {
     hopper: devices(9, 0), Scope::cuda(true);
 }
 
+/// When asynchronous work completes, and how many multiprocessors there are.
+const STATES: [(Completion, u32); 3] =
+    [(Completion::Latest, 2), (Completion::Earliest, 3), (Completion::Random, 2)];
+
 /// Devices that differ in when asynchronous work completes, in the order of warps, and in how many multiprocessors share
 /// the work: checks take turns on them.
-fn devices(major: u32, minor: u32) -> Vec<OnDevice<Device>> {
-    let states = [(Completion::Latest, 1), (Completion::Earliest, 3), (Completion::Random, 2)];
-    let device = |(completion, multiprocessors): (Completion, u32)| {
+pub fn devices(major: u32, minor: u32) -> Vec<OnDevice<Device>> {
+    let device = |(seed, (completion, multiprocessors)): (u64, (Completion, u32))| {
         let device = Emulated::new(major, minor);
-        let seed = u64::from(multiprocessors);
         device.set_options(Options { seed, completion, ..Options::default() });
         let name = format!("emulated {major}.{minor} ({completion:?}, {multiprocessors} multiprocessors)");
-        OnDevice::guarded(&name, Watched::new(device).of_multiprocessors(multiprocessors))
+        let device = Watched::new(device).of_multiprocessors(multiprocessors);
+        OnDevice::guarded(&name, device.clone()).with_vast(Arc::new(Sparse(device)))
     };
-    states.map(device).into_iter().collect()
+    (0..).zip(STATES).map(device).collect()
 }
 
 /// Which kernels a test is about.
@@ -133,11 +140,49 @@ fn every_kernel_is_tried_by_name() {
     assert_eq!(groups.values().sum::<usize>(), shipped().len());
 }
 
+/// Kernels whose ctas stay and take tiles in turn are tried with several ctas, and with more tiles than these have turns: what
+/// every one of them is given by name makes more ctas than any device here has multiprocessors, where there are enough.
+#[test]
+fn ctas_that_stay_take_turns() {
+    let most = STATES.iter().map(|&(_, multiprocessors)| multiprocessors).max().expect("some");
+    assert!(STATES.iter().all(|&(_, multiprocessors)| multiprocessors > 1));
+    for (number, kernel) in shipped().iter().enumerate().filter(|(_, kernel)| kernel.on_tensor_cores) {
+        let ComputeCapability { major, minor } = kernel.capability;
+        let device = Watched::new(Emulated::new(major, minor)).of_multiprocessors(1 << 20);
+        let subject = OnDevice::guarded("emulated", device).asking_for(kernel);
+        subject.device().pretend(true);
+        let scope = Scope::kernel(kernel, number);
+        let ctas = scope
+            .every(&list::paths(true))
+            .into_iter()
+            .map(|given| in_type!(given.element_type, E => take_ctas::<E>(&subject, kernel, &given.spec)));
+        let (several, all): (Vec<u32>, Vec<u32>) =
+            (ctas.collect::<Vec<_>>().into_iter()).partition(|&ctas| ctas > most);
+        assert!(!several.is_empty(), "{}: {several:?} and {all:?} tiles", kernel.entry);
+    }
+}
+
+/// The ctas that a kernel has in a pass over a problem, which is not run.
+fn take_ctas<E: Element>(subject: &OnDevice<Device>, kernel: &Shipped, spec: &Spec) -> u32 {
+    let (problem, case) = (spec.problem(E::TYPE), spec.draw(1));
+    let inputs = case.rounded::<E>();
+    // A problem that the kernel cannot serve has none.
+    let _ = if kernel.operation == Operation::Forward {
+        subject.attend(&problem, &inputs).map(|_| ())
+    } else {
+        let out = Tensor::<E>::zeros(&problem.out_shape()).expect("small");
+        let lse = Tensor::<f32>::zeros(&problem.lse_shape()).expect("small");
+        let saved = Saved { out: &out, lse: &lse, d_out: &out, d_lse: None };
+        subject.differentiate(&problem, &inputs, &saved).map(|_| ())
+    };
+    subject.device().take_launches().get(kernel.entry).map_or(0, |(_, config)| config.grid[0])
+}
+
 /// A view that begins at an aligned place does so on the device.
 #[test]
 fn aligned_problems_reach_aligned_kernels() {
     let subject = &devices(9, 0)[0];
-    let case = natten_tests::Spec::na(&[12], &[5]).dims(64, 64).draw(1);
+    let case = Spec::na(&[12], &[5]).dims(64, 64).draw(1);
     let inputs = case.rounded::<f32>();
     subject.attend(&case.spec.problem(natten::ElementType::F32), &inputs).expect("taken");
     let ran: Vec<_> = subject.device().take_launches().into_keys().collect();
