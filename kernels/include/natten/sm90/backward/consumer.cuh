@@ -148,8 +148,26 @@ struct BackwardConsumer {
     }
   }
 
+  // Whether some log-sum-exp of the tile is coarse, so that exponents end at 0. Each lane looks at its two rows, or at two columns.
+  __device__ __forceinline__ bool is_coarse() const {
+    float of[2] = {lse_log2[0], lse_log2[1]};
+    if (C::OF_KEYS) {
+      int words[2];
+      arch::load_shared(words, shared + C::STATISTICS_AT + column.stage * C::STATISTICS_BYTES + lane * 8);
+      of[0] = __int_as_float(words[0]);
+      of[1] = __int_as_float(words[1]);
+    }
+    return arch::any(fmaxf(fabsf(of[0]), fabsf(of[1])) >= NATTEN_COARSE);
+  }
+
   template <bool MASKED>
   __device__ __forceinline__ void weigh(const unsigned (&seen)[2]) {
+    if (is_coarse()) weigh_all<MASKED, true>(seen);
+    else weigh_all<MASKED, false>(seen);
+  }
+
+  template <bool MASKED, bool COARSE>
+  __device__ __forceinline__ void weigh_all(const unsigned (&seen)[2]) {
 #pragma unroll
     for (int eight = 0; eight < C::COLUMNS / 8; ++eight) {
       float lse[2];
@@ -159,6 +177,7 @@ struct BackwardConsumer {
         const int i = 4 * eight + part;
         const float reference = C::OF_KEYS ? lse[part % 2] : lse_log2[part / 2];
         float exponent = fmaf(scores[i], p.geometry.scale_log2, -reference);
+        if (COARSE) exponent = fminf(exponent, highest_exponent(reference));
         if (MASKED && !(seen[part / 2] & 1u << (2 * eight + part % 2))) exponent = -NATTEN_INFINITY;
         scores[i] = arch::exp2_approx(exponent);
       }
