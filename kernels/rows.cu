@@ -50,9 +50,7 @@ NATTEN_DEVICE void delta(const DeltaParams& p) {
   if (lane != 0) return;
   if (p.d_lse != nullptr) sum -= arch::load_float(p.d_lse + row.in(p.d_lse_strides));
   float* pair = p.statistics + 2 * row.in(p.statistics_strides);
-  // A row without keys, or with none but scores of -inf, has weights of 0: 2^(score - inf), never 2^(-inf - -inf).
-  const float lse_log2 = arch::load_float(p.lse + row.in(p.lse_strides)) * NATTEN_LOG2_E;
-  pair[0] = lse_log2 == -NATTEN_INFINITY ? NATTEN_INFINITY : lse_log2;
+  pair[0] = statistic_of(arch::load_float(p.lse + row.in(p.lse_strides)));
   pair[1] = sum;
 }
 

@@ -470,6 +470,13 @@ fn absurd_numbers() {
     assert!(matches!(result, Err(Error::Backend { backend: "cpu", .. })), "too large to answer: {result:?}");
     let source = std::error::Error::source(result.as_ref().expect_err("too large"));
     assert!(source.is_some_and(|source| source.to_string().contains("overflows")), "{source:?}");
+    // What a backward reads is looked at before gradients of that size are asked for.
+    let lse = TensorView::strided(&one, 0, &[1, isize::MAX as usize, 1], &[0, 0, 0]).expect("valid");
+    let short = zeros(&[1, 4, 1, 1]);
+    let saved = Saved { out: &view, lse: &lse, d_out: &short.view(), d_lse: None };
+    let result = na1d_backward(&view, &view, &view, &Params::new(3), &saved);
+    let rule = mismatch(Role::DOut, TensorAxis::Token(0), isize::MAX as usize, 4);
+    expect(result, rule.clone(), &rule.to_string());
     let mut out = zeros(&[1, 4, 1, 1]);
     let result = attention_into(&view, &view, &view, &AttentionParams::new(), &mut out);
     let rule = mismatch(Role::Out, TensorAxis::Token(0), isize::MAX as usize, 4);

@@ -50,22 +50,23 @@ struct QueryBody {
   const Geometry& geometry;
   int lane;
   int group_lane;
-  float query[ITEMS][ELEMS];       // times scale_log2
+  float query[ITEMS][ELEMS];       // times scale_log2 / unit
   float d_out[ITEMS][ELEMS];
   float d_query[ITEMS][ELEMS];  // without scale
   float lse_log2[OWNED];
   float delta[OWNED];
+  float unit;  // of scores, in powers of two: a power of two itself
 
   __device__ __forceinline__ void operator()(const char* const (&token)[2], const bool (&visible)[OWNED]) {
     float key[ELEMS], value[ELEMS];
     load_row<T, LANES, ELEMS, ALIGNED>(key, token[0], geometry.head_dim, lane);
     load_row<T, LANES, ELEMS, ALIGNED>(value, token[1], geometry.head_dim_v, lane);
 
-    float score_log2[OWNED], d_weight[OWNED], d_score[OWNED];
-    DotPair<T, LANES, ELEMS, ITEMS, ALIGNED>::compute(query, key, d_out, value, lane, score_log2, d_weight);
+    float score[OWNED], d_weight[OWNED], d_score[OWNED];
+    DotPair<T, LANES, ELEMS, ITEMS, ALIGNED>::compute(query, key, d_out, value, lane, score, d_weight);
 #pragma unroll
     for (int slot = 0; slot < OWNED; ++slot) {
-      const float weight = arch::exp2_approx(score_log2[slot] - lse_log2[slot]);
+      const float weight = backward_weight(score[slot], unit, lse_log2[slot]);
       d_score[slot] = visible[slot] ? weight * (d_weight[slot] - delta[slot]) : 0.0f;
     }
 #pragma unroll
@@ -87,7 +88,9 @@ NATTEN_DEVICE void backward_query(const BackwardParams& p) {
   const int lane = block.lane;
   const int head_kv = divide(block.head, geometry.heads_per_kv);
 
+  const SplitScale scale = SplitScale::of(geometry.scale_log2);
   QueryBody<T, LANES, ELEMS, ITEMS, ALIGNED> body = {geometry, lane, block.group_lane};
+  body.unit = scale.of_scores;
 #pragma unroll
   for (int item = 0; item < ITEMS; ++item) {
     const void* query = (const char*)p.query + block.item_row(geometry, plan, p.query_strides, item) * T::BYTES;
@@ -96,7 +99,7 @@ NATTEN_DEVICE void backward_query(const BackwardParams& p) {
     load_row<T, LANES, ELEMS, ALIGNED>(body.d_out[item], d_out, geometry.head_dim_v, lane);
 #pragma unroll
     for (int e = 0; e < ELEMS; ++e) {
-      body.query[item][e] *= geometry.scale_log2;
+      body.query[item][e] *= scale.of_rows;
       body.d_query[item][e] = 0.0f;
     }
   }
@@ -132,10 +135,11 @@ struct KeyBody {
   const Geometry& geometry;
   int lane;
   int group_lane;
-  float key[ITEMS][ELEMS];         // times scale_log2
+  float key[ITEMS][ELEMS];         // times scale_log2 / unit
   float value[ITEMS][ELEMS];
   float d_key[ITEMS][ELEMS];    // without scale
   float d_value[ITEMS][ELEMS];
+  float unit;  // as above
 
   __device__ __forceinline__ void operator()(const char* const (&token)[3], const bool (&visible)[OWNED]) {
     float query[ELEMS], d_out[ELEMS];
@@ -144,11 +148,11 @@ struct KeyBody {
     float lse_log2, delta;
     arch::load_pair(lse_log2, delta, (const float*)token[2]);
 
-    float score_log2[OWNED], d_weight[OWNED], weight[OWNED], d_score[OWNED];
-    DotPair<T, LANES, ELEMS, ITEMS, ALIGNED>::compute(key, query, value, d_out, lane, score_log2, d_weight);
+    float score[OWNED], d_weight[OWNED], weight[OWNED], d_score[OWNED];
+    DotPair<T, LANES, ELEMS, ITEMS, ALIGNED>::compute(key, query, value, d_out, lane, score, d_weight);
 #pragma unroll
     for (int slot = 0; slot < OWNED; ++slot) {
-      weight[slot] = visible[slot] ? arch::exp2_approx(score_log2[slot] - lse_log2) : 0.0f;
+      weight[slot] = visible[slot] ? backward_weight(score[slot], unit, lse_log2) : 0.0f;
       d_score[slot] = visible[slot] ? weight[slot] * (d_weight[slot] - delta) : 0.0f;
     }
 #pragma unroll
@@ -172,7 +176,9 @@ NATTEN_DEVICE void backward_key(const BackwardParams& p) {
   if (!block.template place<KEY_ITEMS>(geometry, plan)) return;
   const int lane = block.lane;
 
+  const SplitScale scale = SplitScale::of(geometry.scale_log2);
   KeyBody<T, LANES, ELEMS, ITEMS, ALIGNED> body = {geometry, lane, block.group_lane};
+  body.unit = scale.of_scores;
 #pragma unroll
   for (int item = 0; item < ITEMS; ++item) {
     const void* key = (const char*)p.key + block.item_row(geometry, plan, p.key_strides, item) * T::BYTES;
@@ -181,7 +187,7 @@ NATTEN_DEVICE void backward_key(const BackwardParams& p) {
     load_row<T, LANES, ELEMS, ALIGNED>(body.value[item], value, geometry.head_dim_v, lane);
 #pragma unroll
     for (int e = 0; e < ELEMS; ++e) {
-      body.key[item][e] *= geometry.scale_log2;
+      body.key[item][e] *= scale.of_rows;
       body.d_key[item][e] = 0.0f;
       body.d_value[item][e] = 0.0f;
     }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 // Forward pass on CUDA cores, any GPU from sm_50: exact windows, no tensor cores, no shared memory.
 //
-//   q[ITEMS] = rows of ITEMS neighbouring queries, times scale * log2(e)
+//   q[ITEMS] = rows of ITEMS neighbouring queries, times scale * log2(e) / unit, a power of two that is 1 for usual scales
 //   for each key in the union of their windows, then each additional key:
 //     k, v = its rows                              (loaded once for all ITEMS queries)
 //     s[i] = q[i] . k                              (thrown away where the query does not see the key)
-//     one owner per s[i]: w[i] = visible ? 2^(s[i] - reference[i]) : 0; sum[i] += w[i]
+//     one owner per s[i]: w[i] = visible ? 2^((s[i] - reference[i]) * unit) : 0; sum[i] += w[i]
 //     out[i] += w[i] * v                           (only where w[i] != 0)
-//   out[i] /= sum[i];  lse[i] = ln 2 * (reference[i] + log2 sum[i])
+//   out[i] /= sum[i];  lse[i] = ln 2 * (reference[i] * unit + log2 sum[i])
 //
 // Warps: 4, all alike, never synchronised. A lane group of LANES lanes holds ELEMS elements a lane of every row.
 // Shared memory: none; neighbouring lane groups share their loads through L1.
@@ -44,11 +44,11 @@ struct ForwardBody {
 #pragma unroll
       for (int e = 1; e < ELEMS; ++e) partial[item] = fmaf(query[item][e], key[e], partial[item]);
     }
-    float score_log2[OWNED], weight[OWNED];
-    Group::reduce(partial, score_log2, lane);
+    float score[OWNED], weight[OWNED];
+    Group::reduce(partial, score, lane);
 
-    if (arch::any(softmax.must_rescale(score_log2, visible))) rescale(score_log2, visible);
-    softmax.push(score_log2, visible, weight);
+    if (arch::any(softmax.must_rescale(score, visible))) rescale(score, visible);
+    softmax.push(score, visible, weight);
 
 #pragma unroll
     for (int item = 0; item < ITEMS; ++item) {
@@ -58,9 +58,9 @@ struct ForwardBody {
     }
   }
 
-  __device__ __forceinline__ void rescale(const float (&score_log2)[OWNED], const bool (&visible)[OWNED]) {
+  __device__ __forceinline__ void rescale(const float (&score)[OWNED], const bool (&visible)[OWNED]) {
     float factor[OWNED];
-    softmax.rescale(score_log2, visible, factor);
+    softmax.rescale(score, visible, factor);
 #pragma unroll
     for (int item = 0; item < ITEMS; ++item) {
       const float f = Group::broadcast(factor, item, group_lane);
@@ -80,6 +80,7 @@ NATTEN_DEVICE void forward(const ForwardParams& p) {
   const int lane = block.lane;
   const int head_kv = divide(block.head, geometry.heads_per_kv);
 
+  const SplitScale scale = SplitScale::of(geometry.scale_log2);
   ForwardBody<T, LANES, ELEMS, ITEMS, ALIGNED> body = {geometry, lane, block.group_lane};
 #pragma unroll
   for (int item = 0; item < ITEMS; ++item) {
@@ -87,11 +88,11 @@ NATTEN_DEVICE void forward(const ForwardParams& p) {
     load_row<T, LANES, ELEMS, ALIGNED>(body.query[item], row, geometry.head_dim, lane);
 #pragma unroll
     for (int e = 0; e < ELEMS; ++e) {
-      body.query[item][e] *= geometry.scale_log2;
+      body.query[item][e] *= scale.of_rows;
       body.out[item][e] = 0.0f;
     }
   }
-  body.softmax.clear();
+  body.softmax.clear(scale.of_scores);
 
   Streams<2> keys;
   keys.set(0, p.key, block.seen_row(geometry, p.key_strides, head_kv), p.key_strides, geometry, T::BYTES);
@@ -118,8 +119,7 @@ NATTEN_DEVICE void forward(const ForwardParams& p) {
 #pragma unroll
   for (int slot = 0; slot < Group::OWNED; ++slot) {
     if (!block.owns[slot]) continue;
-    const float lse = log_sum_exp(body.softmax.reference_log2[slot], body.softmax.sum[slot]);
-    p.lse[block.item_row(geometry, plan, p.lse_strides, Group::first_item(lane) + slot)] = lse;
+    p.lse[block.item_row(geometry, plan, p.lse_strides, Group::first_item(lane) + slot)] = body.softmax.log_sum_exp(slot);
   }
 }
 

@@ -10,6 +10,7 @@
 //       P = 2^(S * scale_log2 - reference); sum += rowsum(P)
 //       wait for V; start copying the next V
 //       O += P V
+//   where some reference came to lie far from 0, all of it once more: every tile with its mask, P = 2^((S - reference) * scale_log2)
 //   out = O / sum;  lse = ln 2 * (reference + log2 sum)
 //
 // Warps: 4, alike; each owns ROWS / 4 rows of S and O. Two barriers a tile: K's slot is free after the second, V's after
@@ -39,7 +40,53 @@ struct Forward {
     Segment& segment = shared.segment();
     if (thread_index() == 0) segment.tile = tile;
     copy_query(p, shared, tile);
-    describe_keys(p, shared, tile, false);
+    // Scales so large leave no reference near 0, but where all scores are equal.
+    const bool starts_far = softmax.scale(p) > NATTEN_FAR;
+    if (thread_index() == 0) segment.far = starts_far;
+    describe_keys(p, shared, tile, false, starts_far);
+    // Said in two ways, each of which makes ptxas spill in the other's sizes.
+    if (C::TIGHT) {
+      if (!starts_far) walk<false>();
+      if (starts_far || __syncthreads_or(softmax.is_lost())) {
+        if (!starts_far) describe_again();
+        walk_far();
+      }
+    } else {
+      bool far = starts_far;
+      if (!far) {
+        walk<false>();
+        far = __syncthreads_or(softmax.is_lost());
+        if (far) describe_again();
+      }
+      if (far) {
+        walk_far();
+        if (C::D == 256) return store();
+      }
+    }
+    store();
+  }
+
+  __device__ __forceinline__ void describe_again() {
+    Segment& segment = shared.segment();
+    if (thread_index() == 0) segment.far = 2;
+    describe_keys(p, shared, segment.tile, false, true);
+  }
+
+  // What both walks need is worked out in either: it would be kept in registers in between.
+  __device__ __forceinline__ void walk_far() {
+    shared.base += arch::opaque(0);
+    walk<true>();
+  }
+
+  __device__ __forceinline__ void store() {
+    Epilogue<C> epilogue = {p, shared};
+    epilogue.store(softmax, products);
+  }
+
+  // Over all keys.
+  template <bool FAR>
+  __device__ __forceinline__ void walk() {
+    Segment& segment = shared.segment();
     softmax.clear();
     products.clear();
     while (true) {
@@ -49,26 +96,25 @@ struct Forward {
       copies.template copy<true>(segment, 1, copies.slots[1]);
       prepare_loops(p, shared);
       if (segment.is_additional()) __syncthreads();
-      else products.receive_query(p, shared);
+      else products.template receive_query<!FAR>(p, shared);
+      if (!FAR) {
 #pragma unroll 1
-      for (int left = segment.grid.full(); left > 0; --left) step<false>();
-
+        for (int left = segment.grid.full(); left > 0; --left) step<false>();
+      }
       int left = segment.grid.total() - segment.grid.full();
       Partial<C> partial;
       if (left > 0) partial.begin(p, shared, copies.at);
 #pragma unroll 1
-      for (; left > 0; --left) step<true>(&partial);
+      for (; left > 0; --left) step<true, FAR>(&partial);
       arch::wait_for_copies<0>();
       __syncthreads();
       if (segment.is_last) break;
-      describe_keys(p, shared, segment.tile, true);
+      describe_keys(p, shared, segment.tile, true, FAR);
     }
-    Epilogue<C> epilogue = {p, shared};
-    epilogue.store(softmax, products);
   }
 
   // One tile of keys. Zeros follow the last one.
-  template <bool MASKED>
+  template <bool MASKED, bool FAR = false>
   __device__ __forceinline__ void step(Partial<C>* partial = nullptr) {
     const Segment& segment = shared.segment();
     arch::wait_for_copies<1>();
@@ -81,8 +127,8 @@ struct Forward {
     if (MASKED && C::TIGHT) partial->start.set(lane_index());
     if (MASKED) partial->start.load(score, partial->mask.tile, shared.starts());
     else start_at_zero(score);
-    products.multiply_query_key(score, copies.slots[0]);
-    softmax.weigh(p, score, products);
+    products.template multiply_query_key<!FAR>(score, copies.slots[0]);
+    softmax.template weigh<FAR>(p, score, products);
 
     arch::wait_for_copies<1>();
     __syncthreads();

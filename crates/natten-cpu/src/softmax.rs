@@ -1,25 +1,27 @@
-//! The exponential, and the online softmax of a score tile. Scores come in units of `log2 e`, so that powers are
-//! of 2.
+//! The exponential, and the online softmax of a score tile. Scores come in quarters of powers of 2: no score that f32 holds leaves it
+//! there, and four times a number is exact.
 
 use crate::arch::Simd;
 use crate::tile_mask::ScoreTileShape;
 
-/// `log2 e`, the factor on scores.
-pub(crate) const LOG2_E: f32 = std::f32::consts::LOG2_E;
-/// Natural logarithm of 2: back from scores to a log-sum-exp.
-pub(crate) const LN_2: f32 = std::f32::consts::LN_2;
+/// A quarter of `log2 e`, the factor on scores.
+pub(crate) const QUARTER_LOG2_E: f32 = std::f32::consts::LOG2_E / 4.0;
+/// Four times the natural logarithm of 2: back from scores to a log-sum-exp.
+pub(crate) const FOUR_LN_2: f32 = std::f32::consts::LN_2 * 4.0;
+/// Four times a score beyond this leaves f32, or nearly.
+const BEYOND: f32 = f32::MAX / 8.0;
 
 /// Below this `2^x` is taken for 0.
 const LOWEST: f32 = -200.0;
 /// Above this `2^x` is taken for its value here. Softmax never gets there; a backward fed with another call's
 /// log-sum-exp may.
-const HIGHEST: f32 = 127.0;
+pub(crate) const HIGHEST: f32 = 127.0;
 
-/// `2^x` to within 2 units in the last place from -126 to 127; 0 far below (minus infinity included), a constant
-/// above. NaN stays NaN.
+/// `2^x` to within 2 units in the last place from -126 to 127; 0 far below (minus infinity included), that of `highest` above,
+/// which is at most [`HIGHEST`]. NaN stays NaN.
 #[inline(always)]
-pub(crate) fn exp2<S: Simd>(simd: S, x: S::V) -> S::V {
-    exp2_below(simd, simd.min(simd.splat(HIGHEST), x))
+pub(crate) fn exp2<S: Simd>(simd: S, x: S::V, highest: S::V) -> S::V {
+    exp2_below(simd, simd.min(highest, x))
 }
 
 /// [`exp2`] of what is known not to exceed 127.
@@ -41,13 +43,46 @@ pub(crate) fn exp2_below<S: Simd>(simd: S, x: S::V) -> S::V {
     simd.times_power_of_two(p, n)
 }
 
-/// Replaces the scores of group `g` of a tile by `2^(score - max)` and returns each lane's sum.
+/// Whether four times some lane's largest score leaves f32. Minus infinity, where a lane has seen no key, does not count.
 #[inline(always)]
-pub(crate) fn exponentiate<S: Simd>(
+pub(crate) fn is_beyond(maxima: &[f32]) -> bool {
+    maxima.iter().any(|&max| max.abs() > BEYOND && max.is_finite())
+}
+
+/// What powers are relative to: minus four times the largest scores, or, `BEYOND` what f32 holds, the scores themselves.
+#[derive(Clone, Copy)]
+pub(crate) struct Reference<V, const BEYOND: bool>(V);
+
+impl<V: Copy, const BEYOND: bool> Reference<V, BEYOND> {
+    /// The largest scores. Where a lane has seen no key yet it is the lowest number that serves: minus infinity minus itself would
+    /// be NaN.
+    #[inline(always)]
+    pub(crate) fn new<S: Simd<V = V>>(simd: S, max: V) -> Self {
+        Reference(match BEYOND {
+            true => simd.max(max, simd.splat(f32::MIN)),
+            false => simd.mul(simd.max(max, simd.splat(f32::MIN / 4.0)), simd.splat(-4.0)),
+        })
+    }
+
+    /// The power of 2 that a score no larger is relative to it.
+    #[inline(always)]
+    pub(crate) fn power<S: Simd<V = V>>(self, simd: S, score: V) -> V {
+        let four = simd.splat(4.0);
+        let exponent = match BEYOND {
+            true => simd.mul(simd.sub(score, self.0), four),
+            false => simd.fma(score, four, self.0),
+        };
+        exp2_below(simd, exponent)
+    }
+}
+
+/// Replaces the scores of group `g` of a tile by their powers relative to the reference, and returns each lane's sum.
+#[inline(always)]
+pub(crate) fn exponentiate<S: Simd, const BEYOND: bool>(
     simd: S,
     scores: &mut [f32],
     (g, shape): (usize, &ScoreTileShape),
-    max: S::V,
+    reference: Reference<S::V, BEYOND>,
 ) -> S::V {
     let mut sum = simd.splat(0.0);
     for row in 0..shape.x * shape.y {
@@ -56,7 +91,7 @@ pub(crate) fn exponentiate<S: Simd>(
         let mut row_sum = simd.splat(0.0);
         for slot in slots.chunks_exact_mut(2 * S::LANES) {
             let slot = &mut slot[g * S::LANES..][..S::LANES];
-            let p = exp2_below(simd, simd.sub(simd.load(slot), max));
+            let p = reference.power(simd, simd.load(slot));
             simd.store(slot, p);
             row_sum = simd.add(row_sum, p);
         }
@@ -67,11 +102,11 @@ pub(crate) fn exponentiate<S: Simd>(
 
 /// [`exponentiate`] into words of two neighbours, rounded to bf16. A neighbour outside the group's columns weighs 0.
 #[inline(always)]
-pub(crate) fn exponentiate_pairs<S: Simd>(
+pub(crate) fn exponentiate_pairs<S: Simd, const BEYOND: bool>(
     simd: S,
     scores: &[f32],
     (g, shape): (usize, &ScoreTileShape),
-    max: S::V,
+    reference: Reference<S::V, BEYOND>,
     words: &mut [f32],
 ) -> S::V {
     let end = shape.first + shape.columns;
@@ -84,23 +119,16 @@ pub(crate) fn exponentiate_pairs<S: Simd>(
             let slots = &scores[word * 4 * S::LANES..][..4 * S::LANES];
             let (mut even, mut odd) = (zero, zero);
             if 2 * word >= shape.first {
-                even = exp2_below(simd, simd.sub(simd.load(&slots[g * S::LANES..]), max));
+                even = reference.power(simd, simd.load(&slots[g * S::LANES..]));
             }
             if 2 * word + 1 < end {
-                odd = exp2_below(simd, simd.sub(simd.load(&slots[(2 + g) * S::LANES..]), max));
+                odd = reference.power(simd, simd.load(&slots[(2 + g) * S::LANES..]));
             }
             simd.store(&mut words[(word * 2 + g) * S::LANES..], simd.pair(even, odd));
             sums = [simd.add(sums[0], even), simd.add(sums[1], odd)];
         }
     }
     simd.add(sums[0], sums[1])
-}
-
-/// The largest scores, or the lowest finite number where a lane has seen no key yet: minus infinity minus itself would
-/// be NaN.
-#[inline(always)]
-pub(crate) fn finite_max<S: Simd>(simd: S, max: S::V) -> S::V {
-    simd.max(max, simd.splat(f32::MIN))
 }
 
 #[cfg(test)]
@@ -117,7 +145,7 @@ mod tests {
         #[inline(always)]
         fn run<S: Simd>(self, simd: S) {
             for chunk in self.0.chunks_exact_mut(S::LANES) {
-                simd.store(chunk, exp2(simd, simd.load(chunk)));
+                simd.store(chunk, exp2(simd, simd.load(chunk), simd.splat(HIGHEST)));
             }
         }
     }

@@ -159,7 +159,10 @@ impl Geometry {
             head_dim_v: to_i32("head_dim_v", problem.head_dim_v())?,
             additional_keys: to_i32("additional keys", problem.additional_keys())?,
             scale: problem.scale() as f32,
-            scale_log2: (problem.scale() * std::f64::consts::LOG2_E) as f32,
+            // The largest scales leave f32 in powers of two. The largest number stands for them: what differs by less than its
+            // inverse is a score apart either way, and 0 times it stays 0.
+            scale_log2: (problem.scale() * std::f64::consts::LOG2_E).clamp(f32::MIN.into(), f32::MAX.into())
+                as f32,
         })
     }
 }

@@ -73,6 +73,11 @@ pub enum RejectionReason {
         /// The device's.
         found: ComputeCapability,
     },
+    /// An axis is longer than parameters can say.
+    TooManyTokens {
+        /// Its tokens.
+        found: usize,
+    },
     /// There are no keys.
     NoKeys,
     /// There are no queries.
@@ -143,6 +148,9 @@ impl fmt::Display for RejectionReason {
             }
             RejectionReason::OnlyOn { only, found } => {
                 write!(f, "runs on compute capability {only} alone, the device has {found}")
+            }
+            RejectionReason::TooManyTokens { found } => {
+                write!(f, "takes axes of up to {} tokens, the problem has one of {found}", i32::MAX)
             }
             RejectionReason::NoKeys => write!(f, "needs at least one key"),
             RejectionReason::NoQueries => write!(f, "needs at least one query"),

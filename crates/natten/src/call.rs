@@ -237,6 +237,8 @@ impl<'a, B: Backend, E: InputElement> Call<'a, B, E> {
         saved: &SavedViews<'_, B, E::Out>,
     ) -> Result<Gradients<B::Tensor<E::Out>>, Error> {
         let problem = self.problem(mask)?;
+        // Before gradients of any size are allocated.
+        problem.check_saved(&saved.map(|out| B::layout(out), |lse| B::layout(lse)))?;
         let like = |_, view| self.allocate(B::layout::<E>(view).shape());
         let mut gradients = self.inputs.try_map(like)?.into_gradients();
         let saved = saved.map(|out| B::reborrow(out), |lse| B::reborrow(lse));

@@ -13,7 +13,12 @@ namespace natten {
 #define NATTEN_LAZY_MAXIMUM 8.0f
 // Below every finite score, yet finite: -inf - -inf never occurs, so a score of -inf has weight 0 from the start.
 #define NATTEN_LOWEST -3.402823466e38f
+#define NATTEN_HIGHEST 3.402823466e38f
+#define NATTEN_SMALLEST __int_as_float(1)
+// A reference this far from 0, in powers of two, is no longer exact enough to be one: it is 2^-8 to the next number.
+#define NATTEN_FAR 65536.0f
 #define NATTEN_INFINITY __int_as_float(0x7f800000)
+#define NATTEN_NAN __int_as_float(0x7fffffff)
 #define NATTEN_LN_2 0.693147180559945f
 #define NATTEN_LOG2_E 1.44269504088896f
 
@@ -28,47 +33,72 @@ NATTEN_DEVICE float log_sum_exp(float reference_log2, float sum) {
   return sum == 0.0f ? -NATTEN_INFINITY : lse_log2 * NATTEN_LN_2;
 }
 
-// For the items that a lane owns.
+// scale_log2 as a factor on rows and a power of two on scores, so that a large scale takes no row out of f32.
+struct SplitScale {
+  float of_rows;
+  float of_scores;  // 1 for scales below 2
+
+  NATTEN_DEVICE SplitScale of(float scale_log2) {
+    const int bits = __float_as_int(scale_log2), power = bits & 0x7f800000;
+    if (power <= 0x3f800000) return {scale_log2, 1.0f};
+    return {__int_as_float(bits & 0x807fffff | 0x3f800000), __int_as_float(power)};
+  }
+};
+
+// For the items that a lane owns. Scores and references are in units of `unit` powers of two.
 template <int OWNED>
 struct Softmax {
-  float reference_log2[OWNED];  // weights are relative to 2^reference
+  float reference[OWNED];  // weights are relative to 2^(unit * reference)
   float sum[OWNED];
+  float unit;
 
-  __device__ __forceinline__ void clear() {
+  __device__ __forceinline__ void clear(float of_scores) {
+    unit = of_scores;
 #pragma unroll
     for (int i = 0; i < OWNED; ++i) {
-      reference_log2[i] = NATTEN_LOWEST;
+      reference[i] = NATTEN_LOWEST;
       sum[i] = 0.0f;
     }
   }
 
-  __device__ __forceinline__ bool must_rescale(const float (&score_log2)[OWNED], const bool (&visible)[OWNED]) const {
+  // A score beyond this moves the item's reference. The inverse of a power of two is exact.
+  __device__ __forceinline__ float limit(int i) const {
+    return reference[i] + NATTEN_LAZY_MAXIMUM * arch::reciprocal_approx(unit);
+  }
+
+  __device__ __forceinline__ bool must_rescale(const float (&score)[OWNED], const bool (&visible)[OWNED]) const {
     bool must = false;
 #pragma unroll
-    for (int i = 0; i < OWNED; ++i) must |= visible[i] && score_log2[i] > move_limit(reference_log2[i]);
+    for (int i = 0; i < OWNED; ++i) must |= visible[i] && score[i] > limit(i);
     return must;
   }
 
   // Moves the reference to scores far above it; factor[i] is what the accumulators must be multiplied by.
-  __device__ __forceinline__ void rescale(const float (&score_log2)[OWNED], const bool (&visible)[OWNED],
+  __device__ __forceinline__ void rescale(const float (&score)[OWNED], const bool (&visible)[OWNED],
                                           float (&factor)[OWNED]) {
 #pragma unroll
     for (int i = 0; i < OWNED; ++i) {
-      const bool must = visible[i] && score_log2[i] > move_limit(reference_log2[i]);
-      factor[i] = must ? arch::exp2_approx(reference_log2[i] - score_log2[i]) : 1.0f;
-      reference_log2[i] = must ? score_log2[i] : reference_log2[i];
+      const bool must = visible[i] && score[i] > limit(i);
+      factor[i] = must ? arch::exp2_approx((reference[i] - score[i]) * unit) : 1.0f;
+      reference[i] = must ? score[i] : reference[i];
       sum[i] *= factor[i];
     }
   }
 
   // Turns scores into weights, 0 where invisible.
-  __device__ __forceinline__ void push(const float (&score_log2)[OWNED], const bool (&visible)[OWNED],
-                                       float (&weight)[OWNED]) {
+  __device__ __forceinline__ void push(const float (&score)[OWNED], const bool (&visible)[OWNED], float (&weight)[OWNED]) {
 #pragma unroll
     for (int i = 0; i < OWNED; ++i) {
-      weight[i] = visible[i] ? arch::exp2_approx(score_log2[i] - reference_log2[i]) : 0.0f;
+      weight[i] = visible[i] ? arch::exp2_approx((score[i] - reference[i]) * unit) : 0.0f;
       sum[i] += weight[i];
     }
+  }
+
+  __device__ __forceinline__ float log_sum_exp(int i) const {
+    const float near = natten::log_sum_exp(reference[i] * unit, sum[i]);
+    // A reference may leave f32 in powers of two where the natural one does not.
+    const float far = fmaf(reference[i], unit * NATTEN_LN_2, arch::log2_approx(sum[i]) * NATTEN_LN_2);
+    return fabsf(reference[i] * unit) > NATTEN_HIGHEST && sum[i] != 0.0f ? far : near;
   }
 };
 
@@ -83,42 +113,108 @@ NATTEN_DEVICE float quad_sum(float x) {
   return x + arch::shuffle_xor(x, 2);
 }
 
+// A log-sum-exp in powers of two beyond this is known no better than to some powers, and so are weights relative to it.
+#define NATTEN_COARSE 67108864.0f
+
+// In powers of two, as statistics hold it for backward passes. Of a row without keys, or with none but scores of -inf, it is +inf:
+// weights are 2^(score - inf), never 2^(-inf - -inf). Coarse ones are lowered by what rounding may have made of them and of
+// scores; weights end at 1 there, so that the largest score of a row has its weight.
+NATTEN_DEVICE float statistic_of(float lse) {
+  const float log2 = fminf(fmaxf(lse * NATTEN_LOG2_E, NATTEN_LOWEST), NATTEN_HIGHEST);
+  if (lse == -NATTEN_INFINITY) return NATTEN_INFINITY;
+  if (lse != lse) return lse;
+  return fabsf(log2) < NATTEN_COARSE ? log2 : log2 - fabsf(log2) * 2.384185791015625e-7f;
+}
+
+// Where exponents of weights end, relative to such a log-sum-exp.
+NATTEN_DEVICE float highest_exponent(float lse_log2) { return fabsf(lse_log2) < NATTEN_COARSE ? NATTEN_INFINITY : 0.0f; }
+
+// The weight of a score in units of so many powers of two, a power of two itself. Their product is exact.
+NATTEN_DEVICE float backward_weight(float score, float unit, float lse_log2) {
+  return arch::exp2_approx(fminf(fmaf(score, unit, -lse_log2), highest_exponent(lse_log2)));
+}
+
 // For the two rows that a lane holds of a fragment of 16 rows, as tensor cores leave it: scores[4 n + 2 half + e] is column
 // 8 n + 2 (lane % 4) + e of row lane / 4 + 8 half.
+//
+// References are near 0 or far. Near ones are in powers of two, and a weight is 2^(score * scale_log2 - reference), one
+// multiply-add. Far from 0 numbers are further apart than weights may differ, and then leave f32. So a far reference is a
+// score as products leave it, and a weight is 2^((score - reference) * scale_log2), which is right for any. Whether references
+// are far the warp agrees on.
 struct FragmentSoftmax {
-  float reference_log2[2];  // weights are relative to 2^reference
-  float sum[2];             // of this lane's columns
+  float reference[2];  // weights are relative to 2^reference, or to the weight of the score that it is
+  float sum[2];        // of this lane's columns
 
   __device__ __forceinline__ void clear() {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      reference_log2[half] = NATTEN_LOWEST;
+      reference[half] = NATTEN_LOWEST;
       sum[half] = 0.0f;
     }
   }
 
-  // A score of the row beyond this moves its reference.
-  __device__ __forceinline__ float limit(int half) const { return move_limit(reference_log2[half]); }
+  // A score of the row beyond this moves its near reference.
+  __device__ __forceinline__ float limit(int half) const { return move_limit(reference[half]); }
 
   // Once some row of the warp must: moves the reference of a row to its largest score; what the row's result must be
   // multiplied by. ALONE: only a row that must itself, otherwise every row whose score is larger, which is one comparison
   // less.
   template <bool ALONE>
   __device__ __forceinline__ float move(int half, const float& top_log2) {
-    const float old = reference_log2[half];
+    const float old = reference[half];
     const bool moves = !ALONE || top_log2 > move_limit(old);
     const float to = ALONE ? top_log2 : fmaxf(top_log2, old);
     const float factor = moves ? arch::exp2_approx(old - to) : 1.0f;
-    reference_log2[half] = moves ? to : old;
+    reference[half] = moves ? to : old;
     sum[half] *= factor;
     return factor;
   }
 
   // The weight of a score, 0 for -inf; counts it.
   __device__ __forceinline__ float weigh(int half, float score, float scale_log2) {
-    const float weight = arch::exp2_approx(fmaf(score, scale_log2, -reference_log2[half]));
+    const float weight = arch::exp2_approx(fmaf(score, scale_log2, -reference[half]));
     sum[half] += weight;
     return weight;
+  }
+
+  // Whether a near reference is too far by now, of a row that has seen keys.
+  __device__ __forceinline__ bool is_lost(int half) const {
+    return fabsf(reference[half]) > NATTEN_FAR && reference[half] > NATTEN_LOWEST;
+  }
+
+  // Makes near references far, as exactly as their distance from 0 allows.
+  __device__ __forceinline__ void go_far(float scale_log2) {
+    const float inverse = arch::reciprocal_approx(scale_log2);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float near = reference[half], close = near * inverse;
+      const float far = fmaf(fmaf(-close, scale_log2, near), inverse, close);
+      // Of a row that has seen no key the lowest stays, or becomes NaN on the way.
+      reference[half] = near > NATTEN_LOWEST ? far : NATTEN_LOWEST;
+    }
+  }
+
+  // move and weigh for far references.
+  __device__ __forceinline__ float move_far(int half, float top, float scale_log2) {
+    const float to = fmaxf(top, reference[half]);
+    const float factor = arch::exp2_approx((reference[half] - to) * scale_log2);
+    reference[half] = to;
+    sum[half] *= factor;
+    return factor;
+  }
+
+  __device__ __forceinline__ float weigh_far(int half, float score, float scale_log2) {
+    const float weight = arch::exp2_approx((score - reference[half]) * scale_log2);
+    sum[half] += weight;
+    return weight;
+  }
+
+  // The log-sum-exp of a row whose weights sum up to `total`.
+  __device__ __forceinline__ float log_sum_exp(int half, float total, bool is_far, float scale) const {
+    const float near = natten::log_sum_exp(reference[half], total);
+    // Not in powers of two: the natural one may be the largest number there is.
+    const float far = fmaf(reference[half], scale, arch::log2_approx(total) * NATTEN_LN_2);
+    return is_far && total != 0.0f ? far : near;
   }
 };
 

@@ -18,6 +18,7 @@
 mod d_scores;
 mod tile;
 
+use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
 use natten_core::{Element, Gradients, Inputs, Problem, Saved, TensorView, TensorViewMut, bf16, f16};
@@ -30,7 +31,6 @@ use crate::isa::Isa;
 use crate::pack::Tokens;
 use crate::parallel::run_tasks;
 use crate::schedule::Schedule;
-use crate::softmax::LOG2_E;
 
 /// What all passes read.
 struct Operands<'a, E> {
@@ -134,7 +134,7 @@ struct ScalarLine<'a, E> {
 }
 
 impl<E: Element> ScalarLine<'_, E> {
-    /// `lse`, in the units of scores, and `delta` of query number `i`.
+    /// `lse` in powers of 2 and `delta` of query number `i`.
     #[inline(always)]
     fn scalars<S: Simd>(&self, simd: S, i: usize) -> (f32, f32) {
         let (out, d_out) = (self.out.row(i), self.d_out.row(i));
@@ -148,6 +148,20 @@ impl<E: Element> ScalarLine<'_, E> {
         let rest = out[whole..].iter().zip(&d_out[whole..]);
         let rest: f32 = rest.map(|(out, d_out)| out.to_f32() * d_out.to_f32()).sum();
         let d_lse = self.d_lse.as_ref().map_or(0.0, |d_lse| d_lse.row(i)[0]);
-        (self.lse.row(i)[0] * LOG2_E, lanes[..S::LANES].iter().sum::<f32>() + rest - d_lse)
+        (lse_log2(self.lse.row(i)[0]), lanes[..S::LANES].iter().sum::<f32>() + rest - d_lse)
     }
+}
+
+/// From here on a log-sum-exp in powers of 2 is known no better than to some powers, and so are weights that are relative to it.
+const COARSE: f32 = 67_108_864.0;
+
+/// A log-sum-exp in powers of 2, as weights are computed from. Of a row without keys, or with none but scores of minus infinity, it
+/// is plus infinity, and weights are 0. Coarse ones are lowered by what rounding may have made of them and of scores, and weights
+/// end at 1 there, so that the largest score of a row has its weight.
+fn lse_log2(lse: f32) -> f32 {
+    if lse == f32::NEG_INFINITY {
+        return f32::INFINITY;
+    }
+    let log2 = (lse * LOG2_E).clamp(f32::MIN, f32::MAX);
+    if log2.abs() < COARSE { log2 } else { log2 - log2.abs() / 4_194_304.0 }
 }

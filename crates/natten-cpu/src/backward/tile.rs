@@ -15,7 +15,7 @@ use crate::prefetch::Prefetcher;
 use crate::schedule::{Schedule, Task, lane_tokens, plain_tokens, row_tokens};
 use crate::score_block::ScoreBlock;
 use crate::score_tile::{ScoreOperands, SumOperands};
-use crate::softmax::LOG2_E;
+use crate::softmax::QUARTER_LOG2_E;
 
 impl<E: Element> Tasks for PassTasks<'_, '_, E> {
     fn count(&self) -> usize {
@@ -359,7 +359,7 @@ impl<const OF_QUERIES: bool> Kernel for AccumulateRows<'_, '_, OF_QUERIES> {
                 let mask = &tile_masks.mask(&block, &tile, 1);
                 let len = mask.scores_len::<S>();
                 let mut maxima = [0.0; 64];
-                for (i, scale) in [state.shape.scale * LOG2_E, 1.0].into_iter().enumerate() {
+                for (i, scale) in [state.shape.scale * QUARTER_LOG2_E, 1.0].into_iter().enumerate() {
                     let operands = ScoreOperands {
                         lanes: lanes[i].get(),
                         words: state.shape.dims[i],

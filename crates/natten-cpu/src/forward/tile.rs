@@ -15,8 +15,8 @@ use crate::prefetch::Prefetcher;
 use crate::schedule::{Task, lane_tokens, plain_tokens, row_tokens};
 use crate::score_block::ScoreBlock;
 use crate::score_tile::{ScoreOperands, SumOperands};
-use crate::softmax::{LN_2, LOG2_E, exp2_below, exponentiate, exponentiate_pairs, finite_max};
-use crate::tile_mask::TileMask;
+use crate::softmax::{FOUR_LN_2, QUARTER_LOG2_E, Reference, exponentiate, exponentiate_pairs, is_beyond};
+use crate::tile_mask::{ScoreTileShape, TileMask};
 
 impl<E: Element> Tasks for Call<'_, E> {
     fn count(&self) -> usize {
@@ -88,7 +88,7 @@ struct TileState<'a, const DOT: bool> {
     words: usize,
     /// Components of a value, rounded up to whole vectors.
     width: usize,
-    /// Factor on scores, `log2 e` included.
+    /// Factor on scores, a quarter of `log2 e` included.
     scale: f32,
 }
 
@@ -115,7 +115,7 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
         scratch.lane_scalars[0].reserve(vectors * S::LANES).fill(f32::NEG_INFINITY);
         scratch.lane_scalars[1].reserve(vectors * S::LANES).fill(0.0);
         scratch.sums[0].reserve(vectors * S::LANES * width);
-        let scale = call.problem.scale() as f32 * LOG2_E;
+        let scale = call.problem.scale() as f32 * QUARTER_LOG2_E;
         TileState { groups, heads, head_dim, words, width, scale }
     }
 
@@ -206,18 +206,16 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
         let old = simd.load(max);
         let new = simd.max(simd.load(&softmax.maxima[g * S::LANES..]), old);
         simd.store(max, new);
-        let safe = finite_max(simd, new);
-        let factor = exp2_below(simd, simd.sub(old, safe));
-        if !overwrite {
-            rescale(simd, factor, sums, width);
-        }
         let scores_len = mask.scores_len::<S>();
         let scores = &mut softmax.scores.get_mut()[..scores_len];
         let words = softmax.words.reserve(if DOT { scores_len / 2 } else { 0 });
-        let tile_sum = match DOT {
-            true => exponentiate_pairs(simd, scores, (g, &shape), safe, words),
-            false => exponentiate(simd, scores, (g, &shape), safe),
+        let (factor, tile_sum) = match is_beyond(max) {
+            true => weigh::<S, DOT, true>(simd, (old, new), (g, &shape), scores, words),
+            false => weigh::<S, DOT, false>(simd, (old, new), (g, &shape), scores, words),
         };
+        if !overwrite {
+            rescale(simd, factor, sums, width);
+        }
         simd.store(sum, simd.fma(simd.load(sum), factor, tile_sum));
         let operands = SumOperands {
             weights: if DOT { words } else { scores },
@@ -259,7 +257,7 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
                             false => simd.narrow_times(sums, factor, row, out),
                         });
                         if let Some(lse) = &lse {
-                            lse.fill(i, |lse| lse[0] = max * LN_2 + sum.ln());
+                            lse.fill(i, |lse| lse[0] = max * FOUR_LN_2 + sum.ln());
                         }
                     }
                 }
@@ -292,6 +290,24 @@ impl<const DOT: bool> Kernel for Attend<'_, '_, DOT> {
     fn run<S: Simd>(self, simd: S) {
         self.state.attend_here(simd, self.additional, self.scratch);
     }
+}
+
+/// Turns scores into weights relative to the largest by now. Returns what earlier sums must be multiplied by, and the sum of the
+/// weights.
+#[inline(always)]
+fn weigh<S: Simd, const DOT: bool, const BEYOND: bool>(
+    simd: S,
+    (old, new): (S::V, S::V),
+    (g, shape): (usize, &ScoreTileShape),
+    scores: &mut [f32],
+    words: &mut [f32],
+) -> (S::V, S::V) {
+    let reference = Reference::<S::V, BEYOND>::new(simd, new);
+    let sum = match DOT {
+        true => exponentiate_pairs(simd, scores, (g, shape), reference, words),
+        false => exponentiate(simd, scores, (g, shape), reference),
+    };
+    (reference.power(simd, old), sum)
 }
 
 /// Multiplies each lane's sum; nothing to do where no lane's maximum moved.

@@ -20,7 +20,8 @@ struct Segment {
   KeyGrid grid;
   QueryTile tile;
   int first[3];                // position of the first key; -1: the keys at hand are the additional ones
-  int is_last;                 // no other keys follow those at hand
+  short is_last;               // no other keys follow those at hand
+  short far;                   // references are far from 0: 0 no, 1 from the start, 2 since they were lost
 
   __device__ __forceinline__ bool is_additional() const { return first[2] < 0; }
 };

@@ -36,7 +36,7 @@ struct Epilogue {
           const unsigned word = Type::pack_pair(pair[0] * inverse, pair[1] * inverse);
           *(unsigned*)(shared.base + (Layout::step(to, d / 2) ^ (d % 2 << 4)) + lane % 4 * 4) = word;
         }
-        lse[m][half] = log_sum_exp(softmax.rows[m].reference_log2[half], total);
+        lse[m][half] = softmax.rows[m].log_sum_exp(half, total, shared.segment().far != 0, fabsf(p.geometry.scale));
       }
     }
     if (p.lse != nullptr) store_lse(tile, lse);

@@ -33,10 +33,11 @@ struct Products {
   }
 
   // Waits for Q. The kernel wants a positive scale, so that the greatest score before scaling is the greatest after: the
-  // sign moves to Q.
+  // sign moves to Q, unless it has been received before. HELD: registers hold it from now on, where they can.
+  template <bool HELD>
   __device__ __forceinline__ void receive_query(const TileForwardParams& p, const Shared<C>& shared) {
     arch::wait_for_copies<2>();
-    if (p.geometry.scale_log2 < 0.0f) {
+    if (p.geometry.scale_log2 < 0.0f && shared.segment().far < 2) {
       __syncthreads();
       for (int i = thread_index(); i < QueryLayout::BYTES / 4; i += C::THREADS) ((unsigned*)shared.base)[i] ^= PAIR_SIGNS;
     }
@@ -45,7 +46,7 @@ struct Products {
     query_at = shared.address() + QueryLayout::offset(warp_row<C>() + lane % 16, lane / 16);
     key_at = KeyLayout::offset(lane % 8 + lane / 16 * 8, lane / 8 % 2);
     value_at = KeyLayout::offset(lane % 16, lane / 16);
-    if (C::HOLDS_QUERY) {
+    if (C::HOLDS_QUERY && HELD) {
 #pragma unroll
       for (int m = 0; m < C::M; ++m) {
 #pragma unroll
@@ -59,6 +60,7 @@ struct Products {
   }
 
   // S += Q K^T, K in `slot`.
+  template <bool HELD>
   __device__ __forceinline__ void multiply_query_key(Scores& score, unsigned slot) const {
     const unsigned key = slot + key_at;
 #pragma unroll
@@ -66,7 +68,7 @@ struct Products {
       unsigned a[C::M][4];
 #pragma unroll
       for (int m = 0; m < C::M; ++m) {
-        if (!C::HOLDS_QUERY) {
+        if (!C::HOLDS_QUERY || !HELD) {
           load_query(a[m], m, k);
         } else {
 #pragma unroll

@@ -17,9 +17,11 @@ struct RowSoftmax {
   }
 
   // The size of the scale; not 0, so that -inf times it is -inf. Scores times the smallest number are as good as 0.
-  NATTEN_DEVICE float scale(const TileForwardParams& p) { return fmaxf(fabsf(p.geometry.scale_log2), 1.17549435e-38f); }
+  NATTEN_DEVICE float scale(const TileForwardParams& p) { return fmaxf(fabsf(p.geometry.scale_log2), NATTEN_SMALLEST); }
 
-  // Scores to weights, 0 for -inf; adds them to the sums.
+  // Scores to weights, 0 for -inf; adds them to the sums. FAR: relative to far references; else a row whose reference becomes
+  // too far is lost, and its sum NaN from then on.
+  template <bool FAR>
   __device__ __forceinline__ void weigh(const TileForwardParams& p, typename Products<C>::Scores& score,
                                         Products<C>& products) {
     const float scale_log2 = scale(p);
@@ -36,10 +38,13 @@ struct RowSoftmax {
           for (int e = 0; e < 2; ++e) top = fmaxf(top, score[m][n][half * 2 + e]);
         }
         tops[m][half] = top;
-        must |= top * scale_log2 > rows[m].limit(half);
+        must |= FAR ? top > rows[m].reference[half] : top * scale_log2 > rows[m].limit(half);
       }
     }
-    if (arch::any(must)) move(p, tops, products);
+    if (arch::any(must)) {
+      if (FAR) move_far(scale_log2, tops, products);
+      else move(p, tops, products);
+    }
 #pragma unroll
     for (int m = 0; m < C::M; ++m) {
 #pragma unroll
@@ -49,7 +54,7 @@ struct RowSoftmax {
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
             float& s = score[m][n][half * 2 + e];
-            s = rows[m].weigh(half, s, scale_log2);
+            s = FAR ? rows[m].weigh_far(half, s, scale_log2) : rows[m].weigh(half, s, scale_log2);
           }
         }
       }
@@ -64,8 +69,28 @@ struct RowSoftmax {
       for (int half = 0; half < 2; ++half) {
         const float top_log2 = quad_maximum(tops[m][half]) * scale(p);
         products.rescale(m, half, rows[m].template move<true>(half, top_log2));
+        if (rows[m].is_lost(half)) rows[m].sum[half] = NATTEN_NAN;
       }
     }
+  }
+
+  // Moves all references to the greatest scores.
+  __device__ __forceinline__ void move_far(float scale_log2, const float (&tops)[C::M][2], Products<C>& products) {
+#pragma unroll
+    for (int m = 0; m < C::M; ++m) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        products.rescale(m, half, rows[m].move_far(half, quad_maximum(tops[m][half]), scale_log2));
+      }
+    }
+  }
+
+  // Whether a row that this lane holds is lost, or was NaN from the start.
+  __device__ __forceinline__ bool is_lost() const {
+    bool lost = false;
+#pragma unroll
+    for (int m = 0; m < C::M; ++m) lost |= rows[m].sum[0] != rows[m].sum[0] | rows[m].sum[1] != rows[m].sum[1];
+    return lost;
   }
 };
 

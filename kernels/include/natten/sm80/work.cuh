@@ -48,10 +48,11 @@ NATTEN_DEVICE void describe_tensors(const TileForwardParams& p, const Shared<C>&
   }
 }
 
-// Axis a, along which keys of the windows are a grid of tiles and the additional ones a line of tiles along axis 2.
+// Axis a, along which keys of the windows are a grid of tiles and the additional ones a line of tiles along axis 2. No tile
+// counts as full where all are to be `masked`.
 template <class C>
 NATTEN_DEVICE void describe_axis(const TileForwardParams& p, const Shared<C>& shared, const QueryTile& tile, bool additional,
-                                 int a) {
+                                 bool masked, int a) {
   Segment& s = shared.segment();
   const int list_log2 = C::KEYS == 64 ? 6 : 5;
   // The axis' bits of a row number: so many, above so many of later axes.
@@ -61,6 +62,7 @@ NATTEN_DEVICE void describe_axis(const TileForwardParams& p, const Shared<C>& sh
   Range by_last = by_first;
   if (!additional) tile.ends_see(p.geometry, p.plan, a, by_first, by_last);
   s.grid.cut(a, side_log2, by_first, by_last);
+  if (masked) s.grid.full_end[a] = s.grid.full_begin[a];
   s.first[a] = additional ? -1 : by_first.start;
 #pragma unroll
   for (int side = 0; side < 2; ++side) {
@@ -83,11 +85,11 @@ NATTEN_DEVICE void describe_axis(const TileForwardParams& p, const Shared<C>& sh
 // few tiles of keys where windows are small, so what comes before them counts.
 template <class C>
 NATTEN_DEVICE void describe_keys(const TileForwardParams& p, const Shared<C>& shared, const QueryTile& tile,
-                                 bool additional) {
+                                 bool additional, bool masked) {
   if (lane_index() != 0) return;
   const int a = warp_index();
   if (a == 3) describe_tensors(p, shared, tile, additional);
-  else describe_axis(p, shared, tile, additional, a);
+  else describe_axis(p, shared, tile, additional, masked, a);
 }
 
 // While the first copies are under way: what the loops need besides. A barrier follows.

@@ -32,6 +32,7 @@ struct Consumer {
   float out[OUTS];                // (64 queries, HEAD_DIM)
   unsigned weights[STEPS][4];     // (64 queries, KEYS) as pairs
   FragmentSoftmax softmax;
+  unsigned is_far;    // whether its references are: not 0
 
   // What is noted of a row of this warp's 16.
   __device__ __forceinline__ RowNote row_note(int row) const {
@@ -107,28 +108,51 @@ struct Consumer {
     }
   }
 
-  // Moves the references if some score of the warp is far above its row's. Returns whether; then factor is what the result
-  // must be multiplied by.
-  __device__ __forceinline__ bool move_reference(float (&factor)[2]) {
-    float top_log2[2] = {scores[0], scores[2]};
+  // Turns scores into weights in place. Moves the references before if some score of the warp is far above its row's. Returns
+  // whether; then factor is what the result must be multiplied by.
+  __device__ __forceinline__ bool weigh(float (&factor)[2]) {
+    const float scale_log2 = p.geometry.scale_log2;
+    float top[2] = {scores[0], scores[2]};
 #pragma unroll
-    for (int i = 0; i < SCORES; ++i) top_log2[i / 2 % 2] = fmaxf(top_log2[i / 2 % 2], scores[i]);
+    for (int i = 0; i < SCORES; ++i) top[i / 2 % 2] = fmaxf(top[i / 2 % 2], scores[i]);
     bool must = false;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      top_log2[half] *= p.geometry.scale_log2;
-      must |= top_log2[half] > softmax.limit(half);
-    }
-    if (!arch::any(must)) return false;
+    for (int half = 0; half < 2; ++half) must |= top[half] * scale_log2 > softmax.limit(half);
+    const bool moves = (arch::ballot(must) | is_far) != 0;
+    if (moves) {
+      move(top, factor);
+      if (is_far != 0) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) factor[half] = softmax.template move<false>(half, quad_maximum(top_log2[half]));
-    return true;
+        for (int i = 0; i < SCORES; ++i) scores[i] = softmax.weigh_far(i / 2 % 2, scores[i], scale_log2);
+        return true;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < SCORES; ++i) scores[i] = softmax.weigh(i / 2 % 2, scores[i], scale_log2);
+    return moves;
   }
 
-  // Turns scores into weights in place.
-  __device__ __forceinline__ void weigh() {
+  // Moves the references to the largest scores of the rows, and from near to far where one of them would be lost.
+  __device__ __forceinline__ void move(const float (&top)[2], float (&factor)[2]) {
+    const float scale_log2 = p.geometry.scale_log2;
+    const float tops[2] = {quad_maximum(top[0]), quad_maximum(top[1])};
+    if (is_far == 0) {
+      FragmentSoftmax moved = softmax;
+      bool lost = false;
 #pragma unroll
-    for (int i = 0; i < SCORES; ++i) scores[i] = softmax.weigh(i / 2 % 2, scores[i], p.geometry.scale_log2);
+      for (int half = 0; half < 2; ++half) {
+        factor[half] = moved.template move<false>(half, tops[half] * scale_log2);
+        lost |= moved.is_lost(half);
+      }
+      is_far = arch::ballot(lost);
+      if (is_far == 0) {
+        softmax = moved;
+        return;
+      }
+      softmax.go_far(scale_log2);
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) factor[half] = softmax.move_far(half, tops[half], scale_log2);
   }
 
   __device__ __forceinline__ void pack_weights() {
@@ -163,8 +187,7 @@ struct Consumer {
     release_keys();
     if (MASKED) hide(scores, seen);
     float factor[2];
-    const bool moved = move_reference(factor);
-    weigh();
+    const bool moved = weigh(factor);
     arch::wgmma_wait<0>();
     arch::settle(out);
     arrive(C::VALUE_EMPTY + 8 * value.stage);
@@ -188,9 +211,10 @@ struct Consumer {
 #pragma unroll
     for (int i = 0; i < OUTS; ++i) out[i] = 0.0f;
     softmax.clear();
+    // Such scales leave near no score of note.
+    is_far = p.geometry.scale_log2 > NATTEN_FAR;
     float factor[2];
-    move_reference(factor);
-    weigh();
+    weigh(factor);
     pack_weights();
   }
 
@@ -220,7 +244,7 @@ struct Consumer {
       }
       if (p.lse != nullptr && lane % 4 == 0) {
         const long long at = row_note(row).result(LSE);
-        if (at != RowNote::ABSENT) p.lse[at] = log_sum_exp(softmax.reference_log2[half], total);
+        if (at != RowNote::ABSENT) p.lse[at] = softmax.log_sum_exp(half, total, is_far != 0, fabsf(p.geometry.scale));
       }
     }
     arch::sync_warp();

@@ -289,3 +289,20 @@ fn what_the_family_cannot_do() {
     let own = reasons.iter().find(|one| one.kernel == "natten_forward_sm90_bf16_d256").unwrap();
     assert_eq!(own.reason, RejectionReason::HeadDim { max: 256, found: 264 });
 }
+
+/// Tensors without strides along an axis may claim any number of tokens: a backward of so many is refused before its tiles are
+/// counted one by one.
+#[test]
+fn endless_axes_are_refused_at_once() {
+    let endless = Layout::strided(&[1, 1 << 45, 1, 64], &[0, 0, 0, 1]).unwrap();
+    let inputs = Inputs::new(endless, endless, endless);
+    let problem = Problem::new(&Params::new([3]).to_dyn(), &inputs, ElementType::Bf16).unwrap();
+    let (device, request, views) = (h100(), Request::default(), Views::dense(&problem));
+    let query = Query::new(Pass::Backward(&problem), &views, &device, &request);
+    let mut refused = 0;
+    ask(&query, 1, |family, _, answer| {
+        let reason = RejectionReason::TooManyTokens { found: 1 << 45 };
+        refused += usize::from(family.name() == "sm90" && matches!(&answer, Err(found) if *found == reason));
+    });
+    assert!(refused > 0);
+}

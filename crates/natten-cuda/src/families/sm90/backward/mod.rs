@@ -30,6 +30,11 @@ pub(super) fn bids(
 ) -> Result<Vec<Bid>, RejectionReason> {
     of_keys(query)?;
     let axes = problem.axes();
+    // Parameters would not hold it, and its tiles would be walked one by one before they say so.
+    let longest = axes.iter().map(|axis| axis.query_extent.max(axis.key_extent)).max().unwrap_or(0);
+    if i32::try_from(longest).is_err() {
+        return Err(RejectionReason::TooManyTokens { found: longest });
+    }
     if axes.iter().any(|axis| axis.query_extent == 0) {
         return Err(RejectionReason::NoQueries);
     }
