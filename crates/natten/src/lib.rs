@@ -195,7 +195,7 @@ entries! {
     /// let cache = Tensor::from_fn(&[1, 5, 2, 8], |i| i as f32 * 0.01)?;
     /// let out = attention(&query, &cache, &cache, &AttentionParams::new().causal_from_end())?;
     /// let all = attention(&query, &cache, &cache, &AttentionParams::new())?;
-    /// assert_eq!(out.as_slice(), all.as_slice());
+    /// assert!(out.as_slice().iter().zip(all.as_slice()).all(|(a, b)| (a - b).abs() < 1e-6));
     /// # Ok(())
     /// # }
     /// ```
