@@ -153,6 +153,33 @@ fn split_passes_add_up() {
     }
 }
 
+/// The products that a backward issues are those that its plan counts: tiles that a warpgroup leaves out are not among them.
+#[test]
+fn products_of_a_backward_are_those_planned() {
+    let small = Params::new([3, 7, 7]);
+    let strided = Params::new([1, 9, 9]).stride([1, 4, 4]).dilation([1, 2, 1]);
+    for (tokens, params) in [([4, 16, 16], small), ([1, 32, 32], strided)] {
+        let case = Case::new(tokens, params).dims(64, 64);
+        let operands = Operands::<bf16>::draw(&case);
+        let problem = operands.problem(&case.params);
+        let entry = Some("natten_backward_query_sm90_bf16_d64");
+        let cuda = hopper(1, Completion::Random).with_request(Request { entry, tiling: None });
+        let device = case::OnDevice::upload(&cuda, &operands);
+        let decisions = cuda.explain_backward(&problem, &device.inputs()).unwrap();
+        let reference::Forward { out, lse } = reference::forward(&problem, &operands.inputs());
+        let (out, lse): (Tensor<bf16>, Tensor<f32>) = (out.cast(), lse.cast());
+        cuda.device().take_counters();
+        case::backward(&cuda, &problem, &operands, &device, (&out, &lse, false)).unwrap();
+        let counters = cuda.device().take_counters();
+        assert_eq!(decisions.len(), 2);
+        for (decision, products) in decisions.iter().zip([3.0, 4.0]) {
+            let pairs = counters[decision.kernel].mma_flops as f64 / (products * 2.0 * 64.0);
+            let planned = decision.issued_over_useful * problem.scores() as f64;
+            assert!((pairs - planned).abs() < 0.5, "{pairs} pairs, {planned} planned: {decision:?}");
+        }
+    }
+}
+
 /// Of a packed batch, sequences without queries or without keys go to CUDA cores alone.
 #[test]
 fn empty_sequences_leave_the_others_on_tensor_cores() {

@@ -187,6 +187,47 @@ fn predictions_are_near_what_was_measured() {
     }
 }
 
+/// Whole backwards of docs/performance.md, in milliseconds.
+#[test]
+fn predictions_of_backwards_are_near_what_was_measured() {
+    let few = |tokens, heads, window| problem(tokens, heads, 64, Params::new(window));
+    for (problem, measured) in [
+        (line(32, 1), 0.124),
+        (line(64, 1), 0.157),
+        (line(128, 1), 0.243),
+        (line(256, 1), 0.600),
+        (image(24, 32, 1), 0.165),
+        (image(24, 64, 1), 0.197),
+        (image(24, 128, 1), 0.279),
+        (image(24, 256, 1), 0.656),
+        (image(24, 32, 16), 0.103),
+        (image(24, 64, 16), 0.118),
+        (image(24, 128, 16), 0.206),
+        (image(24, 256, 16), 0.407),
+        (flux(128, 1), 38.8),
+        (flux(128, 16), 29.2),
+        (flux(64, 16), 18.6),
+        (hunyuan(128, [1, 1, 1]), 141.0),
+        (hunyuan(128, [16, 8, 8]), 89.2),
+        (hunyuan(64, [16, 8, 8]), 55.0),
+        (hunyuan(32, [16, 8, 8]), 39.6),
+        (hunyuan(256, [16, 8, 8]), 266.0),
+        (problem([64, 64], 8, 64, Params::new([13, 13])), 0.0715),
+        (few([16, 32, 32], 4, [7, 11, 11]), 0.442),
+        (few([16, 32, 48], 16, [3, 7, 7]), 0.839),
+        (few([16, 64, 96], 8, [3, 7, 7]), 1.69),
+        (few([32, 64, 96], 4, [3, 5, 5]), 1.29),
+        (few([33, 136, 240], 4, [11, 11, 11]), 31.9),
+    ] {
+        let (views, request, properties) =
+            (Views::dense(&problem).with_dense_backward(), Request::default(), h100());
+        let query = Query::new(Pass::Backward(&problem), &views, &properties, &request);
+        let decision = explain(&query).unwrap().into_iter().next().unwrap();
+        let ratio = decision.microseconds / measured / 1e3;
+        assert!(is_own(&decision) && (0.85..1.15).contains(&ratio), "{ratio}: {decision:?}");
+    }
+}
+
 /// The walking kernels' times of docs/performance.md.
 #[test]
 fn predictions_of_walking_are_near_what_was_measured() {

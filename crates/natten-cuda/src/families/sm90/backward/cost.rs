@@ -18,20 +18,19 @@ struct Rates {
     item: f64,
 }
 
-/// Fitted to ten problems on an H100 (docs/performance.md, section 6): FLUX, Hunyuan and one axis at head_dim 128, Hunyuan and the
-/// small windows at 64, before warpgroups left out tiles. Those of 32 are fitted to whole calls of two: windows of 16x16, strided
-/// and not. Those of 256 are what its products and their reads of shared memory say, for tiles of 32 columns; of its two
-/// kinds of items over keys the mean. They were not measured.
+/// Fitted to whole calls in bf16 on an H100 (docs/performance.md, section 6): 4 of head_dim 32, 12 of 64, 9 of 128, 5 of 256.
+/// They come within a seventh of their times; a pass was never timed alone, so its share is that of its products. Tiles of 256 have 32 columns,
+/// and of the two kinds of items of its pass over keys these are the mean.
 fn rates(work: &Work<'_>) -> Rates {
     let (full, masked, item) = match (work.head_dim, work.rows) {
-        (0..=32, Rows::Queries) => (0.55, 0.85, 3.7),
-        (0..=32, Rows::Keys) => (0.9, 1.2, 4.6),
-        (33..=64, Rows::Queries) => (0.75, 0.95, 2.2),
-        (33..=64, Rows::Keys) => (1.26, 1.33, 3.0),
-        (65..=128, Rows::Queries) => (1.18, 1.7, 3.5),
-        (65..=128, Rows::Keys) => (1.95, 2.15, 5.0),
-        (_, Rows::Queries) => (1.55, 1.9, 6.0),
-        (_, Rows::Keys) => (1.3, 1.6, 6.0),
+        (0..=32, Rows::Queries) => (0.53, 0.89, 3.9),
+        (0..=32, Rows::Keys) => (0.87, 1.26, 4.8),
+        (33..=64, Rows::Queries) => (0.71, 1.02, 4.0),
+        (33..=64, Rows::Keys) => (1.19, 1.43, 5.5),
+        (65..=128, Rows::Queries) => (1.11, 1.75, 5.7),
+        (65..=128, Rows::Keys) => (1.84, 2.21, 8.2),
+        (_, Rows::Queries) => (1.58, 1.92, 8.4),
+        (_, Rows::Keys) => (1.33, 1.61, 8.4),
     };
     Rates { full, masked, item }
 }
