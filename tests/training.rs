@@ -56,7 +56,8 @@ impl Attention<f32> for Reference {
         let d_out = Tensor::from_vec(forward.out.shape(), d_out)?.cast::<f64>();
         let (out, lse) = (forward.out.view(), forward.lse.view());
         let saved = Saved { out, lse, d_out: d_out.view(), d_lse: None };
-        Ok(Qkv::join(&reference::backward(&Self::problem(params, &qkv)?, &qkv.views()?, &saved)))
+        let gradients = reference::backward(&Self::problem(params, &qkv)?, &qkv.views()?, &saved);
+        Ok(Qkv::join(&gradients.map(Tensor::cast)))
     }
 }
 

@@ -1,8 +1,8 @@
 """What else runs on this GPU, on the same problems and timed the same way: dense attention of PyTorch (cuDNN, flash)
-and FlexAttention, compiled, with the same neighborhood mask.
+and FlexAttention, compiled, with the same neighborhood mask; forward, and backward where problems.json asks for one.
 
     python3 peers.py rates OUT.json                 the ceilings: bf16 matrix product, device-to-device copy
-    python3 peers.py peers OUT.json [--filter A,B] [--seconds N]
+    python3 peers.py peers OUT.json [--filter A,B] [--passes forward,backward] [--seconds N]
 
 Needs PyTorch 2.5 or newer. A peer that fails is reported and the others go on.
 """
@@ -14,12 +14,15 @@ import statistics
 import sys
 import time
 
+HERE = pathlib.Path(__file__).resolve().parent
+# What torch.compile imports would take profile.py beside this file for Python's own module of that name.
+sys.path = [path for path in sys.path if pathlib.Path(path).resolve() != HERE]
+
 try:
     import torch
 except ImportError:
     sys.exit("no PyTorch here")
 
-HERE = pathlib.Path(__file__).parent
 TARGET_MS = 250.0
 
 
@@ -159,46 +162,80 @@ def block_mask_of(problem, tile, block=128):
         indices = torch.argsort(which.int(), dim=1, descending=True, stable=True).int()
         return count[None, None].contiguous(), indices[None, None].contiguous()
 
-    mask = BlockMask.from_kv_blocks(*lists(partial), *lists(every), BLOCK_SIZE=block, mask_mod=mask_of(problem, tile))
+    # Without its length a mask is one of whole blocks. PyTorch 2.5 does not take it.
+    ragged = {"seq_lengths": (length, length)} if pad else {}
+    mask_mod = mask_of(problem, tile)
+    mask = BlockMask.from_kv_blocks(*lists(partial), *lists(every), BLOCK_SIZE=block, mask_mod=mask_mod, **ragged)
     return mask, int(some.sum())
 
 
-def difference(problem, tile, operands, compiled, mask, scale):
-    """Of FlexAttention to dense attention under the mask written out, where that is small enough to write out."""
-    order = order_of(problem, tile)
-    if order.shape[0] > 8192:
-        return {}
-    visible = None
+def visible_of(problem, tile):
+    """The mask written out: which keys each query sees, in the order of tokens in memory."""
+    order, visible = order_of(problem, tile), None
     for axis in range(order.shape[1]):
         start, end = windows(problem, axis)
         at = order[:, axis]
         here = (at[None] >= start[at][:, None]) & (at[None] < end[at][:, None])
         visible = here if visible is None else visible & here
-    query, key, value = (t[:, :2].float() for t in operands)
-    wanted = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=visible, scale=scale)
-    found = compiled(*operands, block_mask=mask, scale=scale)[:, :2].float()
-    return {"difference_to_dense": float((found - wanted).abs().max())}
+    return visible
 
 
-def tensors(problem, head_dim, sets):
+def difference(problem, tile, operands, call, scale, backward):
+    """Of FlexAttention's output, or of its gradients over the largest of theirs, to dense attention under the mask written out,
+    on two heads, where that is small enough to write out."""
+    if math.prod(problem["tokens"]) > 8192:
+        return {}
+
+    def results(operands, call):
+        if not backward:
+            return [call(*operands)[:, :2].float()]
+        out = call(*operands)
+        return [gradient[:, :2].float() for gradient in torch.autograd.grad(out, operands, torch.ones_like(out))]
+
+    visible = visible_of(problem, tile)
+    dense = torch.nn.functional.scaled_dot_product_attention
+    two_heads = [t[:, :2].detach().float().requires_grad_(backward) for t in operands]
+    wanted = results(two_heads, lambda q, k, v: dense(q, k, v, attn_mask=visible, scale=scale))
+    found = results(operands, call)
+    largest = [w.abs().max() if backward else 1.0 for w in wanted]
+    return {"difference_to_dense": max(float((f - w).abs().max() / l) for f, w, l in zip(found, wanted, largest))}
+
+
+def tensors(problem, head_dim, sets, backward):
     shape = (1, problem["heads"], math.prod(problem["tokens"]), head_dim)
-    return [[torch.randn(shape, device="cuda", dtype=torch.bfloat16) for _ in range(3)] for _ in range(sets)]
+
+    def tensor():
+        return torch.randn(shape, device="cuda", dtype=torch.bfloat16, requires_grad=backward)
+
+    return [[tensor() for _ in range(3)] for _ in range(sets)]
 
 
-def peers(problem, deadline):
+def time_pass(call, operands, backward):
+    """The forward alone, or the backward alone: what it needs of its forward is made once and kept. Gradients are returned, not
+    summed into the operands, so that nothing but the backward is timed."""
+    if not backward:
+        return timed(lambda i: call(*operands[i]), len(operands))
+    outs = [call(*inputs) for inputs in operands]
+    d_outs = [torch.randn_like(out) for out in outs]
+    return timed(lambda i: torch.autograd.grad(outs[i], operands[i], d_outs[i], retain_graph=True), len(operands))
+
+
+def peers(problem, head_dim, backward, deadline):
+    """All peers on one pass of a problem. A backward counts as 2.5 forwards: five products of matrices to two."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    head_dim, length = problem["head_dims"][0], math.prod(problem["tokens"])
-    useful = 4 * head_dim * problem["heads"] * length * math.prod(problem["kernel_size"]) / 1e12
-    dense = 4 * head_dim * problem["heads"] * length**2 / 1e12
-    size = 4 * 2 * problem["heads"] * length * head_dim
+    length, factor = math.prod(problem["tokens"]), 2.5 if backward else 1.0
+    useful = factor * 4 * head_dim * problem["heads"] * length * math.prod(problem["kernel_size"]) / 1e12
+    dense = factor * 4 * head_dim * problem["heads"] * length**2 / 1e12
+    size = (8 if backward else 4) * 2 * problem["heads"] * length * head_dim
     sets = max(1, min(24, -(-3 * torch.cuda.get_device_properties(0).L2_cache_size // size)))
-    operands = tensors(problem, head_dim, sets)
+    operands = tensors(problem, head_dim, sets, backward)
     scale = problem.get("scale")
+    kind = "backward" if backward else "forward"
     lines = []
 
     def note(peer, tflop, work):
-        line = {"problem": problem["name"], "head_dim": head_dim, "type": "bf16", "peer": peer}
+        line = {"problem": problem["name"], "head_dim": head_dim, "type": "bf16", "pass": kind, "peer": peer}
         if time.monotonic() > deadline:
             line["skipped"] = "no time left"
         else:
@@ -211,7 +248,7 @@ def peers(problem, deadline):
                 torch.cuda.empty_cache()
         lines.append(line)
         shown = line.get("error") or line.get("skipped") or f"{line['median_ms']:.4f} ms, {line['issued_tflops']:.0f} TFLOP/s issued"
-        print(f"{problem['name']:<22} {peer:<12} {shown}")
+        print(f"{problem['name']:<22} {head_dim:>3} {kind:<8} {peer:<12} {shown}", flush=True)
 
     def flex(tile):
         from torch.nn.attention.flex_attention import flex_attention
@@ -219,9 +256,14 @@ def peers(problem, deadline):
         torch._dynamo.reset()
         mask, visited = block_mask_of(problem, tile)
         compiled = torch.compile(flex_attention, dynamic=False)
-        check = difference(problem, tile, operands[0], compiled, mask, scale)
-        result = timed(lambda i: compiled(*operands[i], block_mask=mask, scale=scale), sets)
-        return {**result, **check, "issued_tflop": 4 * head_dim * problem["heads"] * visited * 128 * 128 / 1e12}
+
+        def call(query, key, value):
+            return compiled(query, key, value, block_mask=mask, scale=scale)
+
+        check = difference(problem, tile, operands[0], call, scale, backward)
+        result = time_pass(call, operands, backward)
+        issued = factor * 4 * head_dim * problem["heads"] * visited * 128 * 128 / 1e12
+        return {**result, **check, "issued_tflop": issued}
 
     tile = tile_of(problem)
     if tile is not None and len(problem["tokens"]) > 1:
@@ -232,7 +274,7 @@ def peers(problem, deadline):
         def sdpa():
             with sdpa_kernel(backend):
                 attention = torch.nn.functional.scaled_dot_product_attention
-                return timed(lambda i: attention(*operands[i], scale=scale), sets)
+                return time_pass(lambda q, k, v: attention(q, k, v, scale=scale), operands, backward)
 
         note(f"dense-{name}", dense, sdpa)
     return lines
@@ -243,6 +285,7 @@ def main():
     parser.add_argument("what", choices=["rates", "peers"])
     parser.add_argument("out")
     parser.add_argument("--filter", default="")
+    parser.add_argument("--passes", default="forward,backward")
     parser.add_argument("--seconds", type=float, default=500)
     arguments = parser.parse_args()
     deadline = time.monotonic() + arguments.seconds
@@ -255,9 +298,13 @@ def main():
     if arguments.what == "peers":
         report["measurements"] = []
         filters = [text for text in arguments.filter.split(",") if text]
-        for problem in json.loads((HERE / "problems.json").read_text())["problems"]:
-            if problem["peers"] and (not filters or any(text in problem["name"] for text in filters)):
-                report["measurements"] += peers(problem, deadline)
+        problems = json.loads((HERE / "problems.json").read_text())["problems"]
+        chosen = [p for p in problems if p["peers"] and (not filters or any(text in p["name"] for text in filters))]
+        runs = [(p, p["head_dims"][0], False) for p in chosen] + [(p, d, True) for p in chosen for d in p["backward"]]
+        for problem, head_dim, backward in runs:
+            if ("backward" if backward else "forward") in arguments.passes.split(","):
+                report["measurements"] += peers(problem, head_dim, backward, deadline)
+                torch.cuda.empty_cache()
                 out.write_text(json.dumps(report, indent=1))
     out.write_text(json.dumps(report, indent=1))
 

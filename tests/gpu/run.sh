@@ -151,7 +151,7 @@ else
   fi
   [ ${#stages[@]} -gt 0 ] || stages=(device load truth suite memcheck racecheck rates bench peers profile cli cpu)
   declare -A limits=([device]=30 [load]=120 [truth]=150 [suite]=240 [memcheck]=100 [racecheck]=100
-    [rates]=60 [bench]=300 [peers]=400 [profile]=100 [cli]=90 [cpu]=100)
+    [rates]=60 [bench]=300 [peers]=800 [profile]=100 [cli]=90 [cpu]=100)
   for name in "${stages[@]}"; do
     stage "$name" "${limits[$name]}" bash -c "$name"
   done

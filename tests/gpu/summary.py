@@ -25,7 +25,7 @@ def beside_peers(bench, peers):
     lines = [m for m in bench["measurements"] if m.get("median_ms") and m["pass"] == "forward"]
     theirs = {}
     for m in (peers or {}).get("measurements", []):
-        if m.get("median_ms"):
+        if m.get("median_ms") and m.get("pass", "forward") == "forward":
             theirs.setdefault((m["problem"], m["head_dim"], m["type"]), {})[m["peer"]] = m["median_ms"]
     groups = {}
     for m in lines:
@@ -70,12 +70,25 @@ def masks(bench):
                 print(f"{masked:<22} {key[1]:>3} {key[2]:<4} {key[3]:<6} {ratio:.2f}   (issued over useful {m['issued_over_useful']:.2f})")
 
 
-def backward(bench):
+def backward(bench, peers):
+    """Ours beside FlexAttention's with the same mask and the dense ones."""
     lines = [m for m in bench["measurements"] if m.get("median_ms") and m["pass"] == "backward"]
+    theirs = {}
+    for m in (peers or {}).get("measurements", []):
+        if m.get("median_ms") and m.get("pass") == "backward":
+            kind = "flex" if m["peer"].startswith("flex") else m["peer"]
+            found = theirs.setdefault((m["problem"], m["head_dim"], m["type"]), {})
+            found[kind] = min(m["median_ms"], found.get(kind, m["median_ms"]))
     if lines:
-        print("\nbackward, ms")
+        print("\nbackward, ms; useful TFLOP/s count it as 2.5 forwards")
+        print(f"{'problem':<22} {'hd':>3} {'type':<4} {'ours':>9} {'useful':>7} {'flex':>9} {'cudnn':>9} {'flash':>9}  family")
     for m in lines:
-        print(f"{m['problem']:<22} {m['head_dim']:>3} {m['type']:<4} {m['median_ms']:>9.4f} {m['useful_tflops']:>7.1f} TFLOP/s  {family(m)}")
+        peer = theirs.get((m["problem"], m["head_dim"], m["type"]), {})
+        flex, cudnn, flash = (number(peer.get(kind), ".4f") for kind in ("flex", "dense-cudnn", "dense-flash"))
+        print(
+            f"{m['problem']:<22} {m['head_dim']:>3} {m['type']:<4} {m['median_ms']:>9.4f} {m['useful_tflops']:>7.1f} "
+            f"{flex:>9} {cudnn:>9} {flash:>9}  {family(m)}"
+        )
 
 
 def host(bench):
@@ -118,7 +131,7 @@ def main():
     if bench:
         beside_peers(bench, peers)
         masks(bench)
-        backward(bench)
+        backward(bench, peers)
         host(bench)
         elsewhere(bench)
         differences(bench)

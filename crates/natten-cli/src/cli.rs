@@ -20,6 +20,9 @@ use crate::viz::VizArgs;
 pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
+    /// Where no kernel serves a problem, list every one with what is against it.
+    #[arg(long, global = true)]
+    pub verbose: bool,
 }
 
 #[derive(Subcommand)]
@@ -70,7 +73,7 @@ impl Cli {
             Verb::Profile(args) => crate::profile::run(&args),
             Verb::Devices(args) => crate::devices::run(&args),
             Verb::Viz(args) => crate::viz::run(&args),
-            Verb::Verify(args) => crate::verify::run(&args),
+            Verb::Verify(args) => crate::verify::run(&args, self.verbose),
             Verb::Completions { shell } => completions(shell),
         }
     }

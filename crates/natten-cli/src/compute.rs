@@ -119,8 +119,8 @@ impl Runner {
         }
     }
 
-    /// Forward, and backward where the case has gradients: each result with its name, widened to f64.
-    pub fn run(&self, golden: &Golden) -> Result<Vec<Computed>, RunError> {
+    /// Forward, and backward where the case has gradients.
+    pub fn run(&self, golden: &Golden) -> Result<Ran, RunError> {
         match golden.element_type {
             ElementType::F16 => self.run_as::<natten::f16>(golden),
             ElementType::Bf16 => self.run_as::<natten::bf16>(golden),
@@ -129,7 +129,7 @@ impl Runner {
         }
     }
 
-    fn run_as<E: Element>(&self, golden: &Golden) -> Result<Vec<Computed>, RunError> {
+    fn run_as<E: Element>(&self, golden: &Golden) -> Result<Ran, RunError> {
         let case = Case::<E>::of(golden)?;
         match self {
             Runner::Cpu(cpu) => on_cpu(cpu, &case),
@@ -153,6 +153,51 @@ pub enum RunError {
     #[cfg(any(feature = "cuda", feature = "emulator"))]
     #[error(transparent)]
     Cuda(#[from] natten::cuda::CudaError),
+}
+
+impl RunError {
+    /// The reason against each kernel, where none serves the problem.
+    pub fn rejections(&self) -> Vec<(&'static str, String)> {
+        match self {
+            #[cfg(any(feature = "cuda", feature = "emulator"))]
+            RunError::Natten(natten::Error::Backend { source, .. }) => {
+                source.downcast_ref().map(reasons).unwrap_or_default()
+            }
+            #[cfg(any(feature = "cuda", feature = "emulator"))]
+            RunError::Cuda(error) => reasons(error),
+            _ => Vec::new(),
+        }
+    }
+}
+
+#[cfg(any(feature = "cuda", feature = "emulator"))]
+fn reasons(error: &natten::cuda::CudaError) -> Vec<(&'static str, String)> {
+    let natten::cuda::CudaError::Unsupported(rejections) = error else { return Vec::new() };
+    rejections.0.iter().map(|rejection| (rejection.kernel, rejection.reason.to_string())).collect()
+}
+
+/// What running a case gave, and on which kernels.
+#[derive(Clone, Debug)]
+pub struct Ran {
+    /// Each result with its name, widened to f64.
+    pub results: Vec<Computed>,
+    pub kernels: Kernels,
+}
+
+/// The kernels that ran, by name and in order; on a GPU none where there was nothing to compute.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kernels {
+    pub forward: Vec<String>,
+    /// Empty without gradients.
+    pub backward: Vec<String>,
+}
+
+impl Kernels {
+    /// One kernel for all.
+    fn only(name: &str, has_backward: bool) -> Self {
+        let forward = vec![name.to_owned()];
+        Kernels { backward: if has_backward { forward.clone() } else { Vec::new() }, forward }
+    }
 }
 
 /// A result by the name it has in golden files.
@@ -185,7 +230,7 @@ impl<E: Element> Case<E> {
     }
 }
 
-fn on_cpu<E: Element>(cpu: &Cpu, case: &Case<E>) -> Result<Vec<Computed>, RunError> {
+fn on_cpu<E: Element>(cpu: &Cpu, case: &Case<E>) -> Result<Ran, RunError> {
     let inputs = &case.inputs;
     let mut call = Call::new(&inputs.query, &inputs.key, &inputs.value)?.on(cpu.clone())?;
     if let Some([keys, values]) = &inputs.additional {
@@ -199,12 +244,21 @@ fn on_cpu<E: Element>(cpu: &Cpu, case: &Case<E>) -> Result<Vec<Computed>, RunErr
             Some(call.backward(&case.params, &saved)?)
         }
     };
-    Ok(named(Output { out, lse: Some(lse) }, gradients))
+    let isa = cpu.chosen_isa().map_err(|source| backend_failed("cpu", source))?;
+    let kernels = Kernels::only(&format!("cpu_{isa}"), gradients.is_some());
+    Ok(Ran { results: named(Output { out, lse: Some(lse) }, gradients), kernels })
+}
+
+fn backend_failed(
+    backend: &'static str,
+    source: impl std::error::Error + Send + Sync + 'static,
+) -> natten::Error {
+    natten::Error::Backend { backend, source: Box::new(source) }
 }
 
 /// The same calls on tensors that live on a device.
 #[cfg(any(feature = "cuda", feature = "emulator"))]
-fn on_device<E: Element, D: Device>(cuda: &Cuda<D>, case: &Case<E>) -> Result<Vec<Computed>, RunError> {
+fn on_device<E: Element, D: Device>(cuda: &Cuda<D>, case: &Case<E>) -> Result<Ran, RunError> {
     let upload = |tensor: &Tensor<E>| cuda.upload(&tensor.view());
     let Inputs { query, key, value, additional } = &case.inputs;
     let (query, key, value) = (upload(query)?, upload(key)?, upload(value)?);
@@ -232,13 +286,19 @@ fn on_device<E: Element, D: Device>(cuda: &Cuda<D>, case: &Case<E>) -> Result<Ve
             Some(Gradients { query, key, value: cuda.download(&value)?, additional })
         }
     };
-    Ok(named(Output { out: cuda.download(&out)?, lse: Some(cuda.download(&lse)?) }, gradients))
+    let problem = problem(case)?;
+    let names = |of_backward| -> Result<Vec<String>, RunError> {
+        Ok(cuda.launched_kernels(&problem, of_backward)?.into_iter().map(str::to_owned).collect())
+    };
+    let backward = if gradients.is_some() { names(true)? } else { Vec::new() };
+    let kernels = Kernels { forward: names(false)?, backward };
+    let output = Output { out: cuda.download(&out)?, lse: Some(cuda.download(&lse)?) };
+    Ok(Ran { results: named(output, gradients), kernels })
 }
 
-fn on_reference<E: Element>(case: &Case<E>) -> Result<Vec<Computed>, RunError> {
+fn on_reference<E: Element>(case: &Case<E>) -> Result<Ran, RunError> {
     let views = views(&case.inputs);
-    let problem = Problem::new(&case.params, &views.map(|view| *view.layout()), E::TYPE)
-        .map_err(natten::Error::from)?;
+    let problem = problem(case)?;
     let reference::Forward { out, lse } = reference::forward(&problem, &views);
     let gradients = case.d_out.as_ref().map(|(d_out, d_lse)| {
         let (d_out, d_lse): (Tensor<f64>, _) = (d_out.cast(), d_lse.as_ref().map(Tensor::cast::<f64>));
@@ -250,7 +310,12 @@ fn on_reference<E: Element>(case: &Case<E>) -> Result<Vec<Computed>, RunError> {
         };
         reference::backward(&problem, &views, &saved)
     });
-    Ok(named(Output { out, lse: Some(lse) }, gradients))
+    let kernels = Kernels::only("reference", gradients.is_some());
+    Ok(Ran { results: named(Output { out, lse: Some(lse) }, gradients), kernels })
+}
+
+fn problem<E: Element>(case: &Case<E>) -> Result<Problem, natten::Error> {
+    Ok(Problem::new(&case.params, &views(&case.inputs).map(|view| *view.layout()), E::TYPE)?)
 }
 
 fn views<E: Element>(inputs: &Inputs<Tensor<E>>) -> Inputs<TensorView<'_, E>> {

@@ -127,6 +127,17 @@ impl Arch {
         }
     }
 
+    /// The GPU of it that stands for all.
+    pub fn device(self) -> DeviceName {
+        match self {
+            Arch::Sm80 => DeviceName::A100,
+            Arch::Sm89 => DeviceName::Rtx4090,
+            Arch::Sm90 => DeviceName::H100,
+            Arch::Sm100 => DeviceName::B200,
+            Arch::Sm120 => DeviceName::Rtx5090,
+        }
+    }
+
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {

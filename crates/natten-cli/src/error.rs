@@ -29,11 +29,8 @@ pub enum CliError {
     Cuda(natten::cuda::CudaError),
     /// No GPU kernel serves the problem.
     #[cfg(any(feature = "cuda", feature = "emulator"))]
-    #[error("no kernel of this GPU serves the problem: {reasons}")]
-    NoKernel {
-        /// The reasons, each once.
-        reasons: String,
-    },
+    #[error("no kernel of this GPU serves the problem: {} (--verbose lists all {})", .0.sentence(), .0.0.len())]
+    NoKernel(natten::cuda::Rejections),
     /// More token axes than there are windows for.
     #[error(
         "{rank} token extents, a sequence has 1, an image 2 and video 3; what must not see each other goes to --batch-size"
@@ -123,33 +120,26 @@ pub enum CliError {
     },
 }
 
-/// Reasons against each kernel become one sentence: a kernel for each kind of reason.
 #[cfg(any(feature = "cuda", feature = "emulator"))]
 impl From<natten::cuda::CudaError> for CliError {
     fn from(error: natten::cuda::CudaError) -> Self {
-        use natten::cuda::{CudaError, RejectionReason as Reason};
-        let CudaError::Unsupported(rejections) = error else { return CliError::Cuda(error) };
-        // Kernels for other devices and other element types say little, if there are any others.
-        let weight = |reason: &Reason| match reason {
-            Reason::OnlyOn { .. } => 0,
-            Reason::ElementType { .. } => 1,
-            _ => 2,
-        };
-        let most = rejections.0.iter().map(|rejection| weight(&rejection.reason)).max();
-        let mut kinds = Vec::new();
-        let mut reasons = Vec::new();
-        for rejection in rejections.0.iter().rev().filter(|one| Some(weight(&one.reason)) == most) {
-            let kind = std::mem::discriminant(&rejection.reason);
-            if !kinds.contains(&kind) {
-                kinds.push(kind);
-                reasons.push(format!("{} {}", rejection.kernel, rejection.reason));
-            }
+        match error {
+            natten::cuda::CudaError::Unsupported(rejections) => CliError::NoKernel(rejections),
+            error => CliError::Cuda(error),
         }
-        CliError::NoKernel { reasons: reasons.join("; ") }
     }
 }
 
 impl CliError {
+    /// What is behind the sentence, a line each, for whoever asks with `--verbose`.
+    pub fn details(&self) -> Option<String> {
+        match self {
+            #[cfg(any(feature = "cuda", feature = "emulator"))]
+            CliError::NoKernel(rejections) => Some(rejections.to_string()),
+            _ => None,
+        }
+    }
+
     /// Whether the reader of our output went away, as `| head` does: no failure of ours.
     pub fn is_closed_pipe(&self) -> bool {
         matches!(self, CliError::Stdout(source) if source.kind() == io::ErrorKind::BrokenPipe)

@@ -20,12 +20,18 @@ mod viz;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let done = cli::parse().and_then(cli::Cli::run);
+    let (is_verbose, done) = match cli::parse() {
+        Ok(cli) => (cli.verbose, cli.run()),
+        Err(error) => (false, Err(error)),
+    };
     match done {
         Ok(code) => code,
         Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", names::escaped(&error.to_string()));
+            if let Some(details) = error.details().filter(|_| is_verbose) {
+                eprint!("{details}");
+            }
             ExitCode::from(2)
         }
     }

@@ -15,7 +15,7 @@ use crate::error::CliError;
 use crate::output::{self, Rows, Significant, Tone, plain};
 use crate::problem_args::{DtypeName, ProblemArgs, describe};
 
-use expected::Expected;
+use expected::{ExpectedBackward, Foreseen};
 pub use tiles::{Plan, TileChoice};
 
 /// A backward does so many times the arithmetic of a forward: five products of matrices to two.
@@ -92,7 +92,11 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode, CliError> {
     let best =
         choice.is_fixed().then(|| choice.freed().ranked(&problem)).and_then(|plans| plans.first().copied());
     let work = Work::of(&problem, args.backprop);
-    let devices = devices(&args.on, element_type)?;
+    let backward = if args.backprop { ExpectedBackward::of(&problem, args.arch.device()) } else { None };
+    let devices: Vec<Foreseen> = devices(&args.on, element_type)?
+        .into_iter()
+        .map(|limits| Foreseen::on(limits, &problem, args.backprop))
+        .collect();
     let suggestions = match args.suggest {
         true => suggest::suggestions(&args.problem, element_type, &choice)?,
         false => Vec::new(),
@@ -103,9 +107,12 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode, CliError> {
         let mut report = chosen.to_json(&problem);
         report["problem"] = args.problem.to_json(&problem);
         report["arch"] = json!(args.arch.name());
-        report["flops"] = work.to_json(chosen);
+        report["flops"] = work.to_json(chosen, backward.as_ref());
+        if args.backprop {
+            report["backward"] = backward.map_or(Value::Null, |backward| backward.to_json());
+        }
         report["predicted"] =
-            devices.iter().map(|limits| work.predicted_json(&problem, chosen, limits)).collect();
+            devices.iter().map(|device| work.predicted_json(problem.rank(), chosen, device)).collect();
         report["candidates"] = plans.iter().take(most).map(|plan| plan.to_json(&problem)).collect();
         report["best"] = best.map_or(Value::Null, |best| best.to_json(&problem));
         if args.suggest {
@@ -125,7 +132,8 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode, CliError> {
             best.counts.issued_over_useful()
         );
     }
-    text += &time_table(&problem, &work, chosen, &devices);
+    text += &time_table(&work, chosen, &devices);
+    text += &expected::backward_table(&devices);
     if args.suggest {
         text += &suggest::table(shown);
     }
@@ -156,6 +164,8 @@ struct Work {
     passes: f64,
     dense_flops: f64,
     useful_flops: f64,
+    /// Those of the forward.
+    forward_flops: f64,
     /// Each tensor read or written once.
     memory_bytes: f64,
 }
@@ -179,12 +189,16 @@ impl Work {
             passes,
             dense_flops: passes * pairs * 2.0 * width,
             useful_flops: passes * problem.useful_flops(),
+            forward_flops: problem.useful_flops(),
             memory_bytes: forward + backward,
         }
     }
 
-    fn issued_flops(&self, plan: &Plan) -> f64 {
-        self.useful_flops * plan.counts.issued_over_useful()
+    /// On the plan's tiles; a backward on those of its own kernels, where there are any to ask.
+    fn issued_flops(&self, plan: &Plan, backward: Option<&ExpectedBackward>) -> f64 {
+        let ratio = plan.counts.issued_over_useful();
+        let of_backward = backward.map_or(ratio, |backward| backward.issued_over_useful);
+        self.forward_flops * ratio + (self.useful_flops - self.forward_flops) * of_backward
     }
 
     fn text(&self, problem: &Problem) -> String {
@@ -201,19 +215,19 @@ impl Work {
         )
     }
 
-    fn to_json(&self, plan: &Plan) -> Value {
+    fn to_json(&self, plan: &Plan, backward: Option<&ExpectedBackward>) -> Value {
         json!({
             "dense": self.dense_flops,
             "useful": self.useful_flops,
-            "issued": self.issued_flops(plan),
+            "issued": self.issued_flops(plan, backward),
             "sparsity": 1.0 - self.useful_flops / self.dense_flops,
             "memory_bytes": self.memory_bytes,
         })
     }
 
     /// Seconds of the plan and of dense attention, and what bounds the plan.
-    fn predict(&self, plan: &Plan, limits: &Limits) -> (f64, f64, &'static str) {
-        let issued = self.issued_flops(plan);
+    fn predict(&self, plan: &Plan, device: &Foreseen) -> (f64, f64, &'static str) {
+        let (limits, issued) = (&device.limits, self.issued_flops(plan, device.backward.as_ref()));
         (
             limits.seconds(issued, self.memory_bytes),
             limits.seconds(self.dense_flops, self.memory_bytes),
@@ -221,16 +235,20 @@ impl Work {
         )
     }
 
-    fn predicted_json(&self, problem: &Problem, plan: &Plan, limits: &Limits) -> Value {
-        let (seconds, dense_seconds, bound) = self.predict(plan, limits);
-        json!({
-            "device": limits.name,
+    fn predicted_json(&self, rank: usize, plan: &Plan, device: &Foreseen) -> Value {
+        let (seconds, dense_seconds, bound) = self.predict(plan, device);
+        let mut line = json!({
+            "device": device.limits.name,
             "seconds": seconds,
             "dense_seconds": dense_seconds,
             "speedup": dense_seconds / seconds,
             "bound": bound,
-            "expected_forward": Expected::of(problem, limits.device).map(|it| it.to_json(problem.rank())),
-        })
+            "expected_forward": device.forward.map(|forward| forward.to_json(rank)),
+        });
+        if self.passes > 1.0 {
+            line["expected_backward"] = json!(device.backward.as_ref().map(ExpectedBackward::to_json));
+        }
+        line
     }
 }
 
@@ -279,16 +297,16 @@ fn tone(issued_over_useful: f64) -> Tone {
     }
 }
 
-fn time_table(problem: &Problem, work: &Work, plan: &Plan, devices: &[Limits]) -> String {
+fn time_table(work: &Work, plan: &Plan, devices: &[Foreseen]) -> String {
     let header =
         ["device", "dense", "the first tiling", "speed-up", "bound by", "expected forward", "its kernel"];
     let mut table = Rows::new(&header);
-    for limits in devices {
-        let (seconds, dense_seconds, bound) = work.predict(plan, limits);
-        let expected = Expected::of(problem, limits.device);
+    for device in devices {
+        let (seconds, dense_seconds, bound) = work.predict(plan, device);
+        let expected = device.forward;
         let expected_seconds = expected.and_then(|expected| expected.seconds);
         table.push([
-            plain(limits.name),
+            plain(device.limits.name),
             plain(output::duration(dense_seconds)),
             plain(output::duration(seconds)),
             plain(format!("{:.3}", Significant(dense_seconds / seconds))),

@@ -1,5 +1,7 @@
 //! `natten verify`: runs golden cases on a backend and holds every result to a stated tolerance.
 
+mod report;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,13 +10,12 @@ use std::time::Instant;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use natten::ElementType;
-use serde_json::{Map, Value, json};
 
-use crate::compute::{BackendFlags, Computed, Runner};
+use crate::compute::{BackendFlags, Computed, Kernels, Runner};
 use crate::error::CliError;
 use crate::golden::{Golden, RESULTS, files_of};
-use crate::names::escaped;
-use crate::output::{self, Rows, Tone, plain};
+use crate::output;
+use report::{Comparison, Report, Summary, Verdict};
 
 /// Run golden cases and compare with what they must give.
 ///
@@ -38,9 +39,30 @@ pub struct VerifyArgs {
     /// Largest error of gradients [default: by element type, f32 1e-4].
     #[arg(long, value_name = "ERROR", value_parser = tolerance)]
     gradient_tolerance: Option<f64>,
+    /// Fail a case whose forward ran on no kernel with this text in its name.
+    #[arg(long, value_name = "TEXT")]
+    expect_kernel: Option<String>,
+    /// Fail a case whose gradients were computed by no kernel with this text in its name.
+    #[arg(long, value_name = "TEXT")]
+    expect_backward_kernel: Option<String>,
     /// Print JSON, one object a line: each case, then the summary.
     #[arg(long)]
     json: bool,
+}
+
+impl VerifyArgs {
+    /// What is wrong with the kernels that ran. A case with nothing to compute ran on none, which is right.
+    fn unexpected(&self, kernels: &Kernels) -> Option<String> {
+        let passes = [
+            ("forward", &kernels.forward, &self.expect_kernel),
+            ("backward", &kernels.backward, &self.expect_backward_kernel),
+        ];
+        passes.into_iter().find_map(|(pass, ran, expected)| {
+            let expected = expected.as_deref()?;
+            let is_other = !ran.is_empty() && ran.iter().all(|kernel| !kernel.contains(expected));
+            is_other.then(|| format!("the {pass} ran on {}, {expected} was expected", ran.join(", ")))
+        })
+    }
 }
 
 fn tolerance(text: &str) -> Result<f64, String> {
@@ -83,37 +105,8 @@ impl Tolerance {
     }
 }
 
-/// What became of one file.
-struct Report {
-    file: PathBuf,
-    verdict: Verdict,
-}
-
-enum Verdict {
-    Compared(Comparison),
-    /// The backend refused the problem, failed or panicked.
-    Failed(String),
-    /// The file is no golden case.
-    Broken(String),
-}
-
-struct Comparison {
-    problem: String,
-    element_type: ElementType,
-    tolerance: Tolerance,
-    /// Error of each result; NaN when either side holds one.
-    errors: Vec<(&'static str, f64)>,
-    seconds: f64,
-}
-
-impl Comparison {
-    fn is_within(&self) -> bool {
-        self.errors.iter().all(|&(name, error)| error <= self.tolerance.for_result(name))
-    }
-}
-
 /// Runs the verb.
-pub fn run(args: &VerifyArgs) -> Result<ExitCode, CliError> {
+pub fn run(args: &VerifyArgs, is_verbose: bool) -> Result<ExitCode, CliError> {
     let runner = Runner::new(&args.backend)?;
     let mut reports = Vec::new();
     let mut files = Vec::new();
@@ -137,7 +130,13 @@ pub fn run(args: &VerifyArgs) -> Result<ExitCode, CliError> {
         reports.iter().try_for_each(|report| output::emit_json(&report.to_json()))?;
         output::emit_json(&summary.to_json())?;
     } else {
-        output::emit(&format!("{}{}", render(&reports), summary.text()))?;
+        let details = if is_verbose { report::details(&reports) } else { String::new() };
+        output::emit(&format!(
+            "{}{details}{}{}",
+            report::render(&reports),
+            report::kernels_text(&reports),
+            summary.text()
+        ))?;
     }
     Ok(summary.exit_code())
 }
@@ -158,21 +157,25 @@ fn check(runner: &Runner, file: &Path, args: &VerifyArgs) -> Verdict {
     };
     let start = Instant::now();
     // A panic would be a bug of the backend: it must not keep the other cases from running.
-    let computed = match catch_unwind(AssertUnwindSafe(|| runner.run(&golden))) {
-        Ok(Ok(computed)) => computed,
-        Ok(Err(error)) => return Verdict::Failed(on_one_line(&error.to_string())),
-        Err(_) => return Verdict::Failed("the backend panicked".to_owned()),
+    let ran = match catch_unwind(AssertUnwindSafe(|| runner.run(&golden))) {
+        Ok(Ok(ran)) => ran,
+        Ok(Err(error)) => return Verdict::Failed(on_one_line(&error.to_string()), error.rejections()),
+        Err(_) => return Verdict::Failed("the backend panicked".to_owned(), Vec::new()),
     };
+    if let Some(reason) = args.unexpected(&ran.kernels) {
+        return Verdict::Failed(reason, Vec::new());
+    }
     Verdict::Compared(Comparison {
         problem: golden.arguments.describe(),
         element_type: golden.element_type,
         tolerance: Tolerance::of(args, golden.element_type),
-        errors: compare(&golden, &computed),
+        errors: compare(&golden, &ran.results),
+        kernels: ran.kernels,
         seconds: start.elapsed().as_secs_f64(),
     })
 }
 
-/// A list of reasons, as selection gives, in one cell of a table.
+/// What a driver says in several lines, in one cell of a table.
 fn on_one_line(text: &str) -> String {
     text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
@@ -209,177 +212,6 @@ fn largest_error(found: &[f64], expected: &[f64]) -> f64 {
     worst / largest
 }
 
-impl Report {
-    /// The file's name, fit to be shown.
-    fn name(&self) -> String {
-        let name = self.file.file_name().map_or(self.file.as_path(), Path::new);
-        escaped(&name.display().to_string())
-    }
-
-    fn is_passed(&self) -> bool {
-        matches!(&self.verdict, Verdict::Compared(comparison) if comparison.is_within())
-    }
-
-    fn to_json(&self) -> Value {
-        let file = self.file.display().to_string();
-        match &self.verdict {
-            Verdict::Broken(reason) => json!({"file": file, "status": "broken", "reason": reason}),
-            Verdict::Failed(reason) => json!({"file": file, "status": "failed", "reason": reason}),
-            Verdict::Compared(comparison) => {
-                let errors: Map<String, Value> = comparison
-                    .errors
-                    .iter()
-                    .map(|(name, error)| ((*name).to_owned(), number(*error)))
-                    .collect();
-                json!({
-                    "file": file,
-                    "status": if comparison.is_within() { "passed" } else { "failed" },
-                    "problem": comparison.problem,
-                    "dtype": comparison.element_type.name(),
-                    "errors": errors,
-                    "tolerance": comparison.tolerance.forward,
-                    "gradient_tolerance": comparison.tolerance.gradients,
-                    "seconds": comparison.seconds,
-                })
-            }
-        }
-    }
-}
-
-/// JSON has no NaN and no infinity: they become text.
-fn number(value: f64) -> Value {
-    if value.is_finite() { json!(value) } else { json!(value.to_string()) }
-}
-
-fn render(reports: &[Report]) -> String {
-    let is_shown = |name: &str| {
-        reports.iter().any(|report| match &report.verdict {
-            Verdict::Compared(comparison) => comparison.errors.iter().any(|(other, _)| *other == name),
-            _ => false,
-        })
-    };
-    let columns: Vec<&str> = RESULTS.into_iter().filter(|name| is_shown(name)).collect();
-    let mut table = Rows::new(&[&["case", "problem"], columns.as_slice(), &["time", "result"]].concat());
-    for report in reports {
-        let mut cells = vec![plain(report.name())];
-        match &report.verdict {
-            Verdict::Compared(comparison) => {
-                cells.push(plain(&comparison.problem));
-                cells.extend(columns.iter().map(|column| error_cell(comparison, column)));
-                cells.push(plain(output::duration(comparison.seconds)));
-            }
-            Verdict::Failed(reason) | Verdict::Broken(reason) => {
-                cells.push(plain(escaped(reason)));
-                cells.extend((0..columns.len() + 1).map(|_| plain("")));
-            }
-        }
-        cells.push(match &report.verdict {
-            _ if report.is_passed() => ("passed".to_owned(), Tone::Good),
-            Verdict::Broken(_) => ("BROKEN".to_owned(), Tone::Bad),
-            _ => ("FAILED".to_owned(), Tone::Bad),
-        });
-        table.push(cells);
-    }
-    table.render()
-}
-
-fn error_cell(comparison: &Comparison, column: &str) -> (String, Tone) {
-    let Some(&(_, error)) = comparison.errors.iter().find(|(name, _)| *name == column) else {
-        return plain("-");
-    };
-    let is_within = error <= comparison.tolerance.for_result(column);
-    (format!("{error:.1e}"), if is_within { Tone::Plain } else { Tone::Bad })
-}
-
-/// The last line.
-struct Summary {
-    backend: String,
-    passed: usize,
-    failed: usize,
-    broken: usize,
-    /// Error, result and file of what deviates most; what fails comes before what passes.
-    worst: Option<(f64, &'static str, String)>,
-    /// What was allowed, by element type; one unless the files mix types.
-    tolerances: Vec<(ElementType, Tolerance)>,
-}
-
-impl Summary {
-    fn of(reports: &[Report], runner: &Runner) -> Self {
-        let passed = reports.iter().filter(|report| report.is_passed()).count();
-        let broken = reports.iter().filter(|report| matches!(report.verdict, Verdict::Broken(_))).count();
-        let mut tolerances: Vec<(ElementType, Tolerance)> = Vec::new();
-        let mut worst: Option<(bool, f64, &'static str, String)> = None;
-        for report in reports {
-            let Verdict::Compared(comparison) = &report.verdict else { continue };
-            let entry = (comparison.element_type, comparison.tolerance);
-            if !tolerances.contains(&entry) {
-                tolerances.push(entry);
-            }
-            for &(name, error) in &comparison.errors {
-                // NaN is worse than any number.
-                let size = if error.is_nan() { f64::INFINITY } else { error };
-                let fails = size > comparison.tolerance.for_result(name);
-                if worst.as_ref().is_none_or(|(most_fails, most, ..)| (fails, size) > (*most_fails, *most)) {
-                    worst = Some((fails, size, name, report.name()));
-                }
-            }
-        }
-        Summary {
-            backend: runner.describe(),
-            passed,
-            broken,
-            failed: reports.len() - passed - broken,
-            worst: worst.map(|(_, error, name, file)| (error, name, file)),
-            tolerances,
-        }
-    }
-
-    fn text(&self) -> String {
-        let total = self.passed + self.failed + self.broken;
-        let mut text = format!("{total} cases on {}: {} passed", self.backend, self.passed);
-        text += &format!(", {} failed, {} broken", self.failed, self.broken);
-        if let Some((error, name, file)) = &self.worst {
-            text += &format!("; worst error {error:.2e} ({name} of {file})");
-        }
-        let allowed: Vec<String> = self
-            .tolerances
-            .iter()
-            .map(|(element_type, allowed)| {
-                let Tolerance { forward, gradients } = allowed;
-                format!("{element_type} {forward:.1e}, gradients {gradients:.1e}")
-            })
-            .collect();
-        if !allowed.is_empty() {
-            text += &format!("; allowed {} of the largest entry or of 1", allowed.join("; "));
-        }
-        text + "\n"
-    }
-
-    fn to_json(&self) -> Value {
-        let worst = self
-            .worst
-            .as_ref()
-            .map(|(error, name, file)| json!({"error": number(*error), "result": name, "file": file}));
-        json!({
-            "summary": {
-                "backend": self.backend,
-                "cases": self.passed + self.failed + self.broken,
-                "passed": self.passed,
-                "failed": self.failed,
-                "broken": self.broken,
-                "worst": worst,
-            }
-        })
-    }
-
-    fn exit_code(&self) -> ExitCode {
-        match (self.failed, self.broken) {
-            (0, 0) => ExitCode::SUCCESS,
-            (0, _) => ExitCode::from(2),
-            _ => ExitCode::from(1),
-        }
-    }
-}
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -91,6 +91,72 @@ fn kernels_are_foreseen_on_each_gpu() {
     assert!(a100["seconds"].is_null() && cpu.is_null());
 }
 
+/// Rows of either pass have tiles of their own, so its ratio is none of the forward's.
+#[test]
+#[cfg(feature = "cuda")]
+fn both_passes_of_a_backward_have_their_ratios() {
+    let report = plan(&format!("{HUNYUAN} --dtype bf16 --backprop --on h100,a100,cpu"));
+    let passes = |backward: &Value| -> Vec<(String, f64)> {
+        let pass = |pass: &Value| {
+            (pass["kernel"].as_str().unwrap().to_owned(), pass["issued_over_useful"].as_f64().unwrap())
+        };
+        backward["passes"].as_array().unwrap().iter().map(pass).collect()
+    };
+    let of_arch = passes(&report["backward"]);
+    let [(query_kernel, of_queries), (key_kernel, of_keys)] = &of_arch[..] else { panic!("{of_arch:?}") };
+    assert_eq!(query_kernel, "natten_backward_query_sm90_bf16_d128");
+    assert_eq!(key_kernel, "natten_backward_key_sm90_bf16_d128");
+    assert!((1.4..1.7).contains(of_queries) && (1.4..1.7).contains(of_keys) && of_queries != of_keys);
+    let backward = &report["predicted"][0]["expected_backward"];
+    assert_eq!(passes(backward), of_arch);
+    assert!(backward["seconds"].as_f64().unwrap() > 0.05, "{backward}");
+    let elsewhere = &report["predicted"][1]["expected_backward"];
+    assert!(elsewhere["seconds"].is_null() && passes(elsewhere).len() == 2, "{elsewhere}");
+    assert!(report["predicted"][2]["expected_backward"].is_null());
+    // What is issued in all: the forward on its tiles, the backward on its own.
+    let number = |name: &str| report["flops"][name].as_f64().unwrap();
+    let forward = number("useful") / 3.5;
+    let ratio = report["issued_over_useful"].as_f64().unwrap();
+    let expected = forward * (ratio + 2.5 * (3.0 * of_queries + 4.0 * of_keys) / 7.0);
+    assert!((number("issued") / expected - 1.0).abs() < 1e-9);
+    let text = succeed(&format!("plan {HUNYUAN} --dtype bf16 --backprop"));
+    for (kernel, ratio) in of_arch {
+        let line = text.lines().find(|line| line.ends_with(&kernel)).unwrap_or_else(|| panic!("{text}"));
+        assert!(line.contains(&format!("{ratio:.2}")), "{line}");
+    }
+    assert!(!succeed(&format!("plan {HUNYUAN}")).contains("backward"));
+}
+
+/// Extents far beyond any device, on boxes, strips and lines. Other work makes any command slow at times: one that is slow by
+/// construction is so each time.
+#[test]
+fn any_extents_are_planned_within_a_second() {
+    for problem in [
+        "-i 2 67108864 -w 2 3",
+        "-i 2 67108864 -w 2 3 -s 1 2",
+        "-i 268435456 -w 101 -s 7 -c",
+        "-i 1024 262144 -w 33 4099 --dilation 3 5",
+        "-i 64 2048 2048 -w 7 33 33 -s 1 3 5 --dilation 2 1 3 -c 1 0 0",
+        "-i 1 1099511627776 -w 1 3",
+        "-i 1099511627776 1099511627776 -w 3",
+    ] {
+        for flags in
+            ["", "--suggest", "--backprop --suggest --dtype bf16", "--backprop --arch sm_80 --dtype fp32"]
+        {
+            let line = format!("plan {problem} {flags}");
+            let seconds = || {
+                let start = std::time::Instant::now();
+                let output = support::run(&line);
+                // A plan, or a sentence.
+                assert!(matches!(output.status.code(), Some(0 | 2)), "{line}: {output:?}");
+                start.elapsed().as_secs_f64()
+            };
+            let tries: Vec<f64> = (0..5).map(|_| seconds()).take_while(|&seconds| seconds >= 1.0).collect();
+            assert!(tries.len() < 5, "{line}: {tries:?} s");
+        }
+    }
+}
+
 /// Counting takes as long on a strip as on a short line.
 #[test]
 fn strips_of_any_length_are_planned() {

@@ -110,7 +110,19 @@ fn gpu_profiles_report_rates_limits_and_check_results() {
         assert_eq!(passes, ["forward", "backward", "dense"]);
         lines.iter().for_each(expect_gpu_line);
         assert!(lines[0]["kernel"].as_str().unwrap().contains(kernel), "{}", lines[0]);
-        assert!(lines[1]["kernel"].as_str().unwrap().contains("backward"), "{}", lines[1]);
+        // Both passes of the backward, each with what it issues.
+        let passes = lines[1]["kernels"].as_array().unwrap();
+        let named = |i: usize, part: &str| {
+            let kernel = passes[i]["kernel"].as_str().unwrap();
+            assert!(
+                kernel.starts_with(part) && lines[1]["kernel"].as_str().unwrap().contains(kernel),
+                "{}",
+                lines[1]
+            );
+            assert!(passes[i]["issued_over_useful"].as_f64().unwrap() >= 1.0, "{}", lines[1]);
+        };
+        named(0, "natten_backward_query_");
+        named(1, "natten_backward_key_");
         assert_eq!(lines[0]["peak_of"], peak);
         assert_eq!(lines[0]["cuda_core_gflops"].is_null(), peak.contains("CUDA cores"));
         // Every other kernel for these tensors has its reason, and none for others.
@@ -120,6 +132,12 @@ fn gpu_profiles_report_rates_limits_and_check_results() {
     }
     // Without a type, what GPUs are good at.
     let text = succeed(&format!("profile {TINY} --backprop"));
+    let kernels =
+        text.lines().find(|line| line.starts_with("backward natten_")).unwrap_or_else(|| panic!("{text}"));
+    assert!(
+        kernels.contains("natten_backward_query_") && kernels.contains("; natten_backward_key_"),
+        "{kernels}"
+    );
     assert!(text.contains("f16") && text.contains("copy ") && !text.contains("WRONG"), "{text}");
 }
 
@@ -166,6 +184,27 @@ fn hopeless_candidates_are_left_out() {
     let listed = json_lines(&succeed(&format!("profile {big} --dry-run --json")));
     assert!(listed.iter().all(|way| way["kernel"].as_str().unwrap().contains("sm80")), "{listed:?}");
     assert_eq!(listed[0]["issued_over_useful"], json!(1.0));
+}
+
+/// A tensor of more numbers than are drawn is filled on the device, and samples of the results know with what.
+#[test]
+fn long_operands_are_repeated_on_the_device() {
+    let long = "-i 4200 -w 3 -d 256 --dtype fp16 --budget 0.001 --repeats 1 --warmup-steps 0 --backprop";
+    let lines = json_lines(&succeed(&format!("profile {long} --backend emulator --json")));
+    assert!(lines.len() == 2 && lines[0]["problem"]["input_size"] == json!([4200]));
+    lines.iter().for_each(expect_gpu_line);
+}
+
+/// One sentence, and every kernel with its reason on request.
+#[test]
+fn an_unsupported_problem_gets_a_sentence() {
+    let line = format!("profile {TINY} --dtype fp64");
+    let short = refuse(&line);
+    assert!(short.len() < 300 && short.contains("would serve (--verbose lists all "), "{short}");
+    let output = support::run(&format!("{line} --verbose"));
+    let long = support::text(&output.stderr);
+    assert!(long.starts_with("error: ") && long.lines().count() > 20, "{long}");
+    assert!(long.contains("\n  natten_forward_sm80_f16_d64_q64_k64 "), "{long}");
 }
 
 #[test]

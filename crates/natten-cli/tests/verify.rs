@@ -7,7 +7,7 @@ use std::path::Path;
 
 use safetensors::tensor::Dtype;
 use serde_json::json;
-use support::{Case, arguments, folder, json_lines, natten, refuse, skip, text};
+use support::{Case, arguments, folder, json_lines, natten, refuse, skip, succeed, text};
 
 /// Arguments with some changed.
 fn changed(changes: serde_json::Value) -> serde_json::Value {
@@ -55,6 +55,90 @@ fn solved_cases_pass_on_every_backend() {
     let stdout = text(&output.stdout);
     assert!(output.status.success() && stdout.contains("9 passed, 0 failed, 0 broken"), "{stdout}");
     assert!(!stdout.contains('\u{1b}'), "no colours in a pipe");
+}
+
+/// A check can ask for kernels, and nothing but the names of those that ran answers it.
+#[test]
+fn the_kernels_that_ran_are_named_and_can_be_asked_for() {
+    let folder = folder("verify_kernels");
+    let both = folder.join("both.safetensors");
+    std::fs::write(&both, Case::solved(arguments(), Dtype::F32).bytes()).unwrap();
+    let mut forward = Case::solved(changed(json!({"additional": 0, "head_dim_v": null})), Dtype::F16);
+    forward.tensors.retain(|name, _| !name.starts_with("d_"));
+    let alone = folder.join("forward.safetensors");
+    std::fs::write(&alone, forward.bytes()).unwrap();
+    let empty = folder.join("empty.safetensors");
+    std::fs::write(&empty, Case::solved(changed(json!({"batch": 0})), Dtype::F32).bytes()).unwrap();
+    let verify = |file: &Path, flags: &str| {
+        let line = format!("verify {} --json {flags}", file.display());
+        let output = support::run(&line);
+        let case = json_lines(&text(&output.stdout)).remove(0);
+        (output.status.code(), case)
+    };
+    let emulated = "--backend emulator --capability 8.0";
+    let (_, case) = verify(&both, emulated);
+    let names = |pass: &str| -> Vec<String> {
+        let names = case["kernels"][pass].as_array().unwrap().iter();
+        names.map(|name| name.as_str().unwrap().to_owned()).collect()
+    };
+    // Rows of 5 floats lie as no other kernel takes them.
+    assert_eq!(names("forward"), ["natten_forward_simt_f32_d64_unaligned"], "{case}");
+    let backward = names("backward");
+    for part in ["delta", "backward_query_simt_f32", "backward_key_simt_f32", "sum_partials"] {
+        assert!(backward.iter().any(|kernel| kernel.contains(part)), "{part}: {backward:?}");
+    }
+    let (_, case) = verify(&alone, emulated);
+    assert!(case["kernels"]["forward"][0].as_str().unwrap().contains("_f16_"), "{case}");
+    assert_eq!(case["kernels"]["backward"], json!([]));
+    let (_, case) = verify(&empty, emulated);
+    assert_eq!(case["kernels"], json!({"forward": [], "backward": []}));
+    let (_, case) = verify(&both, "--isa scalar");
+    assert_eq!(case["kernels"], json!({"forward": ["cpu_scalar"], "backward": ["cpu_scalar"]}));
+    assert_eq!(verify(&both, "--backend reference").1["kernels"]["forward"][0], "reference");
+
+    let expect = |file: &Path, flags: &str, expected: Option<&str>| {
+        let (code, case) = verify(file, flags);
+        let status = if expected.is_none() { "passed" } else { "failed" };
+        assert_eq!(
+            (code, &case["status"]),
+            (Some(i32::from(expected.is_some())), &json!(status)),
+            "{flags}: {case}"
+        );
+        let reason = case["reason"].as_str().unwrap_or_default();
+        assert!(reason.contains(expected.unwrap_or_default()), "{flags}: {case}");
+    };
+    let asked = |flags: &str| format!("{emulated} {flags}");
+    expect(&both, &asked("--expect-kernel simt --expect-backward-kernel query_simt"), None);
+    expect(&both, &asked("--expect-kernel sm80"), Some("the forward ran on natten_forward_simt"));
+    expect(&both, &asked("--expect-kernel simt --expect-backward-kernel sm90"), Some("sm90 was expected"));
+    // Nothing computes gradients that no file asks for, nor the output of no query.
+    expect(&alone, &asked("--expect-kernel f16 --expect-backward-kernel sm90"), None);
+    expect(&empty, &asked("--expect-kernel sm90"), None);
+    expect(&both, "--isa scalar --expect-kernel cpu_avx", Some("cpu_scalar"));
+    let shown = succeed(&format!("verify {} {emulated}", folder.display()));
+    assert!(shown.contains("ran on natten_forward_simt_f32_d64_unaligned: 1\n"), "{shown}");
+}
+
+/// What no kernel serves gets a sentence, and every reason on request.
+#[test]
+fn unsupported_cases_get_a_sentence() {
+    let folder = folder("verify_unsupported");
+    let file = folder.join("double.safetensors");
+    std::fs::write(&file, Case::solved(arguments(), Dtype::F64).bytes()).unwrap();
+    let line = format!("verify {} --backend emulator", file.display());
+    let run = |flags: &str| {
+        let output = support::run(&format!("{line} {flags}"));
+        assert_eq!(output.status.code(), Some(1));
+        text(&output.stdout)
+    };
+    let short = run("");
+    assert!(short.lines().all(|line| line.len() < 250) && short.lines().count() <= 4, "{short}");
+    assert!(short.contains("the tensors are f64; tensors of ") && short.contains(" would serve"), "{short}");
+    let long = run("--verbose");
+    assert!(long.lines().all(|line| line.len() < 250) && long.lines().count() > 20, "{long}");
+    assert!(long.contains("  natten_forward_sm80_f16_d64_q64_k64 "), "{long}");
+    let case = json_lines(&run("--json")).remove(0);
+    assert!(case["rejected"].as_array().unwrap().len() > 20, "{case}");
 }
 
 #[test]

@@ -63,8 +63,8 @@ pub enum CudaError {
     /// The views of a call do not fit its problem.
     #[error(transparent)]
     Problem(#[from] natten_core::ProblemError),
-    /// No kernel serves the problem on this device.
-    #[error("no CUDA kernel serves this problem:\n{0}")]
+    /// No kernel serves the problem on this device. The message is one sentence; the reasons, printed, are a line for each kernel.
+    #[error("no CUDA kernel serves this problem: {}", .0.sentence())]
     Unsupported(Rejections),
     /// A number is beyond what the kernels count with.
     #[error("{what} is {value}, more than the {limit} that kernels can count")]

@@ -10,7 +10,7 @@ use crate::cuda::Cuda;
 use crate::device::{Device, Properties};
 use crate::error::CudaError;
 use crate::explain::{self, Decision};
-use crate::family::{MergeRows, Offer, Pass, Query};
+use crate::family::{Launch, MergeRows, Offer, Pass, Query};
 use crate::registry::{Kernel, Operation};
 use crate::rejection::Rejections;
 use crate::submit;
@@ -74,6 +74,26 @@ impl<D: Device> Cuda<D> {
         let mut kernels =
             [offer.bid.kernel].into_iter().chain(offer.launches.iter().map(|launch| launch.kernel));
         kernels.find(does_it).ok_or(CudaError::Unsupported(Rejections(Vec::new())))
+    }
+
+    /// The kernels that a call on dense tensors launches, in order and each once: of its forward, or of its backward.
+    ///
+    /// # Errors
+    /// When no kernel serves the problem.
+    pub fn launched_kernels(
+        &self,
+        problem: &Problem,
+        of_backward: bool,
+    ) -> Result<Vec<&'static str>, CudaError> {
+        let pass = if of_backward { Pass::Backward(problem) } else { Pass::Forward(problem) };
+        let offer = self.dense_offer(pass, LayoutSummary { is_aligned: true })?;
+        let mut kernels: Vec<&'static str> = Vec::new();
+        for Launch { kernel, .. } in &offer.launches {
+            if !kernels.contains(&kernel.entry) {
+                kernels.push(kernel.entry);
+            }
+        }
+        Ok(kernels)
     }
 
     fn dense_offer(&self, pass: Pass<'_>, layout: LayoutSummary) -> Result<Arc<Offer>, CudaError> {

@@ -49,7 +49,7 @@ pub use error::{CudaError, DeviceError};
 pub use explain::{Decision, kernels_on};
 pub use family::{Bid, Launch, MapPatch, Offer, Patch, Request};
 pub use inspect::LayoutSummary;
-pub use predict::{Prediction, predict_forward};
+pub use predict::{BackwardPrediction, PredictedPass, Prediction, predict_backward, predict_forward};
 pub use rejection::{MapError, Rejection, RejectionReason, Rejections};
 pub use submit::{SubmitError, submit};
 pub use tune::Candidate;

@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use bytemuck::{Pod, Zeroable};
-use natten_core::ElementType;
+use natten_core::{Backend, ElementType, InputElement};
 
+use crate::buffer::CudaTensor;
 use crate::capability::ComputeCapability;
+use crate::cuda::Cuda;
 use crate::device::Device;
 use crate::error::{CudaError, DeviceError};
 use crate::registry::{Facts, Kernel, Operation, by_name, measuring_kernels};
@@ -37,6 +39,14 @@ pub trait Timed: Device {
     /// When the device fails.
     fn copy(&self, to: &Self::Memory, from: &Self::Memory) -> Result<(), DeviceError>;
 
+    /// Queues copies within a memory, until the first `period` bytes have been repeated to its end.
+    ///
+    /// # Errors
+    /// When the device fails or cannot copy within a memory.
+    fn repeat(&self, _memory: &Self::Memory, _period: usize) -> Result<(), DeviceError> {
+        Err(DeviceError::MissingFeature { feature: "copies within a memory" })
+    }
+
     /// Size of the cache before the device's memory.
     ///
     /// # Errors
@@ -48,6 +58,27 @@ pub trait Timed: Device {
     /// # Errors
     /// When the device fails.
     fn free_bytes(&self) -> Result<u64, DeviceError>;
+}
+
+impl<D: Timed> Cuda<D> {
+    /// A tensor of these numbers, again and again where it is longer than they are: filled on the device, so that a large one
+    /// takes no longer than a copy of it.
+    ///
+    /// # Errors
+    /// When memory or the device fails.
+    pub fn repeated<E: InputElement>(
+        &self,
+        shape: &[usize],
+        numbers: &[E],
+    ) -> Result<CudaTensor<E, D>, CudaError> {
+        let tensor = self.allocate::<E>(shape)?;
+        let numbers = &numbers[..numbers.len().min(tensor.layout.len())];
+        self.device().write(&tensor.memory, bytemuck::cast_slice(numbers))?;
+        if numbers.len() < tensor.layout.len() {
+            self.device().repeat(&tensor.memory, size_of_val(numbers))?;
+        }
+        Ok(tensor)
+    }
 }
 
 /// How often to run.

@@ -95,6 +95,30 @@ pub enum RejectionReason {
     },
 }
 
+impl RejectionReason {
+    /// How little stands in the way, most being closest; of rows that are too long, the kernel that takes the longest.
+    fn closeness(&self) -> (u8, usize) {
+        match self {
+            RejectionReason::NotAskedFor
+            | RejectionReason::Slower { .. }
+            | RejectionReason::Preferred { .. }
+            | RejectionReason::PredictedSlower { .. }
+            | RejectionReason::WastedScores { .. } => (0, 0),
+            RejectionReason::OnlyOn { .. } => (1, 0),
+            RejectionReason::ComputeCapability { .. } => (2, 0),
+            RejectionReason::ElementType { .. } => (3, 0),
+            RejectionReason::SharedMemory { .. } => (4, 0),
+            RejectionReason::HeadDim { max, .. } => (5, *max),
+            RejectionReason::Alignment
+            | RejectionReason::Stride { .. }
+            | RejectionReason::NoKeys
+            | RejectionReason::NoQueries
+            | RejectionReason::TensorMap(_)
+            | RejectionReason::BackwardOutput { .. } => (6, 0),
+        }
+    }
+}
+
 impl fmt::Display for RejectionReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -152,6 +176,51 @@ pub struct Rejection {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejections(pub Vec<Rejection>);
 
+impl Rejections {
+    /// One sentence: what stands in the way of the kernel that comes closest to serving, and what would serve.
+    pub fn sentence(&self) -> String {
+        let closest = self.0.iter().max_by_key(|rejection| rejection.reason.closeness());
+        let Some(Rejection { kernel, reason }) = closest else {
+            return "there is none for such a pass".to_owned();
+        };
+        let serves = match reason {
+            RejectionReason::ElementType { .. } => {
+                format!("tensors of {}", self.element_types().join(" or "))
+            }
+            RejectionReason::HeadDim { .. } => "shorter rows, or the CPU,".to_owned(),
+            RejectionReason::Stride { max, .. } => format!("a stride up to {max}"),
+            RejectionReason::SharedMemory { .. } => "a GPU with more shared memory for a cta".to_owned(),
+            RejectionReason::ComputeCapability { needed, .. } => {
+                format!("a GPU of compute capability {needed} or later")
+            }
+            RejectionReason::OnlyOn { only, .. } => format!("a GPU of compute capability {only}"),
+            RejectionReason::Alignment
+            | RejectionReason::TensorMap(_)
+            | RejectionReason::BackwardOutput { .. } => "a dense copy of the tensors".to_owned(),
+            RejectionReason::NoKeys | RejectionReason::NoQueries => "another kernel".to_owned(),
+            RejectionReason::WastedScores { .. }
+            | RejectionReason::NotAskedFor
+            | RejectionReason::Slower { .. }
+            | RejectionReason::Preferred { .. }
+            | RejectionReason::PredictedSlower { .. } => "a call that asks for no kernel".to_owned(),
+        };
+        format!("{kernel} {reason}; {serves} would serve")
+    }
+
+    /// What kernels there are for, where only the type of the tensors is against them.
+    fn element_types(&self) -> Vec<String> {
+        let mut types: Vec<ElementType> = Vec::new();
+        for Rejection { reason, .. } in &self.0 {
+            if let RejectionReason::ElementType { kernel, .. } = reason
+                && !types.contains(kernel)
+            {
+                types.push(*kernel);
+            }
+        }
+        types.iter().map(ElementType::to_string).collect()
+    }
+}
+
 impl fmt::Display for Rejections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Rejection { kernel, reason } in &self.0 {
@@ -183,4 +252,38 @@ pub enum MapError {
         /// The extent.
         extent: u64,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sentence(reasons: &[RejectionReason]) -> String {
+        let rejections = reasons.iter().map(|&reason| Rejection { kernel: "natten_k", reason }).collect();
+        Rejections(rejections).sentence()
+    }
+
+    #[test]
+    fn the_sentence_is_of_the_closest_kernel() {
+        let of = |kernel| RejectionReason::ElementType { kernel, problem: ElementType::F64 };
+        let only = RejectionReason::OnlyOn {
+            only: ComputeCapability { major: 9, minor: 0 },
+            found: ComputeCapability { major: 8, minor: 0 },
+        };
+        let [f16, f32] = [ElementType::F16, ElementType::F32].map(of);
+        assert_eq!(
+            sentence(&[only, f16, f32, f16]),
+            "natten_k is for f16, the tensors are f64; tensors of f16 or f32 would serve"
+        );
+        let long = |max| RejectionReason::HeadDim { max, found: 3000 };
+        assert_eq!(
+            sentence(&[f16, long(256), long(1024), long(64), only]),
+            "natten_k takes a head_dim up to 1024, the tensors have 3000; shorter rows, or the CPU, would serve"
+        );
+        assert_eq!(
+            sentence(&[RejectionReason::Alignment, RejectionReason::NotAskedFor]),
+            "natten_k needs bases, strides and rows in multiples of 16 bytes; a dense copy of the tensors would serve"
+        );
+        assert_eq!(sentence(&[]), "there is none for such a pass");
+    }
 }

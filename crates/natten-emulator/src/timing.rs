@@ -28,6 +28,15 @@ impl Timed for Emulated {
         self.write(to, &bytes)
     }
 
+    fn repeat(&self, memory: &GlobalMemory, period: usize) -> Result<(), DeviceError> {
+        let mut bytes = vec![0; memory.bytes()];
+        self.read(memory, &mut bytes[..period])?;
+        for at in period..bytes.len() {
+            bytes[at] = bytes[at - period];
+        }
+        self.write(memory, &bytes)
+    }
+
     fn cache_bytes(&self) -> Result<usize, DeviceError> {
         Ok(0)
     }

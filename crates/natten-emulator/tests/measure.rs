@@ -29,6 +29,19 @@ fn peak(element_type: ElementType, major: u32) -> Peak {
     Peak::of(element_type, ComputeCapability { major, minor: 0 }).expect("a kernel for it")
 }
 
+#[test]
+fn tensors_are_filled_with_repetitions() {
+    let gpu = natten_cuda::Cuda::new(Emulated::new(8, 0));
+    let numbers: Vec<f16> = (0..7).map(|i| f16::from_f64(f64::from(i))).collect();
+    for shape in [vec![5], vec![7], vec![3, 5, 11], vec![0, 4]] {
+        let tensor = gpu.repeated(&shape, &numbers).expect("an emulated GPU has memory");
+        let filled = gpu.download(&tensor).expect("nothing failed before");
+        assert_eq!(filled.shape(), shape);
+        let expected: Vec<f16> = numbers.iter().copied().cycle().take(filled.as_slice().len()).collect();
+        assert_eq!(filled.as_slice(), expected);
+    }
+}
+
 /// What the kernels fill their operands with.
 fn value(seed: u32) -> f64 {
     let mut seed = seed.wrapping_mul(0x9e37_79b1);

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use natten::cpu::{Cpu, ISA_VARIABLE, Isa, peak};
 use natten::plan::{KeyStart, TileCounts, Tiling, tile_boxes};
-use natten::{AttentionParams, Call, DynParams, Element, Inputs, Problem, Saved};
+use natten::{AttentionParams, Call, DynParams, Element, Inputs, Problem, Saved, Tensor};
 
-use super::operands::{self, Operands};
+use super::operands::{self, Drawn, Operands};
 use super::report::{Limits, Pass, Report, Trial, Way};
 use super::sample::Results;
 use super::timing::{self, Timing};
@@ -37,7 +37,8 @@ pub fn run<E: Element>(job: &Job<'_>) -> Result<bool, CliError> {
         operands::check_memory(operands::tensor_bytes(problem, args.backprop), available)?;
     }
     let crowding = machine::crowding();
-    let operands = Operands::<E>::random(&args.problem, problem, args.backprop)?;
+    let operands =
+        Operands::<Drawn<E>>::random(&args.problem, problem, args.backprop, usize::MAX).on_host()?;
     let params = args.problem.params()?;
     let (chosen, trials) = match &candidates[..] {
         [only] => (only, Vec::new()),
@@ -94,7 +95,7 @@ fn candidates(job: &Job<'_>) -> Result<Vec<Candidate>, CliError> {
 }
 
 fn call<'a, E: Element>(
-    operands: &'a Operands<E>,
+    operands: &'a Operands<Tensor<E>>,
     candidate: &Candidate,
 ) -> Result<Call<'a, Cpu, E>, natten::Error> {
     let Inputs { query, key, value, additional } = &operands.inputs;
@@ -108,7 +109,7 @@ fn call<'a, E: Element>(
 /// Times the forward of every candidate.
 fn fastest<'a, E: Element>(
     job: &Job<'_>,
-    operands: &Operands<E>,
+    operands: &Operands<Tensor<E>>,
     params: &DynParams,
     candidates: &'a [Candidate],
 ) -> Result<(&'a Candidate, Vec<Trial>), CliError> {
@@ -132,7 +133,7 @@ fn fastest<'a, E: Element>(
 
 fn time_passes<E: Element>(
     job: &Job<'_>,
-    operands: &Operands<E>,
+    operands: &Operands<Tensor<E>>,
     params: &DynParams,
     chosen: &Candidate,
 ) -> Result<Vec<Pass>, CliError> {
@@ -144,16 +145,16 @@ fn time_passes<E: Element>(
     let issued_flops = useful_flops * chosen.way.issued_over_useful;
     let results = Results { inputs: &operands.inputs, out: &out, lse: &lse };
     let error = Some(results.forward_error(problem, SAMPLES));
-    let kernel = chosen.way.kernel.clone();
+    let kernels = vec![(chosen.way.kernel.clone(), chosen.way.issued_over_useful)];
     let mut passes =
-        vec![Pass { name: "forward", kernel: kernel.clone(), timing, useful_flops, issued_flops, error }];
+        vec![Pass { name: "forward", kernels: kernels.clone(), timing, useful_flops, issued_flops, error }];
     if let Some(d_out) = &operands.d_out {
         let saved = Saved { out: &out, lse: &lse, d_out, d_lse: None };
         let timing = Timing::of(&budget, || call.backward(params, &saved).map(drop))?;
         let gradients = call.backward(params, &saved)?;
         passes.push(Pass {
             name: "backward",
-            kernel,
+            kernels,
             timing,
             useful_flops: BACKWARD_FACTOR * useful_flops,
             issued_flops: BACKWARD_FACTOR * issued_flops,
@@ -166,7 +167,7 @@ fn time_passes<E: Element>(
 /// Full attention on the same tensors, tokens in a row.
 fn time_dense<E: Element>(
     job: &Job<'_>,
-    operands: &Operands<E>,
+    operands: &Operands<Tensor<E>>,
     chosen: &Candidate,
 ) -> Result<Pass, CliError> {
     let [query, key, value] = operands.flat()?;
@@ -174,8 +175,8 @@ fn time_dense<E: Element>(
     let params = AttentionParams::new();
     let timing = Timing::of(&job.budget(), || call.forward(&params).map(drop))?;
     let flops = job.dense_flops();
-    let kernel = chosen.way.kernel.clone();
-    Ok(Pass { name: "dense", kernel, timing, useful_flops: flops, issued_flops: flops, error: None })
+    let kernels = vec![(chosen.way.kernel.clone(), 1.0)];
+    Ok(Pass { name: "dense", kernels, timing, useful_flops: flops, issued_flops: flops, error: None })
 }
 
 /// Arithmetic issued over useful, as planned: scores for the union of the windows of the queries in one vector,

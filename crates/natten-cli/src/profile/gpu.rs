@@ -6,10 +6,10 @@ use natten::cuda::{
 };
 use natten::{
     AttentionParams, Backend, BackwardCall, Element, ForwardCall, Gradients, Inputs, Mask, Output, Problem,
-    Saved, Tensor,
+    Saved,
 };
 
-use super::operands::{self, Operands};
+use super::operands::{self, Drawn, Operands};
 use super::report::{self, Limits, Pass, Report, Trial, Way};
 use super::sample::Results;
 use super::timing::{self, Timing};
@@ -46,17 +46,12 @@ fn views<E: Element, D: Device>(inputs: &Inputs<CudaTensor<E, D>>) -> Inputs<Cud
     inputs.map(CudaTensor::view)
 }
 
-fn uploaded<E: Element, D: Device>(
+/// Drawn on the host, repeated on the device.
+fn repeated<E: Element, D: Timed>(
     cuda: &Cuda<D>,
-    inputs: &Inputs<Tensor<E>>,
+    inputs: &Inputs<Drawn<E>>,
 ) -> Result<Inputs<CudaTensor<E, D>>, CudaError> {
-    let upload = |tensor: &Tensor<E>| cuda.upload(&tensor.view());
-    let additional = match &inputs.additional {
-        Some([keys, values]) => Some([upload(keys)?, upload(values)?]),
-        None => None,
-    };
-    let (query, key) = (upload(&inputs.query)?, upload(&inputs.key)?);
-    Ok(Inputs { query, key, value: upload(&inputs.value)?, additional })
+    inputs.try_map(|_, drawn| cuda.repeated(&drawn.shape, &drawn.numbers))
 }
 
 /// What `--dry-run` lists. Memory is allocated, for kernels to be asked about its layout, but not written.
@@ -85,12 +80,12 @@ pub fn run<E: Element, D: Timed>(job: &Job<'_>, backend: &'static str, device: D
     let needed = operands::tensor_bytes(problem, args.backprop);
     operands::check_memory(needed, device.free_bytes()? as f64)?;
     if let Some(available) = operands::host_memory_bytes() {
-        operands::check_memory(needed, available)?;
+        operands::check_memory(operands::result_bytes(problem, args.backprop), available)?;
     }
     let stopwatch = Stopwatch::new(device.clone());
-    let operands = Operands::<E>::random(&args.problem, problem, args.backprop)?;
+    let operands = Operands::<Drawn<E>>::random(&args.problem, problem, args.backprop, operands::PERIOD);
     let mut cuda = Cuda::new(device);
-    let mut tensors = OnDevice::new(&cuda, problem, uploaded(&cuda, &operands.inputs)?)?;
+    let mut tensors = OnDevice::new(&cuda, problem, repeated(&cuda, &operands.inputs)?)?;
     let default = decide(&cuda, problem, &mut tensors)?;
     let mut trials = Vec::new();
     if args.optimize {
@@ -258,7 +253,7 @@ fn time_passes<E: Element, D: Timed>(
     cuda: &Cuda<D>,
     stopwatch: &Stopwatch<D>,
     tensors: &mut OnDevice<E, D>,
-    operands: &Operands<E>,
+    operands: &Operands<Drawn<E>>,
     decision: &Decision,
 ) -> Result<Vec<Pass>, CliError> {
     let (problem, repeats) = (job.problem, job.budget().repeats());
@@ -268,7 +263,7 @@ fn time_passes<E: Element, D: Timed>(
     let useful_flops = problem.useful_flops();
     let mut passes = vec![Pass {
         name: "forward",
-        kernel: decision.kernel.to_owned(),
+        kernels: vec![(decision.kernel.to_owned(), decision.issued_over_useful)],
         timing: Timing::from_seconds(seconds),
         useful_flops,
         issued_flops: useful_flops * decision.issued_over_useful,
@@ -276,7 +271,7 @@ fn time_passes<E: Element, D: Timed>(
     }];
     let Some(d_out) = &operands.d_out else { return Ok(passes) };
 
-    let on_device = cuda.upload(&d_out.view())?;
+    let on_device = cuda.repeated(&d_out.shape, &d_out.numbers)?;
     let mut workspace = cuda.allocate::<f32>(&[cuda.backward_workspace_len(problem).max(1)])?;
     let mut gradients = gradients_like(cuda, &tensors.inputs)?;
     let seconds = stopwatch.repeat(&repeats, || {
@@ -295,10 +290,10 @@ fn time_passes<E: Element, D: Timed>(
         }
         others => others.iter().map(|kernel| kernel.issued_over_useful).fold(1.0, f64::max),
     };
-    let names: Vec<&str> = kernels.iter().map(|kernel| kernel.kernel).collect();
+    let kernels = kernels.iter().map(|kernel| (kernel.kernel.to_owned(), kernel.issued_over_useful));
     passes.push(Pass {
         name: "backward",
-        kernel: names.join(" and "),
+        kernels: kernels.collect(),
         timing: Timing::from_seconds(seconds),
         useful_flops: BACKWARD_FACTOR * useful_flops,
         issued_flops: BACKWARD_FACTOR * useful_flops * issued,
@@ -319,13 +314,12 @@ fn time_dense<E: Element, D: Timed>(
     job: &Job<'_>,
     cuda: &Cuda<D>,
     stopwatch: &Stopwatch<D>,
-    operands: &Operands<E>,
+    operands: &Operands<Drawn<E>>,
 ) -> Result<Pass, CliError> {
     let cuda = cuda.clone().with_request(Request::default());
-    let [query, key, value] = operands.flat()?;
-    let upload = |tensor: &Tensor<E>| cuda.upload(&tensor.view());
-    let (query, key, value) = (upload(&query)?, upload(&key)?, upload(&value)?);
-    let inputs = Inputs::new(query, key, value);
+    let Inputs { query, key, value, .. } = &operands.inputs;
+    let flat = |drawn: &Drawn<E>| cuda.repeated(&operands::flat_shape(&drawn.shape), &drawn.numbers);
+    let inputs = Inputs::new(flat(query)?, flat(key)?, flat(value)?);
     let layouts = views(&inputs).map(|view| *view.layout());
     let problem = AttentionParams::new().problem(&layouts, E::TYPE)?;
     let mut tensors = OnDevice::new(&cuda, &problem, inputs)?;
@@ -334,7 +328,7 @@ fn time_dense<E: Element, D: Timed>(
     let flops = job.dense_flops();
     Ok(Pass {
         name: "dense",
-        kernel: decision.kernel.to_owned(),
+        kernels: vec![(decision.kernel.to_owned(), decision.issued_over_useful)],
         timing: Timing::from_seconds(seconds),
         useful_flops: flops,
         issued_flops: flops * decision.issued_over_useful,

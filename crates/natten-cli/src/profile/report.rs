@@ -13,7 +13,8 @@ use crate::problem_args::{describe, times};
 /// One timed pass.
 pub struct Pass {
     pub name: &'static str,
-    pub kernel: String,
+    /// Those that compute pairs of a query and a key, with the pairs computed for each one that is wanted, as planned.
+    pub kernels: Vec<(String, f64)>,
     pub timing: Timing,
     pub useful_flops: f64,
     pub issued_flops: f64,
@@ -83,7 +84,9 @@ impl Report<'_> {
         let mut line = json!({
             "backend": self.backend,
             "device": self.device,
-            "kernel": pass.kernel,
+            "kernel": pass.kernel(),
+            "kernels": pass.kernels.iter().map(|(kernel, ratio)| json!({"kernel": kernel, "issued_over_useful": ratio}))
+                .collect::<Vec<_>>(),
             "pass": pass.name,
             "median_s": timing.median,
             "min_s": timing.min,
@@ -116,6 +119,14 @@ impl Report<'_> {
         text += &format!("kernel   {}\n", self.chosen.text());
         for line in grouped(&self.rejections) {
             text += &format!("         not {line}\n");
+        }
+        for pass in self.passes.iter().filter(|pass| pass.kernel() != self.chosen.kernel) {
+            let kernels: Vec<String> = pass
+                .kernels
+                .iter()
+                .map(|(kernel, ratio)| format!("{kernel}, {ratio:.2} issued/useful"))
+                .collect();
+            text += &format!("{:<9}{}\n", pass.name, kernels.join("; "));
         }
         let limits = &self.limits;
         let peak = output::with_prefix(limits.peak_flops, "FLOP/s");
@@ -198,6 +209,14 @@ impl Report<'_> {
             ]);
         }
         table.render()
+    }
+}
+
+impl Pass {
+    /// The kernels' names.
+    fn kernel(&self) -> String {
+        let names: Vec<&str> = self.kernels.iter().map(|(kernel, _)| kernel.as_str()).collect();
+        names.join(" and ")
     }
 }
 

@@ -6,9 +6,11 @@ use natten::window::Axis;
 use natten::{Element, ElementType, Gradients, Inputs, Problem, Tensor};
 use serde_json::{Value, json};
 
+use super::operands::Numbers;
+
 /// A call's operands and results, all contiguous.
-pub struct Results<'a, E> {
-    pub inputs: &'a Inputs<Tensor<E>>,
+pub struct Results<'a, T, E> {
+    pub inputs: &'a Inputs<T>,
     pub out: &'a Tensor<E>,
     pub lse: &'a Tensor<f32>,
 }
@@ -65,7 +67,7 @@ enum Key {
     Additional(usize),
 }
 
-impl<E: Element> Results<'_, E> {
+impl<T: Numbers, E: Element> Results<'_, T, E> {
     /// The error of `out` and `lse` on a sample of queries.
     pub fn forward_error(&self, problem: &Problem, samples: usize) -> SampleError {
         let mut error = SampleError::new(E::TYPE);
@@ -88,7 +90,7 @@ impl<E: Element> Results<'_, E> {
     pub fn backward_error(
         &self,
         problem: &Problem,
-        d_out: &Tensor<E>,
+        d_out: &T,
         gradients: &Gradients<Tensor<E>>,
         samples: usize,
     ) -> SampleError {
@@ -122,7 +124,7 @@ impl<E: Element> Results<'_, E> {
     }
 
     /// The weight of a pair and the gradient of its score, the scale included.
-    fn pair(&self, problem: &Problem, d_out: &Tensor<E>, query: Row, key: Key) -> (f64, f64) {
+    fn pair(&self, problem: &Problem, d_out: &T, query: Row, key: Key) -> (f64, f64) {
         let p = (self.score(problem, query, key) - self.lse_of(problem, query)).exp();
         let d_out = row_of(d_out, problem.query_tokens(), query);
         let delta = dot(&d_out, &row_of(self.out, problem.query_tokens(), query));
@@ -163,11 +165,11 @@ impl<E: Element> Results<'_, E> {
 }
 
 /// A row of a contiguous `[batch, tokens.., heads, width]`, widened.
-fn row_of<E: Element>(tensor: &Tensor<E>, tokens: usize, row: Row) -> Vec<f64> {
+fn row_of(tensor: &impl Numbers, tokens: usize, row: Row) -> Vec<f64> {
     let shape = tensor.shape();
     let (heads, width) = (shape[shape.len() - 2], shape[shape.len() - 1]);
     let start = ((row.batch * tokens + row.token) * heads + row.head) * width;
-    tensor.as_slice()[start..start + width].iter().map(|value| value.to_f64()).collect()
+    (start..start + width).map(|index| tensor.at(index)).collect()
 }
 
 /// The first row, the last, and others spread over the whole.
