@@ -202,6 +202,28 @@ pub fn tiles() -> Vec<Spec> {
     list.into_iter().enumerate().map(with_dims).collect()
 }
 
+/// All that a problem can have at once, every number another: what every single kernel is tried on.
+pub fn everything() -> Vec<Spec> {
+    vec![
+        Spec::na(&[4, 5, 7], &[2, 3, 4])
+            .stride(&[2, 1, 3])
+            .dilation(&[2, 1, 1])
+            .causal(&[false, true, false])
+            .heads(4, 2)
+            .dims(40, 48)
+            .batch(2)
+            .additional(3)
+            .scale(-0.7),
+        Spec::na(&[6, 3, 11], &[3, 2, 5])
+            .stride(&[1, 2, 2])
+            .dilation(&[1, 1, 2])
+            .causal(&[true, false, false])
+            .heads(3, 1)
+            .dims(48, 40)
+            .batch(2),
+    ]
+}
+
 /// Nothing to do: an empty batch.
 pub fn empty() -> Vec<Spec> {
     vec![Spec::na(&[5, 4], &[3, 2]).batch(0).heads(2, 1).additional(2), Spec::attention(3, 4, true).batch(0)]

@@ -18,6 +18,7 @@ use crate::tolerance::{rounding, tolerance};
 /// All problems of the lists, and tensors anywhere in memory.
 pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
     let mut checks = Vec::new();
+    let all = Arrangements::all;
     let lists = [
         ("windows", list::windows()),
         ("shapes", list::shapes()),
@@ -28,14 +29,17 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
     for (name, specs) in &lists {
         for given in scope.problems(specs) {
             let passes = [scope.forward, scope.backward];
-            in_type!(given.element_type, E => each_pass::<E, S>(&mut checks, passes, name, &given));
+            in_type!(given.element_type, E => each_pass::<E, S>(&mut checks, passes, name, (&given, all(given.place))));
         }
     }
     for given in scope.tiles(&list::tiles()) {
         let passes = [scope.forward, scope.has_tiles_backward()];
-        in_type!(given.element_type, E => each_pass::<E, S>(&mut checks, passes, "tiles", &given));
+        in_type!(given.element_type, E => each_pass::<E, S>(&mut checks, passes, "tiles", (&given, all(given.place))));
     }
     arranged(&mut checks, scope);
+    if scope.is_kernel() {
+        everything(&mut checks, scope);
+    }
     if scope.forward {
         huge_scales(&mut checks, scope);
     }
@@ -47,11 +51,11 @@ fn each_pass<E: Element, S: Subject>(
     checks: &mut Vec<Check<S>>,
     [is_forward, is_backward]: [bool; 2],
     name: &str,
-    given: &Given,
+    (given, at): (&Given, Arrangements),
 ) {
-    let Given { index, spec, place, .. } = given;
+    let Given { index, spec, .. } = given;
     let name = |pass: &str| format!("oracle {name} {index} {} {pass}", E::TYPE);
-    let (seed, at) = (1000 + *index as u64, Arrangements::all(*place));
+    let seed = 1000 + *index as u64;
     if is_forward {
         let own = spec.clone();
         checks.push(Check::new(name("forward"), spec, move |subject| {
@@ -100,6 +104,20 @@ fn arranged<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
                 if is_backward { expected.check_backward(subject, at) } else { Ok(()) }
             })
         }));
+    }
+}
+
+/// All at once, and every tensor with strides of its own: whoever takes one number for another is seen.
+fn everything<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
+    use Arrangement::{Gapped, HeadsFirst, Reversed, Shuffled};
+    let element_type = scope.types().next().expect("a kernel has one");
+    for (index, spec) in list::everything().into_iter().enumerate() {
+        let spec = scope.fit(&spec, index);
+        let place = |n: usize| scope.place([Gapped, Shuffled, HeadsFirst, Reversed][(n + index) % 4], index);
+        let at = Arrangements { inputs: [0, 1, 2, 3].map(place), out: place(4), gradients: place(6) };
+        let given = Given { index, element_type, spec, place: at.out };
+        let passes = [scope.forward, scope.backward];
+        in_type!(element_type, E => each_pass::<E, S>(checks, passes, "everything", (&given, at)));
     }
 }
 

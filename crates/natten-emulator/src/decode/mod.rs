@@ -154,6 +154,7 @@ impl Decoder<'_> {
             local_bytes: self.entry.local_bytes,
             watches,
             followed: followed.count,
+            beside: None,
         }
     }
 

@@ -4,6 +4,7 @@ mod case;
 mod counters;
 mod device;
 mod hopper_calls;
+mod mutate;
 mod mutations;
 mod sm90;
 mod sm90_mutations;

@@ -8,7 +8,7 @@ use natten_tests::kernels::{self, Operation, Shipped, shipped};
 use natten_tests::suites::{Scope, all, hold};
 use natten_tests::{OnDevice, Subject, Watched, mount};
 
-type Device = Watched<Emulated>;
+pub type Device = Watched<Emulated>;
 
 mount! {
     simt: devices(5, 0), Scope::cuda(false);
@@ -18,7 +18,7 @@ mount! {
 
 /// Devices that differ in when asynchronous work completes, in the order of warps, and in how many multiprocessors share
 /// the work: checks take turns on them.
-fn devices(major: u32, minor: u32) -> Vec<OnDevice<Device>> {
+pub fn devices(major: u32, minor: u32) -> Vec<OnDevice<Device>> {
     let states = [(Completion::Latest, 1), (Completion::Earliest, 3), (Completion::Random, 2)];
     let device = |(completion, multiprocessors): (Completion, u32)| {
         let device = Emulated::new(major, minor);
