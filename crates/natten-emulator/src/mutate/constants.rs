@@ -1,7 +1,7 @@
 //! Literals: integers off by one, doubled, negated, zero; floats doubled, negated, zero; offsets of memory accesses.
 
 use super::site::{Place, Site};
-use crate::inst::{Convert, Mbar, NONE, Op, Ty};
+use crate::inst::{Convert, IntTy, Mbar, NONE, Op, Space, Ty};
 use crate::ptx::ast::RegClass;
 
 pub(super) fn edits(site: &mut Site) {
@@ -20,16 +20,16 @@ fn literals(site: &Site) -> Vec<(Place, RegClass)> {
     use Place::{A, B, C};
     use RegClass::{Wide, Word};
     let places: &[(Place, RegClass)] = match site.inst.op {
-        Op::Mov32 | Op::Float1(..) | Op::Int1(_, _) => &[(A, Word)],
-        Op::Mov64 => &[(A, Wide)],
-        Op::Int2(_, crate::inst::IntTy::W64) | Op::Selp64 => &[(A, Wide), (B, Wide)],
+        Op::Mov64 | Op::Int1(_, IntTy::W64) => &[(A, Wide)],
+        Op::Mov32 | Op::Float1(..) | Op::Int1(..) => &[(A, Word)],
+        Op::Int2(_, IntTy::W64) | Op::Selp64 => &[(A, Wide), (B, Wide)],
         Op::Int2(..) | Op::Float2(..) | Op::Half2(..) | Op::Selp32 | Op::MulWide { .. } | Op::Bmsk { .. } => {
             &[(A, Word), (B, Word)]
         }
-        Op::Int3(_, crate::inst::IntTy::W64) => &[(A, Wide), (B, Wide), (C, Wide)],
+        Op::Int3(_, IntTy::W64) => &[(A, Wide), (B, Wide), (C, Wide)],
         Op::Int3(..) | Op::Fma(_) | Op::HalfFma(_) => &[(A, Word), (B, Word), (C, Word)],
         Op::BfeU(_) | Op::BfeS(_) => &[(B, Word), (C, Word)],
-        Op::MadWide { .. } => &[(A, Word), (B, Word), (C, Wide)],
+        Op::MadWide { ty: IntTy::W32, .. } => &[(A, Word), (B, Word), (C, Wide)],
         Op::Shift64(_) => &[(B, Word)],
         Op::Setp { ty, .. } | Op::Set { ty, .. } if ty.is_wide() => &[(A, Wide), (B, Wide)],
         Op::Setp { .. } | Op::Set { .. } => &[(A, Word), (B, Word)],
@@ -108,7 +108,7 @@ fn float(site: &mut Site, place: Place) {
 fn offset(site: &mut Site) {
     let step = match site.inst.op {
         // Parameters have an operator of their own.
-        Op::Load(access) | Op::Store(access) if access.space != crate::inst::Space::Param => {
+        Op::Load(access) | Op::Store(access) if access.space != Space::Param => {
             i64::from(access.bytes) * i64::from(access.count)
         }
         Op::Atom(atomic) => i64::from(atomic.ty.bytes()),
@@ -120,7 +120,9 @@ fn offset(site: &mut Site) {
     };
     site.change("memory offset", format!("{step} bytes on"), |inst| inst.imm += step);
     site.change("memory offset", format!("{step} bytes before"), |inst| inst.imm -= step);
-    if let (Op::CpAsync { .. }, Some(bits)) = (site.inst.op, site.literal(Place::List(0), RegClass::Word)) {
+    if let Op::CpAsync { .. } = site.inst.op
+        && let Some(bits) = site.literal(Place::List(0), RegClass::Word)
+    {
         let literal = (RegClass::Word, bits + 16);
         site.put("memory offset", "16 bytes on in shared memory", Place::List(0), literal);
     }

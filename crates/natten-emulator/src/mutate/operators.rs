@@ -37,7 +37,6 @@ pub const OPERATORS: &[&str] = &[
     "shuffle mode",
     "special register",
     "transposition",
-    "vote",
     "wait count",
 ];
 
@@ -257,25 +256,11 @@ fn exchange(site: &mut Site) {
                 Shuffle::Down => [Shuffle::Up, Shuffle::Butterfly],
             };
             others.into_iter().for_each(|other| site.operation("shuffle mode", Op::Shfl(other)));
-        }
-        Op::Vote(vote) => {
-            let other = match vote {
-                Vote::All => Vote::Any,
-                Vote::Any | Vote::Uniform => Vote::All,
-                Vote::Ballot => return,
-            };
-            site.operation("vote", Op::Vote(other));
-        }
-        Op::Redux(redux) => {
-            let other = match redux {
-                Redux::Add | Redux::Or | Redux::Xor => Redux::And,
-                Redux::And => Redux::Or,
-                Redux::MinU => Redux::MaxU,
-                Redux::MaxU => Redux::MinU,
-                Redux::MinS => Redux::MaxS,
-                Redux::MaxS => Redux::MinS,
-            };
-            site.operation("vote", Op::Redux(other));
+            if site.literal(Place::B, RegClass::Word).is_none() {
+                let [add, shift] = [Int2::Add, Int2::Shl].map(|op| Op::Int2(op, IntTy::W32));
+                site.combine("shuffle lane", "one more", (Place::B, add, 1));
+                site.combine("shuffle lane", "twice that", (Place::B, shift, 1));
+            }
         }
         Op::LdMatrix { trans, wide_address } => {
             site.operation("transposition", Op::LdMatrix { trans: !trans, wide_address });

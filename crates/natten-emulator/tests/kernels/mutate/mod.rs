@@ -81,35 +81,36 @@ fn units(options: &Options) -> Vec<Unit> {
 /// Breaks one kernel by each of its edits in turn.
 fn run(unit: &Unit, options: &Options, until: Option<Instant>, progress: &Progress) -> Vec<Report> {
     let kernel = &shipped()[unit.number];
+    let is_over = || until.is_some_and(|until| Instant::now() > until);
+    if is_over() {
+        return Vec::new();
+    }
     let trial = Trial::new(kernel, unit.number, options.golden.as_deref());
     let edits = sample(trial.edits(), unit.edits, options::mixed(unit.seed, unit.number as u64));
     let mut reports = Vec::with_capacity(edits.len());
     for edit in edits {
-        if until.is_some_and(|until| Instant::now() > until) {
+        if is_over() {
             break;
         }
         let start = Instant::now();
         let verdict = trial.judge(&edit, unit.family);
         let (family, seed, kernel, time) = (unit.family, unit.seed, kernel.entry, start.elapsed());
-        progress.step();
-        reports.push(Report { family, seed, kernel, edit, verdict, time });
+        let report = Report { family, seed, kernel, edit, verdict, time };
+        progress.step(&report);
+        reports.push(report);
     }
     reports
 }
 
 /// All units on a pool of threads, reports in their order.
 fn run_all(options: &Options) -> Vec<Report> {
-    let quiet = std::panic::take_hook();
-    // What a broken kernel makes a check say is its verdict, not an accident.
-    std::panic::set_hook(Box::new(|_| {}));
+    trial::silence_broken_kernels();
     let units = units(options);
-    let progress = Progress::new(units.iter().map(|unit| unit.edits).sum());
+    let progress = Progress::new(units.iter().map(|unit| unit.edits).sum(), options.out.as_deref());
     let until = options.minutes.map(|minutes| Instant::now() + Duration::from_secs_f64(60.0 * minutes));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build().expect("threads");
     let each = |unit: &Unit| run(unit, options, until, &progress);
-    let reports = pool.install(|| units.par_iter().with_max_len(1).map(each).collect::<Vec<_>>());
-    std::panic::set_hook(quiet);
-    reports.concat()
+    pool.install(|| units.par_iter().with_max_len(1).map(each).collect::<Vec<_>>()).concat()
 }
 
 /// Runs what [`options::VARIABLE`] says; fails where a family's rate is below what that asks for.
@@ -118,7 +119,6 @@ fn run_all(options: &Options) -> Vec<Report> {
 fn suites_notice_broken_kernels() {
     let options = Options::from_environment();
     let reports = run_all(&options);
-    report::write(&reports, options.out.as_deref());
     let rates = report::summary(&reports);
     let low: Vec<_> = rates.iter().filter(|(_, rate)| *rate < options.least).collect();
     assert!(low.is_empty(), "below {} %: {low:?}", options.least);

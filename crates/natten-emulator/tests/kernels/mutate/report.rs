@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use natten_emulator::mutate::Edit;
@@ -111,16 +112,6 @@ impl Report {
     }
 }
 
-/// Writes a line of JSON for each edit.
-///
-/// # Panics
-/// When the file cannot be written.
-pub fn write(reports: &[Report], to: Option<&Path>) {
-    let Some(path) = to else { return };
-    let lines: String = reports.iter().map(|report| report.line() + "\n").collect();
-    std::fs::write(path, lines).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-}
-
 /// Prints the holes and a table; returns each family's rate in per cent of edits that are not equivalent.
 pub fn summary(reports: &[Report]) -> Vec<(&'static str, f64)> {
     let mut text = String::new();
@@ -156,29 +147,42 @@ pub fn summary(reports: &[Report]) -> Vec<(&'static str, f64)> {
     rates
 }
 
-/// How many edits are done, shown now and then.
+/// Notes edits as they are done: a line of JSON for each, and how many they are, shown now and then.
 pub struct Progress {
     all: usize,
     start: Instant,
-    /// Edits done, and when that was last shown.
-    state: Mutex<(usize, Instant)>,
+    state: Mutex<State>,
+}
+
+struct State {
+    done: usize,
+    shown: Instant,
+    lines: Option<File>,
 }
 
 impl Progress {
-    pub fn new(all: usize) -> Self {
+    /// # Panics
+    /// When the file for the lines cannot be written.
+    pub fn new(all: usize, lines: Option<&Path>) -> Self {
+        let open = |path: &Path| File::create(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let start = Instant::now();
-        Progress { all, start, state: Mutex::new((0, start)) }
+        let state = State { done: 0, shown: start, lines: lines.map(open) };
+        Progress { all, start, state: Mutex::new(state) }
     }
 
-    pub fn step(&self) {
-        let mut state = self.state.lock().expect("no panic while it is held");
-        state.0 += 1;
-        if state.1.elapsed() > Duration::from_secs(1) || state.0 == self.all {
-            state.1 = Instant::now();
-            let (done, seconds) = (state.0, self.start.elapsed().as_secs_f64());
+    pub fn step(&self, report: &Report) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lines) = &mut state.lines {
+            writeln!(lines, "{}", report.line()).expect("a file that can be written");
+        }
+        state.done += 1;
+        if state.shown.elapsed() > Duration::from_secs(1) || state.done == self.all {
+            state.shown = Instant::now();
+            let (done, seconds) = (state.done, self.start.elapsed().as_secs_f64());
             let filled = 40 * done / self.all.max(1);
             let bar = format!("{}{}", "#".repeat(filled), ".".repeat(40 - filled));
             let mut to = std::io::stderr().lock();
+            // A bar that cannot be shown is no reason to stop.
             let _ = write!(to, "\r[{bar}] {done} of {} edits, {seconds:.0} s ", self.all);
             let _ = to.flush();
         }
