@@ -134,8 +134,21 @@ pub(crate) struct Kernel {
     pub watches: Vec<Watch>,
     /// How many registers are followed because they may be read before they were written.
     pub followed: usize,
+    /// Where registers came from before they were allotted.
+    pub origin: Arc<Origin>,
     /// Another version of one instruction, to be compared.
     pub beside: Option<Arc<Beside>>,
+}
+
+/// The registers of the text.
+#[derive(Debug, Default)]
+pub(crate) struct Origin {
+    /// Of each instruction: d, a, b, c.
+    pub slots: Vec<[Slot; 4]>,
+    /// Of each register the one instruction that writes it.
+    pub definitions: Vec<Option<u32>>,
+    /// Registers that are special ones.
+    pub specials: Vec<(Slot, SpecialRegister)>,
 }
 
 /// See [`Kernel::watches`].

@@ -16,6 +16,7 @@ usage: cargo xtask mutate [OPTION..]
   --edits N          edits of each family and seed (60)
   --kernels N        kernels of a family that they are spread over, drawn by the seed (6)
   --seed N,..        seeds (1,2,3)
+  --problems N       so many times the problems that a kernel gets in a short run of the suites (4)
   --threads N        threads (all)
   --minutes N        begin no edit after so long
   --out FILE         write a line of JSON for each edit
@@ -30,12 +31,13 @@ const SAMPLE: &str = "--seed 1 --edits 12 --kernels 2 --least 90";
 
 /// The options as the test takes them; `None` where they are no options.
 pub(crate) fn parse(args: impl Iterator<Item = String>) -> Option<String> {
-    const VALUED: [&str; 9] = [
+    const VALUED: [&str; 10] = [
         "--family",
         "--kernel",
         "--edits",
         "--kernels",
         "--seed",
+        "--problems",
         "--threads",
         "--minutes",
         "--out",

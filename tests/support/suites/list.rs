@@ -202,25 +202,31 @@ pub fn tiles() -> Vec<Spec> {
     list.into_iter().enumerate().map(with_dims).collect()
 }
 
-/// All that a problem can have at once, every number another: what every single kernel is tried on.
+/// All that a problem can have, on every axis and at once, every number another, residues that differ in length: what every
+/// single kernel is tried on.
 pub fn everything() -> Vec<Spec> {
     vec![
-        Spec::na(&[4, 5, 7], &[2, 3, 4])
-            .stride(&[2, 1, 3])
-            .dilation(&[2, 1, 1])
-            .causal(&[false, true, false])
-            .heads(4, 2)
+        Spec::na(&[5, 7, 8], &[2, 2, 3])
+            .stride(&[2, 1, 2])
+            .dilation(&[2, 3, 2])
+            .causal(&[true, false, true])
+            .heads(2, 1)
             .dims(40, 48)
             .batch(2)
             .additional(3)
             .scale(-0.7),
-        Spec::na(&[6, 3, 11], &[3, 2, 5])
-            .stride(&[1, 2, 2])
-            .dilation(&[1, 1, 2])
-            .causal(&[true, false, false])
-            .heads(3, 1)
+        Spec::na(&[7, 5, 7], &[3, 2, 2])
+            .stride(&[1, 2, 1])
+            .dilation(&[2, 2, 3])
+            .causal(&[false, true, false])
+            .heads(4, 2)
             .dims(48, 40)
-            .batch(2),
+            .additional(5),
+        Spec::na(&[6, 5, 9], &[3, 4, 5])
+            .stride(&[3, 2, 1])
+            .causal(&[true, true, true])
+            .heads(1, 1)
+            .dims(40, 40),
     ]
 }
 

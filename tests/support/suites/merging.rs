@@ -18,8 +18,8 @@ use crate::tolerance::tolerance;
 const SPREADS: [f64; 4] = [0.0, 3.0, 40.0, 3000.0];
 /// Every number of branches that a kernel is unrolled for.
 const BRANCHES: [usize; 11] = [2, 3, 5, 12, 7, 4, 9, 6, 11, 8, 10];
-/// Components of a row: more than a warp has lanes.
-const ROW: usize = 40;
+/// Batch, tokens, heads and components of rows: axes of one and of more, rows shorter and longer than a warp.
+const SHAPES: [[usize; 6]; 3] = [[2, 3, 4, 1, 2, 40], [3, 1, 5, 2, 1, 8], [1, 4, 1, 3, 3, 33]];
 
 /// Merges by themselves, and with the attention whose parts they put together.
 pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
@@ -72,19 +72,21 @@ fn nth_place(place: Place, nth: usize) -> Place {
     Place { arrangement: Arrangement::ALL[(first + nth) % Arrangement::ALL.len()], ..place }
 }
 
-/// Branches of random outputs `[2, 3, 4, 2, ROW]` and log-sum-exps; every seventh row of each saw no key, and row 3 of none
-/// did.
+/// Branches of random outputs in one of the shapes, and log-sum-exps; every seventh row of each saw no key, and row 3 of
+/// none did.
 fn branches<E: Element>(count: usize, spread: f64, seed: u64) -> (Vec<Tensor<E>>, Vec<Tensor<f32>>) {
     let mut rng = Rng::new(seed);
     let mut normal =
         |shape: &[usize], factor: f64| Tensor::from_fn(shape, |_| factor * rng.normal()).expect("small");
-    let (shape, lse_shape) = ([2, 3, 4, 2, ROW], [2, 3, 4, 2]);
+    let shape = SHAPES[seed as usize % SHAPES.len()];
+    let (lse_shape, row_length) = (&shape[..5], shape[5]);
+    let rows = lse_shape.iter().product();
     let branch = |branch: usize| {
         let (mut out, mut lse): (Tensor<E>, Tensor<f32>) =
-            (normal(&shape, 1.0).cast(), normal(&lse_shape, spread).cast());
-        for row in (branch..48).step_by(7).chain([3]) {
+            (normal(&shape, 1.0).cast(), normal(lse_shape, spread).cast());
+        for row in (branch..rows).step_by(7).chain([3]) {
             lse.as_mut_slice()[row] = f32::NEG_INFINITY;
-            out.as_mut_slice()[row * ROW..][..ROW].fill(E::from_f64(0.0));
+            out.as_mut_slice()[row * row_length..][..row_length].fill(E::from_f64(0.0));
         }
         (out, lse)
     };
@@ -108,14 +110,16 @@ fn against_the_reference<E: Element, S: Subject>(
     (count, spread, place): (usize, f64, Place),
     seed: u64,
 ) -> Result<(), Unsupported> {
-    let (outs, lses) = branches::<E>(count, spread, seed);
+    let (outs, mut lses) = branches::<E>(count, spread, seed);
+    // A row of which one branch does not know what it weighs.
+    lses[1].as_mut_slice()[5] = f32::NAN;
     let expected = reference::merge(&Partials { outs: views(&outs), lses: views(&lses) });
     let (exact, naive) = merged(&outs, &lses);
     let at = |nth: usize| nth_place(place, nth);
     let outs: Vec<_> = outs.iter().enumerate().map(|(nth, t)| Placed::of(t, at(nth))).collect();
     let lses: Vec<_> = lses.iter().enumerate().map(|(nth, t)| Placed::of_scalars(t, at(nth + 2))).collect();
-    let mut out = Placed::<E>::poisoned(&[2, 3, 4, 2, ROW], at(count), true);
-    let mut lse = Placed::<f32>::poisoned(&[2, 3, 4, 2], at(count + 1), false);
+    let mut out = Placed::<E>::poisoned(expected.out.shape(), at(count), true);
+    let mut lse = Placed::<f32>::poisoned(expected.lse.shape(), at(count + 1), false);
     let partials = Partials {
         outs: outs.iter().map(Placed::view).collect(),
         lses: lses.iter().map(Placed::view).collect(),
@@ -139,9 +143,10 @@ fn gradients_against_the_reference<E: Element, S: Subject>(
     // Whatever the output of a branch without keys holds.
     for (out, lse) in outs.iter_mut().zip(&lses) {
         let silent = lse.as_slice().iter().enumerate().filter(|(_, lse)| **lse == f32::NEG_INFINITY);
-        silent.for_each(|(row, _)| out.as_mut_slice()[row * ROW..][..ROW].fill(E::from_f64(f64::NAN)));
+        let length = out.shape()[5];
+        silent.for_each(|(row, _)| out.as_mut_slice()[row * length..][..length].fill(E::from_f64(f64::NAN)));
     }
-    let (d_outs, d_lses) = branches::<E>(1, 1.0, seed + 100);
+    let (d_outs, d_lses) = branches::<E>(1, 1.0, seed + 99);
     let d_lse = Tensor::from_fn(d_lses[0].shape(), |i| (i % 5) as f32 - 1.5).expect("small");
     let partials = Partials { outs: views(&outs), lses: views(&lses) };
     for d_lse in [None, Some(&d_lse)] {

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use natten::{Element, ElementType, Gradients, Inputs, Output, Problem, Saved, Tensor, reference};
 
 use super::scope::Given;
-use super::{Check, Scope, Suite, list};
+use super::{Check, Scope, Suite, list, not_a_number};
 use crate::compare::{assert_close, largest};
 use crate::dense::{self, Summed, Weights};
 use crate::in_type;
@@ -39,6 +39,7 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
     arranged(&mut checks, scope);
     if scope.is_kernel() {
         everything(&mut checks, scope);
+        checks.extend(not_a_number::checks(scope));
     }
     if scope.forward {
         huge_scales(&mut checks, scope);

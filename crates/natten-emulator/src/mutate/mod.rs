@@ -10,6 +10,7 @@ mod block;
 mod constants;
 mod operands;
 mod operators;
+mod ranges;
 mod sample;
 mod site;
 mod synchronisation;
@@ -65,6 +66,11 @@ impl Module {
     /// Every edit of the kernel `entry`, in the order of its instructions.
     pub fn edits(&self, entry: &str) -> Vec<Edit> {
         self.entry(entry).map(|entry| operators::all(&entry.kernel)).unwrap_or_default()
+    }
+
+    /// Why an edit of `entry` changes nothing, where the ranges of the instruction's operands tell.
+    pub fn proof(&self, entry: &str, edit: &Edit) -> Option<String> {
+        ranges::proof(&self.entry(entry)?.kernel, edit)
     }
 
     /// The module with one edit made in `entry`, of which it was an edit.

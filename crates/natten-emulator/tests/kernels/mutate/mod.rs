@@ -85,7 +85,7 @@ fn run(unit: &Unit, options: &Options, until: Option<Instant>, progress: &Progre
     if is_over() {
         return Vec::new();
     }
-    let trial = Trial::new(kernel, unit.number, options.golden.as_deref());
+    let trial = Trial::new(kernel, unit.number, options);
     let edits = sample(trial.edits(), unit.edits, options::mixed(unit.seed, unit.number as u64));
     let mut reports = Vec::with_capacity(edits.len());
     for edit in edits {
@@ -93,7 +93,7 @@ fn run(unit: &Unit, options: &Options, until: Option<Instant>, progress: &Progre
             break;
         }
         let start = Instant::now();
-        let verdict = trial.judge(&edit, unit.family);
+        let verdict = trial.judge(&edit);
         let (family, seed, kernel, time) = (unit.family, unit.seed, kernel.entry, start.elapsed());
         let report = Report { family, seed, kernel, edit, verdict, time };
         progress.step(&report);

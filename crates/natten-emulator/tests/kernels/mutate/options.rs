@@ -17,6 +17,8 @@ pub struct Options {
     /// Kernels that these are spread over.
     pub kernels: usize,
     pub seeds: Vec<u64>,
+    /// So many times the problems of each list that a kernel gets in a short run of the suites.
+    pub problems: usize,
     pub threads: usize,
     /// No edit is begun after so long.
     pub minutes: Option<f64>,
@@ -43,6 +45,7 @@ impl Options {
             edits: 60,
             kernels: 6,
             seeds: vec![1, 2, 3],
+            problems: 4,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             minutes: None,
             out: None,
@@ -62,6 +65,7 @@ impl Options {
                     let seeds = value.split(',').map(|seed| seed.parse().expect("a seed is a number"));
                     options.seeds = seeds.collect();
                 }
+                "--problems" => options.problems = number() as usize,
                 "--threads" => options.threads = number() as usize,
                 "--minutes" => options.minutes = Some(number()),
                 "--out" => options.out = Some(value.into()),

@@ -43,6 +43,8 @@ pub struct Evidence {
     pub with_same_bits: usize,
     /// Results of the edited instruction beside those of the original, where it does nothing but compute.
     pub beside: Option<Results>,
+    /// Why it changes nothing, by the ranges of its operands.
+    pub proof: Option<String>,
 }
 
 /// See [`natten_emulator::mutate::Difference`].
@@ -55,7 +57,7 @@ pub struct Results {
 
 impl Evidence {
     fn words(&self) -> String {
-        let Evidence { checks, with_same_bits, beside } = self;
+        let Evidence { checks, with_same_bits, beside, .. } = self;
         let results = match beside {
             Some(Results { differ: false, runs, .. }) => format!("; same results in {runs} runs"),
             Some(Results { widest, runs, .. }) => {

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,8 +12,8 @@ use natten_tests::OnDevice;
 use natten_tests::kernels::Shipped;
 use natten_tests::suites::{Check, Outcome, Scope, all};
 
-use super::reasons;
 use super::report::{Evidence, Results, Survivor, Verdict};
+use super::{options as run, reasons};
 use crate::suites::{Device, devices};
 use crate::tile_plans::{on_tiles, work_is_planned};
 
@@ -89,14 +88,14 @@ pub struct Trial {
 
 impl Trial {
     /// Runs every check of the suites on the kernel as it is, and keeps those that launch it.
-    pub fn new(kernel: &Shipped, number: usize, golden: Option<&Path>) -> Self {
+    pub fn new(kernel: &Shipped, number: usize, run: &run::Options) -> Self {
         let text = by_name(kernel.entry).expect("a shipped kernel").ptx();
         let module = Module::parse(&text).expect("a kernel that parses");
         let (major, minor) = (kernel.capability.major, kernel.capability.minor);
         let subjects: Vec<_> =
             devices(major, minor).into_iter().map(|device| device.asking_for(kernel)).collect();
-        let mut scope = Scope::kernel(kernel, number);
-        if let Some(folder) = golden {
+        let mut scope = Scope::kernel(kernel, number).more(run.problems);
+        if let Some(folder) = &run.golden {
             scope = scope.golden_in(folder);
         }
         for subject in &subjects {
@@ -122,7 +121,7 @@ impl Trial {
     }
 
     /// Runs the checks that execute the edited instruction until one notices.
-    pub fn judge(&self, edit: &Edit, family: &str) -> Verdict {
+    pub fn judge(&self, edit: &Edit) -> Verdict {
         let runs = |check: &&Recorded| match edit.is_of_guard() {
             true => check.coverage.reached(edit.instruction),
             false => check.coverage.executed(edit.instruction),
@@ -141,8 +140,13 @@ impl Trial {
             }
             with_same_bits += usize::from(device.take_digest() == recorded.digest);
         }
-        let evidence = Evidence { checks: checks.len(), with_same_bits, beside: self.beside(edit, &checks) };
-        let reason = reasons::of(edit, family, &evidence);
+        let evidence = Evidence {
+            checks: checks.len(),
+            with_same_bits,
+            beside: self.beside(edit, &checks),
+            proof: self.module.proof(self.entry, edit),
+        };
+        let reason = reasons::of(edit, self.entry, &evidence);
         Verdict::Survived(Survivor { evidence, reason })
     }
 
