@@ -45,6 +45,13 @@ const REASONS: &[Reason] = &[
         why: "what is summed are gradients of additional keys, all along the last axis of tokens: other coordinates are 0",
     },
     Reason {
+        operator: "compare bound",
+        kernel: "_forward_sm80_",
+        text: &["setp.gt.f32"],
+        kind: Kind::SameOutput,
+        why: "a score that is 2^8 above the reference exactly gives the same softmax whether the reference moves or not",
+    },
+    Reason {
         operator: "barrier dropped",
         kernel: "_sm90_",
         text: &["wgmma.fence"],
