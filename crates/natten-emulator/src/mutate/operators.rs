@@ -228,12 +228,14 @@ fn rounding(site: &mut Site) {
 
 /// A 64-bit result that loses its upper half, as if the sum or product had been made of 32-bit integers.
 fn narrow(site: &mut Site) {
-    let is_wide = match site.inst.op {
-        Op::Int2(Int2::Add | Int2::Sub | Int2::MulLo, IntTy::W64) => true,
-        Op::Int3(Int3::MadLo, IntTy::W64) | Op::Shift64(Int2::Shl) => true,
-        Op::MulWide { ty: IntTy::W32, .. } | Op::MadWide { ty: IntTy::W32, .. } => true,
-        _ => false,
-    };
+    let is_wide = matches!(
+        site.inst.op,
+        Op::Int2(Int2::Add | Int2::Sub | Int2::MulLo, IntTy::W64)
+            | Op::Int3(Int3::MadLo, IntTy::W64)
+            | Op::Shift64(Int2::Shl)
+            | Op::MulWide { ty: IntTy::W32, .. }
+            | Op::MadWide { ty: IntTy::W32, .. }
+    );
     if is_wide && site.inst.d != NONE {
         let convert = Convert { to: Ty::S64, from: Ty::S32, rnd: None, ftz: false, sat: false, relu: false };
         let d = site.inst.d;
