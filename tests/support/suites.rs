@@ -7,6 +7,7 @@ pub mod golden;
 pub mod gradients;
 pub mod list;
 pub mod merging;
+pub mod not_a_number;
 pub mod oracle;
 pub mod properties;
 pub mod run;

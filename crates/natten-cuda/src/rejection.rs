@@ -113,8 +113,8 @@ impl RejectionReason {
             | RejectionReason::Stride { .. }
             | RejectionReason::NoKeys
             | RejectionReason::NoQueries
-            | RejectionReason::TensorMap(_)
-            | RejectionReason::BackwardOutput { .. } => (6, 0),
+            | RejectionReason::TooManyTokens { .. }
+            | RejectionReason::TensorMap(_) => (6, 0),
         }
     }
 }
@@ -194,9 +194,10 @@ impl Rejections {
                 format!("a GPU of compute capability {needed} or later")
             }
             RejectionReason::OnlyOn { only, .. } => format!("a GPU of compute capability {only}"),
-            RejectionReason::Alignment
-            | RejectionReason::TensorMap(_)
-            | RejectionReason::BackwardOutput { .. } => "a dense copy of the tensors".to_owned(),
+            RejectionReason::Alignment | RejectionReason::TensorMap(_) => {
+                "a dense copy of the tensors".to_owned()
+            }
+            RejectionReason::TooManyTokens { .. } => format!("axes of up to {} tokens", i32::MAX),
             RejectionReason::NoKeys | RejectionReason::NoQueries => "another kernel".to_owned(),
             RejectionReason::WastedScores { .. }
             | RejectionReason::NotAskedFor

@@ -83,6 +83,45 @@ pub struct Counters {
     pub shared_store_bytes: u64,
     /// Passes over the 32 shared-memory banks that conflicts add to the least possible number.
     pub shared_bank_conflicts: u64,
+    /// Which instructions ran, where that was asked for.
+    pub coverage: Coverage,
+}
+
+/// Which instructions of a kernel ran, by their numbers in its text. Empty unless recorded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// Bit 0: reached by some lane; bit 1: by one that its guard lets through.
+    flags: Vec<u8>,
+}
+
+impl Coverage {
+    pub(crate) fn of(instructions: usize) -> Self {
+        Coverage { flags: vec![0; instructions] }
+    }
+
+    #[inline(always)]
+    pub(crate) fn note(&mut self, instruction: u32, lanes: u32) {
+        if let Some(flags) = self.flags.get_mut(instruction as usize) {
+            *flags |= 1 | u8::from(lanes != 0) << 1;
+        }
+    }
+
+    /// Whether a lane came to this instruction, its guard aside.
+    pub fn reached(&self, instruction: usize) -> bool {
+        self.flags.get(instruction).is_some_and(|flags| flags & 1 != 0)
+    }
+
+    /// Whether a lane executed this instruction.
+    pub fn executed(&self, instruction: usize) -> bool {
+        self.flags.get(instruction).is_some_and(|flags| flags & 2 != 0)
+    }
+}
+
+impl AddAssign<&Coverage> for Coverage {
+    fn add_assign(&mut self, other: &Coverage) {
+        self.flags.resize(self.flags.len().max(other.flags.len()), 0);
+        self.flags.iter_mut().zip(&other.flags).for_each(|(flags, others)| *flags |= others);
+    }
 }
 
 impl Counters {
@@ -117,5 +156,6 @@ impl AddAssign<&Counters> for Counters {
         self.shared_load_bytes += other.shared_load_bytes;
         self.shared_store_bytes += other.shared_store_bytes;
         self.shared_bank_conflicts += other.shared_bank_conflicts;
+        self.coverage += &other.coverage;
     }
 }

@@ -36,6 +36,8 @@ struct Shared {
     counters: Mutex<HashMap<&'static str, Counters>>,
     replacements: Mutex<HashMap<&'static str, String>>,
     selection: Mutex<Option<Selection>>,
+    edited: Mutex<HashMap<&'static str, Arc<Module>>>,
+    digest: AtomicU64,
 }
 
 /// The CTAs of a launch that run: of an entry's name and a grid their numbers, x fastest.
@@ -99,8 +101,15 @@ impl Emulated {
             counters: Mutex::default(),
             replacements: Mutex::default(),
             selection: Mutex::default(),
+            edited: Mutex::default(),
+            digest: AtomicU64::new(0),
         };
         Emulated { shared: Arc::new(shared) }
+    }
+
+    /// How launches run.
+    pub fn options(&self) -> Options {
+        *lock(&self.shared.options)
     }
 
     /// How later launches run.
@@ -111,6 +120,11 @@ impl Emulated {
     /// What the launches of each kernel did since the last call.
     pub fn take_counters(&self) -> HashMap<&'static str, Counters> {
         std::mem::take(&mut lock(&self.shared.counters))
+    }
+
+    /// A digest of all bytes that were read from the device since the last call.
+    pub fn take_digest(&self) -> u64 {
+        self.shared.digest.swap(0, Relaxed)
     }
 
     /// Loads `ptx` instead of what the backend brings for `entry`, if it was not loaded before: for tests that break
@@ -125,10 +139,26 @@ impl Emulated {
         *lock(&self.shared.selection) = selection;
     }
 
+    /// Runs `module` in every launch of its kernel `entry` from now on, loaded or not; `None` goes back to the kernel as it
+    /// is. The module must be one that came of it, with the same parameters and shared memory.
+    pub fn launch_instead(&self, entry: &'static str, module: Option<Arc<Module>>) {
+        let mut edited = lock(&self.shared.edited);
+        match module {
+            Some(module) => edited.insert(entry, module),
+            None => edited.remove(entry),
+        };
+    }
+
     /// The global memory, to allocate sparsely or look around in.
     pub fn memory(&self) -> &Memory {
         &self.shared.memory
     }
+}
+
+/// The digest with up to eight bytes more.
+fn digested(digest: u64, bytes: &[u8]) -> u64 {
+    let word = bytes.iter().fold(0, |word, &byte| word << 8 | u64::from(byte));
+    (digest.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// A panic elsewhere leaves these maps whole.
@@ -177,7 +207,13 @@ impl Device for Emulated {
 
     fn read(&self, memory: &GlobalMemory, to: &mut [u8]) -> Result<(), DeviceError> {
         let length = to.len().min(memory.bytes);
-        self.shared.memory.read(memory.address, &mut to[..length]).map_err(failed("copying from the device"))
+        self.shared
+            .memory
+            .read(memory.address, &mut to[..length])
+            .map_err(failed("copying from the device"))?;
+        let start = self.shared.digest.load(Relaxed);
+        self.shared.digest.store(to.chunks(8).fold(start, digested), Relaxed);
+        Ok(())
     }
 
     fn synchronize(&self) -> Result<(), DeviceError> {
@@ -222,9 +258,10 @@ impl Device for Emulated {
         let options = *lock(&self.shared.options);
         let selection = lock(&self.shared.selection).clone();
         let ctas = selection.map(|of| of(function.entry, config.grid));
-        let counters =
-            launch_ctas(&function.module, function.entry, &shape, &self.shared.memory, &options, ctas)
-                .map_err(failed("running a kernel"))?;
+        let edited = lock(&self.shared.edited).get(function.entry).cloned();
+        let module = edited.as_deref().unwrap_or(&function.module);
+        let counters = launch_ctas(module, function.entry, &shape, &self.shared.memory, &options, ctas)
+            .map_err(failed("running a kernel"))?;
         *lock(&self.shared.counters).entry(function.entry).or_default() += &counters;
         Ok(())
     }

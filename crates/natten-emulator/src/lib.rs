@@ -54,6 +54,7 @@ mod launch;
 mod machine;
 mod memory;
 mod module;
+pub mod mutate;
 mod options;
 mod ptx;
 mod race;
@@ -62,7 +63,7 @@ mod tensor;
 mod timing;
 
 pub use asynchronous::tma::{Swizzle, TensorMapDesc, TensorMapError};
-pub use counters::{CLASSES, Class, Counters};
+pub use counters::{CLASSES, Class, Counters, Coverage};
 pub use device::{Emulated, Function, GlobalMemory, Selection};
 pub use fault::{
     Accessor, Actor, Fault, FaultKind, MbarrierProblem, MemoryError, MemorySpace, ParseError, ParseProblem,

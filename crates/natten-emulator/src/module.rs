@@ -5,13 +5,14 @@ use std::sync::Arc;
 use crate::decode;
 use crate::fault::ParseError;
 use crate::inst::{Inst, NONE, Slot};
+use crate::mutate::beside::Beside;
 use crate::ptx::ast::{EntryAst, GlobalDecl, RegClass};
 use crate::ptx::parse::parse_module;
 
 /// PTX text, parsed and decoded once, to be launched any number of times.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Module {
-    entries: Vec<Entry>,
+    pub(crate) entries: Vec<Entry>,
     target: String,
     version: (u32, u32),
     pub(crate) files: Vec<(u32, String)>,
@@ -68,7 +69,7 @@ pub struct Param {
 }
 
 /// One kernel: what a launch has to respect.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Entry {
     /// Name to launch it by.
@@ -115,7 +116,7 @@ impl Entry {
 }
 
 /// Predecoded code of an entry.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Kernel {
     pub code: Vec<Inst>,
     pub lists: Vec<Slot>,
@@ -133,10 +134,25 @@ pub(crate) struct Kernel {
     pub watches: Vec<Watch>,
     /// How many registers are followed because they may be read before they were written.
     pub followed: usize,
+    /// Where registers came from before they were allotted.
+    pub origin: Arc<Origin>,
+    /// Another version of one instruction, to be compared.
+    pub beside: Option<Arc<Beside>>,
+}
+
+/// The registers of the text.
+#[derive(Debug, Default)]
+pub(crate) struct Origin {
+    /// Of each instruction: d, a, b, c.
+    pub slots: Vec<[Slot; 4]>,
+    /// Of each register the one instruction that writes it.
+    pub definitions: Vec<Option<u32>>,
+    /// Registers that are special ones.
+    pub specials: Vec<(Slot, SpecialRegister)>,
 }
 
 /// See [`Kernel::watches`].
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Watch {
     /// Registers of some `wgmma` that the instruction reads and writes.
     pub reads: Box<[Slot]>,
@@ -162,7 +178,7 @@ impl Kernel {
 }
 
 /// Literals, splatted over the lanes.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Constants {
     pub words: Vec<[u32; 32]>,
     pub wides: Vec<[u64; 32]>,
@@ -170,7 +186,7 @@ pub(crate) struct Constants {
 }
 
 /// Where an instruction came from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Line {
     pub line: u32,
     pub text: String,
@@ -178,7 +194,7 @@ pub(crate) struct Line {
 }
 
 /// A register that holds a special value from the start.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Preload {
     pub slot: Slot,
     pub class: RegClass,

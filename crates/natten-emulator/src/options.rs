@@ -60,10 +60,14 @@ pub struct Options {
     pub check_initialised: bool,
     /// Run CTAs on the threads of the current rayon pool.
     pub parallel: bool,
+    /// Note in the counters which instructions ran.
+    pub record_coverage: bool,
+    /// Warp instructions of one CTA beyond which a kernel counts as running away.
+    pub most_instructions: u64,
 }
 
 impl Default for Options {
-    /// Every check on, the latest completion, CTAs in parallel.
+    /// Every check on, the latest completion, CTAs in parallel, more instructions than any test kernel runs.
     fn default() -> Self {
         Self {
             seed: 0,
@@ -71,6 +75,8 @@ impl Default for Options {
             check_races: true,
             check_initialised: true,
             parallel: true,
+            record_coverage: false,
+            most_instructions: 2_000_000_000,
         }
     }
 }

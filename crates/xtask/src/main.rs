@@ -1,4 +1,5 @@
-//! Project tasks: `cargo xtask kernels` compiles kernels/ to the PTX that natten-kernels ships.
+//! Project tasks: `cargo xtask kernels` compiles kernels/ to the PTX that natten-kernels ships, `cargo xtask mutate` breaks
+//! that on purpose and counts what the suites notice.
 //!
 //! NVRTC is called through libloading: its eight functions need no binding crate, and the pinned wheel's path is
 //! known only here. A plain `cargo build` never runs any of this.
@@ -7,6 +8,7 @@ mod assemble;
 mod compile;
 mod facts;
 mod matrix;
+mod mutate;
 mod nvrtc;
 mod pack;
 mod sass;
@@ -42,6 +44,8 @@ pub(crate) enum TaskError {
     Stale { count: usize },
     #[error("{count} files spill registers, take too many instructions or do not assemble")]
     Score { count: usize },
+    #[error("the suites notice too few broken kernels, or did not run")]
+    Mutate,
     #[error("{entry}: the compiled text has not one entry with launch bounds and one parameter")]
     Facts { entry: String },
 }
@@ -55,11 +59,17 @@ struct Request {
 }
 
 fn main() -> ExitCode {
-    let Some(request) = parse(std::env::args().skip(1)) else {
-        eprintln!("{USAGE}");
+    let mut args = std::env::args().skip(1);
+    let outcome = match args.next().as_deref() {
+        Some("kernels") => parse(args).map(|request| run(&request)),
+        Some("mutate") => mutate::parse(args).map(|options| mutate::run(&root(), &options)),
+        _ => None,
+    };
+    let Some(outcome) = outcome else {
+        eprintln!("{USAGE}\n\n{}", mutate::USAGE);
         return ExitCode::FAILURE;
     };
-    match run(&request) {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -68,10 +78,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn parse(mut args: impl Iterator<Item = String>) -> Option<Request> {
-    if args.next()? != "kernels" {
-        return None;
-    }
+fn parse(args: impl Iterator<Item = String>) -> Option<Request> {
     let mut request = Request::default();
     for arg in args {
         match arg.as_str() {

@@ -261,6 +261,34 @@ pub fn negative() -> Vec<Spec> {
     ]
 }
 
+/// All that a problem can have, on every axis and at once, every number another, residues that differ in length: what every
+/// single kernel is tried on.
+pub fn everything() -> Vec<Spec> {
+    vec![
+        Spec::na(&[5, 7, 8], &[2, 2, 3])
+            .stride(&[2, 1, 2])
+            .dilation(&[2, 3, 2])
+            .causal(&[true, false, true])
+            .heads(2, 1)
+            .dims(40, 48)
+            .batch(2)
+            .additional(3)
+            .scale(-0.7),
+        Spec::na(&[7, 5, 7], &[3, 2, 2])
+            .stride(&[1, 2, 1])
+            .dilation(&[2, 2, 3])
+            .causal(&[false, true, false])
+            .heads(4, 2)
+            .dims(48, 40)
+            .additional(5),
+        Spec::na(&[6, 5, 9], &[3, 4, 5])
+            .stride(&[3, 2, 1])
+            .causal(&[true, true, true])
+            .heads(1, 1)
+            .dims(40, 40),
+    ]
+}
+
 /// Nothing to do: an empty batch.
 pub fn empty() -> Vec<Spec> {
     vec![Spec::na(&[5, 4], &[3, 2]).batch(0).heads(2, 1).additional(2), Spec::attention(3, 4, true).batch(0)]

@@ -8,7 +8,7 @@ use super::{Check, Scope, Suite};
 use crate::compare::{assert_close, largest};
 use crate::dense;
 use crate::in_type;
-use crate::place::{Arrangement, Placed};
+use crate::place::{Arrangement, Place, Placed};
 use crate::rng::Rng;
 use crate::spec::Spec;
 use crate::subject::{Subject, Unsupported};
@@ -16,7 +16,10 @@ use crate::tolerance::tolerance;
 
 /// How log-sum-exps of the branches differ.
 const SPREADS: [f64; 4] = [0.0, 3.0, 40.0, 3000.0];
-const BRANCHES: [usize; 4] = [2, 3, 5, 12];
+/// Every number of branches that a kernel is unrolled for.
+const BRANCHES: [usize; 11] = [2, 3, 5, 12, 7, 4, 9, 6, 11, 8, 10];
+/// Batch, tokens, heads and components of rows: axes of one and of more, rows shorter and longer than a warp.
+const SHAPES: [[usize; 6]; 3] = [[2, 3, 4, 1, 2, 40], [3, 1, 5, 2, 1, 8], [1, 4, 1, 3, 3, 33]];
 
 /// Merges by themselves, and with the attention whose parts they put together.
 pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
@@ -24,7 +27,7 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
     if scope.merge {
         for (i, arrangement) in (0..16).zip(Arrangement::ALL.into_iter().cycle()) {
             for element_type in scope.types() {
-                let (count, spread) = (BRANCHES[i % 4], SPREADS[(i / 4 + i) % 4]);
+                let (count, spread) = (BRANCHES[i % BRANCHES.len()], SPREADS[(i / 4 + i) % 4]);
                 let place = scope.place(arrangement, i / 5);
                 let what = (count, spread, place);
                 let name = format!("merging {count} branches {i} {element_type}");
@@ -63,19 +66,27 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
     Suite { name: "merging", checks }
 }
 
-/// Branches of random outputs `[2, 3, 4, 2, 8]` and log-sum-exps; every seventh row of each saw no key, and row 3 of none
-/// did.
+/// Where the `nth` tensor of a call lies: no two neighbours have the same strides.
+fn nth_place(place: Place, nth: usize) -> Place {
+    let first = Arrangement::ALL.iter().position(|&one| one == place.arrangement).unwrap_or(0);
+    Place { arrangement: Arrangement::ALL[(first + nth) % Arrangement::ALL.len()], ..place }
+}
+
+/// Branches of random outputs in one of the shapes, and log-sum-exps; every seventh row of each saw no key, and row 3 of
+/// none did.
 fn branches<E: Element>(count: usize, spread: f64, seed: u64) -> (Vec<Tensor<E>>, Vec<Tensor<f32>>) {
     let mut rng = Rng::new(seed);
     let mut normal =
         |shape: &[usize], factor: f64| Tensor::from_fn(shape, |_| factor * rng.normal()).expect("small");
-    let (shape, lse_shape) = ([2, 3, 4, 2, 8], [2, 3, 4, 2]);
+    let shape = SHAPES[seed as usize % SHAPES.len()];
+    let (lse_shape, row_length) = (&shape[..5], shape[5]);
+    let rows = lse_shape.iter().product();
     let branch = |branch: usize| {
         let (mut out, mut lse): (Tensor<E>, Tensor<f32>) =
-            (normal(&shape, 1.0).cast(), normal(&lse_shape, spread).cast());
-        for row in (branch..48).step_by(7).chain([3]) {
+            (normal(&shape, 1.0).cast(), normal(lse_shape, spread).cast());
+        for row in (branch..rows).step_by(7).chain([3]) {
             lse.as_mut_slice()[row] = f32::NEG_INFINITY;
-            out.as_mut_slice()[row * 8..][..8].fill(E::from_f64(0.0));
+            out.as_mut_slice()[row * row_length..][..row_length].fill(E::from_f64(0.0));
         }
         (out, lse)
     };
@@ -100,16 +111,19 @@ fn merged<E: Element>(outs: &[Tensor<E>], lses: &[Tensor<f32>]) -> (dense::Forwa
 /// When the subject does not take it.
 pub fn against_the_reference<E: Element, S: Subject>(
     subject: &S,
-    (count, spread, place): (usize, f64, crate::Place),
+    (count, spread, place): (usize, f64, Place),
     seed: u64,
 ) -> Result<(), Unsupported> {
-    let (outs, lses) = branches::<E>(count, spread, seed);
+    let (outs, mut lses) = branches::<E>(count, spread, seed);
+    // A row of which one branch does not know what it weighs.
+    lses[1].as_mut_slice()[5] = f32::NAN;
     let expected = reference::merge(&Partials { outs: views(&outs), lses: views(&lses) });
     let (exact, naive) = merged(&outs, &lses);
-    let outs: Vec<_> = outs.iter().map(|t| Placed::of(t, place)).collect();
-    let lses: Vec<_> = lses.iter().map(|t| Placed::of_scalars(t, place)).collect();
-    let mut out = Placed::<E>::poisoned(&[2, 3, 4, 2, 8], place, true);
-    let mut lse = Placed::<f32>::poisoned(&[2, 3, 4, 2], place, false);
+    let at = |nth: usize| nth_place(place, nth);
+    let outs: Vec<_> = outs.iter().enumerate().map(|(nth, t)| Placed::of(t, at(nth))).collect();
+    let lses: Vec<_> = lses.iter().enumerate().map(|(nth, t)| Placed::of_scalars(t, at(nth + 2))).collect();
+    let mut out = Placed::<E>::poisoned(expected.out.shape(), at(count), true);
+    let mut lse = Placed::<f32>::poisoned(expected.lse.shape(), at(count + 1), false);
     let partials = Partials {
         outs: outs.iter().map(Placed::view).collect(),
         lses: lses.iter().map(Placed::view).collect(),
@@ -129,16 +143,17 @@ pub fn against_the_reference<E: Element, S: Subject>(
 /// When the subject does not take it.
 pub fn gradients_against_the_reference<E: Element, S: Subject>(
     subject: &S,
-    (count, spread, place): (usize, f64, crate::Place),
+    (count, spread, place): (usize, f64, Place),
     seed: u64,
 ) -> Result<(), Unsupported> {
     let (mut outs, lses) = branches::<E>(count, spread, seed);
     // Whatever the output of a branch without keys holds.
     for (out, lse) in outs.iter_mut().zip(&lses) {
         let silent = lse.as_slice().iter().enumerate().filter(|(_, lse)| **lse == f32::NEG_INFINITY);
-        silent.for_each(|(row, _)| out.as_mut_slice()[row * 8..][..8].fill(E::from_f64(f64::NAN)));
+        let length = out.shape()[5];
+        silent.for_each(|(row, _)| out.as_mut_slice()[row * length..][..length].fill(E::from_f64(f64::NAN)));
     }
-    let (d_outs, d_lses) = branches::<E>(1, 1.0, seed + 100);
+    let (d_outs, d_lses) = branches::<E>(1, 1.0, seed + 99);
     let d_lse = Tensor::from_fn(d_lses[0].shape(), |i| (i % 5) as f32 - 1.5).expect("small");
     let partials = Partials { outs: views(&outs), lses: views(&lses) };
     for d_lse in [None, Some(&d_lse)] {
@@ -150,13 +165,16 @@ pub fn gradients_against_the_reference<E: Element, S: Subject>(
             natten::ElementType::F64 => exact.clone(),
             _ => dense::merge_backward::<f32, E>(&outs, &lses, incoming),
         };
-        let placed = |t: &Tensor<E>| Placed::of(t, place);
-        let placed_outs: Vec<_> = outs.iter().map(placed).collect();
-        let placed_lses: Vec<_> = lses.iter().map(|t| Placed::of_scalars(t, place)).collect();
-        let (d_out, d_lse) = (placed(incoming.0), d_lse.map(|t| Placed::of_scalars(t, place)));
-        let mut d_outs: Vec<_> = outs.iter().map(|t| Placed::<E>::poisoned(t.shape(), place, true)).collect();
+        let at = |nth: usize| nth_place(place, nth);
+        let (outs, lses) = (outs.iter().enumerate(), lses.iter().enumerate());
+        let placed_outs: Vec<_> = outs.clone().map(|(nth, t)| Placed::of(t, at(nth))).collect();
+        let placed_lses: Vec<_> = lses.clone().map(|(nth, t)| Placed::of_scalars(t, at(nth + 2))).collect();
+        let d_out = Placed::of(incoming.0, at(count));
+        let d_lse = d_lse.map(|t| Placed::of_scalars(t, at(count + 1)));
+        let mut d_outs: Vec<_> =
+            outs.map(|(nth, t)| Placed::<E>::poisoned(t.shape(), at(nth + 3), true)).collect();
         let mut d_lses: Vec<_> =
-            lses.iter().map(|t| Placed::<f32>::poisoned(t.shape(), place, false)).collect();
+            lses.map(|(nth, t)| Placed::<f32>::poisoned(t.shape(), at(nth + 4), false)).collect();
         let partials = Partials {
             outs: placed_outs.iter().map(Placed::view).collect(),
             lses: placed_lses.iter().map(Placed::view).collect(),

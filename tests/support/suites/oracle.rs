@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use natten::{Element, ElementType, Gradients, Inputs, Output, Problem, Role, Saved, Tensor, reference};
 
 use super::scope::Given;
-use super::{Check, Scope, Suite, list};
+use super::{Check, Scope, Suite, list, not_a_number};
 use crate::compare::{assert_close, each_within, largest};
 use crate::dense::{self, Summed, Weights};
 use crate::in_type;
@@ -29,20 +29,28 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
     let passes = [scope.forward, scope.backward];
     for (name, specs) in &lists {
         for given in scope.problems(specs) {
-            in_type!(given.element_type, E => each_pass::<E, S>(&mut checks, passes, name, &given, plain));
+            let given = (&given, Arrangements::all(given.place));
+            in_type!(given.0.element_type, E => each_pass::<E, S>(&mut checks, passes, name, given, plain));
         }
     }
     for given in scope.every(&list::paths(scope.has_tiles())) {
-        in_type!(given.element_type, E => each_pass::<E, S>(&mut checks, passes, "paths", &given, plain));
+        let given = (&given, Arrangements::all(given.place));
+        in_type!(given.0.element_type, E => each_pass::<E, S>(&mut checks, passes, "paths", given, plain));
     }
     for given in scope.every(&list::negative()) {
-        in_type!(given.element_type, E => each_pass::<E, S>(&mut checks, passes, "negative", &given, Case::negative));
+        let given = (&given, Arrangements::all(given.place));
+        in_type!(given.0.element_type, E => each_pass::<E, S>(&mut checks, passes, "negative", given, Case::negative));
     }
     for given in scope.tiles(&list::tiles()) {
         let passes = [scope.forward, scope.has_tiles_backward()];
-        in_type!(given.element_type, E => each_pass::<E, S>(&mut checks, passes, "tiles", &given, plain));
+        let given = (&given, Arrangements::all(given.place));
+        in_type!(given.0.element_type, E => each_pass::<E, S>(&mut checks, passes, "tiles", given, plain));
     }
     arranged(&mut checks, scope);
+    if scope.is_kernel() {
+        everything(&mut checks, scope);
+        checks.extend(not_a_number::checks(scope));
+    }
     hard_attention(&mut checks, scope);
     Suite { name: "oracle", checks }
 }
@@ -57,12 +65,12 @@ fn each_pass<E: Element, S: Subject>(
     checks: &mut Vec<Check<S>>,
     [is_forward, is_backward]: [bool; 2],
     name: &str,
-    given: &Given,
+    (given, at): (&Given, Arrangements),
     change: fn(Case) -> Case,
 ) {
-    let Given { index, spec, place, .. } = given;
+    let Given { index, spec, .. } = given;
     let name = |pass: &str| format!("oracle {name} {index} {} {pass}", E::TYPE);
-    let (seed, at) = (1000 + *index as u64, Arrangements::all(*place));
+    let seed = 1000 + *index as u64;
     if is_forward {
         let own = spec.clone();
         checks.push(Check::new(name("forward"), spec, move |subject| {
@@ -111,6 +119,20 @@ fn arranged<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
                 if is_backward { expected.check_backward(subject, at) } else { Ok(()) }
             })
         }));
+    }
+}
+
+/// All at once, and every tensor with strides of its own: whoever takes one number for another is seen.
+fn everything<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
+    use Arrangement::{Gapped, HeadsFirst, Reversed, Shuffled};
+    let element_type = scope.types().next().expect("a kernel has one");
+    for (index, spec) in list::everything().into_iter().enumerate() {
+        let spec = scope.fit(&spec, index);
+        let place = |n: usize| scope.place([Gapped, Shuffled, HeadsFirst, Reversed][(n + index) % 4], index);
+        let at = Arrangements { inputs: [0, 1, 2, 3].map(place), out: place(4), gradients: place(6) };
+        let given = Given { index, element_type, spec, place: at.out };
+        let passes = [scope.forward, scope.backward];
+        in_type!(element_type, E => each_pass::<E, S>(checks, passes, "everything", (&given, at), plain));
     }
 }
 
@@ -196,7 +218,7 @@ fn hard_gradients<E: Element, S: Subject>(
         Tensor::<E>::from_fn(&problem.out_shape(), |i| E::from_f64((i % 5) as f64 - 2.0)).expect("small");
     let (out, lse): (Tensor<E>, Tensor<f32>) = (exact.out.cast(), exact.lse.cast());
     let saved = Saved { out: &out, lse: &lse, d_out: &d_out, d_lse: None };
-    let found = placed_gradients(subject, problem, inputs, &saved, at)?;
+    let found = placed_gradients(subject, problem, inputs, &saved, at)?.map(|grad| grad.written("gradients"));
     let wanted = reference_gradients(problem, inputs, &saved);
     for ((role, found), (_, wanted)) in found.roles().zip(wanted.roles()) {
         let what = format!("{} {} gradient of {role} of {problem:?}", subject.name(), E::TYPE);

@@ -18,6 +18,8 @@ pub struct Scope {
     first: usize,
     /// The same of problems that span several tiles of a tensor-core kernel, where there is one.
     tiles: Option<usize>,
+    /// Whether backward passes get these, too: in the emulator they take minutes.
+    tiles_backward: bool,
     /// For one kernel: its rows instead of the problem's own.
     rows: Option<Rows>,
     /// The folder of golden files.
@@ -66,6 +68,7 @@ impl Scope {
             types: types.to_vec(),
             first: 0,
             tiles: None,
+            tiles_backward: false,
             rows: None,
             golden: golden::folder(),
             forward: true,
@@ -92,7 +95,7 @@ impl Scope {
     /// A CUDA device where nothing emulates it: every problem in every type.
     pub fn gpu() -> Self {
         let types = [ElementType::F32, ElementType::F16, ElementType::Bf16].map(|ty| (ty, 1));
-        Scope { types: types.to_vec(), tiles: Some(1), ..Self::host() }
+        Scope { types: types.to_vec(), tiles: Some(1), tiles_backward: true, ..Self::host() }
     }
 
     /// What one kernel does, on rows that are its own: a few problems of each list, the next kernel's being others.
@@ -115,6 +118,12 @@ impl Scope {
         }
     }
 
+    /// The same with so many times as many problems of each list, and tiles in backward passes: some of what all of them are.
+    pub fn more(mut self, times: usize) -> Self {
+        self.types.iter_mut().for_each(|(_, every)| *every = (*every / times).max(1));
+        Scope { tiles_backward: times > 1, ..self }
+    }
+
     /// The same with golden files from another folder than this crate's.
     pub fn golden_in(self, folder: &Path) -> Self {
         Scope { golden: folder.to_owned(), ..self }
@@ -130,9 +139,9 @@ impl Scope {
         self.tiles.is_some()
     }
 
-    /// Whether their backward is tried, too: in the emulator it takes minutes.
+    /// Whether their backward is tried, too.
     pub fn has_tiles_backward(&self) -> bool {
-        self.backward && (self.tiles == Some(1) || is_full())
+        self.backward && (self.tiles_backward || is_full())
     }
 
     /// All element types.

@@ -16,7 +16,7 @@ use crate::counters::Class;
 use crate::fault::{ParseError, ParseProblem};
 use crate::inst::{CONST, Inst, NONE, Op, Slot};
 use crate::memory::{LOCAL_BASE, SHARED_BASE};
-use crate::module::{Constants, Kernel, Line, Preload, SpecialRegister};
+use crate::module::{Constants, Kernel, Line, Origin, Preload, SpecialRegister};
 use crate::ptx::ast::{EntryAst, Operand, RegClass, Statement, Symbol, VReg};
 use crate::ptx::parse::DYNAMIC_SHARED;
 use modifiers::Modifiers;
@@ -119,6 +119,7 @@ impl Decoder<'_> {
         for &(register, _) in &preloads {
             pinned[register as usize] = true;
         }
+        let origin = self.origin(&preloads).into();
         let map = allocate::allocate(&self.code, &self.touched, &self.classes, &pinned, &self.tables);
         for inst in &mut self.code {
             for slot in [&mut inst.guard, &mut inst.d, &mut inst.a, &mut inst.b, &mut inst.c] {
@@ -154,7 +155,23 @@ impl Decoder<'_> {
             local_bytes: self.entry.local_bytes,
             watches,
             followed: followed.count,
+            origin,
+            beside: None,
         }
+    }
+
+    fn origin(&self, specials: &[(VReg, SpecialRegister)]) -> Origin {
+        let mut writes = vec![0u32; self.classes.len()];
+        let mut definitions = vec![None; self.classes.len()];
+        for (at, touched) in self.touched.iter().enumerate() {
+            for &register in &touched.defs {
+                writes[register as usize] += 1;
+                let is_only = writes[register as usize] == 1;
+                definitions[register as usize] = is_only.then_some(at as u32);
+            }
+        }
+        let slots = self.code.iter().map(|inst| [inst.d, inst.a, inst.b, inst.c]).collect();
+        Origin { slots, definitions, specials: specials.to_vec() }
     }
 
     fn statement(&mut self, st: &Statement) -> Decoded<()> {

@@ -9,7 +9,7 @@ use crate::asynchronous::Pending;
 use crate::asynchronous::bulk::BulkQueue;
 use crate::asynchronous::cp_async::CopyQueue;
 use crate::asynchronous::mbarrier::Mbarriers;
-use crate::counters::Counters;
+use crate::counters::{Counters, Coverage};
 use crate::memory::SHARED_BASE;
 use crate::memory::shared::Shared;
 use crate::memory::view::View;
@@ -94,6 +94,10 @@ pub(crate) struct Cta<'g> {
 
 impl<'g> Cta<'g> {
     pub(crate) fn new(grid: &'g Grid<'g>) -> Self {
+        let mut counters = Counters::default();
+        if grid.options.record_coverage {
+            counters.coverage = Coverage::of(grid.kernel.code.len());
+        }
         Self {
             grid,
             kernel: &grid.kernel,
@@ -108,7 +112,7 @@ impl<'g> Cta<'g> {
             copies: Vec::new(),
             bulk: Vec::new(),
             races: None,
-            counters: Counters::default(),
+            counters,
             warps: Vec::new(),
             live_warps: 0,
             events: 0,

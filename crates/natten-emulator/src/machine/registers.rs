@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use crate::inst::{CONST, NONE, Slot};
 use crate::module::{Constants, Kernel};
+use crate::mutate::Difference;
 use crate::scalar::{Lanes, Wides};
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Registers {
     words: Vec<Lanes>,
     wides: Vec<Wides>,
@@ -47,6 +48,21 @@ impl Registers {
             self.preds[slot as usize]
         } else {
             self.constants.preds[(slot ^ CONST) as usize]
+        }
+    }
+
+    /// Notes where registers differ in the enabled lanes; the last of each kind are for an edit's own use.
+    pub(crate) fn compare(&self, other: &Registers, mask: u32, difference: &Difference) {
+        let lanes = || (0..32).filter(|lane| mask >> lane & 1 == 1);
+        let (words, wides) = (self.words.len() - 1, self.wides.len() - 1);
+        for (a, b) in self.words[..words].iter().zip(&other.words).filter(|(a, b)| a != b) {
+            lanes().filter(|&lane| a[lane] != b[lane]).for_each(|lane| difference.of_words(a[lane], b[lane]));
+        }
+        let differs = |(a, b): (&Wides, &Wides)| lanes().any(|lane| a[lane] != b[lane]);
+        let preds = self.preds[..self.preds.len() - 1].iter().zip(&other.preds);
+        let any_pred = preds.into_iter().any(|(a, b)| (a ^ b) & mask != 0);
+        if any_pred || self.wides[..wides].iter().zip(&other.wides).any(differs) {
+            difference.of_others();
         }
     }
 

@@ -14,8 +14,6 @@ const SLICE: u32 = 4096;
 const IDLE_ROUNDS: u32 = 64;
 /// Rounds of nothing but polling after which asynchronous operations may no longer be held back.
 const QUIET_ROUNDS: u32 = 2;
-/// More instructions than any test kernel runs in one CTA.
-const RUNAWAY: u64 = 2_000_000_000;
 
 /// Why a warp stopped running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,8 +66,9 @@ impl Cta<'_> {
                     return Err(self.deadlock(warps));
                 }
             }
-            if self.counters.warp_instructions() - start > RUNAWAY {
-                return Err(FaultKind::Runaway { instructions: RUNAWAY }.into());
+            let most = self.grid.options.most_instructions;
+            if self.counters.warp_instructions() - start > most {
+                return Err(FaultKind::Runaway { instructions: most }.into());
             }
         }
     }
@@ -125,6 +124,7 @@ impl Cta<'_> {
                 guard => warp.active & warp.regs.pred(guard),
             };
             self.counters.count(inst.class, mask.count_ones());
+            self.counters.coverage.note(warp.pc, mask);
             if inst.watched {
                 self.look_at_registers(warp, inst, mask)?;
             }

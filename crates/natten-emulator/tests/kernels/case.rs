@@ -1,5 +1,5 @@
-//! One problem, run on the emulated device and on natten-core's reference, and compared: for tests that break kernels or
-//! count what they do. What kernels must do is in natten-tests.
+//! One problem, run on the emulated device and on natten-core's reference, and compared: for tests that count what kernels
+//! do. What they must do is in natten-tests.
 
 use natten_core::{
     Backend, BackwardCall, Element, ForwardCall, Gradients, Inputs, Output, Params, Problem, Saved, Tensor,
@@ -229,58 +229,6 @@ pub fn backward<E: Element>(
             None => None,
         },
     })
-}
-
-/// Runs the forward and compares with the reference; the error says what differs.
-pub fn verify_forward<E: Element>(cuda: &Cuda<Emulated>, case: &Case) -> Result<(), String> {
-    let operands = Operands::<E>::draw(case);
-    let problem = operands.problem(&case.params);
-    let (out, lse) = forward(cuda, &problem, &OnDevice::upload(cuda, &operands))?;
-    let expected = reference::forward(&problem, &operands.inputs());
-    compare("out", &out, &expected.out)?;
-    compare("lse", &lse, &expected.lse)
-}
-
-/// The same for the backward, from the reference's forward.
-pub fn verify_backward<E: Element>(cuda: &Cuda<Emulated>, case: &Case) -> Result<(), String> {
-    let operands = Operands::<E>::draw(case);
-    let problem = operands.problem(&case.params);
-    let device = OnDevice::upload(cuda, &operands);
-    let expected = reference::forward(&problem, &operands.inputs());
-    // Gradients start from the same rounded output as the device's, so that only this pass is judged.
-    let saved_out: Tensor<E> = expected.out.cast();
-    let saved_lse: Tensor<f32> = expected.lse.cast();
-    let with_lse = !case.seed.is_multiple_of(2);
-    let saved = (&saved_out, &saved_lse, with_lse);
-    let gradients = backward(cuda, &problem, &operands, &device, saved)?;
-    let d_lse = operands.d_lse.view();
-    let saved = Saved {
-        out: saved_out.view(),
-        lse: saved_lse.view(),
-        d_out: operands.host(&operands.d_out),
-        d_lse: with_lse.then_some(d_lse),
-    };
-    let expected = reference::backward(&problem, &operands.inputs(), &saved);
-    compare("d_query", &gradients.query, &expected.query)?;
-    compare("d_key", &gradients.key, &expected.key)?;
-    compare("d_value", &gradients.value, &expected.value)?;
-    if let (Some(found), Some(expected)) = (&gradients.additional, &expected.additional) {
-        compare("d_additional_keys", &found[0], &expected[0])?;
-        compare("d_additional_values", &found[1], &expected[1])?;
-    }
-    Ok(())
-}
-
-/// Each element within one rounding of its type, plus what f32 sums of this size lose: kernels round once, at the end.
-/// Operands are of size 1, and gradients may cancel to nothing, so sums count as size 1 at least.
-pub fn compare<E: Element>(what: &str, found: &Tensor<E>, expected: &Tensor<f64>) -> Result<(), String> {
-    let largest = expected.as_slice().iter().filter(|x| x.is_finite()).fold(0f64, |m, x| m.max(x.abs()));
-    let rounding = match E::TYPE.name() {
-        "bf16" => 2f64.powi(-8),
-        "f16" => 2f64.powi(-11),
-        _ => 2f64.powi(-22),
-    };
-    each_within(what, found, expected, |exact| rounding * exact.abs() + 4e-6 * largest.max(1.0))
 }
 
 /// An emulated GPU older than the tensor-core kernels, as a backend: what is asked of it runs on CUDA cores.

@@ -1,0 +1,115 @@
+//! Why a kernel with an edit is still right, where that takes a human to see. The kinds of reasons are a closed list; an
+//! edit that none of these holds for is a hole in the suites.
+
+use natten_emulator::mutate::Edit;
+
+use super::report::Evidence;
+
+/// Kinds of reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The edited instruction gives the same for all operands that it can have.
+    SameValue,
+    /// Nothing that is written depends on what it gives.
+    SameOutput,
+    /// A barrier that is named orders the same accesses.
+    StrongerBarrier,
+    /// The result differs by less than the suites' tolerance can be.
+    BelowTolerance,
+}
+
+/// An entry: for edits of an operator, in kernels whose names contain a word, on instructions whose text has these parts in
+/// this order.
+struct Reason {
+    operator: &'static str,
+    kernel: &'static str,
+    text: &'static [&'static str],
+    kind: Kind,
+    why: &'static str,
+}
+
+/// Each holds for survivors alone, and for no more of them than it says; where checks tell otherwise it does not hold.
+const REASONS: &[Reason] = &[
+    Reason {
+        operator: "predicate operand",
+        kernel: "natten_merge_",
+        text: &["and.pred"],
+        kind: Kind::SameOutput,
+        why: "every lane of a warp holds its row's log-sum-exp, so whichever stores it stores the same",
+    },
+    Reason {
+        operator: "operands swapped",
+        kernel: "natten_sum_partials_",
+        text: &["sub.s32"],
+        kind: Kind::SameValue,
+        why: "what is summed are gradients of additional keys, all along the last axis of tokens: other coordinates are 0",
+    },
+    Reason {
+        operator: "compare bound",
+        kernel: "_forward_sm80_",
+        text: &["setp.gt.f32"],
+        kind: Kind::SameOutput,
+        why: "a score that is 2^8 above the reference exactly gives the same softmax whether the reference moves or not",
+    },
+    Reason {
+        operator: "barrier dropped",
+        kernel: "_sm90_",
+        text: &["wgmma.fence"],
+        kind: Kind::StrongerBarrier,
+        why: "the fence before the first of the products in a row, since nothing touches registers of the second after it",
+    },
+    Reason {
+        operator: "barrier dropped",
+        kernel: "_sm90_",
+        text: &["fence.mbarrier_init"],
+        kind: Kind::StrongerBarrier,
+        why: "fence.proxy.async behind it shows fresh barriers to the copy engine as well",
+    },
+];
+
+/// The reason for an edit to be none that a suite could notice.
+pub fn of(edit: &Edit, entry: &str, evidence: &Evidence) -> Option<(Kind, String)> {
+    let proven = evidence.proof.as_ref().map(|proof| (Kind::SameValue, proof.clone()));
+    proven.or_else(|| known(edit, entry, evidence)).or_else(|| rounding(edit, evidence))
+}
+
+/// Another rounding of the same result, by as little as the measured difference.
+fn rounding(edit: &Edit, evidence: &Evidence) -> Option<(Kind, String)> {
+    let results = evidence.beside.filter(|_| edit.operator == "rounding")?;
+    // One unit in the last place of bf16, the shortest element type.
+    let is_one_unit = results.widest <= 2f64.powi(-7);
+    let why = format!("one rounding, {:.1e} of the result at most", results.widest);
+    is_one_unit.then_some((Kind::BelowTolerance, why))
+}
+
+fn known(edit: &Edit, entry: &str, evidence: &Evidence) -> Option<(Kind, String)> {
+    let holds = |reason: &&Reason| {
+        reason.operator == edit.operator
+            && entry.contains(reason.kernel)
+            && has_parts(&edit.from, reason.text)
+            && reason.kind.agrees_with(evidence)
+    };
+    REASONS.iter().find(holds).map(|reason| (reason.kind, reason.why.to_owned()))
+}
+
+impl Kind {
+    /// Whether what the checks saw leaves room for a reason of this kind.
+    fn agrees_with(self, evidence: &Evidence) -> bool {
+        match self {
+            Kind::SameValue => evidence.beside.is_some_and(|results| !results.differ),
+            Kind::SameOutput | Kind::StrongerBarrier => evidence.with_same_bits == evidence.checks,
+            Kind::BelowTolerance => true,
+        }
+    }
+}
+
+fn has_parts(text: &str, parts: &[&str]) -> bool {
+    let mut rest = text;
+    parts.iter().all(|part| match rest.split_once(part) {
+        Some((_, behind)) => {
+            rest = behind;
+            true
+        }
+        None => false,
+    })
+}

@@ -1,0 +1,212 @@
+//! One kernel on trial: its checks, what each executes and costs, and the verdict on an edit.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use natten_cuda::registry::{Kernel, by_name};
+use natten_emulator::mutate::Edit;
+use natten_emulator::{Counters, Coverage, Emulated, Module, Options};
+use natten_tests::OnDevice;
+use natten_tests::kernels::Shipped;
+use natten_tests::suites::{Check, Outcome, Scope, all};
+
+use super::report::{Evidence, Results, Survivor, Verdict};
+use super::{options as run, reasons};
+use crate::suites::{Device, devices};
+use crate::tile_plans::{on_tiles, work_is_planned};
+
+/// What a kernel must pass.
+enum Test {
+    Suite(Check<OnDevice<Device>>),
+    /// It does no more work than was planned.
+    Plan(&'static Kernel),
+}
+
+impl Test {
+    fn name(&self) -> &str {
+        match self {
+            Test::Suite(check) => &check.name,
+            Test::Plan(_) => "work is what the plan says",
+        }
+    }
+
+    /// What it says against the kernel, or nothing.
+    fn run(&self, subject: &OnDevice<Device>) -> Option<String> {
+        match self {
+            Test::Suite(check) => match check.run(subject) {
+                Outcome::Failed(how) => Some(how),
+                Outcome::Passed | Outcome::Unsupported(_) => None,
+            },
+            Test::Plan(kernel) => {
+                let planned = AssertUnwindSafe(|| work_is_planned(emulated(subject), kernel));
+                match catch_unwind(planned) {
+                    Ok(outcome) => outcome.err(),
+                    Err(_) => Some("panicked".to_owned()),
+                }
+            }
+        }
+    }
+}
+
+/// A test that runs the kernel.
+struct Recorded {
+    test: Test,
+    /// The subject that it runs on.
+    subject: usize,
+    coverage: Coverage,
+    /// Of all that it reads back from the device.
+    digest: u64,
+    /// Warp instructions of the whole check, in the largest of its kernels.
+    instructions: u64,
+    time: Duration,
+}
+
+thread_local! {
+    /// Whether this thread runs a broken kernel.
+    static IS_BROKEN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What a broken kernel makes a check say is its verdict, and not printed. All other panics are.
+pub fn silence_broken_kernels() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !IS_BROKEN.get() {
+            print(panic);
+        }
+    }));
+}
+
+pub struct Trial {
+    entry: &'static str,
+    module: Module,
+    subjects: Vec<OnDevice<Device>>,
+    /// The cheapest first.
+    checks: Vec<Recorded>,
+}
+
+impl Trial {
+    /// Runs every check of the suites on the kernel as it is, and keeps those that launch it.
+    pub fn new(kernel: &Shipped, number: usize, run: &run::Options) -> Self {
+        let text = by_name(kernel.entry).expect("a shipped kernel").ptx();
+        let module = Module::parse(&text).expect("a kernel that parses");
+        let (major, minor) = (kernel.capability.major, kernel.capability.minor);
+        let subjects: Vec<_> =
+            devices(major, minor).into_iter().map(|device| device.asking_for(kernel)).collect();
+        let mut scope = Scope::kernel(kernel, number).more(run.problems);
+        if let Some(folder) = &run.golden {
+            scope = scope.golden_in(folder);
+        }
+        for subject in &subjects {
+            let options = emulated(subject).options();
+            let options = Options { parallel: false, record_coverage: true, ..options };
+            emulated(subject).set_options(options);
+        }
+        let mut checks = Vec::new();
+        for suite in all::<OnDevice<Device>>(&scope) {
+            for (nth, check) in suite.checks.into_iter().enumerate() {
+                let subject = nth % subjects.len();
+                checks.extend(record(kernel.entry, check, subject, &subjects));
+            }
+        }
+        checks.extend(record_plan(kernel, 0, &subjects));
+        checks.sort_by_key(|check| check.time);
+        Trial { entry: kernel.entry, module, subjects, checks }
+    }
+
+    /// Every edit of the kernel.
+    pub fn edits(&self) -> Vec<Edit> {
+        self.module.edits(self.entry)
+    }
+
+    /// Runs the checks that execute the edited instruction until one notices.
+    pub fn judge(&self, edit: &Edit) -> Verdict {
+        let runs = |check: &&Recorded| match edit.is_of_guard() {
+            true => check.coverage.reached(edit.instruction),
+            false => check.coverage.executed(edit.instruction),
+        };
+        let checks: Vec<&Recorded> = self.checks.iter().filter(runs).collect();
+        if checks.is_empty() {
+            return Verdict::Unreached;
+        }
+        let module = Arc::new(self.module.edited(self.entry, edit));
+        let mut with_same_bits = 0;
+        for (tried, recorded) in checks.iter().enumerate() {
+            let device = emulated(&self.subjects[recorded.subject]);
+            device.take_digest();
+            if let Some(how) = self.notices(recorded, &module) {
+                return Verdict::Noticed { check: recorded.test.name().to_owned(), how, tried: tried + 1 };
+            }
+            with_same_bits += usize::from(device.take_digest() == recorded.digest);
+        }
+        let evidence = Evidence {
+            checks: checks.len(),
+            with_same_bits,
+            beside: self.beside(edit, &checks),
+            proof: self.module.proof(self.entry, edit),
+        };
+        let reason = reasons::of(edit, self.entry, &evidence);
+        Verdict::Survived(Survivor { evidence, reason })
+    }
+
+    /// The checks once more, with the edited instruction run beside the original.
+    fn beside(&self, edit: &Edit, checks: &[&Recorded]) -> Option<Results> {
+        let (module, difference) = self.module.beside(self.entry, edit)?;
+        let module = Arc::new(module);
+        checks.iter().for_each(|recorded| drop(self.notices(recorded, &module)));
+        Some(Results { runs: difference.runs(), differ: difference.differs(), widest: difference.widest() })
+    }
+
+    /// What the check says of the broken kernel, or nothing.
+    fn notices(&self, recorded: &Recorded, module: &Arc<Module>) -> Option<String> {
+        let subject = &self.subjects[recorded.subject];
+        let device = emulated(subject);
+        let most_instructions = 4 * recorded.instructions + 100_000;
+        let options = device.options();
+        device.set_options(Options { most_instructions, record_coverage: false, ..options });
+        device.launch_instead(self.entry, Some(Arc::clone(module)));
+        IS_BROKEN.set(true);
+        let how = recorded.test.run(subject);
+        IS_BROKEN.set(false);
+        device.launch_instead(self.entry, None);
+        how
+    }
+}
+
+fn emulated(subject: &OnDevice<Device>) -> &Emulated {
+    subject.device().inner()
+}
+
+/// Runs a check on the kernel as it is; nothing if it does not launch it.
+fn record(
+    entry: &'static str,
+    check: Check<OnDevice<Device>>,
+    subject: usize,
+    subjects: &[OnDevice<Device>],
+) -> Option<Recorded> {
+    let device = emulated(&subjects[subject]);
+    let test = Test::Suite(check);
+    device.take_counters();
+    device.take_digest();
+    let start = Instant::now();
+    let how = test.run(&subjects[subject]);
+    let time = start.elapsed();
+    assert!(how.is_none(), "{entry} as it ships: {how:?}");
+    let (mut counters, digest) = (device.take_counters(), device.take_digest());
+    let instructions = counters.values().map(Counters::warp_instructions).max().unwrap_or(0);
+    let coverage = counters.remove(entry)?.coverage;
+    Some(Recorded { test, subject, coverage, digest, instructions, time })
+}
+
+/// The same of the plan, for kernels that are held to one.
+fn record_plan(kernel: &Shipped, subject: usize, subjects: &[OnDevice<Device>]) -> Option<Recorded> {
+    let kernel = on_tiles().find(|planned| planned.entry == kernel.entry)?;
+    let device = emulated(&subjects[subject]);
+    device.take_digest();
+    let start = Instant::now();
+    let counters = work_is_planned(device, kernel).expect("the kernel as it ships");
+    let (time, digest, instructions) = (start.elapsed(), device.take_digest(), counters.warp_instructions());
+    let (test, coverage) = (Test::Plan(kernel), counters.coverage);
+    Some(Recorded { test, subject, coverage, digest, instructions, time })
+}
