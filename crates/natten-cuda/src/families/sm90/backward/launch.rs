@@ -103,27 +103,31 @@ impl Call<'_> {
         let [first, second, end] =
             written.places(self.problem, &splits).map(|place| self.partials_at() + place);
         let mut targets = Vec::with_capacity(2);
-        for ((slot, begin), length) in rows.results.iter().zip([first, second]).zip(written.lengths) {
-            let strides = if splits.is_partial() {
-                dense(written.tokens, written.heads, length)
+        for (i, &slot) in rows.results.iter().enumerate() {
+            let length = written.lengths[i];
+            targets.push(if splits.is_partial() {
+                let strides = dense(written.tokens, written.heads, length);
+                let split_stride = written.split_strides(self.problem)[i];
+                Target { slot: Slot::WORKSPACE, begin: [first, second][i] as u64, strides, split_stride }
             } else {
-                self.query.views.strides(*slot)
-            };
-            targets.push(Target { slot: *slot, begin, length, strides });
+                let (begin, strides) =
+                    (self.query.views.at_token(slot, rows.start), self.query.views.strides(slot));
+                Target { slot, begin, strides, split_stride: 0 }
+            });
         }
         for class in classes(&part.sequence.axes) {
             offer.launches.push(self.launch(&part, &class, (&rows, &columns), &targets)?);
         }
         if splits.is_partial() {
             offer.workspace_bytes = offer.workspace_bytes.max(end);
-            for (target, split_stride) in targets.iter().zip(written.split_strides(self.problem)) {
+            for ((target, &sum), length) in targets.iter().zip(rows.results).zip(written.lengths) {
                 let partials = Partials {
-                    begin: target.begin,
+                    begin: target.begin as usize,
                     strides: target.strides,
-                    split_stride,
+                    split_stride: target.split_stride,
                     splits: to_i32("splits", splits.count)?,
-                    rows: RowCount::new(self.problem.batch(), rows.tokens, rows.heads, target.length)?,
-                    sum: target.slot,
+                    rows: RowCount::new(self.problem.batch(), rows.tokens, rows.heads, length)?,
+                    sum,
                     start: rows.start,
                 };
                 offer.launches.push(rows::sum(self.query, self.problem, &partials)?);
@@ -133,12 +137,21 @@ impl Call<'_> {
     }
 }
 
-/// Where a gradient goes: to its tensor, or in parts to the workspace, from `begin` on.
+/// Where a pass writes a gradient: to its tensor, or partial sums of it in f32 to the workspace.
 struct Target {
     slot: Slot,
-    begin: usize,
-    length: usize,
+    /// How many bytes after the slot's beginning.
+    begin: u64,
     strides: Strides,
+    /// From one split to the next, in elements.
+    split_stride: i64,
+}
+
+impl Target {
+    /// Where a class begins.
+    fn at(&self, element_bytes: u64, class: &Class) -> u64 {
+        self.strides.at(self.begin, class.first, element_bytes)
+    }
 }
 
 /// Strides of rows that lie densely as `[batch, X, Y, Z, heads, length]`.
@@ -173,22 +186,13 @@ impl Call<'_> {
         let (maps, steps) = self
             .maps(part, class, rows, columns)
             .map_err(|reason| Refused::By(RejectionReason::TensorMap(reason)))?;
-        let (mut d_row, mut d_row_strides, mut addresses) = ([0; 2], [Strides::default(); 2], Vec::new());
-        let mut split_strides = [0; 2];
+        let element_bytes = if cut.splits.is_partial() { 4 } else { problem.element_type().size_bytes() };
+        let (mut d_row, mut d_row_strides, mut split_strides) = ([0; 2], [Strides::default(); 2], [0; 2]);
+        let mut addresses = Vec::with_capacity(3);
         for (i, target) in targets.iter().enumerate() {
-            d_row_strides[i] = target.strides;
-            let slot = if cut.splits.is_partial() {
-                d_row[i] = target.strides.at(target.begin as u64, class.first, 4);
-                Slot::WORKSPACE
-            } else {
-                let start = query.views.at_token(target.slot, rows.start);
-                d_row[i] = start.wrapping_add(query.views.at(target.slot, class.first));
-                target.slot
-            };
-            addresses.push(Patch { at: offset_of!(BackwardParamsSm90, d_row) + 8 * i, slot });
-        }
-        if cut.splits.is_partial() {
-            split_strides = Written::of(problem, part.rows, rows.tokens).split_strides(problem);
+            d_row[i] = target.at(element_bytes as u64, class);
+            (d_row_strides[i], split_strides[i]) = (target.strides, target.split_stride);
+            addresses.push(Patch { at: offset_of!(BackwardParamsSm90, d_row) + 8 * i, slot: target.slot });
         }
         addresses.push(Patch { at: offset_of!(BackwardParamsSm90, statistics), slot: Slot::WORKSPACE });
         let of_sequence = self.statistics.at(0, [0, 0, part.sequence.query_start], 8);
