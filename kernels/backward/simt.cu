@@ -137,6 +137,17 @@ struct KeyBody {
   float d_key[ITEMS][ELEMS];    // without scale
   float d_value[ITEMS][ELEMS];
 
+  __device__ __forceinline__ void take(int item, const char* key_row, const char* value_row) {
+    load_row<T, LANES, ELEMS, ALIGNED>(key[item], key_row, geometry.head_dim, lane);
+    load_row<T, LANES, ELEMS, ALIGNED>(value[item], value_row, geometry.head_dim_v, lane);
+#pragma unroll
+    for (int e = 0; e < ELEMS; ++e) {
+      key[item][e] *= geometry.scale_log2;
+      d_key[item][e] = 0.0f;
+      d_value[item][e] = 0.0f;
+    }
+  }
+
   __device__ __forceinline__ void operator()(const char* const (&token)[3], const bool (&visible)[OWNED]) {
     float query[ELEMS], d_out[ELEMS];
     load_row<T, LANES, ELEMS, ALIGNED>(query, token[0], geometry.head_dim, lane);
@@ -164,6 +175,73 @@ struct KeyBody {
   }
 };
 
+// With 32 elements a lane registers hold a key's two gradients and no row beside them: rows are read part by part, the key's
+// own from L1, and those of the query a second time once the weight is known.
+template <class T, int LANES, bool ALIGNED>
+struct KeyBody<T, LANES, 32, 1, ALIGNED> {
+  typedef Lanes<LANES, 1> Group;
+  enum { ELEMS = 16, PARTS = 2, PART = LANES * ELEMS };
+
+  const Geometry& geometry;
+  int lane;
+  int group_lane;
+  const char* key_row;
+  const char* value_row;
+  float d_key[1][PARTS * ELEMS];  // without scale
+  float d_value[1][PARTS * ELEMS];
+
+  __device__ __forceinline__ void take(int, const char* key, const char* value) {
+    key_row = key;
+    value_row = value;
+#pragma unroll
+    for (int e = 0; e < PARTS * ELEMS; ++e) {
+      d_key[0][e] = 0.0f;
+      d_value[0][e] = 0.0f;
+    }
+  }
+
+  __device__ __forceinline__ void load(float (&values)[ELEMS], const char* row, int part, int length) const {
+    load_row<T, LANES, ELEMS, ALIGNED>(values, row + part * PART * T::BYTES, length - part * PART, lane);
+  }
+
+  // This lane's share of a dot product of two rows; not unrolled, so that one part at a time is in registers.
+  __device__ __forceinline__ float dot(const char* a_row, const char* b_row, float factor, int length) const {
+    float sum = 0.0f;
+#pragma unroll 1
+    for (int part = 0; part < PARTS; ++part) {
+      float a[ELEMS], b[ELEMS];
+      load(a, a_row, part, length);
+      load(b, b_row, part, length);
+#pragma unroll
+      for (int e = 0; e < ELEMS; ++e) sum = fmaf(a[e] * factor, b[e], sum);
+    }
+    return sum;
+  }
+
+  __device__ __forceinline__ void operator()(const char* const (&token)[3], const bool (&visible)[1]) {
+    float score_partial[1] = {dot(key_row, token[0], geometry.scale_log2, geometry.head_dim)};
+    float d_weight_partial[1] = {dot(value_row, token[1], 1.0f, geometry.head_dim_v)};
+    float score_log2[1], d_weight[1], lse_log2, delta;
+    Group::reduce(score_partial, score_log2, lane);
+    Group::reduce(d_weight_partial, d_weight, lane);
+    arch::load_pair(lse_log2, delta, (const float*)token[2]);
+    // Every lane owns the one item.
+    const float weight = visible[0] ? arch::exp2_approx(score_log2[0] - lse_log2) : 0.0f;
+    const float d_score = visible[0] ? weight * (d_weight[0] - delta) : 0.0f;
+#pragma unroll
+    for (int part = 0; part < PARTS; ++part) {
+      float query[ELEMS], d_out[ELEMS];
+      load(query, token[0], part, geometry.head_dim);
+      load(d_out, token[1], part, geometry.head_dim_v);
+#pragma unroll
+      for (int e = 0; e < ELEMS; ++e) {
+        arch::accumulate_where_nonzero(d_value[0][part * ELEMS + e], weight, d_out[e]);
+        arch::accumulate_where_nonzero(d_key[0][part * ELEMS + e], d_score, query[e]);
+      }
+    }
+  }
+};
+
 template <class T, int LANES, int ELEMS, int ITEMS, bool ALIGNED>
 NATTEN_DEVICE void backward_key(const BackwardParams& p) {
   const Geometry& geometry = p.geometry;
@@ -175,16 +253,9 @@ NATTEN_DEVICE void backward_key(const BackwardParams& p) {
   KeyBody<T, LANES, ELEMS, ITEMS, ALIGNED> body = {geometry, lane, block.group_lane};
 #pragma unroll
   for (int item = 0; item < ITEMS; ++item) {
-    const void* key = (const char*)p.key + block.item_row(geometry, plan, p.key_strides, item) * T::BYTES;
-    const void* value = (const char*)p.value + block.item_row(geometry, plan, p.value_strides, item) * T::BYTES;
-    load_row<T, LANES, ELEMS, ALIGNED>(body.key[item], key, geometry.head_dim, lane);
-    load_row<T, LANES, ELEMS, ALIGNED>(body.value[item], value, geometry.head_dim_v, lane);
-#pragma unroll
-    for (int e = 0; e < ELEMS; ++e) {
-      body.key[item][e] *= geometry.scale_log2;
-      body.d_key[item][e] = 0.0f;
-      body.d_value[item][e] = 0.0f;
-    }
+    const char* key = (const char*)p.key + block.item_row(geometry, plan, p.key_strides, item) * T::BYTES;
+    const char* value = (const char*)p.value + block.item_row(geometry, plan, p.value_strides, item) * T::BYTES;
+    body.take(item, key, value);
   }
 
   RowRange rows = {0, block.window_rows()};

@@ -3,6 +3,8 @@
 //! Field comments are there. The tests hold sizes and offsets against the header's assertions and the PTX.
 #![allow(missing_docs)]
 
+use std::ops::Range;
+
 use bytemuck::{Pod, Zeroable};
 use natten_core::Problem;
 use natten_core::layout::RowLayout;
@@ -158,6 +160,11 @@ impl Geometry {
             scale: problem.scale() as f32,
             scale_log2: (problem.scale() * std::f64::consts::LOG2_E) as f32,
         })
+    }
+
+    /// The same with a part of each value.
+    pub(crate) fn with_values(self, part: &Range<usize>) -> Self {
+        Geometry { head_dim_v: part.len() as i32, ..self }
     }
 }
 

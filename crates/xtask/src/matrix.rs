@@ -114,11 +114,12 @@ const ELEMENTS: [Element; 3] = [Element::F32, Element::F16, Element::Bf16];
 const HALVES: [Element; 2] = [Element::F16, Element::Bf16];
 
 /// How a row of up to `head_dim` elements is spread: `lanes * elems == head_dim`. 16 elements a lane keep the
-/// exchange between lanes small against the arithmetic, and still fit the registers.
-const BUCKETS: [(u32, u32); 5] = [(1, 8), (2, 16), (4, 16), (8, 16), (16, 16)];
+/// exchange between lanes small against the arithmetic, and still fit the registers. A warp has no more than 32 lanes, so the
+/// longest rows have 32 elements a lane, and half as many items to make room for them.
+const BUCKETS: [(u32, u32); 7] = [(1, 8), (2, 16), (4, 16), (8, 16), (16, 16), (32, 16), (32, 32)];
 
 /// Buckets with a variant for rows that are not 16-byte aligned or not a multiple of 16 bytes long.
-const UNALIGNED: [(u32, u32); 2] = [(4, 16), (16, 16)];
+const UNALIGNED: [(u32, u32); 3] = [(4, 16), (16, 16), (32, 32)];
 
 fn simt_entries(element: Element) -> Vec<Entry> {
     let mut entries = Vec::new();
@@ -131,6 +132,11 @@ fn simt_entries(element: Element) -> Vec<Entry> {
         for ((lanes, elems), aligned) in aligned.chain(UNALIGNED.into_iter().map(|bucket| (bucket, false))) {
             // Element by element loads need registers that two keys with their gradients do not leave.
             let items = if aligned || operation != Operation::BackwardKey { items } else { 1 };
+            let items = match elems {
+                0..=16 => items,
+                _ if aligned && operation == Operation::Forward => 2,
+                _ => 1,
+            };
             let (max_head_dim, suffix) = (lanes * elems, if aligned { "" } else { "_unaligned" });
             let (operation_name, element_name) = (operation.name(), element.name());
             entries.push(Entry {

@@ -8,7 +8,7 @@ use super::{Check, Scope, Suite};
 use crate::compare::{assert_close, largest};
 use crate::dense;
 use crate::in_type;
-use crate::place::{Arrangement, Placed};
+use crate::place::{Arrangement, Place, Placed};
 use crate::rng::Rng;
 use crate::spec::Spec;
 use crate::subject::{Subject, Unsupported};
@@ -17,6 +17,17 @@ use crate::tolerance::tolerance;
 /// How log-sum-exps of the branches differ.
 const SPREADS: [f64; 4] = [0.0, 3.0, 40.0, 3000.0];
 const BRANCHES: [usize; 4] = [2, 3, 5, 12];
+/// Elements of a row: hardly ever many, since branches are.
+const LENGTHS: [usize; 7] = [8, 8, 300, 8, 8, 8, 1024];
+
+/// What is merged, and where it lies.
+#[derive(Clone, Copy, Debug)]
+struct Merging {
+    count: usize,
+    spread: f64,
+    length: usize,
+    place: Place,
+}
 
 /// Merges by themselves, and with the attention whose parts they put together.
 pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
@@ -26,7 +37,7 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
             for element_type in scope.types() {
                 let (count, spread) = (BRANCHES[i % 4], SPREADS[(i / 4 + i) % 4]);
                 let place = scope.place(arrangement, i / 5);
-                let what = (count, spread, place);
+                let what = Merging { count, spread, length: LENGTHS[i % 7], place };
                 let name = format!("merging {count} branches {i} {element_type}");
                 checks.push(Check::new(name, what, move |subject| {
                     in_type!(element_type, E => against_the_reference::<E, S>(subject, what, i as u64))
@@ -63,19 +74,20 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
     Suite { name: "merging", checks }
 }
 
-/// Branches of random outputs `[2, 3, 4, 2, 8]` and log-sum-exps; every seventh row of each saw no key, and row 3 of none
+/// Branches of random outputs `[2, 3, 4, 2, length]` and log-sum-exps; every seventh row of each saw no key, and row 3 of none
 /// did.
-fn branches<E: Element>(count: usize, spread: f64, seed: u64) -> (Vec<Tensor<E>>, Vec<Tensor<f32>>) {
+fn branches<E: Element>(merging: Merging, seed: u64) -> (Vec<Tensor<E>>, Vec<Tensor<f32>>) {
+    let Merging { count, spread, length, .. } = merging;
     let mut rng = Rng::new(seed);
     let mut normal =
         |shape: &[usize], factor: f64| Tensor::from_fn(shape, |_| factor * rng.normal()).expect("small");
-    let (shape, lse_shape) = ([2, 3, 4, 2, 8], [2, 3, 4, 2]);
+    let (shape, lse_shape) = ([2, 3, 4, 2, length], [2, 3, 4, 2]);
     let branch = |branch: usize| {
         let (mut out, mut lse): (Tensor<E>, Tensor<f32>) =
             (normal(&shape, 1.0).cast(), normal(&lse_shape, spread).cast());
         for row in (branch..48).step_by(7).chain([3]) {
             lse.as_mut_slice()[row] = f32::NEG_INFINITY;
-            out.as_mut_slice()[row * 8..][..8].fill(E::from_f64(0.0));
+            out.as_mut_slice()[row * length..][..length].fill(E::from_f64(0.0));
         }
         (out, lse)
     };
@@ -96,22 +108,23 @@ fn merged<E: Element>(outs: &[Tensor<E>], lses: &[Tensor<f32>]) -> (dense::Forwa
 
 fn against_the_reference<E: Element, S: Subject>(
     subject: &S,
-    (count, spread, place): (usize, f64, crate::Place),
+    merging: Merging,
     seed: u64,
 ) -> Result<(), Unsupported> {
-    let (outs, lses) = branches::<E>(count, spread, seed);
+    let Merging { length, place, .. } = merging;
+    let (outs, lses) = branches::<E>(merging, seed);
     let expected = reference::merge(&Partials { outs: views(&outs), lses: views(&lses) });
     let (exact, naive) = merged(&outs, &lses);
     let outs: Vec<_> = outs.iter().map(|t| Placed::of(t, place)).collect();
     let lses: Vec<_> = lses.iter().map(|t| Placed::of_scalars(t, place)).collect();
-    let mut out = Placed::<E>::poisoned(&[2, 3, 4, 2, 8], place, true);
+    let mut out = Placed::<E>::poisoned(&[2, 3, 4, 2, length], place, true);
     let mut lse = Placed::<f32>::poisoned(&[2, 3, 4, 2], place, false);
     let partials = Partials {
         outs: outs.iter().map(Placed::view).collect(),
         lses: lses.iter().map(Placed::view).collect(),
     };
     subject.merge(&partials, Output { out: out.view_mut(), lse: Some(lse.view_mut()) })?;
-    let what = format!("{} {} merge of {count}, spread {spread}, {place:?}", subject.name(), E::TYPE);
+    let what = format!("{} {} {merging:?}", subject.name(), E::TYPE);
     let close =
         |found: Tensor<f64>, expected: &Tensor<f64>, allowed| assert_close(&what, &found, expected, allowed);
     close(out.written(&what).cast(), &expected.out, tolerance::<E>(&exact.out, &naive.out));
@@ -122,16 +135,17 @@ fn against_the_reference<E: Element, S: Subject>(
 /// The gradients of each branch, from a gradient of the merged output alone, and of its log-sum-exp, too.
 fn gradients_against_the_reference<E: Element, S: Subject>(
     subject: &S,
-    (count, spread, place): (usize, f64, crate::Place),
+    merging: Merging,
     seed: u64,
 ) -> Result<(), Unsupported> {
-    let (mut outs, lses) = branches::<E>(count, spread, seed);
+    let Merging { length, place, .. } = merging;
+    let (mut outs, lses) = branches::<E>(merging, seed);
     // Whatever the output of a branch without keys holds.
     for (out, lse) in outs.iter_mut().zip(&lses) {
         let silent = lse.as_slice().iter().enumerate().filter(|(_, lse)| **lse == f32::NEG_INFINITY);
-        silent.for_each(|(row, _)| out.as_mut_slice()[row * 8..][..8].fill(E::from_f64(f64::NAN)));
+        silent.for_each(|(row, _)| out.as_mut_slice()[row * length..][..length].fill(E::from_f64(f64::NAN)));
     }
-    let (d_outs, d_lses) = branches::<E>(1, 1.0, seed + 100);
+    let (d_outs, d_lses) = branches::<E>(Merging { count: 1, spread: 1.0, ..merging }, seed + 100);
     let d_lse = Tensor::from_fn(d_lses[0].shape(), |i| (i % 5) as f32 - 1.5).expect("small");
     let partials = Partials { outs: views(&outs), lses: views(&lses) };
     for d_lse in [None, Some(&d_lse)] {
@@ -162,10 +176,8 @@ fn gradients_against_the_reference<E: Element, S: Subject>(
         subject.merge_backward(&partials, merged, gradients)?;
         let found = d_outs.iter().zip(&d_lses).zip(&expected).zip(exact.iter().zip(&naive));
         for (branch, (((d_out, d_lse), wanted), (exact, naive))) in found.enumerate() {
-            let what = |of: &str| {
-                let name = subject.name();
-                format!("{name} {} {of} {branch} of {count}, spread {spread}, {place:?}", E::TYPE)
-            };
+            let what =
+                |of: &str| format!("{} {} {of} of branch {branch}, {merging:?}", subject.name(), E::TYPE);
             let (of_out, of_lse) = (what("gradient of out"), what("gradient of lse"));
             let allowed = tolerance::<E>(&exact.0, &naive.0);
             assert_close(&of_out, &d_out.written(&of_out), &wanted.0, allowed);

@@ -31,6 +31,10 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
             in_type!(given.element_type, E => each_pass::<E, S>(&mut checks, passes, name, &given));
         }
     }
+    for given in scope.long_rows(&list::long_rows()) {
+        let passes = [scope.forward, scope.backward];
+        in_type!(given.element_type, E => each_pass::<E, S>(&mut checks, passes, "long rows", &given));
+    }
     for given in scope.tiles(&list::tiles()) {
         let passes = [scope.forward, scope.has_tiles_backward()];
         in_type!(given.element_type, E => each_pass::<E, S>(&mut checks, passes, "tiles", &given));
