@@ -5,7 +5,7 @@ use crate::family::{Pass, Query};
 use crate::parts;
 use crate::registry::{Facts, Kernel};
 
-/// A score, for each lane that shares a row, with 16 elements a lane.
+/// A score, for each 16 elements of a row.
 const SCORE: f64 = 0.6e-3;
 /// A query, likewise: finding its window, its row, its result.
 const ITEM: f64 = 20e-3;
@@ -25,7 +25,7 @@ pub(super) fn predict(kernel: &Kernel, query: &Query<'_>) -> f64 {
     let of_cta = (kernel.threads as usize / lanes * items) as f64;
     let tokens = problem.axes().iter().map(|axis| axis.query_extent as f64).product::<f64>();
     let rows = problem.batch() as f64 * tokens * problem.heads() as f64;
-    let shares = (lanes as f64).max(kernel.longest_row() as f64 / 16.0);
+    let shares = (kernel.longest_row() as f64 / 16.0).max(1.0);
     let row = shares * (SCORE * problem.scores() as f64 / rows.max(1.0) + ITEM);
     let multiprocessors = f64::from(query.properties.multiprocessors.max(1));
     launches * (LAUNCH + passes * waves((rows / of_cta).ceil(), multiprocessors) * of_cta * row)
