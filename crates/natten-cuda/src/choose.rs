@@ -136,9 +136,9 @@ pub(crate) fn ask(
                 None => able.push(kernel),
             }
         }
-        let Some(best) = able.iter().copied().min_by_key(|kernel| fit(kernel)) else { continue };
+        let Some(best) = able.iter().copied().min_by_key(|kernel| fit(kernel, query)) else { continue };
         for kernel in able {
-            let answer = if fit(kernel) == fit(best) {
+            let answer = if fit(kernel, query) == fit(best, query) {
                 family.bids(kernel, query, most)
             } else {
                 Err(RejectionReason::Preferred { instead: best.entry })

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use crate::device::{Properties, TensorMapSpec};
 use crate::error::CudaError;
+use crate::parts;
 use crate::registry::{Facts, Kernel, Operation, by_name, kernels_of};
 use crate::rejection::RejectionReason;
 use crate::views::{Slot, Views};
@@ -275,7 +276,7 @@ pub(crate) trait Family: Sync {
 
 /// What the table of kernels has against one.
 pub(crate) fn reason_in_table(kernel: &Kernel, query: &Query<'_>) -> Option<RejectionReason> {
-    let (properties, found) = (query.properties, query.pass.head_dim());
+    let properties = query.properties;
     let of_problem = query.pass.element_type();
     let of_kernel = kernel.element_type();
     if of_kernel != of_problem {
@@ -284,7 +285,7 @@ pub(crate) fn reason_in_table(kernel: &Kernel, query: &Query<'_>) -> Option<Reje
     if let Some(reason) = reason_on(kernel, properties) {
         return Some(reason);
     }
-    let max = kernel.longest_row();
+    let (max, found) = (kernel.longest_row(), row_at_once(kernel, query));
     if max > 0 && found > max {
         return Some(RejectionReason::HeadDim { max, found });
     }
@@ -304,10 +305,19 @@ pub(crate) fn reason_on(kernel: &Kernel, properties: &Properties) -> Option<Reje
     (needed > limit).then_some(RejectionReason::SharedMemory { needed, limit })
 }
 
-/// How closely a kernel is made for the calls that it can serve, least being best: for rows so short, and for rows that lie
-/// so well.
-pub(crate) fn fit(kernel: &Kernel) -> (u32, bool) {
-    (kernel.max_head_dim, !kernel.needs_alignment)
+/// Longest row that a kernel has to take at once: not that of values which it takes in parts.
+fn row_at_once(kernel: &Kernel, query: &Query<'_>) -> usize {
+    match query.pass {
+        Pass::Forward(problem) if parts::are_cut(kernel.family, query) => problem.head_dim(),
+        _ => query.pass.head_dim(),
+    }
+}
+
+/// How closely a kernel is made for a call that it can serve, least being best: for rows so short, and for rows that lie so
+/// well. How many parts long values are best taken in is a matter of predicted time.
+pub(crate) fn fit(kernel: &Kernel, query: &Query<'_>) -> (u32, bool) {
+    let length = if parts::are_cut(kernel.family, query) { 0 } else { kernel.max_head_dim };
+    (length, !kernel.needs_alignment)
 }
 
 /// The kernel of a family for an operation that is made most closely for a call, or the reason against the last one.
@@ -324,6 +334,6 @@ pub(crate) fn best_fit(
         }
         None => true,
     });
-    let best = able.min_by_key(|kernel| fit(kernel));
+    let best = able.min_by_key(|kernel| fit(kernel, query));
     best.ok_or(last)
 }

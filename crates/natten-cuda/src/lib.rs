@@ -32,6 +32,7 @@ pub mod measure;
 mod memo;
 mod operand;
 pub mod params;
+mod parts;
 mod predict;
 pub mod registry;
 mod rejection;

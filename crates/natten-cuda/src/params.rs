@@ -3,6 +3,8 @@
 //! Field comments are there. The tests hold sizes and offsets against the header's assertions and the PTX.
 #![allow(missing_docs)]
 
+use std::ops::Range;
+
 use bytemuck::{Pod, Zeroable};
 use natten_core::Problem;
 use natten_core::layout::RowLayout;
@@ -164,6 +166,11 @@ impl Geometry {
             scale_log2: (problem.scale() * std::f64::consts::LOG2_E).clamp(f32::MIN.into(), f32::MAX.into())
                 as f32,
         })
+    }
+
+    /// The same with a part of each value.
+    pub(crate) fn with_values(self, part: &Range<usize>) -> Self {
+        Geometry { head_dim_v: part.len() as i32, ..self }
     }
 }
 

@@ -21,7 +21,7 @@ pub enum RejectionReason {
     HeadDim {
         /// The kernel's longest.
         max: usize,
-        /// The problem's, the larger of the two.
+        /// The longest row of the problem that it would have to take at once.
         found: usize,
     },
     /// A base address, a stride or a row length is no multiple of 16 bytes.

@@ -8,6 +8,8 @@
 //!
 //! No coordinate inside a map's extents lies outside the tensor: the copy engine may do as it likes with one that does.
 
+use std::ops::Range;
+
 use crate::device::TensorMapSpec;
 use crate::params::{MapSteps, Strides};
 use crate::rejection::MapError;
@@ -39,6 +41,12 @@ pub struct RowView {
 }
 
 impl RowView {
+    /// The view of a part of each row.
+    pub(crate) fn part(&self, elements: &Range<usize>) -> Self {
+        let bytes = elements.start as u64 * ELEMENT_BYTES;
+        RowView { address: self.address.wrapping_add(bytes), head_dim: elements.len(), ..*self }
+    }
+
     /// The view from a token of each axis on.
     pub(crate) fn from(&self, first: [usize; 3]) -> Self {
         RowView {

@@ -127,6 +127,12 @@ impl Views {
         self.at(slot, [0, 0, token])
     }
 
+    /// How many bytes after its tensor's beginning an element of a token's row lies; 0 if the call has no such tensor.
+    pub(crate) fn at_element(&self, slot: Slot, token: usize, element: usize) -> u64 {
+        let bytes = self.get(slot).map_or(0, |arrangement| u64::from(arrangement.element_bytes));
+        self.at_token(slot, token).wrapping_add(element as u64 * bytes)
+    }
+
     /// How many bytes after its tensor's beginning a token begins.
     pub fn at(&self, slot: Slot, token: [usize; 3]) -> u64 {
         self.get(slot).map_or(0, |Arrangement { strides, element_bytes }| {

@@ -114,23 +114,41 @@ const ELEMENTS: [Element; 3] = [Element::F32, Element::F16, Element::Bf16];
 const HALVES: [Element; 2] = [Element::F16, Element::Bf16];
 
 /// How a row of up to `head_dim` elements is spread: `lanes * elems == head_dim`. 16 elements a lane keep the
-/// exchange between lanes small against the arithmetic, and still fit the registers.
-const BUCKETS: [(u32, u32); 5] = [(1, 8), (2, 16), (4, 16), (8, 16), (16, 16)];
+/// exchange between lanes small against the arithmetic, and still fit the registers. A warp has no more than 32 lanes, so the
+/// longest rows have 32 elements a lane, and half as many items to make room for them.
+const BUCKETS: [(u32, u32); 7] = [(1, 8), (2, 16), (4, 16), (8, 16), (16, 16), (32, 16), (32, 32)];
+
+/// In a backward 8 elements a lane: a whole line of memory for a group of 8 lanes and half the loads for an item, in exchange for
+/// more exchange; and room for four keys, or two queries and two tokens at a time. Longer rows have no lanes left for that.
+const BACKWARD_BUCKETS: [(u32, u32); 7] = [(1, 8), (4, 8), (8, 8), (16, 8), (32, 8), (32, 16), (32, 32)];
 
 /// Buckets with a variant for rows that are not 16-byte aligned or not a multiple of 16 bytes long.
-const UNALIGNED: [(u32, u32); 2] = [(4, 16), (16, 16)];
+const UNALIGNED: [(u32, u32); 3] = [(4, 16), (16, 16), (32, 32)];
+
+/// Neighbouring items of a lane group: as many as registers hold beside the rows of a token. Element by element loads need more
+/// of them.
+fn items(operation: Operation, (lanes, elems): (u32, u32), aligned: bool) -> u32 {
+    match (operation, elems) {
+        (Operation::Forward, 32) if aligned => 2,
+        (_, 32) => 1,
+        (Operation::Forward, _) => 4,
+        (Operation::BackwardKey, 8) if lanes > 1 => 4,
+        (Operation::BackwardKey, _) if !aligned => 1,
+        _ => 2,
+    }
+}
 
 fn simt_entries(element: Element) -> Vec<Entry> {
     let mut entries = Vec::new();
-    for (operation, source, pass, items) in [
-        (Operation::Forward, "forward/simt.cu", 0, 4),
-        (Operation::BackwardQuery, "backward/simt.cu", 0, 2),
-        (Operation::BackwardKey, "backward/simt.cu", 1, 2),
+    for (operation, source, pass) in [
+        (Operation::Forward, "forward/simt.cu", 0),
+        (Operation::BackwardQuery, "backward/simt.cu", 0),
+        (Operation::BackwardKey, "backward/simt.cu", 1),
     ] {
-        let aligned = BUCKETS.into_iter().map(|bucket| (bucket, true));
+        let buckets = if operation == Operation::Forward { BUCKETS } else { BACKWARD_BUCKETS };
+        let aligned = buckets.into_iter().map(|bucket| (bucket, true));
         for ((lanes, elems), aligned) in aligned.chain(UNALIGNED.into_iter().map(|bucket| (bucket, false))) {
-            // Element by element loads need registers that two keys with their gradients do not leave.
-            let items = if aligned || operation != Operation::BackwardKey { items } else { 1 };
+            let items = items(operation, (lanes, elems), aligned);
             let (max_head_dim, suffix) = (lanes * elems, if aligned { "" } else { "_unaligned" });
             let (operation_name, element_name) = (operation.name(), element.name());
             entries.push(Entry {
@@ -311,6 +329,13 @@ fn plain_entry(
 }
 
 impl Entry {
+    /// Tokens that a walking kernel takes at once: two in a pass over queries whose lanes hold 8 elements (backward/simt.cu).
+    pub(crate) fn tokens(&self) -> u32 {
+        let Shape::Walk { lanes, .. } = self.shape else { return 1 };
+        let is_pair = self.operation == Operation::BackwardQuery && self.max_head_dim / lanes <= 8;
+        if is_pair { 2 } else { 1 }
+    }
+
     /// The same kernel for f16 of one for bf16. Where their texts differ in the type's name alone, one text ships for both.
     pub(crate) fn twin(&self) -> Option<String> {
         (self.element == Element::Bf16).then(|| self.name.replace("bf16", "f16"))

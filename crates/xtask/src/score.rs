@@ -120,8 +120,8 @@ fn report(entry: &Entry, release: &str, arch: &str, assembled: &Assembled, mix: 
         println!("{head}");
         return;
     };
-    // One trip of the loop serves one token against every item: that many scores, spread over `lanes` lanes.
-    let per_score = f64::from(mix.total * lanes) / f64::from(items);
+    // One trip of the loop serves so many tokens against every item: that many scores, spread over `lanes` lanes.
+    let per_score = f64::from(mix.total * lanes) / f64::from(items * entry.tokens());
     println!(
         "{head}            {:>5} {:>5} {:>4} {:>4} {:>4} {:>6} {:>6.0} {:>4.0}%",
         mix.total,

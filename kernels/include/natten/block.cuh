@@ -6,6 +6,7 @@
 // the test. Control flow is the same for all lanes of a warp, so shuffles need no mask: lanes with fewer tokens than
 // the warp's longest walk stay on their last one, invisible.
 #pragma once
+#include "arch/memory.cuh"
 #include "lanes.cuh"
 #include "place.cuh"
 
@@ -153,6 +154,12 @@ struct Streams {
 #pragma unroll
     for (int a = 0; a < 3; ++a) step[stream][a] = strides.axis[a] * geometry.axes[a].dilation.value * element_bytes;
   }
+
+  // Keeps the steps of the innermost loop in registers.
+  __device__ __forceinline__ void keep() {
+#pragma unroll
+    for (int s = 0; s < STREAMS; ++s) arch::keep(step[s][2]);
+  }
 };
 
 // Tokens that every item sees, after the window: a single row.
@@ -175,11 +182,14 @@ struct RowRange {
   int end;
 };
 
-// Calls body(pointers, visible) for every token of the given rows in the union of the block's windows and then for
-// every token of `always`; visible[slot] says whether the owned item sees it.
-template <int LANES, int ITEMS, int STREAMS, class Body>
+// Calls body(pointers[token], visible) for every token of the given rows in the union of the block's windows and then for
+// every token of `always`, TOKENS of a row at a time; visible[slot] says whether the item of an owned pair sees its token.
+// AHEAD: pointers go on before the body instead of after it, by which ptxas makes fewer moves in the backward's loops and more
+// in the forward's.
+template <int TOKENS = 1, bool AHEAD = false, int LANES, int ITEMS, int STREAMS, class Body>
 NATTEN_DEVICE void walk(const Block<LANES, ITEMS>& block, RowRange range, const Streams<STREAMS>& streams,
                         const AlwaysSeen<STREAMS>& always, Body& body) {
+  typedef Pairs<LANES, ITEMS, TOKENS> Owned;
   enum { OWNED = Block<LANES, ITEMS>::OWNED };
   const int window_rows = minimum(range.end, block.window_rows());
   const int rows = window_rows + (always.count > 0);
@@ -229,13 +239,27 @@ NATTEN_DEVICE void walk(const Block<LANES, ITEMS>& block, RowRange range, const 
         step[s] = always.step[s];
       }
     }
-#pragma unroll 1
-    for (int z = 0; z < most; ++z) {
-      bool visible[OWNED];
+    int from[Owned::OWNED];
 #pragma unroll
-      for (int slot = 0; slot < OWNED; ++slot) visible[slot] = (unsigned)(z - first[slot]) < (unsigned)count[slot];
-      body(token, visible);
-      if (z < last) {
+    for (int slot = 0; slot < Owned::OWNED; ++slot)
+      from[slot] = first[Owned::item_slot(slot)] - Owned::token(block.lane, slot);
+#pragma unroll 1
+    for (int z = 0; z < most; z += TOKENS) {
+      bool visible[Owned::OWNED];
+#pragma unroll
+      for (int slot = 0; slot < Owned::OWNED; ++slot)
+        visible[slot] = (unsigned)(z - from[slot]) < (unsigned)count[Owned::item_slot(slot)];
+      const char* tokens[TOKENS][STREAMS];
+#pragma unroll
+      for (int t = 0; t < TOKENS; ++t) {
+#pragma unroll
+        for (int s = 0; s < STREAMS; ++s) {
+          tokens[t][s] = token[s];
+          if ((AHEAD || t < TOKENS - 1) && z + t < last) token[s] += step[s];
+        }
+      }
+      body(tokens, visible);
+      if (!AHEAD && z + TOKENS - 1 < last) {
 #pragma unroll
         for (int s = 0; s < STREAMS; ++s) token[s] += step[s];
       }

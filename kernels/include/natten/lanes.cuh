@@ -62,6 +62,24 @@ struct Lanes {
     if (LANES == 1) return owned[slot(item)];
     return arch::shuffle_from(owned[slot(item)], group_lane + owner(item));
   }
+
+  // The same without a register for the place in the warp.
+  NATTEN_DEVICE float share(const float (&owned)[OWNED], int item) {
+    if (LANES == 1) return owned[slot(item)];
+    return arch::shuffle_within<LANES>(owned[slot(item)], owner(item));
+  }
+};
+
+// The same for pairs of an item and one of TOKENS tokens that are taken at once: pair `item * TOKENS + token`. A lane owns pairs
+// of the items that Lanes<LANES, ITEMS> gives it.
+template <int LANES, int ITEMS, int TOKENS>
+struct Pairs : Lanes<LANES, ITEMS * TOKENS> {
+  typedef Lanes<LANES, ITEMS * TOKENS> Group;
+  enum { COUNT = ITEMS * TOKENS, OWNED = Group::OWNED };
+
+  // Of an owned pair: its token, and which of the lane's items it has.
+  NATTEN_DEVICE int token(int lane, int slot) { return (Group::first_item(lane) + slot) % TOKENS; }
+  NATTEN_DEVICE constexpr int item_slot(int slot) { return slot / TOKENS; }
 };
 
 }  // namespace natten

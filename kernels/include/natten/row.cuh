@@ -25,19 +25,23 @@ struct Row {
 
   // `length` elements from `row`, zeros beyond. A row that fills the lanes takes the short way.
   __device__ __forceinline__ void load(const void* row, int length, int lane) {
-    const char* mine = (const char*)row + lane * 16;
-    if (ALIGNED && length == WIDTH) {
+    if (ALIGNED && length == WIDTH) load_whole(row, lane);
+    else load_part(row, length, lane);
+  }
+
+  __device__ __forceinline__ void load_whole(const void* row, int lane) {
 #pragma unroll
-      for (int c = 0; c < CHUNKS; ++c) load_chunk(c, mine + c * LANES * 16);
-      return;
-    }
+    for (int c = 0; c < CHUNKS; ++c) load_chunk(c, (const char*)row + lane * 16 + c * LANES * 16);
+  }
+
+  __device__ __forceinline__ void load_part(const void* row, int length, int lane) {
 #pragma unroll
     for (int c = 0; c < CHUNKS; ++c) {
       const int first = (c * LANES + lane) * T::PER_CHUNK;
 #pragma unroll
       for (int w = 0; w < 4; ++w) words[c * 4 + w] = 0;
       if (ALIGNED) {
-        if (first < length) load_chunk(c, mine + c * LANES * 16);
+        if (first < length) load_chunk(c, (const char*)row + lane * 16 + c * LANES * 16);
       } else {
         load_elements(c, row, first, length);
       }
@@ -75,6 +79,32 @@ NATTEN_DEVICE void load_row(float (&values)[ELEMS], const void* row, int length,
   Row<T, LANES, ELEMS, ALIGNED> stored;
   stored.load(row, length, lane);
   stored.unpack(values);
+}
+
+// Rows of two tensors for each of TOKENS tokens. One question decides whether all of them fill the lanes.
+template <class T, int LANES, bool ALIGNED, int TOKENS, int ELEMS, int STREAMS>
+NATTEN_DEVICE void load_rows(float (&a)[TOKENS][ELEMS], float (&b)[TOKENS][ELEMS], const char* const (&rows)[TOKENS][STREAMS],
+                             int a_length, int b_length, int lane) {
+  typedef Row<T, LANES, ELEMS, ALIGNED> Stored;
+  Stored a_stored[TOKENS], b_stored[TOKENS];
+  if (ALIGNED && a_length == Stored::WIDTH && b_length == Stored::WIDTH) {
+#pragma unroll
+    for (int t = 0; t < TOKENS; ++t) {
+      a_stored[t].load_whole(rows[t][0], lane);
+      b_stored[t].load_whole(rows[t][1], lane);
+    }
+  } else {
+#pragma unroll
+    for (int t = 0; t < TOKENS; ++t) {
+      a_stored[t].load_part(rows[t][0], a_length, lane);
+      b_stored[t].load_part(rows[t][1], b_length, lane);
+    }
+  }
+#pragma unroll
+  for (int t = 0; t < TOKENS; ++t) {
+    a_stored[t].unpack(a[t]);
+    b_stored[t].unpack(b[t]);
+  }
 }
 
 // Writes one lane's part of a row of `length` elements, each times `factor`.

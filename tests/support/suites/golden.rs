@@ -16,7 +16,7 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
         return Suite { name: "golden", checks };
     }
     let files = files(&scope.golden);
-    assert_eq!(files.len(), 50, "golden files");
+    assert_eq!(files.len(), 51, "golden files");
     for path in files {
         let name = path.file_stem().expect("a file").to_string_lossy().into_owned();
         checks.push(Check::new(

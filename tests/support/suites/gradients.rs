@@ -23,13 +23,17 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
     let mut checks = Vec::new();
     let lists =
         [("flags", flags(), 3), ("attention", list::attention(), 1), ("drawn", list::random(77, 40), 1)];
-    for (list, specs, directions) in lists.into_iter().filter(|_| scope.backward) {
-        for given in scope.problems(&specs) {
-            let name = format!("gradients {list} {} {}", given.index, given.element_type);
-            checks.push(Check::new(name, given.spec.clone(), move |subject| {
-                in_type!(given.element_type, E => along_directions::<E, S>(subject, &given, directions))
-            }));
-        }
+    let given = |(list, specs, directions): (&'static str, Vec<Spec>, usize)| {
+        scope.problems(&specs).into_iter().map(move |given| (list, given, directions))
+    };
+    let long_rows = scope.long_rows(&list::long_rows()).into_iter().map(|given| ("long rows", given, 1));
+    for (list, given, directions) in
+        lists.into_iter().flat_map(given).chain(long_rows).filter(|_| scope.backward)
+    {
+        let name = format!("gradients {list} {} {}", given.index, given.element_type);
+        checks.push(Check::new(name, given.spec.clone(), move |subject| {
+            in_type!(given.element_type, E => along_directions::<E, S>(subject, &given, directions))
+        }));
     }
     let small = Spec::na(&[3, 4], &[2, 3]).heads(2, 1).dims(2, 3).additional(2).causal(&[true, false]);
     for given in scope.problems(&[small]).into_iter().filter(|_| scope.backward && !scope.is_kernel()) {

@@ -92,6 +92,24 @@ pub fn shapes() -> Vec<Spec> {
     list
 }
 
+/// Rows that are longer than any tile's: values alone, which kernels on tiles take in parts, or all; aligned and not, one more
+/// than a part, whole parts.
+pub fn long_rows() -> Vec<Spec> {
+    vec![
+        Spec::na(&[70], &[33]).dims(64, 320).heads(2, 1),
+        Spec::na(&[9], &[4]).dims(300, 300),
+        Spec::na(&[6, 6], &[3, 3]).dilation(&[2, 2]).dims(32, 384).heads(2, 2),
+        Spec::na(&[4, 5], &[3, 2]).dims(1024, 512).heads(2, 1).additional(3),
+        Spec::packed(&[5, 0, 6], &[7, 3, 4], false).dims(40, 512).batch(1),
+        Spec::na(&[10], &[5]).causal(&[true]).dims(512, 8),
+        Spec::na(&[13], &[3]).dilation(&[3]).dims(128, 264).heads(2, 1).additional(2).batch(2),
+        Spec::attention(5, 9, true).dims(300, 1024),
+        Spec::na(&[7], &[3]).dims(1023, 511).additional(2),
+        Spec::na(&[5, 6], &[2, 3]).stride(&[2, 1]).dims(257, 5).scale(-0.1),
+        Spec::na(&[8], &[3]).dims(1024, 1024).heads(2, 2),
+    ]
+}
+
 /// Plain attention, packed or not, with and without keys.
 pub fn attention() -> Vec<Spec> {
     let mut list = Vec::new();

@@ -20,6 +20,21 @@ const SPREADS: [f64; 4] = [0.0, 3.0, 40.0, 3000.0];
 const BRANCHES: [usize; 11] = [2, 3, 5, 12, 7, 4, 9, 6, 11, 8, 10];
 /// Batch, tokens, heads and components of rows: axes of one and of more, rows shorter and longer than a warp.
 const SHAPES: [[usize; 6]; 3] = [[2, 3, 4, 1, 2, 40], [3, 1, 5, 2, 1, 8], [1, 4, 1, 3, 3, 33]];
+/// Elements of a row where they are not those of the shape: hardly ever many, since branches are.
+const LENGTHS: [Option<usize>; 7] = [None, None, Some(300), None, None, None, Some(1024)];
+
+/// What is merged, and where it lies.
+#[derive(Clone, Copy, Debug)]
+pub struct Merging {
+    /// Branches.
+    pub count: usize,
+    /// How log-sum-exps of the branches differ.
+    pub spread: f64,
+    /// Elements of a row, if not those of the shape.
+    pub length: Option<usize>,
+    /// Where the first tensor lies.
+    pub place: Place,
+}
 
 /// Merges by themselves, and with the attention whose parts they put together.
 pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
@@ -29,7 +44,7 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
             for element_type in scope.types() {
                 let (count, spread) = (BRANCHES[i % BRANCHES.len()], SPREADS[(i / 4 + i) % 4]);
                 let place = scope.place(arrangement, i / 5);
-                let what = (count, spread, place);
+                let what = Merging { count, spread, length: LENGTHS[i % 7], place };
                 let name = format!("merging {count} branches {i} {element_type}");
                 checks.push(Check::new(name, what, move |subject| {
                     in_type!(element_type, E => against_the_reference::<E, S>(subject, what, i as u64))
@@ -74,11 +89,13 @@ fn nth_place(place: Place, nth: usize) -> Place {
 
 /// Branches of random outputs in one of the shapes, and log-sum-exps; every seventh row of each saw no key, and row 3 of
 /// none did.
-fn branches<E: Element>(count: usize, spread: f64, seed: u64) -> (Vec<Tensor<E>>, Vec<Tensor<f32>>) {
+fn branches<E: Element>(merging: Merging, seed: u64) -> (Vec<Tensor<E>>, Vec<Tensor<f32>>) {
+    let Merging { count, spread, length, .. } = merging;
     let mut rng = Rng::new(seed);
     let mut normal =
         |shape: &[usize], factor: f64| Tensor::from_fn(shape, |_| factor * rng.normal()).expect("small");
-    let shape = SHAPES[seed as usize % SHAPES.len()];
+    let mut shape = SHAPES[seed as usize % SHAPES.len()];
+    shape[5] = length.unwrap_or(shape[5]);
     let (lse_shape, row_length) = (&shape[..5], shape[5]);
     let rows = lse_shape.iter().product();
     let branch = |branch: usize| {
@@ -111,10 +128,11 @@ fn merged<E: Element>(outs: &[Tensor<E>], lses: &[Tensor<f32>]) -> (dense::Forwa
 /// When the subject does not take it.
 pub fn against_the_reference<E: Element, S: Subject>(
     subject: &S,
-    (count, spread, place): (usize, f64, Place),
+    merging: Merging,
     seed: u64,
 ) -> Result<(), Unsupported> {
-    let (outs, mut lses) = branches::<E>(count, spread, seed);
+    let Merging { count, place, .. } = merging;
+    let (outs, mut lses) = branches::<E>(merging, seed);
     // A row of which one branch does not know what it weighs.
     lses[1].as_mut_slice()[5] = f32::NAN;
     let expected = reference::merge(&Partials { outs: views(&outs), lses: views(&lses) });
@@ -129,7 +147,7 @@ pub fn against_the_reference<E: Element, S: Subject>(
         lses: lses.iter().map(Placed::view).collect(),
     };
     subject.merge(&partials, Output { out: out.view_mut(), lse: Some(lse.view_mut()) })?;
-    let what = format!("{} {} merge of {count}, spread {spread}, {place:?}", subject.name(), E::TYPE);
+    let what = format!("{} {} {merging:?}", subject.name(), E::TYPE);
     let close =
         |found: Tensor<f64>, expected: &Tensor<f64>, allowed| assert_close(&what, &found, expected, allowed);
     close(out.written(&what).cast(), &expected.out, tolerance::<E>(&exact.out, &naive.out));
@@ -143,17 +161,18 @@ pub fn against_the_reference<E: Element, S: Subject>(
 /// When the subject does not take it.
 pub fn gradients_against_the_reference<E: Element, S: Subject>(
     subject: &S,
-    (count, spread, place): (usize, f64, Place),
+    merging: Merging,
     seed: u64,
 ) -> Result<(), Unsupported> {
-    let (mut outs, lses) = branches::<E>(count, spread, seed);
+    let Merging { count, place, .. } = merging;
+    let (mut outs, lses) = branches::<E>(merging, seed);
     // Whatever the output of a branch without keys holds.
     for (out, lse) in outs.iter_mut().zip(&lses) {
         let silent = lse.as_slice().iter().enumerate().filter(|(_, lse)| **lse == f32::NEG_INFINITY);
         let length = out.shape()[5];
         silent.for_each(|(row, _)| out.as_mut_slice()[row * length..][..length].fill(E::from_f64(f64::NAN)));
     }
-    let (d_outs, d_lses) = branches::<E>(1, 1.0, seed + 99);
+    let (d_outs, d_lses) = branches::<E>(Merging { count: 1, spread: 1.0, ..merging }, seed + 99);
     let d_lse = Tensor::from_fn(d_lses[0].shape(), |i| (i % 5) as f32 - 1.5).expect("small");
     let partials = Partials { outs: views(&outs), lses: views(&lses) };
     for d_lse in [None, Some(&d_lse)] {
@@ -187,10 +206,8 @@ pub fn gradients_against_the_reference<E: Element, S: Subject>(
         subject.merge_backward(&partials, merged, gradients)?;
         let found = d_outs.iter().zip(&d_lses).zip(&expected).zip(exact.iter().zip(&naive));
         for (branch, (((d_out, d_lse), wanted), (exact, naive))) in found.enumerate() {
-            let what = |of: &str| {
-                let name = subject.name();
-                format!("{name} {} {of} {branch} of {count}, spread {spread}, {place:?}", E::TYPE)
-            };
+            let what =
+                |of: &str| format!("{} {} {of} of branch {branch}, {merging:?}", subject.name(), E::TYPE);
             let (of_out, of_lse) = (what("gradient of out"), what("gradient of lse"));
             let allowed = tolerance::<E>(&exact.0, &naive.0);
             assert_close(&of_out, &d_out.written(&of_out), &wanted.0, allowed);

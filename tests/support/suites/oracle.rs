@@ -41,6 +41,10 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
         let given = (&given, Arrangements::all(given.place));
         in_type!(given.0.element_type, E => each_pass::<E, S>(&mut checks, passes, "negative", given, Case::negative));
     }
+    for given in scope.long_rows(&list::long_rows()) {
+        let given = (&given, Arrangements::all(given.place));
+        in_type!(given.0.element_type, E => each_pass::<E, S>(&mut checks, passes, "long rows", given, plain));
+    }
     for given in scope.tiles(&list::tiles()) {
         let passes = [scope.forward, scope.has_tiles_backward()];
         let given = (&given, Arrangements::all(given.place));

@@ -186,6 +186,23 @@ impl Scope {
         self.rows.map_or(8, |rows| rows.longest)
     }
 
+    /// Those of a list of problems with long rows. A kernel has rows of its own, but for values that it takes in parts.
+    pub fn long_rows(&self, list: &[Spec]) -> Vec<Given> {
+        let Some(Rows { longest, shorter, .. }) = self.rows else { return self.problems(list) };
+        if !self.forward || self.tiles.is_none() {
+            return Vec::new();
+        }
+        let in_parts = list.iter().filter(|spec| spec.head_dim_v > 256 && spec.head_dim_v.is_multiple_of(8));
+        let own = |(nth, spec): (usize, &Spec)| {
+            let head_dim = if nth % 2 == 0 { longest } else { shorter + 8 };
+            spec.clone().dims(head_dim, spec.head_dim_v)
+        };
+        let specs: Vec<Spec> = in_parts.enumerate().map(own).collect();
+        let place = self.place(Arrangement::Contiguous, 0);
+        let given = Scope { rows: None, ..self.clone() }.problems(&specs);
+        given.into_iter().map(|given| Given { place, ..given }).collect()
+    }
+
     fn some_of(&self, list: &[Spec], every: impl Fn(usize) -> usize) -> Vec<Given> {
         let full = is_full();
         let of_type = |(nth, &(element_type, own)): (usize, &(ElementType, usize))| {

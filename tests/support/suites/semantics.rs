@@ -53,6 +53,9 @@ fn local(scope: &Scope) -> Vec<Spec> {
         Spec::attention(6, 11, true).heads(2, 1),
         Spec::packed(&[5, 0, 6], &[7, 3, 4], false).dims(64, 64),
         Spec::packed(&[5, 4], &[6, 9], true),
+        Spec::na(&[7, 6], &[3, 2]).heads(2, 1).dims(24, 384),
+        Spec::na(&[13], &[4]).dims(512, 320).additional(2),
+        Spec::na(&[9], &[3]).dims(1024, 300),
     ];
     if scope.has_tiles() {
         specs.extend([
@@ -67,7 +70,7 @@ fn local(scope: &Scope) -> Vec<Spec> {
 
 /// Rows of every width beside others.
 fn heads() -> Vec<Spec> {
-    let wide = [1, 5, 8, 40, 64, 72, 80, 96, 128]
+    let wide = [1, 5, 8, 40, 64, 72, 80, 96, 128, 300, 512, 1024]
         .map(|dim| Spec::na(&[5, 6], &[3, 3]).heads(6, 3).dims(dim, dim).batch(2));
     [wide.to_vec(), vec![Spec::na(&[150], &[70]).heads(6, 3).dims(40, 40)]].concat()
 }

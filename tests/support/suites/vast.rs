@@ -5,6 +5,7 @@
 
 use natten::{Element, Inputs, Output, Saved, Tensor};
 
+use super::merging::Merging;
 use super::oracle::{Arrangements, Expected, gradient_tolerance, naive_gradients, placed_gradients};
 use super::scope::Given;
 use super::{Check, Scope, Suite, merging};
@@ -31,7 +32,7 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
                 let place = scope.place(Arrangement::ALL[n % 5], n);
                 let name = format!("vast merge {spread:?} {element_type}");
                 suite.checks.push(Check::new(name, (spread, place), move |subject: &S| {
-                    let what = ([2, 12][n % 2], 3.0, place);
+                    let what = Merging { count: [2, 12][n % 2], spread: 3.0, length: None, place };
                     let subject = spread_out(subject, spread)?;
                     in_type!(element_type, E => {
                         merging::against_the_reference::<E, S>(&subject, what, n as u64)?;

@@ -32,6 +32,9 @@ static __device__ __forceinline__ unsigned load_2_bytes(const void* from) {
   return half_word;
 }
 
+// Keeps a distance in a register: the compiler would compute it anew, with 64-bit products, wherever it is added.
+static __device__ __forceinline__ void keep(long long& bytes) { asm volatile("" : "+l"(bytes)); }
+
 static __device__ __forceinline__ void store_16_bytes(void* to, const unsigned (&words)[4]) {
   asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
                :: "l"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");

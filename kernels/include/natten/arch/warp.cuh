@@ -30,6 +30,15 @@ static __device__ __forceinline__ float shuffle_from(float value, int lane) {
   return result;
 }
 
+// From a lane of this lane's group of WIDTH, by its place in the group: a constant where it is known, unlike its place in the warp.
+template <int WIDTH>
+static __device__ __forceinline__ float shuffle_within(float value, int lane) {
+  float result;
+  asm volatile("shfl.sync.idx.b32 %0, %1, %2, %3, 0xffffffff;"
+               : "=f"(result) : "f"(value), "r"(lane), "n"((32 - WIDTH) << 8 | 0x1f));
+  return result;
+}
+
 static __device__ __forceinline__ unsigned shuffle_from(unsigned value, int lane) {
   unsigned result;
   asm volatile("shfl.sync.idx.b32 %0, %1, %2, 0x1f, 0xffffffff;" : "=r"(result) : "r"(value), "r"(lane));

@@ -9,6 +9,7 @@ use natten_core::Problem;
 use natten_core::plan::KeyStart;
 
 use crate::family::{Bid, Family, Offer, Pass, Query, Refused};
+use crate::parts;
 use crate::registry::{Kernel, Operation};
 use crate::rejection::RejectionReason;
 use schedule::{Items, Work, blocks};
@@ -56,7 +57,10 @@ impl Family for Simt {
     fn issued_over_useful(&self, bid: &Bid, query: &Query<'_>) -> Vec<(&'static Kernel, f64)> {
         let issued = |kernel, problem, items| (kernel, walked_over_useful(kernel, query, problem, items));
         match query.pass {
-            Pass::Forward(problem) => vec![issued(bid.kernel, problem, Items::Queries)],
+            Pass::Forward(problem) => {
+                let (kernel, of_part) = issued(bid.kernel, problem, Items::Queries);
+                vec![(kernel, of_part * parts::count(kernel, problem))]
+            }
             Pass::Backward(problem) => {
                 let of_keys = backward::kernel(Operation::BackwardKey, query).ok();
                 let of_keys = of_keys.map(|kernel| issued(kernel, problem, Items::Keys));

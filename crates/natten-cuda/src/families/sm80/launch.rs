@@ -1,4 +1,4 @@
-//! The launches of a forward on tiles: one, or one for each packed sequence.
+//! The launches of a forward on tiles: one, or one for each packed sequence and each part of its values.
 
 use natten_core::Problem;
 use natten_core::plan::Tiling;
@@ -6,7 +6,7 @@ use natten_core::window::Axis;
 
 use crate::error::CudaError;
 use crate::family::{Bid, Launch, Offer, Patch, Query, Refused, patches};
-use crate::fill::forward_sequences;
+use crate::fill::forward_launches;
 use crate::params::{Divisor, TileForwardParams, TilePlan, to_i32};
 
 const ADDRESSES: [Patch; 7] = patches!(
@@ -24,8 +24,8 @@ const ADDRESSES: [Patch; 7] = patches!(
 pub(super) fn lay_out(bid: &Bid, query: &Query<'_>) -> Result<Offer, Refused> {
     let mut offer = Offer { bid: *bid, launches: Vec::new(), workspace_bytes: 0 };
     let Some((problem, tiling)) = query.pass.problem().zip(bid.tiling) else { return Ok(offer) };
-    for sequence in forward_sequences(query.views, problem) {
-        let (axes, params) = sequence?;
+    for launch in forward_launches(bid.kernel, query.views, problem) {
+        let (axes, params) = launch?;
         let (plan, ctas) = plan(problem, &axes, &tiling)?;
         let params = params.on_tiles(plan);
         let params = bytemuck::bytes_of(&params);

@@ -10,6 +10,7 @@ mod tests;
 mod tiles;
 
 use crate::family::{Bid, Family, Offer, Pass, Query, Refused};
+use crate::parts;
 use crate::registry::Kernel;
 use crate::rejection::RejectionReason;
 
@@ -48,14 +49,15 @@ impl Family for Sm80 {
         let ranked = tiles::best(kernel, query, problem, most);
         let Some((_, counts)) = ranked.first() else { return Err(RejectionReason::NotAskedFor) };
         let useful = counts.scores.max(1) as f64 * (problem.head_dim() + problem.head_dim_v()) as f64;
-        let issued = counts.issued as f64 * 2.0 * f64::from(kernel.max_head_dim);
+        let parts = parts::count(kernel, problem);
+        let issued = parts * counts.issued as f64 * 2.0 * f64::from(kernel.max_head_dim);
         let (percent, limit) = ((issued / useful * 100.0) as u64, WASTE_LIMIT_PERCENT);
         // What is asked for by name runs; who asks for several ways wants to time them.
         if percent > limit && query.asked().is_none() && most == 1 {
             return Err(RejectionReason::WastedScores { percent, limit });
         }
         let bid = |(tiling, counts)| {
-            let microseconds = cost::predict(kernel, problem, &counts, query.properties);
+            let microseconds = parts * cost::predict(kernel, problem, &counts, query.properties);
             Bid { kernel, tiling: Some(tiling), side: 0, microseconds }
         };
         Ok(ranked.into_iter().map(bid).collect())
@@ -74,6 +76,7 @@ impl Family for Sm80 {
     fn issued_over_useful(&self, bid: &Bid, query: &Query<'_>) -> Vec<(&'static Kernel, f64)> {
         let counts = bid.tiling.zip(query.pass.problem());
         let counts = counts.map(|(tiling, problem)| query.tables(problem).counts(&tiling));
-        counts.map(|counts| (bid.kernel, counts.issued_over_useful())).into_iter().collect()
+        let parts = query.pass.problem().map_or(1.0, |problem| parts::count(bid.kernel, problem));
+        counts.map(|counts| (bid.kernel, parts * counts.issued_over_useful())).into_iter().collect()
     }
 }

@@ -1,7 +1,9 @@
-//! The family's launches: one for each class of residues of each sequence, with tensor maps of the caller's own layout.
+//! The family's launches: one for each class of residues of each sequence and each part of its values, with tensor maps of
+//! the caller's own layout.
 
 use std::collections::HashMap;
 use std::mem::offset_of;
+use std::ops::Range;
 
 use natten_core::plan::PlanTables;
 use natten_core::{PackedSequence, Problem};
@@ -14,6 +16,7 @@ use crate::error::CudaError;
 use crate::family::{Bid, Launch, MapPatch, Offer, Patch, Query, Refused, patches};
 use crate::fill::sequences_with_queries;
 use crate::params::{Divisor, Geometry, MapSteps, to_i32};
+use crate::parts::value_parts;
 use crate::registry::Facts;
 use crate::rejection::{MapError, RejectionReason};
 use crate::tma::{RowView, Tile, tensor_map};
@@ -41,19 +44,22 @@ pub(super) fn lay_out(bid: &Bid, query: &Query<'_>) -> Result<Offer, Refused> {
                 bids[0]
             }
         };
-        let part = Part { query, problem, sequence, bid };
-        for class in classes(axes) {
-            offer.launches.push(part.launch(&class)?);
+        for values in value_parts(bid.kernel, problem) {
+            let part = Part { query, problem, sequence, values, bid };
+            for class in classes(axes) {
+                offer.launches.push(part.launch(&class)?);
+            }
         }
     }
     Ok(offer)
 }
 
-/// One mask of a problem, and how it is cut.
+/// One mask of a problem, a part of its values, and how it is cut.
 struct Part<'a> {
     query: &'a Query<'a>,
     problem: &'a Problem,
     sequence: PackedSequence,
+    values: Range<usize>,
     bid: Bid,
 }
 
@@ -71,11 +77,11 @@ impl Part<'_> {
         })?;
         let [query_steps, key_steps, value_steps, additional_key_steps, additional_value_steps] = steps;
         let mut params = ForwardParamsSm90 {
-            out: self.at(Slot::OUT, self.sequence.query_start, class.first),
-            lse: self.at(Slot::LSE, self.sequence.query_start, class.first),
+            out: self.at(Slot::OUT, (self.sequence.query_start, self.values.start), class.first),
+            lse: self.at(Slot::LSE, (self.sequence.query_start, 0), class.first),
             out_strides: query.views.strides(Slot::OUT),
             lse_strides: query.views.strides(Slot::LSE),
-            geometry: Geometry::new(problem, &class.axes)?,
+            geometry: Geometry::new(problem, &class.axes)?.with_values(&self.values),
             heads: Divisor::new("the number of heads", problem.heads())?,
             query_box_log2: query_log2.map(|log2| log2 as i32),
             query_side: self.bid.side as i32,
@@ -102,10 +108,10 @@ impl Part<'_> {
         Ok(launch)
     }
 
-    /// How far after its tensor's beginning a class of the sequence begins.
-    fn at(&self, slot: Slot, start: usize, first: [usize; 3]) -> u64 {
+    /// How far after its tensor's beginning a class of the sequence begins, at an element of the rows.
+    fn at(&self, slot: Slot, (start, element): (usize, usize), first: [usize; 3]) -> u64 {
         let views = self.query.views;
-        views.at_token(slot, start).wrapping_add(views.at(slot, first))
+        views.at_element(slot, start, element).wrapping_add(views.at(slot, first))
     }
 
     /// The tensor maps, and the steps of each of the five that there can be.
@@ -139,9 +145,9 @@ impl Part<'_> {
         let rows = [
             rows(Slot::QUERY, query_start, queries, heads, dim).from(class.first),
             rows(Slot::KEY, key_start, keys, heads_kv, dim).from(class.first),
-            rows(Slot::VALUE, key_start, keys, heads_kv, dim_v).from(class.first),
+            rows(Slot::VALUE, key_start, keys, heads_kv, dim_v).part(&self.values).from(class.first),
             rows(Slot::ADDITIONAL_KEYS, 0, additional, heads_kv, dim),
-            rows(Slot::ADDITIONAL_VALUES, 0, additional, heads_kv, dim_v),
+            rows(Slot::ADDITIONAL_VALUES, 0, additional, heads_kv, dim_v).part(&self.values),
         ];
         let (mut maps, mut steps) = (Vec::with_capacity(3), [MapSteps::default(); 5]);
         for (i, ((slot, at, tile), rows)) in places.into_iter().zip(rows).enumerate() {

@@ -1,6 +1,7 @@
 //! Warpgroup products and the copy engine of Hopper: calls on 16-bit rows that lie well.
 //!
-//! A call is one launch, but for dilations that do not divide their axis (classes.rs) and packed sequences.
+//! A call is one launch, but for dilations that do not divide their axis (classes.rs), packed sequences, and values that are
+//! taken in parts (parts.rs).
 
 mod backward;
 mod cost;
@@ -16,6 +17,7 @@ use natten_core::window::Axis;
 
 use crate::cost::{LAUNCH, traffic};
 use crate::family::{Bid, Family, Offer, Pass, Query, Refused};
+use crate::parts;
 use crate::registry::Kernel;
 use crate::rejection::RejectionReason;
 use tiles::{Work, of_tiling, ranked};
@@ -54,13 +56,16 @@ impl Family for Sm90 {
             Pass::Merge(_) | Pass::MergeBackward(_) => return Ok(Vec::new()),
         };
         let axes = problem.axes();
-        let bids = if problem.is_packed() {
+        let mut bids = if problem.is_packed() {
             // As if all sequences were one: each gets boxes of its own when the bid is laid out.
             let tables = PlanTables::of_axes(axes, problem.additional_keys());
             bids_on(kernel, query, problem, (axes, &tables), most)?
         } else {
             bids_on(kernel, query, problem, (axes, query.tables(problem)), most)?
         };
+        for bid in &mut bids {
+            bid.microseconds *= parts::count(kernel, problem);
+        }
         // What is asked for runs; who asks for several ways wants to time them.
         let is_open = query.asked().is_none() && query.request.tiling.is_none() && most == 1;
         match bids.first().filter(|_| is_open).and_then(|bid| wasted(bid, query, problem)) {
@@ -89,8 +94,11 @@ impl Family for Sm90 {
             return backward::issued_over_useful(bid, query, problem);
         }
         let counts = bid.tiling.zip(query.pass.problem());
-        let counts = counts.map(|(tiling, problem)| query.tables(problem).counts(&tiling));
-        counts.map(|counts| (bid.kernel, counts.issued_over_useful())).into_iter().collect()
+        let issued = counts.map(|(tiling, problem)| {
+            let of_part = query.tables(problem).counts(&tiling).issued_over_useful();
+            (bid.kernel, parts::count(bid.kernel, problem) * of_part)
+        });
+        issued.into_iter().collect()
     }
 }
 
@@ -105,7 +113,8 @@ fn wasted(bid: &Bid, query: &Query<'_>, problem: &Problem) -> Option<u64> {
     let keys = if bid.kernel.max_head_dim > 128 { 32 } else { 64 };
     let (_, counts) = query.tables(problem).best(64, keys, KeyStart::Dynamic)?;
     let useful = counts.scores.max(1) as f64 * (problem.head_dim() + problem.head_dim_v()) as f64;
-    let percent = (counts.issued as f64 * 2.0 * f64::from(bid.kernel.max_head_dim) / useful * 100.0) as u64;
+    let issued = counts.issued as f64 * parts::count(bid.kernel, problem);
+    let percent = (issued * 2.0 * f64::from(bid.kernel.max_head_dim) / useful * 100.0) as u64;
     (percent > WASTE_LIMIT_PERCENT).then_some(percent)
 }
 

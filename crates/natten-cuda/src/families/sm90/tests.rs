@@ -6,10 +6,9 @@ use crate::capability::ComputeCapability;
 use crate::choose::ask;
 use crate::cost::traffic;
 use crate::device::Properties;
-use crate::error::CudaError;
 use crate::explain::{Decision, explain};
 use crate::family::{Bid, Pass, Query, Request};
-use crate::rejection::{RejectionReason, Rejections};
+use crate::rejection::RejectionReason;
 use crate::views::Views;
 
 fn h100() -> Properties {
@@ -322,13 +321,10 @@ fn what_the_family_cannot_do() {
     let older = Properties { compute_capability: ComputeCapability { major: 8, minor: 9 }, ..h100() };
     let on_older = decide(&video, true, &older, &Request::default());
     assert!(matches!(reason(&on_older, kernel), RejectionReason::OnlyOn { .. }));
-    let long = problem([64], 1, 264, Params::new([64]));
-    let (views, request) = (Views::dense(&long), Request::default());
-    let properties = h100();
-    let query = Query::new(Pass::Forward(&long), &views, &properties, &request);
-    let Err(CudaError::Unsupported(Rejections(reasons))) = explain(&query) else { panic!("too long") };
-    let own = reasons.iter().find(|one| one.kernel == "natten_forward_sm90_bf16_d256").unwrap();
-    assert_eq!(own.reason, RejectionReason::HeadDim { max: 256, found: 264 });
+    let long = decide_on_h100(&problem([64], 1, 264, Params::new([64])));
+    assert_eq!(long.kernel, "natten_forward_simt_bf16_d512");
+    let own = reason(&long, "natten_forward_sm90_bf16_d256");
+    assert_eq!(own, RejectionReason::HeadDim { max: 256, found: 264 });
 }
 
 /// Tensors without strides along an axis may claim any number of tokens: a backward of so many is refused before its tiles are
