@@ -63,13 +63,13 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
     Suite { name: "merging", checks }
 }
 
-/// Branches of random outputs `[2, 3, 4, 2, 8]` and log-sum-exps; every seventh row of each saw no key, and row 3 of none
+/// Branches of random outputs `[2, 2, 3, 2, 2, 8]` and log-sum-exps; every seventh row of each saw no key, and row 3 of none
 /// did.
 fn branches<E: Element>(count: usize, spread: f64, seed: u64) -> (Vec<Tensor<E>>, Vec<Tensor<f32>>) {
     let mut rng = Rng::new(seed);
     let mut normal =
         |shape: &[usize], factor: f64| Tensor::from_fn(shape, |_| factor * rng.normal()).expect("small");
-    let (shape, lse_shape) = ([2, 3, 4, 2, 8], [2, 3, 4, 2]);
+    let (shape, lse_shape) = ([2, 2, 3, 2, 2, 8], [2, 2, 3, 2, 2]);
     let branch = |branch: usize| {
         let (mut out, mut lse): (Tensor<E>, Tensor<f32>) =
             (normal(&shape, 1.0).cast(), normal(&lse_shape, spread).cast());
@@ -108,8 +108,8 @@ pub fn against_the_reference<E: Element, S: Subject>(
     let (exact, naive) = merged(&outs, &lses);
     let outs: Vec<_> = outs.iter().map(|t| Placed::of(t, place)).collect();
     let lses: Vec<_> = lses.iter().map(|t| Placed::of_scalars(t, place)).collect();
-    let mut out = Placed::<E>::poisoned(&[2, 3, 4, 2, 8], place, true);
-    let mut lse = Placed::<f32>::poisoned(&[2, 3, 4, 2], place, false);
+    let mut out = Placed::<E>::poisoned(&[2, 2, 3, 2, 2, 8], place, true);
+    let mut lse = Placed::<f32>::poisoned(&[2, 2, 3, 2, 2], place, false);
     let partials = Partials {
         outs: outs.iter().map(Placed::view).collect(),
         lses: lses.iter().map(Placed::view).collect(),
