@@ -125,7 +125,7 @@ fn jobs<D: Device>(named: &[(usize, &Shipped)], request: &Request) -> Vec<Job<D>
     };
     add(&Scope::gpu().golden_in(&request.golden), 0, "");
     for (i, (number, kernel)) in named.iter().enumerate() {
-        add(&Scope::kernel(kernel, *number), i + 1, &format!("by name {} ", kernel.entry));
+        add(&Scope::kernel(kernel, *number).wide(), i + 1, &format!("by name {} ", kernel.entry));
     }
     jobs.into_iter().filter(|job| job.name.contains(&request.filter)).step_by(request.every.max(1)).collect()
 }

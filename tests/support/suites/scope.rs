@@ -12,8 +12,10 @@ use crate::spec::Spec;
 /// What a subject is tried on.
 #[derive(Clone, Debug)]
 pub struct Scope {
-    /// Element types, and how many problems of a list each gets: one of so many, all with `NATTEN_FULL` set.
+    /// Element types, and how many problems of a list each usually gets: one of so many.
     types: Vec<(ElementType, usize)>,
+    /// By how much that is less than with [`Breadth::Full`].
+    usual: usize,
     /// Where in a list the first of them stands.
     first: usize,
     /// The same of problems that span several tiles of a tensor-core kernel, where there is one.
@@ -22,6 +24,8 @@ pub struct Scope {
     tiles_backward: bool,
     /// For one kernel: its rows instead of the problem's own.
     rows: Option<Rows>,
+    /// For a kernel of a backward: which half of a list's problems, the other kernel having the other.
+    half: Option<usize>,
     /// The folder of golden files.
     pub golden: PathBuf,
     /// Whether forward passes are tried.
@@ -54,9 +58,27 @@ pub struct Given {
     pub place: Place,
 }
 
-/// Whether every problem is to be tried, at many times the cost.
-pub fn is_full() -> bool {
-    std::env::var_os("NATTEN_FULL").is_some_and(|value| value != "0")
+/// How much of the lists is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Breadth {
+    /// What every change is tried on.
+    Usual,
+    /// `NATTEN_FULL=1`: what changes have to pass at last, some twenty minutes of one core in all.
+    Full,
+    /// `NATTEN_FULL=all`: every problem in every type, for hours.
+    All,
+}
+
+impl Breadth {
+    /// What the environment asks for.
+    pub fn asked() -> Self {
+        match std::env::var_os("NATTEN_FULL") {
+            None => Breadth::Usual,
+            Some(value) if value == "0" || value.is_empty() => Breadth::Usual,
+            Some(value) if value == "all" => Breadth::All,
+            Some(_) => Breadth::Full,
+        }
+    }
 }
 
 impl Scope {
@@ -66,10 +88,12 @@ impl Scope {
             [(ElementType::F32, 1), (ElementType::F16, 3), (ElementType::Bf16, 3), (ElementType::F64, 7)];
         Scope {
             types: types.to_vec(),
+            usual: 1,
             first: 0,
             tiles: None,
             tiles_backward: false,
             rows: None,
+            half: None,
             golden: golden::folder(),
             forward: true,
             backward: true,
@@ -86,10 +110,10 @@ impl Scope {
 
     /// A CUDA device, at what it chooses. With tensor cores it is tried on tiles, and on little of what others are held to.
     pub fn cuda(has_tensor_cores: bool) -> Self {
-        let every = if has_tensor_cores { [13, 7, 7] } else { [2, 5, 5] };
+        let every = if has_tensor_cores { [39, 21, 21] } else { [6, 15, 15] };
         let types = [ElementType::F32, ElementType::F16, ElementType::Bf16];
-        let tiles = has_tensor_cores.then_some(9);
-        Scope { types: types.into_iter().zip(every).collect(), tiles, ..Self::host() }
+        let tiles = has_tensor_cores.then_some(27);
+        Scope { types: types.into_iter().zip(every).collect(), usual: 3, tiles, ..Self::host() }
     }
 
     /// A CUDA device where nothing emulates it: every problem in every type.
@@ -105,12 +129,18 @@ impl Scope {
         let rows =
             Rows { longest: kernel.head_dim, shorter: kernel.shorter, is_aligned: kernel.needs_alignment };
         // Kernels on rows of any length are few, and some work only for additional keys.
-        let every = if kernel.head_dim == 0 { 13 } else { 31 };
+        let every = if kernel.head_dim == 0 { 39 } else { 93 };
         Scope {
             types: vec![(kernel.element_type, every)],
+            usual: 3,
             first: number,
-            tiles: kernel.on_tensor_cores.then_some(13),
+            tiles: kernel.on_tensor_cores.then_some(39),
             rows: (kernel.head_dim > 0).then_some(rows),
+            half: match kernel.operation {
+                Operation::BackwardQuery => Some(0),
+                Operation::BackwardKey => Some(1),
+                _ => None,
+            },
             forward: is_forward,
             backward: !is_forward && !is_merge,
             merge: is_merge,
@@ -122,6 +152,13 @@ impl Scope {
     pub fn more(mut self, times: usize) -> Self {
         self.types.iter_mut().for_each(|(_, every)| *every = (*every / times).max(1));
         Scope { tiles_backward: times > 1, ..self }
+    }
+
+    /// The same, always tried on as much as [`Breadth::Full`] is: where nothing emulates the device.
+    pub fn wide(mut self) -> Self {
+        self.types.iter_mut().for_each(|(_, every)| *every = every.div_ceil(self.usual));
+        self.tiles = self.tiles.map(|every| every.div_ceil(self.usual));
+        Scope { usual: 1, ..self }
     }
 
     /// The same with golden files from another folder than this crate's.
@@ -141,7 +178,7 @@ impl Scope {
 
     /// Whether their backward is tried, too.
     pub fn has_tiles_backward(&self) -> bool {
-        self.backward && (self.tiles_backward || is_full())
+        self.backward && (self.tiles_backward || self.tiles == Some(1) || Breadth::asked() == Breadth::All)
     }
 
     /// All element types.
@@ -154,9 +191,16 @@ impl Scope {
         self.some_of(list, |every| every)
     }
 
-    /// All of a list for a single kernel; for others those that are tried.
+    /// All of a list for a kernel with rows of its own, a third for one on any rows, which knows no masks; for other subjects
+    /// those that are tried. The two kernels of a backward run together, so that each is usually asked for on half of them.
     pub fn every(&self, list: &[Spec]) -> Vec<Given> {
-        self.some_of(list, |every| if self.is_kernel() { 1 } else { every })
+        let is_half = self.half.is_some() && self.usual > 1 && Breadth::asked() == Breadth::Usual;
+        let all = self.some_of(list, |every| match (self.is_kernel(), self.rows) {
+            (true, Some(_)) => 1,
+            (true, None) => 3,
+            (false, _) => every,
+        });
+        all.into_iter().filter(|given| !is_half || self.half == Some(given.index % 2)).collect()
     }
 
     /// Those of a list of problems that span several tiles.
@@ -164,12 +208,12 @@ impl Scope {
         self.tiles.map(|tiles| self.some_of(list, |_| tiles)).unwrap_or_default()
     }
 
-    /// A problem by itself, in every element type; `nth` says which rows of a kernel's it gets.
+    /// A problem by itself, in every element type; `nth` says which rows of a kernel's it gets, never the shortest of all.
     pub fn alone(&self, spec: &Spec, nth: usize) -> Vec<Given> {
         let given = |element_type| Given {
             index: nth,
             element_type,
-            spec: self.fit(spec, nth + self.first),
+            spec: self.fit(spec, (nth + self.first) % 4),
             place: self.place(Arrangement::Contiguous, nth),
         };
         self.types().map(given).collect()
@@ -178,7 +222,11 @@ impl Scope {
     /// Both of a pair, or the one that this subject's number and that of the pair choose.
     pub fn of_pair<T>(&self, pair: [T; 2], nth: usize) -> Vec<T> {
         let chosen = (self.first + nth) % 2;
-        pair.into_iter().enumerate().filter(|(n, _)| is_full() || *n == chosen).map(|(_, one)| one).collect()
+        pair.into_iter()
+            .enumerate()
+            .filter(|(n, _)| Breadth::asked() > Breadth::Usual || *n == chosen)
+            .map(|(_, one)| one)
+            .collect()
     }
 
     /// The longest row of a kernel; of others what a problem of the lists has unless it says otherwise.
@@ -204,10 +252,14 @@ impl Scope {
     }
 
     fn some_of(&self, list: &[Spec], every: impl Fn(usize) -> usize) -> Vec<Given> {
-        let full = is_full();
+        let breadth = Breadth::asked();
         let of_type = |(nth, &(element_type, own)): (usize, &(ElementType, usize))| {
             // A list shorter than the step still gives one.
-            let every = if full { 1 } else { every(own).min(list.len().max(1)) };
+            let every = match breadth {
+                Breadth::Usual => every(own).min(list.len().max(1)),
+                Breadth::Full => every(own).div_ceil(self.usual).min(list.len().max(1)),
+                Breadth::All => 1,
+            };
             let first = (self.first + nth) % every;
             let numbers = (0..list.len()).skip(first).step_by(every);
             numbers.map(move |index| (index, element_type)).collect::<Vec<_>>()
