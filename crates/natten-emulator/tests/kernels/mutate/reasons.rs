@@ -18,7 +18,7 @@ pub enum Kind {
     BelowTolerance,
 }
 
-/// An entry: for edits of an operator, in kernels whose names contain a word, on instructions whose text has these parts in
+/// An entry: for edits of an operator or of all whose names begin so, in kernels whose names contain a word, on instructions whose text has these parts in
 /// this order.
 struct Reason {
     operator: &'static str,
@@ -36,6 +36,27 @@ const REASONS: &[Reason] = &[
         text: &["and.pred"],
         kind: Kind::SameOutput,
         why: "every lane of a warp holds its row's log-sum-exp, so whichever stores it stores the same",
+    },
+    Reason {
+        operator: "compare of NaN",
+        kernel: "natten_merge_",
+        text: &["setp.neu", "visible"],
+        kind: Kind::SameOutput,
+        why: "a weight that is NaN makes the sum of weights NaN, and with it the whole row, with its own products or without",
+    },
+    Reason {
+        operator: "compare of NaN",
+        kernel: "_forward_simt_",
+        text: &["setp.neu", "visible"],
+        kind: Kind::SameOutput,
+        why: "a weight that is NaN makes the sum of weights NaN, and with it the whole row, with its own products or without",
+    },
+    Reason {
+        operator: "shuffle ",
+        kernel: "_d8",
+        text: &["shfl.sync.bfly"],
+        kind: Kind::SameOutput,
+        why: "groups of one lane exchange no scores: a lane that knows less of the warp's longest walk still ends its own",
     },
     Reason {
         operator: "operands swapped",
@@ -84,7 +105,7 @@ fn rounding(edit: &Edit, evidence: &Evidence) -> Option<(Kind, String)> {
 
 fn known(edit: &Edit, entry: &str, evidence: &Evidence) -> Option<(Kind, String)> {
     let holds = |reason: &&Reason| {
-        reason.operator == edit.operator
+        edit.operator.starts_with(reason.operator)
             && entry.contains(reason.kernel)
             && has_parts(&edit.from, reason.text)
             && reason.kind.agrees_with(evidence)
