@@ -41,6 +41,10 @@ static __device__ __forceinline__ void store_4_bytes(void* to, unsigned word) {
   asm volatile("st.global.u32 [%0], %1;" :: "l"(to), "r"(word) : "memory");
 }
 
+static __device__ __forceinline__ void store_pair(float* to, float first, float second) {
+  asm volatile("st.global.v2.f32 [%0], {%1, %2};" :: "l"(to), "f"(first), "f"(second) : "memory");
+}
+
 static __device__ __forceinline__ void store_2_bytes(void* to, unsigned half_word) {
   asm volatile("st.global.u16 [%0], %1;" :: "l"(to), "h"((unsigned short)half_word) : "memory");
 }

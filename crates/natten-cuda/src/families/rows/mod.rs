@@ -153,10 +153,12 @@ pub(crate) fn delta(
     Ok(Launch::new(query, kernel, ctas(&count, kernel), bytemuck::bytes_of(&params), &addresses))
 }
 
-/// Partial gradients of additional keys or values in the workspace.
+/// Partial gradients of keys or values, or of additional ones, in the workspace.
 pub(crate) struct Partials {
     /// Where they begin there, in bytes.
     pub begin: usize,
+    /// Tokens along each axis.
+    pub tokens: [usize; 3],
     /// Of one split.
     pub strides: Strides,
     /// From one split to the next, in elements.
@@ -172,8 +174,7 @@ pub(crate) struct Partials {
 /// Sums partial gradients up.
 pub(crate) fn sum(query: &Query<'_>, problem: &Problem, partials: &Partials) -> Result<Launch, Refused> {
     let kernel = kernel(Operation::SumPartials, problem.element_type())?;
-    let tokens = [1, 1, problem.additional_keys()];
-    let count = RowCount::new(problem.batch(), tokens, problem.heads_kv(), partials.length)?;
+    let count = RowCount::new(problem.batch(), partials.tokens, problem.heads_kv(), partials.length)?;
     let params = SumParams {
         partial: partials.begin as u64,
         split_stride: partials.split_stride,

@@ -175,7 +175,8 @@ pub(crate) fn additional(query: &Query<'_>, problem: &Problem) -> Result<Vec<Lau
         let (row, heads) = (length as i64, problem.heads_kv() as i64);
         let strides = Strides { batch: key_count as i64 * heads * row, axis: [0, 0, heads * row], head: row };
         let split_stride = partial_rows * row;
-        Partials { begin, strides, split_stride, splits: split_count as i32, length, sum }
+        let tokens = [1, 1, key_count];
+        Partials { begin, tokens, strides, split_stride, splits: split_count as i32, length, sum }
     };
     let of_keys = partials(workspace.partial_keys, problem.head_dim(), Slot::D_ADDITIONAL_KEYS);
     let of_values = partials(workspace.partial_values, problem.head_dim_v(), Slot::D_ADDITIONAL_VALUES);
