@@ -34,8 +34,7 @@ struct Backward {
   BackwardShared<C> shared;
   ColumnCopies<C> copies;
   BackwardProducts<C> products;
-  unsigned stage;       // shared address of the tile at hand
-  unsigned next_stage;  // of the next one
+  unsigned stage;  // shared address of the tile at hand
 
   __device__ __forceinline__ void run() {
     RowTile tile;
@@ -45,10 +44,9 @@ struct Backward {
     copy_rows(p, shared, tile);
     describe_columns(p, shared, tile, 0);
     note_windows(p, shared, tile);
-    products.read_statistics(p, tile);
+    note_statistics(p, shared, tile);
     products.clear();
     stage = shared.stages();
-    next_stage = stage + C::STAGE_BYTES;
 #pragma unroll 1
     for (int part = 0;; ++part) {
       __syncthreads();
@@ -86,11 +84,9 @@ struct Backward {
     if (MASKED) partial->find(mask, p, shared, copies.at);
     if (MASKED) copies.advance_partial(p, shared, *partial);
     else copies.advance_full(segment);
-    copies.template copy<MASKED>(segment, next_stage);
-    products.template step<MASKED>(p, stage, mask);
-    const unsigned done = stage;
-    stage = next_stage;
-    next_stage = done;
+    copies.template copy<MASKED>(segment, shared.other_stage(stage));
+    products.template step<MASKED>(p, shared, stage, mask);
+    stage = shared.other_stage(stage);
   }
 };
 

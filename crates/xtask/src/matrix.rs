@@ -183,11 +183,11 @@ fn sm80_entry(element: Element, [head_dim, queries, keys]: [u32; 3]) -> Entry {
     }
 }
 
-/// head_dim, rows of a cta and columns of a tile: of the pass over queries and of that over keys. A warp's 32 rows halve the
-/// shared memory traffic per multiplication where their results fit its registers; columns are as many as shared memory has room for
-/// twice on every GPU of the family.
-const SM80_BACKWARD_QUERY_TILES: [[u32; 3]; 4] = [[32, 128, 64], [64, 128, 64], [128, 64, 32], [256, 64, 16]];
-const SM80_BACKWARD_KEY_TILES: [[u32; 3]; 4] = [[32, 64, 64], [64, 64, 64], [128, 64, 32], [256, 64, 16]];
+/// head_dim, rows of a cta and columns of a tile. A warp's 32 rows halve the shared memory traffic per multiplication where
+/// their results fit its registers; 64 rows serve small windows and GPUs whose shared memory holds 128 just once.
+const SM80_BACKWARD_QUERY_TILES: [[u32; 3]; 5] =
+    [[32, 128, 64], [64, 128, 32], [128, 128, 32], [128, 64, 32], [256, 64, 16]];
+const SM80_BACKWARD_KEY_TILES: [[u32; 3]; 4] = [[32, 128, 32], [64, 128, 32], [128, 64, 32], [256, 64, 16]];
 
 fn sm80_backward_entries(element: Element) -> Vec<Entry> {
     let of_queries = SM80_BACKWARD_QUERY_TILES.map(|[head_dim, rows, columns]| {

@@ -51,8 +51,11 @@ struct BackwardConfig {
     PART = D / GROUPS,   // elements of a result's row that a warp sums
     // Operands of the rows that stay in registers: as many as leave room for the rest beside the results, S and dP.
     REGISTERS = M * (RESULTS * PART / 2 + COLUMNS),
-    ROOM = 200,
+    ROOM = 210,
     HOLDS = REGISTERS + 2 * M * D / 4 <= ROOM ? 2 : REGISTERS + M * D / 4 <= ROOM ? 1 : 0,
+    // The largest kernels have no registers for loads that ptxas moves ahead of the weights: a fence keeps these in their place.
+    // Which addresses are kept and which worked out anew for each tile is what spills nothing with any of the pinned assemblers.
+    FENCED = M > 1 || D > 128,
     OPERANDS = 2 / GROUPS  // that a thread copies columns of: a group one, or all threads both
   };
   typedef Copier<COLUMNS, D, 32 * WARPS> ColumnCopier;
@@ -67,7 +70,8 @@ struct BackwardConfig {
     STAGES_AT = 2 * RowLayout::BYTES,
     SEGMENT_AT = STAGES_AT + 2 * STAGE_BYTES,
     WINDOWS_AT = SEGMENT_AT + sizeof(ColumnSegment),  // by axis, by coordinate in the box of rows: sides are ROWS + 2 at most
-    TABLE_AT = WINDOWS_AT + (ROWS + 2) * sizeof(Range),
+    ROW_STATISTICS_AT = WINDOWS_AT + (ROWS + 2) * sizeof(Range),  // of each row a pair, where rows are queries
+    TABLE_AT = ROW_STATISTICS_AT + (OF_KEYS ? 0 : ROWS * STATISTICS_BYTES),
     SHARED_BYTES = TABLE_AT + Table::BYTES
   };
   static_assert(STAGE_BYTES % 128 == 0 && SEGMENT_AT % 8 == 0, "swizzled rows, long words");
@@ -82,12 +86,17 @@ struct BackwardShared {
   __device__ __forceinline__ unsigned address() const { return arch::shared_address(base); }
   __device__ __forceinline__ unsigned rows(int operand) const { return address() + operand * C::RowLayout::BYTES; }
   __device__ __forceinline__ unsigned stages() const { return address() + C::STAGES_AT; }
+  // Of two.
+  __device__ __forceinline__ unsigned other_stage(unsigned stage) const {
+    return 2 * stages() + C::STAGE_BYTES - stage;
+  }
   __device__ __forceinline__ ColumnSegment& segment() const { return *(ColumnSegment*)(base + C::SEGMENT_AT); }
   // What rows meet along an axis, in positions, by their coordinate in the box.
   __device__ __forceinline__ Range* windows(const BackwardTileParams& p, int a) const {
     const int before = a == 2 ? 0 : (1 << p.row_log2[2]) + (a == 0 ? 1 << p.row_log2[1] : 0);
     return (Range*)(base + C::WINDOWS_AT) + before;
   }
+  __device__ __forceinline__ unsigned row_statistics() const { return address() + C::ROW_STATISTICS_AT; }
   __device__ __forceinline__ unsigned* table() const { return (unsigned*)(base + C::TABLE_AT); }
 };
 

@@ -15,12 +15,14 @@ struct ColumnCopies {
   enum { OWN = C::OPERANDS + (C::OF_KEYS ? 1 : 0), STATISTICS_BIT = 31 };
 
   const char* next[OWN];  // this thread's chunk of its operands in the first of its columns of the tile to be copied next; its pair
-  unsigned copy_at;       // in an operand of a stage: the first column that this thread copies, its chunk
+  unsigned kept;          // place()
   int at[3];              // that tile
   unsigned copied;        // bit (i * PANELS + panel) * PASSES + pass: whether this thread's chunk is more than zeros
 
   // The side of what this thread copies.
   NATTEN_DEVICE int side(int i) { return i == C::OPERANDS ? (int)STATISTICS : C::GROUPS == 1 ? i : Thread::group<C>(); }
+  // In an operand of a stage: the first column that this thread copies, its chunk.
+  __device__ __forceinline__ unsigned place() const { return C::FENCED ? Copier::offset(index()) : kept; }
   NATTEN_DEVICE unsigned index() { return Thread::index() % (32 * C::WARPS); }
 
   // To the first full tile, or where none is, to the first one.
@@ -29,7 +31,7 @@ struct ColumnCopies {
     const KeyGrid& grid = s.grid;
     const bool any_full = grid.full() > 0;
     const int chunk = Copier::chunk(index());
-    copy_at = Copier::offset(index());
+    kept = Copier::offset(index());
 #pragma unroll
     for (int a = 0; a < 3; ++a) at[a] = any_full ? grid.full_begin[a] : 0;
     copied = 0;
@@ -74,7 +76,7 @@ struct ColumnCopies {
     }
 #pragma unroll
     for (int i = 0; i < C::OPERANDS; ++i) {
-      const unsigned to = stage + side(i) * Layout::BYTES + copy_at;
+      const unsigned to = stage + side(i) * Layout::BYTES + place();
 #pragma unroll
       for (int pass = 0; pass < Copier::PASSES; ++pass) {
 #pragma unroll

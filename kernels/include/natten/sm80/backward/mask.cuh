@@ -14,7 +14,8 @@ template <int M>
 struct TileMask {
   unsigned words[M][2][2];  // of row block m, row lane / 4 + 8 half, parity e
 
-  __device__ __forceinline__ bool meets(int m, int half, int n, int e) const { return words[m][half][e] & 1u << 4 * n; }
+  // Element i of the fragment (m, n) of scores.
+  __device__ __forceinline__ bool meets(int m, int n, int i) const { return words[m][i / 2][i % 2] & 1u << 4 * n; }
 };
 
 // What a lane keeps in the loop with masks.

@@ -8,8 +8,6 @@
 // S and dP have rows in the lanes of quads whichever pass it is, so that P and dS are first operands of the sums as they are.
 #pragma once
 #include "../../arch/math.cuh"
-#include "../../arch/memory.cuh"
-#include "../../softmax.cuh"
 #include "mask.cuh"
 
 namespace natten {
@@ -26,12 +24,10 @@ struct BackwardProducts {
   enum { HELD = C::HOLDS > 0 ? (int)C::HOLDS : 1, HELD_M = C::HOLDS ? (int)C::M : 1, HELD_K = C::HOLDS ? C::D / 16 : 1 };
 
   // Shared addresses, or offsets in an operand of a stage, of what this lane reads.
-  unsigned row_at;     // matrix row of rows, chunk lane / 16
-  unsigned score_at;   // matrix row of columns, chunk lane / 8 % 2
-  unsigned sum_at;     // matrix row of columns, chunk lane / 16, in this group's part
+  unsigned row_at;   // matrix row of rows, chunk lane / 16
+  unsigned kept[2];  // score_at(), sum_at()
   unsigned rows[HELD][HELD_M][HELD_K][4];
   float d_row[C::RESULTS][C::M][C::PART / 8][4];            // (WARP_ROWS, PART)
-  float lse_log2[C::M][2], delta[C::M][2];                  // of this lane's rows, where rows are queries
 
   __device__ __forceinline__ void clear() {
 #pragma unroll
@@ -47,29 +43,25 @@ struct BackwardProducts {
     }
   }
 
-  // Reads the statistics of the queries that are rows; one that does not exist gets no weights.
-  __device__ __forceinline__ void read_statistics(const BackwardTileParams& p, const RowTile& tile) {
-    if (C::OF_KEYS) return;
-    const RowsOfWarp rows = RowsOfWarp::find<C>(p, tile, p.statistics_strides);
-    const unsigned lane = Thread::lane();
-    float pair[2] = {NATTEN_INFINITY, 0.0f};
-    if (rows.exist >> lane % C::WARP_ROWS & 1) arch::load_pair(pair[0], pair[1], p.statistics + 2 * rows.at);
-#pragma unroll
-    for (int m = 0; m < C::M; ++m) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        lse_log2[m][half] = arch::shuffle_from(pair[0], m * 16 + half * 8 + lane / 4);
-        delta[m][half] = arch::shuffle_from(pair[1], m * 16 + half * 8 + lane / 4);
-      }
-    }
+  // Matrix row of columns, chunk lane / 8 % 2.
+  NATTEN_DEVICE unsigned find_score() {
+    return ColumnLayout::offset(Thread::lane() % 8 + Thread::lane() / 16 * 8, Thread::lane() / 8 % 2);
   }
+  __device__ __forceinline__ unsigned score_at() const { return C::FENCED ? kept[0] : find_score(); }
+
+  // Matrix row of columns, chunk lane / 16, in this group's part.
+  NATTEN_DEVICE unsigned find_sum() {
+    return ColumnLayout::offset(Thread::lane() % 16, Thread::lane() / 16) +
+           Thread::group<C>() * (ColumnLayout::BYTES / C::GROUPS);
+  }
+  __device__ __forceinline__ unsigned sum_at() const { return C::FENCED ? kept[1] : find_sum(); }
 
   // Once rows are in shared memory.
   __device__ __forceinline__ void receive_rows(const BackwardShared<C>& shared) {
     const unsigned lane = Thread::lane();
     row_at = shared.address() + RowLayout::offset(Thread::row<C>() + lane % 16, lane / 16);
-    score_at = ColumnLayout::offset(lane % 8 + lane / 16 * 8, lane / 8 % 2);
-    sum_at = ColumnLayout::offset(lane % 16, lane / 16) + Thread::group<C>() * (ColumnLayout::BYTES / C::GROUPS);
+    kept[0] = find_score();
+    kept[1] = find_sum();
 #pragma unroll
     for (int operand = 0; operand < C::HOLDS; ++operand) {
 #pragma unroll
@@ -112,7 +104,7 @@ struct BackwardProducts {
             for (int i = 0; i < 4; ++i) a[m][i] = rows[operand % HELD][m % HELD_M][k % HELD_K][i];
           }
         }
-        const unsigned columns = stage + operand * ColumnLayout::BYTES + score_at;
+        const unsigned columns = stage + operand * ColumnLayout::BYTES + score_at();
 #pragma unroll
         for (int n = 0; n < C::N; n += 2) {
           unsigned b[4];
@@ -127,29 +119,51 @@ struct BackwardProducts {
     }
   }
 
-  // The statistics of this lane's columns 8 n + 2 (lane % 4) and the next one: lse_log2 and delta of either.
-  static __device__ __forceinline__ void load_statistics(float (&pairs)[4], unsigned stage, int n) {
+  // The queries' statistics that a lane needs: of its columns 8 n + 2 (lane % 4) and the next one in the pass over keys,
+  // otherwise of its rows lane / 4 and 8 further in row block m.
+  enum { LSE_LOG2, DELTA };
+  NATTEN_DEVICE void load_statistics(float (&of)[2], int which, unsigned shared_address, int block) {
     int words[4];
-    arch::load_shared(words, stage + C::STAGE_STATISTICS_AT + (8 * n + Thread::lane() % 4 * 2) * STATISTICS_BYTES);
+    if (C::OF_KEYS) {
+      arch::load_shared(words, shared_address + (8 * block + Thread::lane() % 4 * 2) * STATISTICS_BYTES);
+      of[0] = __int_as_float(words[which]);
+      of[1] = __int_as_float(words[2 + which]);
+    } else {
+      const unsigned row = Thread::row<C>() + block * 16 + Thread::lane() / 4;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) pairs[i] = __int_as_float(words[i]);
+      for (int half = 0; half < 2; ++half)
+        of[half] = __uint_as_float(arch::load_shared(shared_address + (row + 8 * half) * STATISTICS_BYTES + 4 * which));
+    }
   }
+
+  // The same for all of a tile: [n][column] or [m][half].
+  struct Statistics {
+    enum { BLOCKS = C::OF_KEYS ? (int)C::N : (int)C::M };
+    float values[BLOCKS][2];
+
+    __device__ __forceinline__ void load(int which, const BackwardShared<C>& shared, unsigned stage) {
+      const unsigned at = C::OF_KEYS ? stage + C::STAGE_STATISTICS_AT : shared.row_statistics();
+#pragma unroll
+      for (int block = 0; block < BLOCKS; ++block) load_statistics(values[block], which, at, block);
+    }
+    // Of fragment (m, n), element i.
+    __device__ __forceinline__ float of(int m, int n, int i) const {
+      return C::OF_KEYS ? values[n % BLOCKS][i % 2] : values[m % BLOCKS][i / 2];
+    }
+  };
 
   // S to P in place.
   template <bool MASKED>
-  __device__ __forceinline__ void weigh(const BackwardTileParams& p, Scores& scores, unsigned stage,
+  __device__ __forceinline__ void weigh(const BackwardTileParams& p, Scores& scores, const Statistics& lse_log2,
                                         const TileMask<C::M>& mask) const {
 #pragma unroll
-    for (int n = 0; n < C::N; ++n) {
-      float pairs[4];
-      if (C::OF_KEYS) load_statistics(pairs, stage, n);
+    for (int m = 0; m < C::M; ++m) {
 #pragma unroll
-      for (int m = 0; m < C::M; ++m) {
+      for (int n = 0; n < C::N; ++n) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const float reference = C::OF_KEYS ? pairs[2 * (i % 2)] : lse_log2[m][i / 2];
-          const float weight = arch::exp2_approx(fmaf(scores[m][n][i], p.geometry.scale_log2, -reference));
-          scores[m][n][i] = !MASKED || mask.meets(m, i / 2, n, i % 2) ? weight : 0.0f;
+          const float exponent = fmaf(scores[m][n][i], p.geometry.scale_log2, -lse_log2.of(m, n, i));
+          scores[m][n][i] = !MASKED || mask.meets(m, n, i) ? arch::exp2_approx(exponent) : 0.0f;
         }
       }
     }
@@ -157,19 +171,16 @@ struct BackwardProducts {
 
   // dP to dS in place. What is not seen has weight 0, and may hold an infinity.
   template <bool MASKED>
-  __device__ __forceinline__ void differentiate(Scores& d_scores, const Scores& weights, unsigned stage,
+  __device__ __forceinline__ void differentiate(Scores& d_scores, const Scores& weights, const Statistics& delta,
                                                 const TileMask<C::M>& mask) const {
 #pragma unroll
-    for (int n = 0; n < C::N; ++n) {
-      float pairs[4];
-      if (C::OF_KEYS) load_statistics(pairs, stage, n);
+    for (int m = 0; m < C::M; ++m) {
 #pragma unroll
-      for (int m = 0; m < C::M; ++m) {
+      for (int n = 0; n < C::N; ++n) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const float along = C::OF_KEYS ? pairs[2 * (i % 2) + 1] : delta[m][i / 2];
-          const float change = weights[m][n][i] * (d_scores[m][n][i] - along);
-          d_scores[m][n][i] = !MASKED || mask.meets(m, i / 2, n, i % 2) ? change : 0.0f;
+          const float change = weights[m][n][i] * (d_scores[m][n][i] - delta.of(m, n, i));
+          d_scores[m][n][i] = !MASKED || mask.meets(m, n, i) ? change : 0.0f;
         }
       }
     }
@@ -193,7 +204,7 @@ struct BackwardProducts {
   // d_row += pairs times the columns of an operand.
   __device__ __forceinline__ void sum(float (&d_row)[C::M][C::PART / 8][4], const Pairs& pairs, unsigned stage,
                                       int operand) const {
-    const unsigned columns = stage + operand * ColumnLayout::BYTES + sum_at;
+    const unsigned columns = stage + operand * ColumnLayout::BYTES + sum_at();
 #pragma unroll
     for (int k = 0; k < C::N / 2; ++k) {
 #pragma unroll
@@ -211,16 +222,22 @@ struct BackwardProducts {
 
   // All of a tile's work.
   template <bool MASKED>
-  __device__ __forceinline__ void step(const BackwardTileParams& p, unsigned stage, const TileMask<C::M>& mask) {
+  __device__ __forceinline__ void step(const BackwardTileParams& p, const BackwardShared<C>& shared, unsigned stage,
+                                       const TileMask<C::M>& mask) {
     Scores scores[2];
     Pairs pairs;
-    multiply_rows_columns<0, 2>(scores, stage);
-    weigh<MASKED>(p, scores[0], stage, mask);
+    Statistics statistics;
+    multiply_rows_columns<0, 1>(scores, stage);
+    if (C::FENCED) arch::sync_warp();
+    statistics.load(LSE_LOG2, shared, stage);
+    weigh<MASKED>(p, scores[0], statistics, mask);
+    multiply_rows_columns<1, 2>(scores, stage);
     if (C::OF_KEYS) {
       pack(pairs, scores[0]);
       sum(d_row[C::RESULTS - 1], pairs, stage, 1);
     }
-    differentiate<MASKED>(scores[1], scores[0], stage, mask);
+    statistics.load(DELTA, shared, stage);
+    differentiate<MASKED>(scores[1], scores[0], statistics, mask);
     pack(pairs, scores[1]);
     sum(d_row[0], pairs, stage, 0);
   }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 // What a cta of an Ampere backward pass works on: its rows, and the columns at hand, described in shared memory.
 #pragma once
+#include "../../arch/memory.cuh"
+#include "../../softmax.cuh"
 #include "config.cuh"
 
 namespace natten {
@@ -72,6 +74,17 @@ NATTEN_DEVICE void note_windows(const BackwardTileParams& p, const BackwardShare
   for (int a = 0; a < 3; ++a) {
     if (along < 1 << p.row_log2[a]) shared.windows(p, a)[along] = tile.meets<C::OF_KEYS>(p, a, along);
   }
+}
+
+// Notes the statistics of the queries that are rows; one that does not exist gets no weights.
+template <class C>
+NATTEN_DEVICE void note_statistics(const BackwardTileParams& p, const BackwardShared<C>& shared, const RowTile& tile) {
+  const int row = Thread::index();
+  if (C::OF_KEYS || row >= C::ROWS) return;
+  float pair[2] = {NATTEN_INFINITY, 0.0f};
+  if (tile.exists<C::OF_KEYS>(p, row))
+    arch::load_pair(pair[0], pair[1], p.statistics + 2 * tile.offset(p, p.statistics_strides, row));
+  arch::store_shared(shared.row_statistics() + row * STATISTICS_BYTES, __float_as_int(pair[0]), __float_as_int(pair[1]));
 }
 
 // Where the first column is, axes aside: the tensors, batch item and head. `part`: of the query heads that share the rows' keys,

@@ -38,7 +38,7 @@ pub(super) fn bids(
     let bid = |(tiling, counts): (Tiling, TileCounts)| {
         let counts = Counts { rows: counts.query_tiles, columns: counts.key_tiles, full: counts.full_tiles };
         let heads = problem.batch() * problem.heads();
-        let own = cost::predict(kernel, &counts, (heads, 1), 1.0, query.properties.multiprocessors);
+        let own = cost::predict(kernel, &counts, (heads, 1), 1.0, query.properties);
         Bid { kernel, tiling: Some(tiling), side: 0, microseconds: own + rest }
     };
     let bids: Vec<Bid> = best_of_queries(kernel, query, problem, most).into_iter().map(bid).collect();
@@ -76,7 +76,7 @@ fn time_of_keys((kernel, cut): &(&'static Kernel, Cut), query: &Query<'_>, probl
     let heads = problem.batch() * problem.heads_kv();
     let sharing = problem.heads_per_kv() as f64;
     let splits = cut.split(heads).count;
-    cost::predict(kernel, &cut.counts, (heads, splits), sharing, query.properties.multiprocessors)
+    cost::predict(kernel, &cut.counts, (heads, splits), sharing, query.properties)
 }
 
 /// The mask of the additional keys: every query sees every one of them.
