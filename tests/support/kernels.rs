@@ -120,6 +120,7 @@ fn of_queries(of_keys: &Shipped) -> Option<&'static str> {
             && other.head_dim == of_keys.head_dim
             && other.needs_alignment == of_keys.needs_alignment
             && other.on_tensor_cores == of_keys.on_tensor_cores
+            && other.capability == of_keys.capability
     });
     other.map(|other| other.entry)
 }

@@ -104,6 +104,7 @@ pub(crate) fn entries() -> Vec<Entry> {
     entries.extend(ELEMENTS.into_iter().flat_map(simt_entries));
     entries.extend(HALVES.into_iter().flat_map(|element| SM80_TILES.map(|tile| sm80_entry(element, tile))));
     entries.extend(HALVES.into_iter().flat_map(|element| SM90_TILES.map(|tile| sm90_entry(element, tile))));
+    entries.extend(HALVES.into_iter().flat_map(sm80_backward_entries));
     entries.extend(HALVES.into_iter().flat_map(sm90_backward_entries));
     entries.extend(row_entries());
     entries.extend(measuring_entries());
@@ -196,6 +197,45 @@ fn sm80_entry(element: Element, [head_dim, queries, keys]: [u32; 3]) -> Entry {
             format!("NATTEN_DIM={head_dim}"),
             format!("NATTEN_ROWS={queries}"),
             format!("NATTEN_KEYS={keys}"),
+        ],
+    }
+}
+
+/// head_dim, rows of a cta and columns of a tile. A warp's 32 rows halve the shared memory traffic per multiplication where
+/// their results fit its registers; 64 rows serve small windows and GPUs whose shared memory holds 128 just once.
+const SM80_BACKWARD_QUERY_TILES: [[u32; 3]; 5] =
+    [[32, 128, 64], [64, 128, 32], [128, 128, 32], [128, 64, 32], [256, 64, 16]];
+const SM80_BACKWARD_KEY_TILES: [[u32; 3]; 4] = [[32, 128, 32], [64, 128, 32], [128, 64, 32], [256, 64, 16]];
+
+fn sm80_backward_entries(element: Element) -> Vec<Entry> {
+    let of_queries = SM80_BACKWARD_QUERY_TILES.map(|[head_dim, rows, columns]| {
+        sm80_backward_entry(element, Operation::BackwardQuery, [head_dim, rows, columns])
+    });
+    let of_keys = SM80_BACKWARD_KEY_TILES.map(|[head_dim, rows, columns]| {
+        sm80_backward_entry(element, Operation::BackwardKey, [head_dim, rows, columns])
+    });
+    of_queries.into_iter().chain(of_keys).collect()
+}
+
+fn sm80_backward_entry(element: Element, operation: Operation, [head_dim, rows, columns]: [u32; 3]) -> Entry {
+    let (pass, queries, keys) =
+        if operation == Operation::BackwardKey { (1, columns, rows) } else { (0, rows, columns) };
+    Entry {
+        name: format!("natten_{}_sm80_{}_d{head_dim}_q{queries}_k{keys}", operation.name(), element.name()),
+        family: "sm80",
+        operation,
+        source: "backward/sm80.cu",
+        target: SM80,
+        element,
+        max_head_dim: head_dim,
+        needs_alignment: true,
+        shape: Shape::Tiles { queries, keys },
+        defines: vec![
+            format!("NATTEN_TYPE={}", element.in_kernels()),
+            format!("NATTEN_DIM={head_dim}"),
+            format!("NATTEN_ROWS={rows}"),
+            format!("NATTEN_COLUMNS={columns}"),
+            format!("NATTEN_PASS={pass}"),
         ],
     }
 }

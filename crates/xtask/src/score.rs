@@ -72,7 +72,7 @@ pub(crate) fn run(root: &Path, entries: &[Entry]) -> Result<(), TaskError> {
     if bad > 0 { Err(TaskError::Score { count: bad }) } else { Ok(()) }
 }
 
-/// Most instructions per score that a kernel on tiles may spend in its loop without masks, rare blocks included, where
+/// Most instructions per score that a forward kernel on tiles may spend in its loop without masks, rare blocks included, where
 /// tiles are large.
 const LIMIT_PER_SCORE: f64 = 12.0;
 
@@ -108,7 +108,10 @@ fn report_tiles(
         partial.trip,
         f64::from(partial.trip) / f64::from(full.trip),
     );
-    queries < 128 || entry.max_head_dim < 64 || per_score(full.mix.total) <= LIMIT_PER_SCORE
+    entry.operation != Operation::Forward
+        || queries < 128
+        || entry.max_head_dim < 64
+        || per_score(full.mix.total) <= LIMIT_PER_SCORE
 }
 
 fn report(entry: &Entry, release: &str, arch: &str, assembled: &Assembled, mix: Option<Mix>) {

@@ -129,9 +129,12 @@ NATTEN_DEVICE float statistic_of(float lse) {
 // Where exponents of weights end, relative to such a log-sum-exp.
 NATTEN_DEVICE float highest_exponent(float lse_log2) { return fabsf(lse_log2) < NATTEN_COARSE ? NATTEN_INFINITY : 0.0f; }
 
+// An exponent, or where exponents end; NaN stays NaN.
+NATTEN_DEVICE float bounded(float exponent, float highest) { return exponent > highest ? highest : exponent; }
+
 // The weight of a score in units of so many powers of two, a power of two itself. Their product is exact.
 NATTEN_DEVICE float backward_weight(float score, float unit, float lse_log2) {
-  return arch::exp2_approx(fminf(fmaf(score, unit, -lse_log2), highest_exponent(lse_log2)));
+  return arch::exp2_approx(bounded(fmaf(score, unit, -lse_log2), highest_exponent(lse_log2)));
 }
 
 // For the two rows that a lane holds of a fragment of 16 rows, as tensor cores leave it: scores[4 n + 2 half + e] is column

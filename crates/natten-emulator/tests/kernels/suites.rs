@@ -47,8 +47,10 @@ const GROUPS: &[(&str, Pick)] = &[
     ("forward, Ampere, longer rows", |k| is_on(k, 8) && k.head_dim > 64),
     ("forward, Hopper, up to 64", |k| is_on(k, 9) && k.head_dim <= 64),
     ("forward, Hopper, longer rows", |k| is_on(k, 9) && k.head_dim > 64),
-    ("backward of queries", |k| k.operation == Operation::BackwardQuery),
-    ("backward of keys", |k| k.operation == Operation::BackwardKey),
+    ("backward of queries", |k| k.operation == Operation::BackwardQuery && !is_of_ampere(k)),
+    ("backward of keys", |k| k.operation == Operation::BackwardKey && !is_of_ampere(k)),
+    ("backward, Ampere, up to 64", |k| is_backward_of_ampere(k) && k.head_dim <= 64),
+    ("backward, Ampere, longer rows", |k| is_backward_of_ampere(k) && k.head_dim > 64),
     ("rows", |k| {
         use Operation::{Delta, Merge, MergeBackward, SumPartials};
         matches!(k.operation, Delta | SumPartials | Merge | MergeBackward)
@@ -57,6 +59,14 @@ const GROUPS: &[(&str, Pick)] = &[
 
 fn is_on(kernel: &Shipped, major: u32) -> bool {
     kernel.operation == Operation::Forward && kernel.on_tensor_cores && kernel.capability.major == major
+}
+
+fn is_of_ampere(kernel: &Shipped) -> bool {
+    kernel.on_tensor_cores && kernel.capability.major == 8
+}
+
+fn is_backward_of_ampere(kernel: &Shipped) -> bool {
+    is_of_ampere(kernel) && kernel.operation != Operation::Forward
 }
 
 /// What a kernel went through.
@@ -123,6 +133,8 @@ by_name! {
     forward_sm90_long: "forward, Hopper, longer rows";
     backward_query: "backward of queries";
     backward_key: "backward of keys";
+    backward_sm80_short: "backward, Ampere, up to 64";
+    backward_sm80_long: "backward, Ampere, longer rows";
     rows: "rows";
 }
 

@@ -23,6 +23,11 @@ static __device__ __forceinline__ void copy_4_bytes_or_zero(unsigned to_shared, 
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" :: "r"(to_shared), "l"(from), "r"(exists ? 4 : 0) : "memory");
 }
 
+// Eight bytes, likewise.
+static __device__ __forceinline__ void copy_8_bytes_or_zero(unsigned to_shared, const void* from, bool exists) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" :: "r"(to_shared), "l"(from), "r"(exists ? 8 : 0) : "memory");
+}
+
 // This thread's arrival at a barrier object once all its copies so far are there; the object counts it as one arrival.
 static __device__ __forceinline__ void barrier_arrive_on_copies(unsigned barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" :: "r"(barrier) : "memory");

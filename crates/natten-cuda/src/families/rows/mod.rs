@@ -153,7 +153,7 @@ pub(crate) fn delta(
     Ok(Launch::new(query, kernel, ctas(&count, kernel), bytemuck::bytes_of(&params), &addresses))
 }
 
-/// Partial gradients in the workspace.
+/// Partial gradients of keys or values, or of additional ones, in the workspace.
 pub(crate) struct Partials {
     /// Where they begin there, in bytes.
     pub begin: usize,

@@ -1,8 +1,9 @@
-//! Tiles of scores on the tensor cores of Ampere and later: forward passes of 16-bit rows that lie well.
+//! Tiles of scores on the tensor cores of Ampere and later: calls on 16-bit rows that lie well.
 //!
 //! A kernel on tiles computes whole boxes of scores, so its cost is the pairs it issues: exact counts, and rates that were
 //! fitted to measured times.
 
+mod backward;
 mod cost;
 mod launch;
 #[cfg(test)]
@@ -17,7 +18,7 @@ use crate::rejection::RejectionReason;
 /// The family.
 pub(crate) struct Sm80;
 
-/// Kernels keep, in 16 bits, how far a query's window starts after that of the tile's first query, which is less than the
+/// Forward kernels keep, in 16 bits, how far a query's window starts after that of the tile's first query, which is less than the
 /// tile's side plus the stride; and likewise for the ends.
 const MAX_STRIDE: usize = 1 << 15;
 
@@ -34,7 +35,8 @@ impl Family for Sm80 {
     }
 
     fn reason_against(&self, _kernel: &'static Kernel, query: &Query<'_>) -> Option<RejectionReason> {
-        let axes = query.pass.problem()?.axes();
+        let Pass::Forward(problem) = query.pass else { return None };
+        let axes = problem.axes();
         let found = axes.iter().map(|axis| axis.stride).max().unwrap_or(1);
         (found > MAX_STRIDE).then_some(RejectionReason::Stride { max: MAX_STRIDE, found })
     }
@@ -45,7 +47,11 @@ impl Family for Sm80 {
         query: &Query<'_>,
         most: usize,
     ) -> Result<Vec<Bid>, RejectionReason> {
-        let Pass::Forward(problem) = query.pass else { return Ok(Vec::new()) };
+        let problem = match query.pass {
+            Pass::Forward(problem) => problem,
+            Pass::Backward(problem) => return backward::bids(kernel, query, problem, most),
+            Pass::Merge(_) | Pass::MergeBackward(_) => return Ok(Vec::new()),
+        };
         let ranked = tiles::best(kernel, query, problem, most);
         let Some((_, counts)) = ranked.first() else { return Err(RejectionReason::NotAskedFor) };
         let useful = counts.scores.max(1) as f64 * (problem.head_dim() + problem.head_dim_v()) as f64;
@@ -64,16 +70,24 @@ impl Family for Sm80 {
     }
 
     fn lay_out(&self, bid: &Bid, query: &Query<'_>) -> Result<Offer, Refused> {
-        launch::lay_out(bid, query)
+        match query.pass {
+            Pass::Backward(problem) => backward::lay_out(bid, query, problem),
+            _ => launch::lay_out(bid, query),
+        }
     }
 
     #[cfg(test)]
     fn parameter_bytes(&self, operation: crate::registry::Operation) -> usize {
-        let crate::registry::Operation::Forward = operation else { return 0 };
-        size_of::<crate::params::TileForwardParams>()
+        match operation {
+            crate::registry::Operation::Forward => size_of::<crate::params::TileForwardParams>(),
+            _ => size_of::<backward::params::BackwardTileParams>(),
+        }
     }
 
     fn issued_over_useful(&self, bid: &Bid, query: &Query<'_>) -> Vec<(&'static Kernel, f64)> {
+        if let Pass::Backward(problem) = query.pass {
+            return backward::issued_over_useful(bid, query, problem);
+        }
         let counts = bid.tiling.zip(query.pass.problem());
         let counts = counts.map(|(tiling, problem)| query.tables(problem).counts(&tiling));
         let parts = query.pass.problem().map_or(1.0, |problem| parts::count(bid.kernel, problem));

@@ -14,7 +14,7 @@ use crate::family::{Offer, Pass, Query, Request};
 use crate::rejection::{RejectionReason, Rejections};
 use crate::views::Views;
 
-fn device(multiprocessors: u32, shared_kib: usize) -> Properties {
+pub(super) fn device(multiprocessors: u32, shared_kib: usize) -> Properties {
     Properties {
         name: "a device".to_owned(),
         compute_capability: ComputeCapability { major: 8, minor: 0 },
@@ -24,7 +24,7 @@ fn device(multiprocessors: u32, shared_kib: usize) -> Properties {
     }
 }
 
-fn problem<const RANK: usize>(
+pub(super) fn problem<const RANK: usize>(
     tokens: [usize; RANK],
     heads: usize,
     head_dim: usize,

@@ -161,7 +161,7 @@ struct BackwardConsumer {
         const int i = 4 * eight + part;
         const float reference = C::OF_KEYS ? lse[part % 2] : lse_log2[part / 2];
         float exponent = fmaf(scores[i], p.geometry.scale_log2, -reference);
-        if (COARSE) exponent = fminf(exponent, highest_exponent(reference));
+        if (COARSE) exponent = bounded(exponent, highest_exponent(reference));
         if (MASKED && !(seen[part / 2] & 1u << (2 * eight + part % 2))) exponent = -NATTEN_INFINITY;
         scores[i] = arch::exp2_approx(exponent);
       }
