@@ -56,9 +56,9 @@ pub enum Spread {
 /// Ctas at either end of a grid that run where a token axis is longer: enough for a whole tile of rows.
 const CTAS: u32 = 2;
 
-/// Tokens at either end of a longer axis: what those ctas have, of so many rows each, with a tile of keys and a small window.
-pub fn end(rows: usize) -> usize {
-    CTAS as usize * rows + 256
+/// Tokens at either end of a longer axis: what those ctas have, of so many rows each, and what these see beyond them.
+pub fn end(rows: usize, beyond: usize) -> usize {
+    CTAS as usize * rows + beyond
 }
 
 /// Rows that a cta of a kernel on rows takes.

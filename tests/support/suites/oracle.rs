@@ -66,7 +66,7 @@ fn plain<E: Element>(_: usize, case: &Case) -> Expected<E> {
 
 /// The same, checked once.
 fn once<E: Element>(nth: usize, case: &Case) -> Expected<E> {
-    Expected::of(case).once(nth.is_multiple_of(2))
+    Expected::of(case).once((nth / 2).is_multiple_of(2))
 }
 
 /// Scores far below 0.

@@ -194,13 +194,18 @@ impl Scope {
     /// All of a list for a kernel with rows of its own, a third for one on any rows, which knows no masks; for other subjects
     /// those that are tried. The two kernels of a backward run together, so that each is usually asked for on half of them.
     pub fn every(&self, list: &[Spec]) -> Vec<Given> {
-        let is_half = self.half.is_some() && self.usual > 1 && Breadth::asked() == Breadth::Usual;
         let all = self.some_of(list, |every| match (self.is_kernel(), self.rows) {
             (true, Some(_)) => 1,
             (true, None) => 3,
             (false, _) => every,
         });
-        all.into_iter().filter(|given| !is_half || self.half == Some(given.index % 2)).collect()
+        all.into_iter().filter(|given| self.has(given.index)).collect()
+    }
+
+    /// Whether a problem of that number is this kernel's to be asked for, not that of the kernel that runs with it.
+    pub fn has(&self, index: usize) -> bool {
+        let is_wide = self.usual == 1 || Breadth::asked() > Breadth::Usual;
+        is_wide || self.half.is_none_or(|half| half == index % 2)
     }
 
     /// Those of a list of problems that span several tiles.

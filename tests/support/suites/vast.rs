@@ -20,7 +20,8 @@ use crate::vast::{Along, Spread, end};
 pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
     let mut suite = Suite { name: "vast", checks: Vec::new() };
     if scope.forward || scope.backward {
-        for (n, (spec, spread)) in apart(scope).into_iter().chain(longer(scope)).enumerate() {
+        let all = apart(scope).into_iter().chain(longer(scope)).enumerate();
+        for (n, (spec, spread)) in all.filter(|(n, _)| scope.has(*n)) {
             for given in scope.alone(&spec, n) {
                 suite.checks.push(of_problem(scope, given, spread));
             }
@@ -79,9 +80,10 @@ fn longer(scope: &Scope) -> Vec<(Spec, Spread)> {
     let (rows, heads) = match scope.longest_row() {
         0..32 => (512, 16),
         32 => (256, 8),
-        _ => (192, 8),
+        _ if scope.has_tiles() => (192, 8),
+        _ => (128, 8),
     };
-    let tokens = 2 * end(rows);
+    let tokens = 2 * end(rows, if scope.has_tiles() { 256 } else { 64 });
     let line = Spec::na(&[tokens], &[5]);
     let pairs = [
         [
@@ -120,7 +122,7 @@ fn of_problem<S: Subject>(scope: &Scope, given: Given, spread: Spread) -> Check<
         in_type!(given.element_type, E => match spread {
             Spread::Apart(_) => {
                 let case = given.spec.draw(70 + given.index as u64);
-                let expected = Expected::<E>::of(&case).once(given.index.is_multiple_of(2));
+                let expected = Expected::<E>::of(&case).once((given.index / 2).is_multiple_of(2));
                 let at = Arrangements::all(given.place);
                 if is_forward {
                     expected.check_forward(&subject, at)?;
