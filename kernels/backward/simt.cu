@@ -82,7 +82,7 @@ NATTEN_DEVICE void backward_query(const BackwardParams& p) {
   const int lane = block.lane;
   const int head_kv = divide(block.head, geometry.heads_per_kv);
 
-  const SplitScale scale = SplitScale::of(geometry.scale_log2);
+  const SplitScale scale = SplitScale::of(geometry.scale_log2, geometry.scale);
   QueryBody<T, LANES, ELEMS, ITEMS, TOKENS, ALIGNED> body = {geometry, lane};
   body.unit = scale.of_scores;
 #pragma unroll
@@ -254,7 +254,7 @@ NATTEN_DEVICE void backward_key(const BackwardParams& p) {
   if (!block.template place<KEY_ITEMS>(geometry, plan)) return;
   const int lane = block.lane;
 
-  const SplitScale scale = SplitScale::of(geometry.scale_log2);
+  const SplitScale scale = SplitScale::of(geometry.scale_log2, geometry.scale);
   KeyBody<T, LANES, ELEMS, ITEMS, ALIGNED> body = {geometry, lane};
 #pragma unroll
   for (int item = 0; item < ITEMS; ++item) {

@@ -81,7 +81,7 @@ NATTEN_DEVICE void forward(const ForwardParams& p) {
   const int lane = block.lane;
   const int head_kv = divide(block.head, geometry.heads_per_kv);
 
-  const SplitScale scale = SplitScale::of(geometry.scale_log2);
+  const SplitScale scale = SplitScale::of(geometry.scale_log2, geometry.scale);
   ForwardBody<T, LANES, ELEMS, ITEMS, ALIGNED> body = {geometry, lane, block.group_lane};
 #pragma unroll
   for (int item = 0; item < ITEMS; ++item) {

@@ -80,6 +80,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::single_range_in_vec_init, reason = "lists of ranges, some of one")]
     fn parts_cover_a_row() {
         for (kernel, length, wanted) in [
             ("natten_forward_sm80_f16_d64_q64_k64", 256, vec![0..256]),

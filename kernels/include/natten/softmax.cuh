@@ -38,10 +38,11 @@ struct SplitScale {
   float of_rows;
   float of_scores;  // 1 for scales below 2
 
-  NATTEN_DEVICE SplitScale of(float scale_log2) {
-    const int bits = __float_as_int(scale_log2), power = bits & 0x7f800000;
-    if (power <= 0x3f800000) return {scale_log2, 1.0f};
-    return {__int_as_float(bits & 0x807fffff | 0x3f800000), __int_as_float(power)};
+  // Of large scales from `scale` itself: scale_log2 ends where f32 does.
+  NATTEN_DEVICE SplitScale of(float scale_log2, float scale) {
+    if ((__float_as_int(scale_log2) & 0x7f800000) <= 0x3f800000) return {scale_log2, 1.0f};
+    const int bits = __float_as_int(scale);
+    return {__int_as_float(bits & 0x807fffff | 0x3f800000) * NATTEN_LOG2_E, __int_as_float(bits & 0x7f800000)};
   }
 };
 

@@ -30,8 +30,8 @@ pub struct Merging {
     pub count: usize,
     /// How log-sum-exps of the branches differ.
     pub spread: f64,
-    /// Elements of a row, if not those of the shape.
-    pub length: Option<usize>,
+    /// Of an output.
+    pub shape: [usize; 6],
     /// Where the first tensor lies.
     pub place: Place,
 }
@@ -44,7 +44,9 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
             for element_type in scope.types() {
                 let (count, spread) = (BRANCHES[i % BRANCHES.len()], SPREADS[(i / 4 + i) % 4]);
                 let place = scope.place(arrangement, i / 5);
-                let what = Merging { count, spread, length: LENGTHS[i % 7], place };
+                let mut shape = SHAPES[i % SHAPES.len()];
+                shape[5] = LENGTHS[i % 7].unwrap_or(shape[5]);
+                let what = Merging { count, spread, shape, place };
                 let name = format!("merging {count} branches {i} {element_type}");
                 checks.push(Check::new(name, what, move |subject| {
                     in_type!(element_type, E => against_the_reference::<E, S>(subject, what, i as u64))
@@ -90,12 +92,10 @@ fn nth_place(place: Place, nth: usize) -> Place {
 /// Branches of random outputs in one of the shapes, and log-sum-exps; every seventh row of each saw no key, and row 3 of
 /// none did.
 fn branches<E: Element>(merging: Merging, seed: u64) -> (Vec<Tensor<E>>, Vec<Tensor<f32>>) {
-    let Merging { count, spread, length, .. } = merging;
+    let Merging { count, spread, shape, .. } = merging;
     let mut rng = Rng::new(seed);
     let mut normal =
         |shape: &[usize], factor: f64| Tensor::from_fn(shape, |_| factor * rng.normal()).expect("small");
-    let mut shape = SHAPES[seed as usize % SHAPES.len()];
-    shape[5] = length.unwrap_or(shape[5]);
     let (lse_shape, row_length) = (&shape[..5], shape[5]);
     let rows = lse_shape.iter().product();
     let branch = |branch: usize| {

@@ -33,7 +33,12 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
                 let place = scope.place(Arrangement::ALL[n % 5], n);
                 let name = format!("vast merge {spread:?} {element_type}");
                 suite.checks.push(Check::new(name, (spread, place), move |subject: &S| {
-                    let what = Merging { count: [12, 12, 12, 2, 3][n], spread: 3.0, length: None, place };
+                    let what = Merging {
+                        count: [12, 12, 12, 2, 3][n],
+                        spread: 3.0,
+                        shape: [2, 2, 3, 2, 2, 8],
+                        place,
+                    };
                     let subject = spread_out(subject, spread)?;
                     in_type!(element_type, E => {
                         merging::against_the_reference::<E, S>(&subject, what, n as u64)?;

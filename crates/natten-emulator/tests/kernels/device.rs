@@ -133,7 +133,10 @@ fn refusals() {
     let error = here
         .forward(ForwardCall::new(&problem, inputs, Output { out: out.view_mut(), lse: None }).unwrap())
         .unwrap_err();
-    assert!(error.to_string().contains("is for f32, the tensors are f64"), "{error}");
+    assert!(
+        error.to_string().contains("the tensors are f64; tensors of f16 or bf16 or f32 would serve"),
+        "{error}"
+    );
 }
 
 /// Gradients of one partial result more than a launch takes are refused.

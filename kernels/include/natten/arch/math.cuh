@@ -26,6 +26,13 @@ static __device__ __forceinline__ float reciprocal_approx(float x) {
   return y;
 }
 
+// The smaller one; NaN if either is. From sm_80 on.
+static __device__ __forceinline__ float minimum_or_nan(float a, float b) {
+  float y;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+
 // sum += weight * value, but only where weight is not zero: an invisible key (weight 0) may hold NaN or infinity.
 // A NaN weight does count. ptxas keeps one comparison for all elements of a row.
 static __device__ __forceinline__ void accumulate_where_nonzero(float& sum, float weight, float value) {

@@ -20,7 +20,7 @@ struct RowSoftmax {
   NATTEN_DEVICE float scale(const TileForwardParams& p) { return fmaxf(fabsf(p.geometry.scale_log2), NATTEN_SMALLEST); }
 
   // Scores to weights, 0 for -inf; adds them to the sums. FAR: relative to far references; else a row whose reference becomes
-  // too far is lost, and its sum NaN from then on.
+  // too far is lost.
   template <bool FAR>
   __device__ __forceinline__ void weigh(const TileForwardParams& p, typename Products<C>::Scores& score,
                                         Products<C>& products) {
@@ -69,7 +69,6 @@ struct RowSoftmax {
       for (int half = 0; half < 2; ++half) {
         const float top_log2 = quad_maximum(tops[m][half]) * scale(p);
         products.rescale(m, half, rows[m].template move<true>(half, top_log2));
-        if (rows[m].is_lost(half)) rows[m].sum[half] = NATTEN_NAN;
       }
     }
   }
@@ -85,11 +84,12 @@ struct RowSoftmax {
     }
   }
 
-  // Whether a row that this lane holds is lost, or was NaN from the start.
+  // Whether the reference of a row that this lane holds is too far for its weights. One that was so on the way is not: all that was
+  // summed relative to it has no weight any more. A row of NaN has no reference, and leaves its neighbours their bits.
   __device__ __forceinline__ bool is_lost() const {
     bool lost = false;
 #pragma unroll
-    for (int m = 0; m < C::M; ++m) lost |= rows[m].sum[0] != rows[m].sum[0] | rows[m].sum[1] != rows[m].sum[1];
+    for (int m = 0; m < C::M; ++m) lost |= rows[m].is_lost(0) | rows[m].is_lost(1);
     return lost;
   }
 };

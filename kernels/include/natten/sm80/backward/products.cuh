@@ -163,7 +163,7 @@ struct BackwardProducts {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           // No weight is above 1, but for rounding; and where the log-sum-exp is coarse, rounding may be many powers of two.
-          const float exponent = bounded(fmaf(scores[m][n][i], p.geometry.scale_log2, -lse_log2.of(m, n, i)), 0.0f);
+          const float exponent = arch::minimum_or_nan(fmaf(scores[m][n][i], p.geometry.scale_log2, -lse_log2.of(m, n, i)), 0.0f);
           scores[m][n][i] = !MASKED || mask.meets(m, n, i) ? arch::exp2_approx(exponent) : 0.0f;
         }
       }

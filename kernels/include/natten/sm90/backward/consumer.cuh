@@ -39,7 +39,6 @@ struct BackwardConsumer {
   unsigned d_pairs[STEPS][4];    // likewise of d_scores
   float d_row[C::RESULTS][OUTS];  // (64 rows, HEAD_DIM)
   float lse_log2[2], delta[2];   // of this thread's rows, where rows are queries
-  bool has_coarse_rows;          // whether some lse_log2 of this warp's rows is coarse
 
   // What is noted of a row of this warp's 16; behind them of the first and of the last row of the warpgroup's box.
   __device__ __forceinline__ RowNote row_note(int row) const {
@@ -72,7 +71,6 @@ struct BackwardConsumer {
         lse_log2[half] = arch::shuffle_from(pair[0], lane / 4 + 8 * half);
         delta[half] = arch::shuffle_from(pair[1], lane / 4 + 8 * half);
       }
-      has_coarse_rows = arch::any(fabsf(pair[0]) >= NATTEN_COARSE);
     }
     arch::sync_warp();
   }
@@ -134,24 +132,8 @@ struct BackwardConsumer {
     }
   }
 
-  // Whether some log-sum-exp that a warp meets in a tile is coarse, so that exponents end at 0: of the item's rows, which
-  // describe_rows has looked at, or of the tile's columns, of which each lane looks at two.
-  __device__ __forceinline__ bool is_coarse() const {
-    if (!C::OF_KEYS) return has_coarse_rows;
-    int words[2];
-    const int columns = lane % (C::COLUMNS / 2) * 2;
-    arch::load_shared(words, shared + C::STATISTICS_AT + column.stage * C::STATISTICS_BYTES + columns * 4);
-    return arch::any(fmaxf(fabsf(__int_as_float(words[0])), fabsf(__int_as_float(words[1]))) >= NATTEN_COARSE);
-  }
-
   template <bool MASKED>
   __device__ __forceinline__ void weigh(const unsigned (&seen)[2]) {
-    if (is_coarse()) weigh_all<MASKED, true>(seen);
-    else weigh_all<MASKED, false>(seen);
-  }
-
-  template <bool MASKED, bool COARSE>
-  __device__ __forceinline__ void weigh_all(const unsigned (&seen)[2]) {
 #pragma unroll
     for (int eight = 0; eight < C::COLUMNS / 8; ++eight) {
       float lse[2];
@@ -160,8 +142,8 @@ struct BackwardConsumer {
       for (int part = 0; part < 4; ++part) {
         const int i = 4 * eight + part;
         const float reference = C::OF_KEYS ? lse[part % 2] : lse_log2[part / 2];
-        float exponent = fmaf(scores[i], p.geometry.scale_log2, -reference);
-        if (COARSE) exponent = bounded(exponent, highest_exponent(reference));
+        // No weight is above 1, but for rounding; and where the log-sum-exp is coarse, rounding may be many powers of two.
+        float exponent = arch::minimum_or_nan(fmaf(scores[i], p.geometry.scale_log2, -reference), 0.0f);
         if (MASKED && !(seen[part / 2] & 1u << (2 * eight + part % 2))) exponent = -NATTEN_INFINITY;
         scores[i] = arch::exp2_approx(exponent);
       }
