@@ -270,32 +270,46 @@ fn permuted_heads<S: Subject>(subject: &S, given: &Given) -> Result<(), Unsuppor
     })
 }
 
-/// Changing what lies after a token of a causal first axis changes nothing up to it, not a bit.
+/// Changing what lies after a token of a causal first axis changes nothing up to it, not a bit; but on tensor cores, which work out
+/// a tile's other rows anew where one row's scores are beyond 2^16, to the last bits if what lies there is so large.
 fn ignored_future<S: Subject>(subject: &S, given: &Given) -> Result<(), Unsupported> {
     in_type!(given.element_type, E => {
         let mut spec = given.spec.clone();
         let Mask::Neighborhood { token_shape, axes } = &mut spec.mask else { unreachable!("drawn so") };
         axes[0].is_causal = true;
         let frames = token_shape[0];
-        let inputs = spec.draw(6700).rounded::<E>();
+        let drawn = spec.draw(6700);
+        let inputs = drawn.rounded::<E>();
         let problem = spec.problem(E::TYPE);
         let clean = subject.attend(&problem, &inputs)?;
-        let bad = if clean.weights == Weights::Unrounded { f64::NAN } else { 3e4 };
-        let kept = frames.div_ceil(2);
-        let mut changed = inputs.clone();
-        let batch = problem.batch();
-        for tensor in [&mut changed.query, &mut changed.key, &mut changed.value] {
-            let item = tensor.as_slice().len() / batch;
-            for item in tensor.as_mut_slice().chunks_mut(item) {
-                let start = item.len() / frames * kept;
-                item[start..].fill(E::from_f64(bad));
+        let exactly = 0.0;
+        let bads = match clean.weights {
+            Weights::Unrounded => vec![(f64::NAN, exactly)],
+            weights => {
+                let allowed = Expected::<E>::of(&drawn).tolerances(weights)[0];
+                vec![(12.0, exactly), (3e4, 2.0 * allowed)]
             }
-        }
-        let found = subject.attend(&problem, &changed)?;
-        let rows = problem.query_tokens() * problem.heads();
-        for row in (0..batch * rows).filter(|row| row % rows < rows / frames * kept) {
-            let is_same = same_row(&clean.out, &found.out, row, problem.head_dim_v());
-            assert!(is_same, "{} {spec:?}: row {row} saw the future", subject.name());
+        };
+        let kept = frames.div_ceil(2);
+        let (batch, width) = (problem.batch(), problem.head_dim_v());
+        for (bad, allowed) in bads {
+            let mut changed = inputs.clone();
+            for tensor in [&mut changed.query, &mut changed.key, &mut changed.value] {
+                let item = tensor.as_slice().len() / batch;
+                for item in tensor.as_mut_slice().chunks_mut(item) {
+                    let start = item.len() / frames * kept;
+                    item[start..].fill(E::from_f64(bad));
+                }
+            }
+            let found = subject.attend(&problem, &changed)?;
+            let rows = problem.query_tokens() * problem.heads();
+            for row in (0..batch * rows).filter(|row| row % rows < rows / frames * kept) {
+                let of = |out: &Tensor<E>| out.as_slice()[row * width..][..width].to_vec();
+                let pairs = of(&clean.out).into_iter().zip(of(&found.out));
+                let is_close = pairs.into_iter().all(|(a, b)| (a.to_f64() - b.to_f64()).abs() <= allowed);
+                let is_same = same_row(&clean.out, &found.out, row, width);
+                assert!(is_same || is_close, "{} {spec:?}: row {row} saw the future {bad}", subject.name());
+            }
         }
         Ok(())
     })
