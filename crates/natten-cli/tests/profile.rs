@@ -211,8 +211,8 @@ fn an_unsupported_problem_gets_a_sentence() {
 fn gpu_profiles_refuse_what_cannot_be() {
     let refused = refuse(&format!("profile {TINY} --dtype fp64"));
     assert!(refused.contains("the tensors are f64"), "{refused}");
-    let refused = refuse("profile -i 9 -w 3 -d 300 --backend emulator");
-    assert!(refused.contains("takes a head_dim up to 256, the tensors have 300"), "{refused}");
+    let refused = refuse("profile -i 9 -w 3 -d 1030 --backend emulator");
+    assert!(refused.contains("takes a head_dim up to 1024, the tensors have 1030"), "{refused}");
     assert!(refuse("profile -i 8 --backend cuda --isa scalar").contains("for the CPU"));
     let devices = &json_lines(&succeed("devices --json"))[0];
     // Where there is a GPU, its absence cannot be tried.

@@ -292,6 +292,13 @@ pub(crate) fn reason_in_table(kernel: &Kernel, query: &Query<'_>) -> Option<Reje
     (kernel.needs_alignment && !query.views.is_aligned).then_some(RejectionReason::Alignment)
 }
 
+/// What is against a kernel that counts tokens in 32 bits.
+pub(crate) fn too_many_tokens(problem: &Problem) -> Option<RejectionReason> {
+    let extents = problem.axes().iter().flat_map(|axis| [axis.query_extent, axis.key_extent]);
+    let found = extents.max().unwrap_or(0);
+    (found > i32::MAX as usize).then_some(RejectionReason::TooManyTokens { found })
+}
+
 /// Why a device cannot run a kernel, whatever the call.
 pub(crate) fn reason_on(kernel: &Kernel, properties: &Properties) -> Option<RejectionReason> {
     let (needed, found) = (kernel.min_capability(), properties.compute_capability);

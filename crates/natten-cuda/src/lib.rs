@@ -36,6 +36,7 @@ mod parts;
 mod predict;
 pub mod registry;
 mod rejection;
+mod starts;
 mod submit;
 mod tma;
 mod tune;

@@ -19,7 +19,7 @@ use natten_core::window::Axis;
 
 use super::tiles::best as best_of_queries;
 use crate::cost::LAUNCH;
-use crate::family::{Bid, Offer, Query, Refused, best_fit};
+use crate::family::{Bid, Offer, Query, Refused, best_fit, too_many_tokens};
 use crate::registry::{Facts, Kernel, Operation};
 use crate::rejection::RejectionReason;
 use tiles::{Counts, Cut};
@@ -31,6 +31,9 @@ pub(super) fn bids(
     problem: &Problem,
     most: usize,
 ) -> Result<Vec<Bid>, RejectionReason> {
+    if let Some(reason) = too_many_tokens(problem) {
+        return Err(reason);
+    }
     let mut rest = LAUNCH + time_of_keys(&of_keys(query, problem.axes())?, query, problem);
     if problem.additional_keys() > 0 {
         rest += time_of_keys(&of_keys(query, &additional_axes(problem))?, query, problem);

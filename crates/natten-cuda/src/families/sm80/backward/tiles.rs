@@ -8,6 +8,7 @@ use natten_core::plan::fitting_boxes;
 use natten_core::window::Axis;
 
 use crate::registry::Tile;
+use crate::starts::starts;
 
 /// Sides of a box that there are: `2^0` to `2^7`.
 const SIDES: usize = 8;
@@ -102,8 +103,8 @@ fn cut(keys: [usize; 3], queries: [usize; 3], along: &[[Counts; SIDES]; 3]) -> C
 fn sum_axis(axis: &Axis, side: usize) -> [Counts; SIDES] {
     let mut sums = [Counts::default(); SIDES];
     for (residue, times) in axis.residue_kinds() {
-        let times = times as u64;
-        for start in (0..residue.key_len).step_by(side) {
+        for (start, count) in starts(residue.key_len, side) {
+            let times = times as u64 * count;
             let first = residue.inverse_window(start);
             let last = residue.inverse_window((start + side).min(residue.key_len) - 1);
             let met = last.end.saturating_sub(first.start);

@@ -15,7 +15,7 @@ use natten_core::Problem;
 use natten_core::plan::{KeyStart, Tiling};
 use natten_core::window::Axis;
 
-use crate::family::{Bid, Offer, Query, Refused, best_fit};
+use crate::family::{Bid, Offer, Query, Refused, best_fit, too_many_tokens};
 use crate::registry::{Facts, Kernel, Operation};
 use crate::rejection::RejectionReason;
 use launch::list_axes;
@@ -30,10 +30,8 @@ pub(super) fn bids(
 ) -> Result<Vec<Bid>, RejectionReason> {
     of_keys(query)?;
     let axes = problem.axes();
-    // Parameters would not hold it, and its tiles would be walked one by one before they say so.
-    let longest = axes.iter().map(|axis| axis.query_extent.max(axis.key_extent)).max().unwrap_or(0);
-    if i32::try_from(longest).is_err() {
-        return Err(RejectionReason::TooManyTokens { found: longest });
+    if let Some(reason) = too_many_tokens(problem) {
+        return Err(reason);
     }
     if axes.iter().any(|axis| axis.query_extent == 0) {
         return Err(RejectionReason::NoQueries);

@@ -13,6 +13,7 @@ use super::cost::{self, Launches};
 use super::pass::{Counts, Rows, Work};
 use super::splits::Splits;
 use crate::classes::classes;
+use crate::starts::starts;
 
 /// Rows of one warpgroup.
 pub(super) const ROWS: usize = 64;
@@ -140,8 +141,9 @@ impl Table<'_> {
 fn sum_axis(axis: &Axis, rows: Rows, side: usize) -> [Counts; SIDES] {
     let mut sums = [Counts::default(); SIDES];
     for (residue, times) in axis.residue_kinds() {
-        let (len, times) = (rows.len(&residue), times as u64);
-        for start in (0..len).step_by(side) {
+        let len = rows.len(&residue);
+        for (start, count) in starts(len, side) {
+            let times = times as u64 * count;
             let end = (start + side).min(len);
             let (some, all) = rows.meet(&residue, start..end);
             let tiles = |log2: usize, met: &Range<usize>| {
