@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use natten_kernels::KERNELS;
 
 /// Bytes that the packed texts may have together: what users download and link.
-const LIMIT: u64 = 1_500_000;
+const LIMIT: u64 = 2 << 20;
 
 fn files(folder: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
