@@ -99,7 +99,7 @@ fn train_on_gpu(args: &Args) -> Result<(), TrainError> {
     let mut on_cpu = Training::new(Cpu::new(), digits, args.settings());
     let mut largest = 0.0f32;
     for (step, &found) in losses.iter().enumerate() {
-        let expected = on_cpu.step()?;
+        let expected: f32 = on_cpu.step()?;
         let apart = (found - expected).abs() / expected;
         // A loss that is no number is not close to anything.
         if apart.is_nan() || apart > APART {
