@@ -146,8 +146,8 @@ impl Layout {
             return Err(TensorError::Range { axis, start, end, extent });
         }
         self.shape[axis] = end - start;
-        // Where nothing is left no element is ever reached, so the step may be anything.
-        let step = if self.is_empty() { 0 } else { start as isize * self.strides[axis] };
+        // Where nothing is left no element is ever reached, so the step may be anything; so may that of strides that no buffer holds.
+        let step = if self.is_empty() { 0 } else { (start as isize).wrapping_mul(self.strides[axis]) };
         Ok((self, step))
     }
 

@@ -123,7 +123,7 @@ impl<E: InputElement> CudaViewMut<'_, E> {
 
 /// Where the element `step` elements from the one at an address is.
 fn moved<E: InputElement>(address: u64, step: isize) -> u64 {
-    address.wrapping_add_signed(step as i64 * E::ELEMENT_TYPE.size_bytes() as i64)
+    address.wrapping_add_signed((step as i64).wrapping_mul(E::ELEMENT_TYPE.size_bytes() as i64))
 }
 
 /// What both kinds of views do alike: fewer of their elements, or in another order.

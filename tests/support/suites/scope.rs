@@ -63,7 +63,7 @@ pub struct Given {
 pub enum Breadth {
     /// What every change is tried on.
     Usual,
-    /// `NATTEN_FULL=1`: what changes have to pass at last, some twenty minutes of one core in all.
+    /// `NATTEN_FULL=1`: three times as many on emulated devices.
     Full,
     /// `NATTEN_FULL=all`: every problem in every type, for hours.
     All,
