@@ -33,10 +33,10 @@ mod packed;
 mod params;
 pub mod plan;
 mod problem;
+#[allow(unsafe_code, reason = "views over pointers, all of it in one file, each block with its reason")]
+mod raw;
 pub mod reference;
 mod tensor;
-#[allow(unsafe_code, reason = "views over pointers, all of it in one file, each block with its reason")]
-mod view;
 pub mod window;
 
 pub use backend::{Backend, Operand, OperandMut};
@@ -49,5 +49,5 @@ pub use operands::{Gradients, Inputs, Output, Partials, Saved};
 pub use packed::{PackedSequence, Sequences};
 pub use params::{AttentionParams, AxisParams, DynParams, KernelSize, KernelSizePolicy, Params, PerAxis};
 pub use problem::Problem;
+pub use raw::{TensorView, TensorViewMut};
 pub use tensor::Tensor;
-pub use view::{TensorView, TensorViewMut};

@@ -7,8 +7,8 @@ use crate::element::InputElement;
 use crate::layout::RowLayout;
 use crate::operands::{Gradients, Inputs, Saved};
 use crate::problem::Problem;
+use crate::raw::TensorView;
 use crate::tensor::Tensor;
-use crate::view::TensorView;
 use crate::window::Axis;
 
 mod merge;

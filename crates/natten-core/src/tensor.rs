@@ -4,7 +4,7 @@ use crate::aligned::Aligned;
 use crate::element::InputElement;
 use crate::error::TensorError;
 use crate::layout::Layout;
-use crate::view::{TensorView, TensorViewMut};
+use crate::raw::{TensorView, TensorViewMut};
 
 /// An owned, contiguous tensor. Where it allocates its memory itself, that starts at a cache line.
 #[derive(Clone, Debug, PartialEq)]

@@ -2,9 +2,9 @@
 
 use crate::element::InputElement;
 use crate::operands::Partials;
+use crate::raw::TensorView;
 use crate::reference::Forward;
 use crate::tensor::Tensor;
-use crate::view::TensorView;
 
 /// `lse = log sum_b exp lse_b` and `out = sum_b w_b out_b` with `w_b = exp(lse_b - lse)`.
 ///
