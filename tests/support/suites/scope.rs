@@ -191,15 +191,17 @@ impl Scope {
         self.some_of(list, |every| every)
     }
 
-    /// All of a list for a kernel with rows of its own, a third for one on any rows, which knows no masks; for other subjects
-    /// those that are tried. The two kernels of a backward run together, so that each is usually asked for on half of them.
+    /// All of a list for a kernel with rows of its own; a third for one on any rows, which knows no masks, and for one on the longest
+    /// rows, which is slow and has siblings of other types that get the other thirds; for other subjects those that are tried. The two kernels of a backward run together, so that each is usually asked for on half of them.
     pub fn every(&self, list: &[Spec]) -> Vec<Given> {
         let all = self.some_of(list, |every| match (self.is_kernel(), self.rows) {
             (true, Some(_)) => 1,
             (true, None) => 3,
             (false, _) => every,
         });
-        all.into_iter().filter(|given| self.has(given.index)).collect()
+        let is_long = self.rows.is_some_and(|rows| rows.longest > 256) && Breadth::asked() == Breadth::Usual;
+        let is_of_type = |given: &Given| !is_long || given.index % 3 == given.element_type as usize % 3;
+        all.into_iter().filter(|given| self.has(given.index) && is_of_type(given)).collect()
     }
 
     /// Whether a problem of that number is this kernel's to be asked for, not that of the kernel that runs with it.

@@ -47,8 +47,15 @@ const GROUPS: &[(&str, Pick)] = &[
     ("forward, Ampere, longer rows", |k| is_on(k, 8) && k.head_dim > 64),
     ("forward, Hopper, up to 64", |k| is_on(k, 9) && k.head_dim <= 64),
     ("forward, Hopper, longer rows", |k| is_on(k, 9) && k.head_dim > 64),
-    ("backward of queries", |k| k.operation == Operation::BackwardQuery && !is_of_ampere(k)),
-    ("backward of keys", |k| k.operation == Operation::BackwardKey && !is_of_ampere(k)),
+    ("backward of queries", |k| {
+        k.operation == Operation::BackwardQuery && !is_of_ampere(k) && !has_longest_rows(k)
+    }),
+    ("backward of keys", |k| {
+        k.operation == Operation::BackwardKey && !is_of_ampere(k) && !has_longest_rows(k)
+    }),
+    ("backward, longest rows", |k| {
+        matches!(k.operation, Operation::BackwardQuery | Operation::BackwardKey) && has_longest_rows(k)
+    }),
     ("backward, Ampere, up to 64", |k| is_backward_of_ampere(k) && k.head_dim <= 64),
     ("backward, Ampere, longer rows", |k| is_backward_of_ampere(k) && k.head_dim > 64),
     ("rows", |k| {
@@ -59,6 +66,11 @@ const GROUPS: &[(&str, Pick)] = &[
 
 fn is_on(kernel: &Shipped, major: u32) -> bool {
     kernel.operation == Operation::Forward && kernel.on_tensor_cores && kernel.capability.major == major
+}
+
+/// Rows that CUDA cores alone take.
+fn has_longest_rows(kernel: &Shipped) -> bool {
+    kernel.head_dim > 256
 }
 
 fn is_of_ampere(kernel: &Shipped) -> bool {
@@ -133,6 +145,7 @@ by_name! {
     forward_sm90_long: "forward, Hopper, longer rows";
     backward_query: "backward of queries";
     backward_key: "backward of keys";
+    backward_longest: "backward, longest rows";
     backward_sm80_short: "backward, Ampere, up to 64";
     backward_sm80_long: "backward, Ampere, longer rows";
     rows: "rows";
