@@ -162,14 +162,14 @@ impl Spread {
             if entry.starts_with("natten_delta") || entry.starts_with("natten_merge") {
                 return rows.ctas_of_rows.clone();
             }
-            let count = match along {
+            // Where rows are long, items of their own work out either gradient of a pass over keys: within a head, the tiles of
+            // one and then those of the other.
+            let has_turns = entry.starts_with("natten_backward_key_sm90") && entry.ends_with("_d256");
+            let (count, turns) = match along {
                 // All of what there is: every head and every item has as many.
-                Along::Batch | Along::Heads => (u64::from(x) * rows.half / rows.extent.max(1)) as u32,
-                Along::X | Along::Y | Along::Z => CTAS,
+                Along::Batch | Along::Heads => ((u64::from(x) * rows.half / rows.extent.max(1)) as u32, 1),
+                Along::X | Along::Y | Along::Z => (CTAS, if has_turns { 2 } else { 1 }),
             };
-            // Where rows are long, items of their own work out either gradient of a pass over keys, in turns of a whole grid.
-            let turns =
-                if entry.starts_with("natten_backward_key_sm90") && entry.ends_with("_d256") { 2 } else { 1 };
             let (turn, lines) = (x / turns, y * z * turns);
             let count = count.clamp(1, turn.div_ceil(2));
             let ends = || (0..count).chain((turn - count).max(count)..turn);
