@@ -202,6 +202,10 @@ impl Backend for Exact {
         Tensor::zeros(shape).map(ExactTensor)
     }
 
+    fn contiguous<E: Element>(&self, view: TensorView<'_, E>) -> Result<ExactTensor<E>, TensorError> {
+        Ok(ExactTensor(view.to_tensor()))
+    }
+
     fn reborrow<'s, E: InputElement>(view: &'s TensorView<'_, E>) -> TensorView<'s, E> {
         *view
     }

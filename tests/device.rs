@@ -3,7 +3,8 @@
 use natten::cuda::Cuda;
 use natten::{
     AttentionParams, Call, Error, Params, Role, Saved, Tensor, attention, merge_attentions,
-    merge_attentions_into, na1d_backward, na2d, na2d_into, na2d_with_lse, na3d,
+    merge_attentions_backward, merge_attentions_into, na1d_backward, na2d, na2d_backward, na2d_into,
+    na2d_with_lse, na3d,
 };
 use natten_emulator::Emulated;
 use natten_tests::{Rng, assert_close};
@@ -90,6 +91,45 @@ fn gradients_and_merging_on_the_device() {
     assert_eq!(into, expected);
     let wrong = merge_attentions_into(&[&out, &host_other], &[&lse, &lse], &mut into_lse.clone(), &mut into);
     assert_eq!(wrong.expect_err("the wrong way round").to_string(), "out has 3 axes, expected 4");
+}
+
+/// Rows that are not contiguous are copied on the device, in a gradient of attention and of a merge; any other operand is refused.
+#[test]
+fn a_gradient_of_any_strides() {
+    let (gpu, mut rng) = (gpu(), Rng::new(3));
+    let host = [(); 3].map(|()| draw(&mut rng, &[1, 6, 5, 2, 8]));
+    let [q, k, v] = host.each_ref().map(|tensor| upload(&gpu, tensor));
+    let params = Params::new(3);
+    let (out, lse) = na2d_with_lse(&q, &k, &v, &params).expect("served");
+    // Heads last in memory.
+    let turned = draw(&mut rng, &[1, 6, 5, 8, 2]);
+    let on_device = upload(&gpu, &turned);
+    let rows_first = turned.view().swap_axes(3, 4).expect("five axes");
+    let d_out = gpu.bind(on_device.view().swap_axes(3, 4).expect("five axes"));
+    let found =
+        na2d_backward(&q, &k, &v, &params, &Saved { out: &out, lse: &lse, d_out: &d_out, d_lse: None });
+    let dense = upload(&gpu, &rows_first.to_tensor());
+    let saved = Saved { out: &out, lse: &lse, d_out: &dense, d_lse: None };
+    let expected = na2d_backward(&q, &k, &v, &params, &saved).expect("served");
+    let found = found.expect("served");
+    for (found, expected) in
+        [(&found.query, &expected.query), (&found.key, &expected.key), (&found.value, &expected.value)]
+    {
+        assert_eq!(gpu.download(found).expect("ran"), gpu.download(expected).expect("ran"));
+    }
+
+    let (of_out, of_lse) = (gpu.bind(out.view()), gpu.bind(lse.view()));
+    let merged = |d_out| merge_attentions_backward(&[&of_out; 2], &[&of_lse; 2], d_out, None);
+    let (found, expected) =
+        (merged(&d_out).expect("served"), merged(&gpu.bind(dense.view())).expect("served"));
+    assert_eq!(gpu.download(&found[1].0).expect("ran"), gpu.download(&expected[1].0).expect("ran"));
+
+    let error = na2d(&d_out, &k, &v, &params).expect_err("a query").to_string();
+    assert!(error.contains("query") && error.contains("contiguous"), "{error}");
+    let wrong = gpu.bind(on_device.view());
+    let saved = Saved { out: &out, lse: &lse, d_out: &wrong, d_lse: None };
+    let error = na2d_backward(&q, &k, &v, &params, &saved).expect_err("another shape").to_string();
+    assert!(error.contains("d_out"), "{error}");
 }
 
 #[test]

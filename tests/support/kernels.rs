@@ -26,6 +26,8 @@ pub enum Operation {
     Merge,
     /// Gradient of that.
     MergeBackward,
+    /// Copies of rows that are not contiguous.
+    CopyRows,
 }
 
 /// A kernel that ships.
@@ -79,6 +81,7 @@ fn of_registry(kernel: &'static registry::Kernel) -> Option<Shipped> {
         Registered::SumPartials => Operation::SumPartials,
         Registered::Merge => Operation::Merge,
         Registered::MergeBackward => Operation::MergeBackward,
+        Registered::CopyRows => Operation::CopyRows,
         _ => return None,
     };
     Some(Shipped {
@@ -158,9 +161,9 @@ fn is_on_tensor_cores(entry: &str) -> bool {
 ///
 /// # Panics
 /// When the device fails.
-pub fn served(outcome: Result<(), CudaError>) -> Result<(), Unsupported> {
+pub fn served<T>(outcome: Result<T, CudaError>) -> Result<T, Unsupported> {
     match outcome {
-        Ok(()) => Ok(()),
+        Ok(done) => Ok(done),
         Err(CudaError::Unsupported(rejections)) => Err(Unsupported(rejections.to_string())),
         Err(error) => panic!("device: {error}"),
     }

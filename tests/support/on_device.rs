@@ -6,7 +6,7 @@ use std::sync::Arc;
 use natten::cuda::{Cuda, CudaView, CudaViewMut, Device};
 use natten::{
     Backend, BackwardCall, Element, ForwardCall, Gradients, Inputs, Layout, MergeBackwardCall, MergeCall,
-    Output, Partials, Problem, Saved, TensorView, TensorViewMut,
+    Output, Partials, Problem, Saved, Tensor, TensorView, TensorViewMut,
 };
 
 use crate::kernels::{self, Shipped};
@@ -373,6 +373,12 @@ impl<D: Device> Subject for OnDevice<D> {
         written.outs.iter().zip(&mut gradients.outs).for_each(|(copy, host)| copy.read_into(host));
         written.lses.iter().zip(&mut gradients.lses).for_each(|(copy, host)| copy.read_into(host));
         Ok(())
+    }
+
+    fn contiguous<E: Element>(&self, view: &TensorView<'_, E>) -> Result<Tensor<E>, Unsupported> {
+        let copied = self.copy_buffer(view);
+        let copy = kernels::served(self.cuda.contiguous(copied.view(view)))?;
+        Ok(self.cuda.download(&copy).unwrap_or_else(|e| panic!("copying from the device: {e}")))
     }
 }
 

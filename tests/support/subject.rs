@@ -93,6 +93,12 @@ pub trait Subject: Send + Sync + 'static {
         gradients: Partials<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
     ) -> Result<(), Unsupported>;
 
+    /// A copy of a view of any strides.
+    ///
+    /// # Errors
+    /// As [`Subject::forward`].
+    fn contiguous<E: Element>(&self, view: &TensorView<'_, E>) -> Result<Tensor<E>, Unsupported>;
+
     /// The forward on contiguous tensors.
     ///
     /// # Errors
@@ -206,6 +212,10 @@ impl Subject for Reference {
         }
         Ok(())
     }
+
+    fn contiguous<E: Element>(&self, view: &TensorView<'_, E>) -> Result<Tensor<E>, Unsupported> {
+        Ok(view.to_tensor())
+    }
 }
 
 impl Subject for Cpu {
@@ -256,6 +266,10 @@ impl Subject for Cpu {
             MergeBackwardCall::new(partials.clone(), merged, gradients).expect("views of a valid call");
         Backend::merge_backward(self, call).expect("the CPU takes every problem");
         Ok(())
+    }
+
+    fn contiguous<E: Element>(&self, view: &TensorView<'_, E>) -> Result<Tensor<E>, Unsupported> {
+        Ok(Backend::contiguous(self, *view).expect("memory"))
     }
 }
 

@@ -3,6 +3,7 @@
 //! A check is a value, so that a runner can list, filter, time and count them, in a test or on a machine with a GPU. What
 //! problems a subject gets is its [`Scope`].
 
+pub mod copies;
 pub mod golden;
 pub mod gradients;
 pub mod list;
@@ -101,6 +102,7 @@ pub fn all<S: Subject>(scope: &Scope) -> Vec<Suite<S>> {
         merging::suite(scope),
         golden::suite(scope),
         vast::suite(scope),
+        copies::suite(scope),
     ]
 }
 
@@ -113,7 +115,7 @@ macro_rules! mount {
             #[allow(unused_imports)]
             use super::*;
 
-            $crate::mount!(@suites $subjects, $scope, oracle semantics properties gradients merging golden);
+            $crate::mount!(@suites $subjects, $scope, oracle semantics properties gradients merging golden copies);
         }
     )*};
     (@suites $subjects:expr, $scope:expr, $($suite:ident)*) => {$(

@@ -72,6 +72,13 @@ pub trait Backend: Clone {
     /// When memory cannot be had.
     fn allocate<E: InputElement>(&self, shape: &[usize]) -> Result<Self::Tensor<E>, Self::Error>;
 
+    /// A new tensor of a view's elements, which may have any strides, along the last axis too. No call depends on it but for
+    /// gradients that arrive so.
+    ///
+    /// # Errors
+    /// When memory cannot be had or the device fails.
+    fn contiguous<E: Element>(&self, view: Self::View<'_, E>) -> Result<Self::Tensor<E>, Self::Error>;
+
     /// A shorter borrow of the same view.
     fn reborrow<'s, E: InputElement>(view: &'s Self::View<'_, E>) -> Self::View<'s, E>;
 

@@ -248,9 +248,8 @@ pub(crate) fn expect_rows(tensor: Role, layout: &Layout, rank: usize) -> Result<
         _ => rank,
     };
     expect_rank(tensor, layout, tokens + 3)?;
-    let (extent, stride) = (layout.shape()[tokens + 2], layout.strides()[tokens + 2]);
-    if stride != 1 && extent > 1 {
-        return Err(ProblemError::LastAxisNotContiguous { tensor, stride });
+    if !layout.has_contiguous_rows() {
+        return Err(ProblemError::LastAxisNotContiguous { tensor, stride: layout.strides()[tokens + 2] });
     }
     Ok(())
 }

@@ -92,6 +92,12 @@ impl Layout {
         true
     }
 
+    /// Whether the elements along the last axis lie one after the other. Strides of axes of extent 1 or 0 do not matter.
+    pub fn has_contiguous_rows(&self) -> bool {
+        let last = self.rank - 1;
+        self.strides[last] == 1 || self.shape[last] <= 1
+    }
+
     /// [`Layout::strided`] with strides as engines keep them that know no negative ones.
     ///
     /// # Errors

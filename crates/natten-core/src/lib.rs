@@ -33,7 +33,7 @@ mod packed;
 mod params;
 pub mod plan;
 mod problem;
-#[allow(unsafe_code, reason = "views over pointers, all of it in one file, each block with its reason")]
+#[allow(unsafe_code, reason = "views over pointers, all of it in one module, each block with its reason")]
 mod raw;
 pub mod reference;
 mod tensor;

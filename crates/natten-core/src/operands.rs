@@ -33,7 +33,8 @@ pub struct Saved<V, L, D = V> {
     pub out: V,
     /// The forward's log-sum-exp. For one branch of a merge: the merged one.
     pub lse: L,
-    /// Gradient of the output, which may be a view where the output is owned.
+    /// Gradient of the output, which may be a view where the output is owned. Of any strides: where its rows are not contiguous,
+    /// as when it was broadcast from one number, the facade copies it first.
     pub d_out: D,
     /// Gradient of the log-sum-exp, when it is used.
     pub d_lse: Option<L>,

@@ -197,11 +197,20 @@ impl<'a, E: InputElement> TensorView<'a, E> {
         Some(TensorView { place: self.place.cast()?, borrow: PhantomData })
     }
 
+    /// The elements, last axis fastest.
+    fn numbers(&self) -> impl ExactSizeIterator<Item = E> + use<'_, 'a, E> {
+        // SAFETY: these are the view's elements, which are there and which nobody writes.
+        self.place.elements().map(|element| unsafe { element.read() })
+    }
+
     /// Copies into a new contiguous tensor.
     pub fn to_tensor(&self) -> Tensor<E> {
-        // SAFETY: these are the view's elements, which are there and which nobody writes.
-        let numbers = self.place.elements().map(|element| unsafe { element.read() });
-        Tensor::collect(self.shape(), numbers)
+        Tensor::collect(self.shape(), self.numbers())
+    }
+
+    /// Copies the elements, last axis fastest, to the beginning of a slice, as many as fit.
+    pub fn copy_into(&self, slice: &mut [E]) {
+        slice.iter_mut().zip(self.numbers()).for_each(|(to, number)| *to = number);
     }
 }
 
@@ -396,5 +405,7 @@ macro_rules! common {
 common!(TensorView);
 common!(TensorViewMut);
 
+#[cfg(feature = "ndarray")]
+mod ndarray;
 #[cfg(test)]
 mod tests;

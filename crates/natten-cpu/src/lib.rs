@@ -127,6 +127,12 @@ impl Backend for Cpu {
         Ok(Tensor::zeros(shape)?)
     }
 
+    fn contiguous<E: Element>(&self, view: TensorView<'_, E>) -> Result<Tensor<E>, CpuError> {
+        let mut copy = Tensor::zeros(view.shape())?;
+        view.copy_into(copy.as_mut_slice());
+        Ok(copy)
+    }
+
     fn reborrow<'s, E: InputElement>(view: &'s TensorView<'_, E>) -> TensorView<'s, E> {
         *view
     }

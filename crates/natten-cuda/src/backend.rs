@@ -15,6 +15,7 @@ use crate::choose::{choose, choose_another};
 use crate::cuda::Cuda;
 use crate::device::Device;
 use crate::error::CudaError;
+use crate::families::rows;
 use crate::family::{MergeRows, Pass, Query};
 use crate::params::MERGE_BRANCHES;
 use crate::submit::{self, SubmitError};
@@ -224,6 +225,19 @@ impl<D: Device> Backend for Cuda<D> {
         let layout = Layout::contiguous(shape)?;
         let memory = self.device().allocate(layout.len() * E::ELEMENT_TYPE.size_bytes())?;
         Ok(CudaTensor { memory: Arc::new(memory), layout, cuda: self.clone(), element: PhantomData })
+    }
+
+    fn contiguous<E: Element>(&self, view: CudaView<'_, E>) -> Result<CudaTensor<E, D>, CudaError> {
+        let (expected, found) = (self.device().id(), view.device);
+        if expected != found {
+            return Err(CudaError::WrongDevice { expected, found });
+        }
+        let copy = self.allocate::<E>(view.layout.shape())?;
+        let places = [(view.address, &view.layout), (copy.address(), &copy.layout)];
+        if let Some((kernel, ctas, params)) = rows::copy(E::ELEMENT_TYPE, places)? {
+            submit::run_alone(self.device(), kernel, ctas, bytemuck::bytes_of(&params))?;
+        }
+        Ok(copy)
     }
 
     fn reborrow<'s, E: InputElement>(view: &'s CudaView<'_, E>) -> CudaView<'s, E> {

@@ -369,6 +369,17 @@ pub struct SumParams {
     pub padding: i32,
 }
 
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct CopyParams {
+    pub from: u64,
+    pub to: u64,
+    pub from_step: i64,
+    pub from_strides: Strides,
+    pub to_strides: Strides,
+    pub count: RowCount,
+}
+
 /// Most partial results that one merge takes.
 pub const MERGE_BRANCHES: usize = 12;
 
@@ -450,7 +461,7 @@ mod tests {
         }
         sizes!(Divisor Axis Strides ListStrides Decomposition Geometry RowCount ForwardParams BackwardParams);
         sizes!(TilePlan TileForwardParams DeltaParams SumParams Branch MergeParams WindowDumpParams);
-        sizes!(GradientBranch MergeBackwardParams);
+        sizes!(GradientBranch MergeBackwardParams CopyParams);
         offsets!(Axis.window Axis.query_offset Axis.stride Axis.dilation Geometry.heads_per_kv Geometry.scale);
         offsets!(Decomposition.head_tiles Decomposition.heads RowCount.rows);
         offsets!(ForwardParams.lse ForwardParams.lse_strides ForwardParams.geometry ForwardParams.decomposition);
@@ -458,7 +469,7 @@ mod tests {
         offsets!(BackwardParams.statistics BackwardParams.query_strides BackwardParams.additional_key_strides);
         offsets!(BackwardParams.partial_key_stride BackwardParams.geometry BackwardParams.decomposition);
         offsets!(BackwardParams.rows_per_split DeltaParams.count SumParams.count SumParams.splits);
-        offsets!(MergeParams.count MergeParams.branch WindowDumpParams.extent);
+        offsets!(MergeParams.count MergeParams.branch WindowDumpParams.extent CopyParams.count);
         offsets!(GradientBranch.d_out_strides MergeBackwardParams.count MergeBackwardParams.branch);
     }
 

@@ -83,7 +83,8 @@ pub(crate) fn run<D: Device>(device: &D, offer: &Offer, addresses: &Addresses) -
     unsafe { submit(device, &offer.launches, addresses) }
 }
 
-/// A kernel that belongs to no pass, with its parameter.
+/// A kernel that belongs to no pass, with its parameter: it writes what the caller allocated for it, and reads what a view
+/// borrows.
 pub(crate) fn run_alone<D: Device>(
     device: &D,
     kernel: &'static Kernel,
@@ -92,8 +93,8 @@ pub(crate) fn run_alone<D: Device>(
 ) -> Result<(), DeviceError> {
     assert_eq!(params.len(), kernel.param_bytes as usize, "{} takes other parameters", kernel.entry);
     let launch = Launch::alone(kernel, ctas, params);
-    // SAFETY: of the measuring kernels, which this is for, one writes: a number a thread, to memory that the caller allocated
-    // for as many.
+    // SAFETY: of the kernels that this is for, one measures and writes a number a thread, to memory that the caller allocated
+    // for as many; one copies a view's elements, whose borrow keeps them, to memory of as many; others touch none.
     unsafe { start(device, &launch, params) }
 }
 

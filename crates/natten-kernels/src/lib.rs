@@ -29,6 +29,8 @@ pub enum Operation {
     Merge,
     /// Gradients of partial results.
     MergeBackward,
+    /// Rows of any stride, copied to where they are contiguous.
+    CopyRows,
     /// The window formula, for tests.
     WindowDump,
     /// Nothing but arithmetic, to measure the device's limit.

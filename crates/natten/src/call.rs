@@ -227,7 +227,7 @@ impl<'a, B: Backend, E: InputElement> Call<'a, B, E> {
     {
         gradients.roles().try_for_each(|(role, gradient)| self.expect_here(role, &**gradient))?;
         let saved = self.saved_here(saved)?;
-        self.run_backward(&self.problem(mask)?, saved, gradients.into_map(|gradient| gradient.view_mut()))
+        self.backward_into_views(mask, &saved, gradients.into_map(|gradient| gradient.view_mut()))
     }
 
     /// [`Call::backward`] from views of the backend's.
@@ -237,11 +237,13 @@ impl<'a, B: Backend, E: InputElement> Call<'a, B, E> {
         saved: &SavedViews<'_, B, E::Out>,
     ) -> Result<Gradients<B::Tensor<E::Out>>, Error> {
         let problem = self.problem(mask)?;
+        let copy = self.contiguous_d_out(&problem, saved)?;
+        let saved = Self::with_d_out(saved, copy.as_ref());
         // Before gradients of any size are allocated.
         problem.check_saved(&saved.map(|out| B::layout(out), |lse| B::layout(lse)))?;
         let like = |_, view| self.allocate(B::layout::<E>(view).shape());
         let mut gradients = self.inputs.try_map(like)?.into_gradients();
-        let saved = saved.map(|out| B::reborrow(out), |lse| B::reborrow(lse));
+        let saved = Self::with_d_out(&saved, None);
         self.run_backward(&problem, saved, gradients.map_mut(|tensor| B::view_mut(tensor)))?;
         Ok(gradients)
     }
@@ -263,8 +265,37 @@ impl<'a, B: Backend, E: InputElement> Call<'a, B, E> {
         saved: &SavedViews<'_, B, E::Out>,
         mut gradients: GradientViews<'_, B, E::Out>,
     ) -> Result<(), Error> {
+        let problem = self.problem(mask)?;
+        let copy = self.contiguous_d_out(&problem, saved)?;
+        let saved = Self::with_d_out(saved, copy.as_ref());
+        self.run_backward(&problem, saved, gradients.map_mut(|view| B::reborrow_mut(view)))
+    }
+
+    /// A copy of the output's gradient where its rows are not contiguous: that of a sum arrives as one number, broadcast. None
+    /// where they are, or where it has another shape, which is for the call's rules to tell.
+    fn contiguous_d_out(
+        &self,
+        problem: &Problem,
+        saved: &SavedViews<'_, B, E::Out>,
+    ) -> Result<Option<B::Tensor<E::Out>>, Error> {
+        let layout = B::layout(&saved.d_out);
+        if layout.has_contiguous_rows() || layout.shape() != &problem.out_shape()[..] {
+            return Ok(None);
+        }
+        let copy = self.backend.contiguous(B::reborrow(&saved.d_out));
+        copy.map(Some).map_err(|source| backend_error(&self.backend, source))
+    }
+
+    /// The same with this gradient of the output, if there is one.
+    fn with_d_out<'s>(
+        saved: &'s SavedViews<'_, B, E::Out>,
+        d_out: Option<&'s B::Tensor<E::Out>>,
+    ) -> SavedViews<'s, B, E::Out> {
         let saved = saved.map(|out| B::reborrow(out), |lse| B::reborrow(lse));
-        self.run_backward(&self.problem(mask)?, saved, gradients.map_mut(|view| B::reborrow_mut(view)))
+        match d_out {
+            Some(d_out) => Saved { d_out: B::view(d_out), ..saved },
+            None => saved,
+        }
     }
 
     /// Views of what was saved, if all of it lives here.

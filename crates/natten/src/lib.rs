@@ -20,6 +20,9 @@
 //! The operator itself is defined in [`natten_core`]; the backend follows from where the operands live (see
 //! [`Operand`]). [`Call`] is the same thing spelled out, for additional keys and values or settings of one's
 //! own; [`dynamic`] takes element types chosen at run time.
+//!
+//! With the feature `ndarray`, views of that crate's arrays become operands without copying, whatever their strides
+//! (`TensorView::try_from(array.view())`), and results become arrays (`ArrayD::from(tensor)`).
 #![forbid(unsafe_code)]
 
 mod call;
@@ -40,6 +43,11 @@ pub use natten_cpu as cpu;
 #[cfg(feature = "cuda")]
 pub use natten_cuda as cuda;
 pub use operand::{Host, Operand, OperandMut};
+
+// The recipes of the page for engines' authors are compiled and, where a machine without a GPU can, run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/interop.md")]
+struct Interop;
 
 /// The element type of what a call on `T` gives: `T`'s own, unless that is too narrow for results.
 pub type ResultOf<T> = <<T as Operand>::Elem as InputElement>::Out;

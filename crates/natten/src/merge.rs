@@ -78,7 +78,9 @@ where
     d_lse.map_or(Ok(()), |d_lse| branches.expect_here(Role::DLse, &d_lse.device()))?;
     let allocate_out = |layout: &Layout| branches.allocate(layout);
     let mut gradients = branches.layouts.try_map(allocate_out, |layout| branches.allocate(layout))?;
-    let merged = Output { out: d_out.view(), lse: d_lse.map(|d_lse| d_lse.view()) };
+    let copy = branches.contiguous(d_out.view())?;
+    let d_out = copy.as_ref().map_or_else(|| d_out.view(), |copy| O::Device::view(copy));
+    let merged = Output { out: d_out, lse: d_lse.map(|d_lse| d_lse.view()) };
     let views = gradients.map_mut(|out| O::Device::view_mut(out), O::Device::view_mut);
     branches.merge_backward(merged, views)?;
     Ok(gradients.outs.into_iter().zip(gradients.lses).collect())
@@ -119,6 +121,15 @@ impl<'a, B: Backend, E: Element> Branches<'a, B, E> {
 
     fn allocate<T: Element>(&self, like: &Layout) -> Result<B::Tensor<T>, Error> {
         self.done(self.backend.allocate(like.shape()))
+    }
+
+    /// A copy of a gradient shaped as the outputs whose rows are not contiguous, as when it was broadcast; none of others.
+    fn contiguous(&self, d_out: B::View<'_, E>) -> Result<Option<B::Tensor<E>>, Error> {
+        let layout = B::layout(&d_out);
+        if layout.has_contiguous_rows() || layout.shape() != self.layouts.outs[0].shape() {
+            return Ok(None);
+        }
+        self.done(self.backend.contiguous(d_out)).map(Some)
     }
 
     fn partials(&self) -> PartialViews<'_, B, E> {

@@ -60,6 +60,7 @@ pub(crate) enum Operation {
     SumPartials,
     Merge,
     MergeBackward,
+    CopyRows,
     WindowDump,
     Peak,
     Wait,
@@ -302,7 +303,13 @@ fn sm90_backward_entries(element: Element) -> Vec<Entry> {
 /// Row by row work around the passes.
 fn row_entries() -> Vec<Entry> {
     let mut entries = Vec::new();
-    let operations = [Operation::Delta, Operation::SumPartials, Operation::Merge, Operation::MergeBackward];
+    let operations = [
+        Operation::Delta,
+        Operation::SumPartials,
+        Operation::Merge,
+        Operation::MergeBackward,
+        Operation::CopyRows,
+    ];
     for (pass, operation) in operations.into_iter().enumerate() {
         for element in ELEMENTS {
             let defines =
@@ -413,6 +420,7 @@ impl Operation {
             Operation::SumPartials => "sum_partials",
             Operation::Merge => "merge",
             Operation::MergeBackward => "merge_backward",
+            Operation::CopyRows => "copy_rows",
             Operation::WindowDump => "window_dump",
             Operation::Peak => "peak",
             Operation::Wait => "wait",

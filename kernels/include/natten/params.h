@@ -173,6 +173,16 @@ struct SumParams {
   int splits;
 };
 
+// Copies rows whose elements are from_step elements apart to where they are contiguous.
+struct CopyParams {
+  const void* from;
+  void* to;
+  long long from_step;
+  Strides from_strides;
+  Strides to_strides;
+  RowCount count;
+};
+
 enum { MERGE_BRANCHES = 12 };
 
 // One partial result over a set of keys of its own.
@@ -234,6 +244,7 @@ static_assert(sizeof(ForwardParams) == 576 && sizeof(BackwardParams) == 736, "")
 static_assert(sizeof(TilePlan) == 72 && sizeof(TileForwardParams) == 568, "");
 static_assert(sizeof(DeltaParams) == 296 && sizeof(SumParams) == 168, "");
 static_assert(sizeof(Branch) == 96 && sizeof(MergeParams) == 1312 && sizeof(WindowDumpParams) == 64, "");
+static_assert(sizeof(CopyParams) == 160, "");
 static_assert(sizeof(GradientBranch) == 192 && sizeof(MergeBackwardParams) == 2464, "");
 NATTEN_OFFSET(Axis, window, 16);
 NATTEN_OFFSET(Axis, query_offset, 24);
@@ -261,6 +272,7 @@ NATTEN_OFFSET(BackwardParams, rows_per_split, 732);
 NATTEN_OFFSET(DeltaParams, count, 240);
 NATTEN_OFFSET(SumParams, count, 104);
 NATTEN_OFFSET(SumParams, splits, 160);
+NATTEN_OFFSET(CopyParams, count, 104);
 NATTEN_OFFSET(MergeParams, count, 96);
 NATTEN_OFFSET(MergeParams, branch, 160);
 NATTEN_OFFSET(GradientBranch, d_out_strides, 112);

@@ -34,6 +34,8 @@ pub struct Scope {
     pub backward: bool,
     /// Whether merges are.
     pub merge: bool,
+    /// Whether copies are.
+    pub copies: bool,
 }
 
 /// Rows that make a kernel the one for them.
@@ -98,6 +100,7 @@ impl Scope {
             forward: true,
             backward: true,
             merge: true,
+            copies: true,
         }
     }
 
@@ -126,6 +129,7 @@ impl Scope {
     pub fn kernel(kernel: &Shipped, number: usize) -> Self {
         let is_forward = kernel.operation == Operation::Forward;
         let is_merge = matches!(kernel.operation, Operation::Merge | Operation::MergeBackward);
+        let copies = kernel.operation == Operation::CopyRows;
         let rows =
             Rows { longest: kernel.head_dim, shorter: kernel.shorter, is_aligned: kernel.needs_alignment };
         // Kernels on rows of any length are few, and some work only for additional keys.
@@ -142,8 +146,9 @@ impl Scope {
                 _ => None,
             },
             forward: is_forward,
-            backward: !is_forward && !is_merge,
+            backward: !is_forward && !is_merge && !copies,
             merge: is_merge,
+            copies,
             ..Self::host()
         }
     }

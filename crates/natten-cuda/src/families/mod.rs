@@ -1,6 +1,6 @@
 //! The kernel families, one folder each.
 
-mod rows;
+pub(crate) mod rows;
 mod simt;
 mod sm80;
 mod sm90;

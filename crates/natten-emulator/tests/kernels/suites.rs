@@ -59,8 +59,8 @@ const GROUPS: &[(&str, Pick)] = &[
     ("backward, Ampere, up to 64", |k| is_backward_of_ampere(k) && k.head_dim <= 64),
     ("backward, Ampere, longer rows", |k| is_backward_of_ampere(k) && k.head_dim > 64),
     ("rows", |k| {
-        use Operation::{Delta, Merge, MergeBackward, SumPartials};
-        matches!(k.operation, Delta | SumPartials | Merge | MergeBackward)
+        use Operation::{CopyRows, Delta, Merge, MergeBackward, SumPartials};
+        matches!(k.operation, Delta | SumPartials | Merge | MergeBackward | CopyRows)
     }),
 ];
 
