@@ -85,14 +85,20 @@ fn view<'a, E: Element + WithDType>(place: &Place<'a, CpuStorage>) -> Result<Ten
 
 type Views<'a, E> = std::result::Result<Gradients<TensorViewMut<'a, E>>, natten::Error>;
 
-/// Dense gradients, one behind the other.
+/// Dense gradients, one behind the other in the order of the operator's inputs.
 fn in_a_row<'a, E: Element>(inputs: &Inputs<TensorView<'_, E>>, mut rest: &'a mut [E]) -> Views<'a, E> {
-    let gradients = inputs.try_map(|_, input| {
+    let mut next = |input: &TensorView<'_, E>| {
         let (mine, others) = std::mem::take(&mut rest).split_at_mut(input.layout().len());
         rest = others;
         TensorViewMut::from_slice(input.shape(), mine)
-    })?;
-    Ok(gradients.into_gradients())
+    };
+    let Inputs { query, key, value, additional } = inputs;
+    let Some([keys, values]) = additional else {
+        return Ok(Inputs::new(next(query)?, next(key)?, next(value)?).into_gradients());
+    };
+    let (query, [key, keys], [value, values]) =
+        (next(query)?, [next(key)?, next(keys)?], [next(value)?, next(values)?]);
+    Ok(Gradients { query, key, value, additional: Some([keys, values]) })
 }
 
 /// The gradients in one dense tensor `[batch, tokens.., 3, heads, head_dim]`.

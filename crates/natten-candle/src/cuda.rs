@@ -142,8 +142,8 @@ fn backward_of<E: Element + CudaDType + DeviceRepr>(
         d_out: borrows.read::<E>(&saved.d_out)?,
         d_lse: saved.d_lse.as_ref().map(|d_lse| borrows.read::<f32>(d_lse)).transpose()?,
     };
-    let first = borrows.write(&mut all, Layout::contiguous(&[len.max(1)]).map_err(Error::wrap)?).address();
-    let gradients = gradient_places(&layouts, is_packed).map_err(Error::wrap)?;
+    let first = borrows.write(&mut all, dense(&[len.max(1)])?).address();
+    let gradients = gradient_places(&layouts, is_packed)?;
     // SAFETY: the parts do not overlap, lie inside the memory that `borrows` holds, and name each element once.
     let part = |(layout, offset): (Layout, usize)| unsafe {
         borrows.cuda.view_mut_of_raw(first + (offset * size_of::<E>()) as u64, layout)
@@ -164,23 +164,26 @@ fn dense(shape: &[usize]) -> Result<Layout> {
 }
 
 /// Where each gradient lies in one run of numbers, and from which element on.
-fn gradient_places(
-    inputs: &Inputs<Layout>,
-    is_packed: bool,
-) -> Result<Gradients<(Layout, usize)>, natten::TensorError> {
+fn gradient_places(inputs: &Inputs<Layout>, is_packed: bool) -> Result<Gradients<(Layout, usize)>> {
     let mut start = 0;
-    let places = inputs.try_map(|_, input| {
-        if is_packed {
-            let (mut shape, axis) = (input.shape().to_vec(), input.rank().saturating_sub(2));
-            let heads = shape[axis];
-            shape[axis] *= 3;
-            let (layout, step) = Layout::contiguous(&shape)?.narrowed(axis, start..start + heads)?;
-            start += heads;
-            return Ok((layout, step as usize));
+    let mut next = |input: &Layout| {
+        if !is_packed {
+            let place = (dense(input.shape())?, start);
+            start += input.len();
+            return Ok(place);
         }
-        let place = (Layout::contiguous(input.shape())?, start);
-        start += input.len();
-        Ok(place)
-    })?;
-    Ok(places.into_gradients())
+        let (mut shape, axis) = (input.shape().to_vec(), input.rank().saturating_sub(2));
+        let heads = shape[axis];
+        shape[axis] *= 3;
+        let (layout, step) = dense(&shape)?.narrowed(axis, start..start + heads).map_err(Error::wrap)?;
+        start += heads;
+        Ok::<_, Error>((layout, step as usize))
+    };
+    let Inputs { query, key, value, additional } = inputs;
+    let Some([keys, values]) = additional else {
+        return Ok(Inputs::new(next(query)?, next(key)?, next(value)?).into_gradients());
+    };
+    let (query, [key, keys], [value, values]) =
+        (next(query)?, [next(key)?, next(keys)?], [next(value)?, next(values)?]);
+    Ok(Gradients { query, key, value, additional: Some([keys, values]) })
 }

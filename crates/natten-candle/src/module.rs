@@ -70,17 +70,17 @@ impl<const RANK: usize> NeighborhoodAttention<RANK> {
 
 impl<const RANK: usize> Module for NeighborhoodAttention<RANK> {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let [batch, tokens @ .., dim] = x.dims() else {
-            bail!("the input has no axes, expected [batch, tokens.., dim]");
-        };
-        let (channels, rows) = (self.proj.weight().dim(1)?, batch * tokens.iter().product::<usize>());
-        if tokens.len() != RANK || *dim != channels {
-            bail!("the input has shape {:?}, expected a batch, {RANK} token axes and {channels}", x.dims());
+        let (dims, channels) = (x.dims(), self.proj.weight().dim(1)?);
+        if dims.len() != RANK + 2 || dims[RANK + 1] != channels {
+            bail!(
+                "the input has shape {dims:?}, expected a batch, {RANK} token axes and {channels} channels"
+            );
         }
+        let rows = dims[..RANK + 1].iter().product::<usize>();
         // Rows of a matrix: candle multiplies those faster than more axes.
-        let qkv = self.qkv.forward(&x.reshape((rows, *dim))?)?;
-        let shape = [&[*batch], tokens, &[3, self.heads, dim / self.heads]].concat();
+        let qkv = self.qkv.forward(&x.reshape((rows, channels))?)?;
+        let shape = [&dims[..RANK + 1], &[3, self.heads, channels / self.heads]].concat();
         let out = neighborhood_attention_qkv(&qkv.reshape(shape)?, &self.params)?;
-        self.proj.forward(&out.reshape((rows, *dim))?)?.reshape(x.shape())
+        self.proj.forward(&out.reshape((rows, channels))?)?.reshape(x.shape())
     }
 }

@@ -50,7 +50,8 @@ fn views_allocate_no_more_than_contiguous_tensors() -> Result<()> {
     let qkv = Tensor::randn(0f32, 1f32, (batch, side, side, 3, heads, dim), &Device::Cpu)?;
     let views: Vec<_> = (0..3).map(|i| qkv.i((.., .., .., i))).collect::<Result<_>>()?;
     let heads_first = Tensor::zeros((3, batch, heads, side, side, dim), DType::F32, &Device::Cpu)?;
-    let permuted: Vec<_> = (0..3).map(|i| heads_first.i(i)?.permute((0, 2, 3, 1, 4))).collect::<Result<_>>()?;
+    let permuted: Vec<_> =
+        (0..3).map(|i| heads_first.i(i)?.permute((0, 2, 3, 1, 4))).collect::<Result<_>>()?;
     let dense: Vec<_> = views.iter().map(Tensor::contiguous).collect::<Result<_>>()?;
     let of_dense = bytes_of(|| na2d(&dense[0], &dense[1], &dense[2], &params))?;
     assert!(of_dense >= out_bytes);

@@ -17,7 +17,10 @@ fn loss_of(neighborhood: &Neighborhood, tensors: &[Tensor]) -> Result<f64> {
 fn gradients_are_the_slopes_of_the_loss() -> Result<()> {
     const STEP: f64 = 1e-4;
     let cases = [
-        (neighborhood(&[axis(3).stride(2).causal()]).scale(0.9), Sizes { batch: 1, additional: 2, ..sizes(&[5]) }),
+        (
+            neighborhood(&[axis(3).stride(2).causal()]).scale(0.9),
+            Sizes { batch: 1, additional: 2, ..sizes(&[5]) },
+        ),
         (
             neighborhood(&[axis(3), axis(2).dilation(2)]),
             Sizes { batch: 1, heads: 4, head_dim: 3, head_dim_v: 5, ..sizes(&[3, 4]) },
@@ -112,12 +115,7 @@ fn only_what_has_a_graph_gets_a_gradient_and_one_is_enough() -> Result<()> {
         let mut tensors: Vec<_> = variables.iter().map(|var| var.as_tensor().detach()).collect();
         tensors[i] = variable.as_tensor().clone();
         let alone = loss(&Operands::of(&tensors).call().forward(params)?, 7)?.backward()?;
-        assert_close(
-            alone.get(variable).expect("found"),
-            all.get(variable).expect("expected"),
-            0.0,
-            "alone",
-        );
+        assert_close(alone.get(variable).expect("found"), all.get(variable).expect("expected"), 0.0, "alone");
         assert!(variables.iter().enumerate().all(|(j, other)| j == i || alone.get(other).is_none()));
     }
     Ok(())

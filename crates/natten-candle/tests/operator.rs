@@ -49,7 +49,8 @@ fn all_of_an_image() -> Neighborhood {
 
 fn gradients_of(loss: &Tensor, variables: &[Var]) -> Result<Vec<Tensor>> {
     let gradients = loss.backward()?;
-    Ok(variables.iter().map(|var| gradients.get(var).expect("a gradient").clone()).collect())
+    // Candle has none where a factor of 0 cuts the way.
+    variables.iter().map(|var| gradients.get(var).cloned().map_or_else(|| var.zeros_like(), Ok)).collect()
 }
 
 #[test]
