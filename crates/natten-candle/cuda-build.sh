@@ -13,16 +13,15 @@ mkdir -p "$toolkit" "$run" "$stubs" "$folder/wheels"
 
 if [ ! -x "$toolkit/bin/nvcc.real" ]; then
   [ -x "$folder/venv/bin/pip" ] || python3 -m venv "$folder/venv"
-  "$folder/venv/bin/pip" download --quiet --no-deps --dest "$folder/wheels" nvidia-cuda-nvcc-cu12==12.9.86 \
-    nvidia-cuda-runtime-cu12==12.9.79 nvidia-cuda-cccl-cu12==12.9.27 nvidia-curand-cu12==10.3.10.19
+  "$folder/venv/bin/pip" download --quiet --no-deps --dest "$folder/wheels" nvidia-cuda-nvcc==13.0.88 \
+    nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
   for wheel in "$folder"/wheels/*.whl; do
     python3 -m zipfile -e "$wheel" "$folder/unpacked"
   done
-  for part in "$folder"/unpacked/nvidia/*/; do cp -r "$part." "$toolkit"; done
-  rm -f "$toolkit"/lib/libcurand*
-  chmod -R +x "$toolkit/bin" "$toolkit/nvvm/bin"
+  cp -r "$folder"/unpacked/nvidia/cu13/. "$toolkit"
+  find "$toolkit/bin" "$toolkit/nvvm" -type f -exec chmod +x {} +
   ln -sfn lib "$toolkit/lib64"
-  ln -sf libcudart.so.12 "$toolkit/lib/libcudart.so"
+  ln -sf libcudart.so.13 "$toolkit/lib/libcudart.so"
   mv "$toolkit/bin/nvcc" "$toolkit/bin/nvcc.real"
   # Kernels of quantized matrices take most of the time and the check runs none of them: they are left empty.
   cat > "$toolkit/bin/nvcc" <<'WRAPPER'
@@ -51,13 +50,13 @@ stub() {
   cc -shared -fPIC -Wl,-soname,"$file" -o "$stubs/$file" "$source"
   ln -sf "$file" "$stubs/lib$library.so"
 }
-stub cublas libcublas.so.12 cublas
-stub cublasLt libcublasLt.so.12 cublaslt
+stub cublas libcublas.so.13 cublas
+stub cublasLt libcublasLt.so.13 cublaslt
 stub curand libcurand.so.10 curand
-stub nvrtc libnvrtc.so.12 nvrtc
+stub nvrtc libnvrtc.so.13 nvrtc
 # Of the driver, to link against only.
 stub cuda libcuda.so.1 driver
-cp "$stubs"/lib{cublas,cublasLt,nvrtc}.so.12 "$stubs/libcurand.so.10" "$toolkit/lib/libcudart.so.12" "$run"
+cp "$stubs"/lib{cublas,cublasLt,nvrtc}.so.13 "$stubs/libcurand.so.10" "$toolkit/lib/libcudart.so.13" "$run"
 
 export TMPDIR=$folder/tmp CUDA_HOME=$toolkit CUDA_PATH=$toolkit CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90} PATH=$toolkit/bin:$PATH
 export CARGO_TARGET_DIR=$folder/target

@@ -48,7 +48,7 @@ pub(crate) fn call(
     let forward = Forward { arrangement, mask, lse };
     if !is_tracked {
         let out = first.apply_op3_no_bwd(second, third, &forward)?;
-        return Ok((out, forward.kept_lse().ok()));
+        return Ok((out, forward.lse.and_then(|lse| lse.get().cloned())));
     }
     let out = first.apply_op3(second, third, forward.clone())?;
     if !with_lse {
