@@ -3,6 +3,7 @@
 //!
 //! `cargo run --release --example bench -- [host] [block] [video]`
 
+#[path = "../shared/dense.rs"]
 mod dense;
 mod timing;
 

@@ -23,6 +23,12 @@ fn places(len: &[usize]) -> Vec<Vec<usize>> {
     })
 }
 
+/// 0 where a query sees a key, minus infinity elsewhere: `[tokens, tokens]`.
+pub fn whole_mask(len: &[usize], window: &[usize]) -> Result<Tensor> {
+    let places = places(len);
+    mask(&places, &places, window, len)
+}
+
 fn mask(queries: &[Vec<usize>], keys: &[Vec<usize>], window: &[usize], len: &[usize]) -> Result<Tensor> {
     let pairs = queries.iter().flat_map(|query| {
         keys.iter().map(|key| if sees(query, key, window, len) { 0f32 } else { f32::NEG_INFINITY })
@@ -31,9 +37,13 @@ fn mask(queries: &[Vec<usize>], keys: &[Vec<usize>], window: &[usize], len: &[us
 }
 
 /// `[heads, queries, dim]` from keys of `[heads, keys, dim]`, masked.
-fn attend(query: &Tensor, key: &Tensor, value: &Tensor, mask: &Tensor, has_graph: bool) -> Result<Tensor> {
-    let scale = (query.dim(D::Minus1)? as f64).powf(-0.5);
-    let scores = (query * scale)?.matmul(&key.t()?)?.broadcast_add(mask)?;
+pub fn attend(
+    [query, key, value]: [&Tensor; 3],
+    mask: &Tensor,
+    scale: f64,
+    has_graph: bool,
+) -> Result<Tensor> {
+    let scores = query.affine(scale, 0.0)?.matmul(&key.t()?)?.broadcast_add(mask)?;
     // The faster one has no backward.
     let weights = if has_graph { softmax(&scores, D::Minus1)? } else { softmax_last_dim(&scores)? };
     weights.matmul(value)
@@ -48,8 +58,7 @@ pub struct Dense {
 
 impl Dense {
     pub fn new(len: &[usize], window: &[usize], heads: usize, dim: usize) -> Result<Self> {
-        let places = places(len);
-        Ok(Dense { mask: mask(&places, &places, window, len)?, heads, dim })
+        Ok(Dense { mask: whole_mask(len, window)?, heads, dim })
     }
 
     pub fn tokens(&self) -> usize {
@@ -63,7 +72,12 @@ impl Dense {
             let rows = rows.narrow(1, i * self.heads * self.dim, self.heads * self.dim)?;
             rows.reshape((tokens, self.heads, self.dim))?.transpose(0, 1)?.contiguous()
         };
-        let out = attend(&heads(0)?, &heads(1)?, &heads(2)?, &self.mask, has_graph)?;
+        let out = attend(
+            [&heads(0)?, &heads(1)?, &heads(2)?],
+            &self.mask,
+            (self.dim as f64).powf(-0.5),
+            has_graph,
+        )?;
         out.transpose(0, 1)?.contiguous()?.reshape((tokens, self.heads * self.dim))
     }
 }
@@ -140,13 +154,10 @@ impl Sample<'_> {
     /// `[heads, queries, dim]`
     fn one(&self, [first, count, first_key, keys]: &[[usize; 3]; 4], mask: &Tensor) -> Result<Tensor> {
         let [query, key, value] = self.blocks.operands else { unreachable!("three operands") };
-        attend(
-            &part(query, first, count)?,
-            &part(key, first_key, keys)?,
-            &part(value, first_key, keys)?,
-            mask,
-            false,
-        )
+        let scale = (query.dim(D::Minus1)? as f64).powf(-0.5);
+        let operands =
+            [part(query, first, count)?, part(key, first_key, keys)?, part(value, first_key, keys)?];
+        attend(operands.each_ref(), mask, scale, false)
     }
 
     /// The largest difference from another output.
