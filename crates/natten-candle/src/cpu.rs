@@ -3,12 +3,11 @@
 use candle_core::{CpuStorage, Device, Error, Result, Shape, Storage, Tensor, WithDType};
 use natten::cpu::Cpu;
 use natten::{
-    Backend, BackwardCall, Element, ElementType, ForwardCall, Gradients, Inputs, Mask, Output, Saved,
-    TensorView, TensorViewMut, bf16, f16,
+    Backend, BackwardCall, Element, ElementType, ForwardCall, Gradients, Inputs, Mask, Output, TensorView,
+    TensorViewMut, bf16, f16,
 };
 
-use crate::op::{Results, Runs, backend_failed};
-use crate::params::MaskParams;
+use crate::op::{Request, Results, Runs, SavedPlaces, backend_failed};
 use crate::place::{Place, element_type};
 
 impl Runs for CpuStorage {
@@ -16,37 +15,32 @@ impl Runs for CpuStorage {
         if let Storage::Cpu(storage) = storage { Some(storage) } else { None }
     }
 
-    fn forward(inputs: &Inputs<Place<Self>>, mask: &MaskParams, with_lse: bool) -> Result<Results<Self>> {
-        match element_type(inputs)? {
-            ElementType::F16 => forward_of::<f16>(inputs, mask, with_lse),
-            ElementType::Bf16 => forward_of::<bf16>(inputs, mask, with_lse),
-            ElementType::F32 => forward_of::<f32>(inputs, mask, with_lse),
-            ElementType::F64 => forward_of::<f64>(inputs, mask, with_lse),
+    fn forward(request: &Request<Self>, with_lse: bool) -> Result<Results<Self>> {
+        match element_type(&request.inputs)? {
+            ElementType::F16 => forward::<f16>(request, with_lse),
+            ElementType::Bf16 => forward::<bf16>(request, with_lse),
+            ElementType::F32 => forward::<f32>(request, with_lse),
+            ElementType::F64 => forward::<f64>(request, with_lse),
         }
     }
 
-    fn backward(
-        inputs: &Inputs<Place<Self>>,
-        mask: &MaskParams,
-        saved: &Saved<Place<Self>, Place<Self>>,
-        is_packed: bool,
-    ) -> Result<Self> {
-        match element_type(inputs)? {
-            ElementType::F16 => backward_of::<f16>(inputs, mask, saved, is_packed),
-            ElementType::Bf16 => backward_of::<bf16>(inputs, mask, saved, is_packed),
-            ElementType::F32 => backward_of::<f32>(inputs, mask, saved, is_packed),
-            ElementType::F64 => backward_of::<f64>(inputs, mask, saved, is_packed),
+    fn backward(request: &Request<Self>, saved: &SavedPlaces<Self>) -> Result<Self> {
+        match element_type(&request.inputs)? {
+            ElementType::F16 => backward::<f16>(request, saved),
+            ElementType::Bf16 => backward::<bf16>(request, saved),
+            ElementType::F32 => backward::<f32>(request, saved),
+            ElementType::F64 => backward::<f64>(request, saved),
         }
     }
 }
 
-fn forward_of<E: Element + WithDType>(
-    inputs: &Inputs<Place<'_, CpuStorage>>,
-    mask: &MaskParams,
+fn forward<E: Element + WithDType>(
+    request: &Request<CpuStorage>,
     with_lse: bool,
 ) -> Result<Results<CpuStorage>> {
-    let views = inputs.try_map(|_, place| view::<E>(place))?;
-    let problem = mask.problem(&views.map(|view| *view.layout()), E::TYPE).map_err(Error::wrap)?;
+    let views = request.inputs.try_map(|_, place| view::<E>(place))?;
+    let layouts = views.map(|view| *view.layout());
+    let problem = request.mask.problem(&layouts, E::TYPE).map_err(Error::wrap)?;
     let (out_shape, lse_shape) = (problem.out_shape(), problem.lse_shape());
     let mut out = vec![E::default(); out_shape.iter().product()];
     let mut lse = with_lse.then(|| vec![0.0f32; lse_shape.iter().product()]);
@@ -61,17 +55,17 @@ fn forward_of<E: Element + WithDType>(
     Ok(Results { out: E::to_cpu_storage_owned(out), shape: Shape::from(&out_shape[..]), lse })
 }
 
-fn backward_of<E: Element + WithDType>(
-    inputs: &Inputs<Place<'_, CpuStorage>>,
-    mask: &MaskParams,
-    saved: &Saved<Place<'_, CpuStorage>, Place<'_, CpuStorage>>,
-    is_packed: bool,
+fn backward<E: Element + WithDType>(
+    request: &Request<CpuStorage>,
+    saved: &SavedPlaces<CpuStorage>,
 ) -> Result<CpuStorage> {
-    let views = inputs.try_map(|_, place| view::<E>(place))?;
-    let problem = mask.problem(&views.map(|view| *view.layout()), E::TYPE).map_err(Error::wrap)?;
+    let views = request.inputs.try_map(|_, place| view::<E>(place))?;
+    let layouts = views.map(|view| *view.layout());
+    let problem = request.mask.problem(&layouts, E::TYPE).map_err(Error::wrap)?;
     let saved = saved.try_map(|_, place| view::<E>(place), |_, place| view::<f32>(place))?;
-    let mut all = vec![E::default(); views.roles().map(|(_, view)| view.layout().len()).sum()];
-    let gradients = if is_packed { interleaved(&views, &mut all) } else { in_a_row(&views, &mut all) };
+    let mut all = vec![E::default(); layouts.roles().map(|(_, layout)| layout.len()).sum()];
+    let gradients =
+        if request.is_packed { interleaved(&views, &mut all) } else { in_a_row(&views, &mut all) };
     let gradients = gradients.map_err(Error::wrap)?;
     let call = BackwardCall::<Cpu, E>::new(&problem, views, saved, gradients).map_err(Error::wrap)?;
     Cpu::new().backward(call).map_err(|source| backend_failed("cpu", source))?;

@@ -19,8 +19,7 @@ use natten::{
     bf16, f16,
 };
 
-use crate::op::{Results, Runs, backend_failed};
-use crate::params::MaskParams;
+use crate::op::{Request, Results, Runs, SavedPlaces, backend_failed};
 use crate::place::{Place, element_type};
 
 impl Runs for CudaStorage {
@@ -28,25 +27,20 @@ impl Runs for CudaStorage {
         if let Storage::Cuda(storage) = storage { Some(storage) } else { None }
     }
 
-    fn forward(inputs: &Inputs<Place<Self>>, mask: &MaskParams, with_lse: bool) -> Result<Results<Self>> {
-        match element_type(inputs)? {
-            ElementType::F16 => forward_of::<f16>(inputs, mask, with_lse),
-            ElementType::Bf16 => forward_of::<bf16>(inputs, mask, with_lse),
-            ElementType::F32 => forward_of::<f32>(inputs, mask, with_lse),
+    fn forward(request: &Request<Self>, with_lse: bool) -> Result<Results<Self>> {
+        match element_type(&request.inputs)? {
+            ElementType::F16 => forward::<f16>(request, with_lse),
+            ElementType::Bf16 => forward::<bf16>(request, with_lse),
+            ElementType::F32 => forward::<f32>(request, with_lse),
             ElementType::F64 => no_f64(),
         }
     }
 
-    fn backward(
-        inputs: &Inputs<Place<Self>>,
-        mask: &MaskParams,
-        saved: &Saved<Place<Self>, Place<Self>>,
-        is_packed: bool,
-    ) -> Result<Self> {
-        match element_type(inputs)? {
-            ElementType::F16 => backward_of::<f16>(inputs, mask, saved, is_packed),
-            ElementType::Bf16 => backward_of::<bf16>(inputs, mask, saved, is_packed),
-            ElementType::F32 => backward_of::<f32>(inputs, mask, saved, is_packed),
+    fn backward(request: &Request<Self>, saved: &SavedPlaces<Self>) -> Result<Self> {
+        match element_type(&request.inputs)? {
+            ElementType::F16 => backward::<f16>(request, saved),
+            ElementType::Bf16 => backward::<bf16>(request, saved),
+            ElementType::F32 => backward::<f32>(request, saved),
             ElementType::F64 => no_f64(),
         }
     }
@@ -94,11 +88,11 @@ fn allocate<E: DeviceRepr>(device: &CudaDevice, shape: &[usize]) -> Result<CudaS
     unsafe { device.alloc::<E>(len) }
 }
 
-fn forward_of<E: Element + CudaDType + DeviceRepr>(
-    inputs: &Inputs<Place<CudaStorage>>,
-    mask: &MaskParams,
+fn forward<E: Element + CudaDType + DeviceRepr>(
+    request: &Request<CudaStorage>,
     with_lse: bool,
 ) -> Result<Results<CudaStorage>> {
+    let Request { inputs, mask, .. } = request;
     let device = inputs.query.storage.device();
     let problem = mask.problem(&inputs.map(|place| place.layout), E::TYPE).map_err(Error::wrap)?;
     let (out_shape, lse_shape) = (problem.out_shape(), problem.lse_shape());
@@ -122,12 +116,11 @@ fn forward_of<E: Element + CudaDType + DeviceRepr>(
     Ok(Results { out, shape: Shape::from(&out_shape[..]), lse })
 }
 
-fn backward_of<E: Element + CudaDType + DeviceRepr>(
-    inputs: &Inputs<Place<CudaStorage>>,
-    mask: &MaskParams,
-    saved: &Saved<Place<CudaStorage>, Place<CudaStorage>>,
-    is_packed: bool,
+fn backward<E: Element + CudaDType + DeviceRepr>(
+    request: &Request<CudaStorage>,
+    saved: &SavedPlaces<CudaStorage>,
 ) -> Result<CudaStorage> {
+    let Request { inputs, mask, is_packed } = request;
     let device = inputs.query.storage.device();
     let layouts = inputs.map(|place| place.layout);
     let problem = mask.problem(&layouts, E::TYPE).map_err(Error::wrap)?;
@@ -143,7 +136,7 @@ fn backward_of<E: Element + CudaDType + DeviceRepr>(
         d_lse: saved.d_lse.as_ref().map(|d_lse| borrows.read::<f32>(d_lse)).transpose()?,
     };
     let first = borrows.write(&mut all, dense(&[len.max(1)])?).address();
-    let gradients = gradient_places(&layouts, is_packed)?;
+    let gradients = gradient_places(&layouts, *is_packed)?;
     // SAFETY: the parts do not overlap, lie inside the memory that `borrows` holds, and name each element once.
     let part = |(layout, offset): (Layout, usize)| unsafe {
         borrows.cuda.view_mut_of_raw(first + (offset * size_of::<E>()) as u64, layout)

@@ -19,20 +19,26 @@ pub(crate) struct Results<S> {
     pub lse: Option<Tensor>,
 }
 
+/// Operands where they lie, and which keys each query sees.
+pub(crate) struct Request<'a, S> {
+    pub inputs: Inputs<Place<'a, S>>,
+    pub mask: MaskParams,
+    /// Whether the operands are parts of one tensor, and so their gradients.
+    pub is_packed: bool,
+}
+
+/// What a forward left for its backward, where it lies.
+pub(crate) type SavedPlaces<'a, S> = Saved<Place<'a, S>, Place<'a, S>>;
+
 /// Storage of candle's that natten has a backend for.
 pub(crate) trait Runs: BackendStorage {
     fn of(storage: &Storage) -> Option<&Self>;
 
     /// Output, and the log-sum-exp if it is asked for.
-    fn forward(inputs: &Inputs<Place<Self>>, mask: &MaskParams, with_lse: bool) -> Result<Results<Self>>;
+    fn forward(request: &Request<Self>, with_lse: bool) -> Result<Results<Self>>;
 
-    /// The gradients of all operands in one run of numbers; `is_packed` says whether they interleave as the operands do.
-    fn backward(
-        inputs: &Inputs<Place<Self>>,
-        mask: &MaskParams,
-        saved: &Saved<Place<Self>, Place<Self>>,
-        is_packed: bool,
-    ) -> Result<Self>;
+    /// The gradients of all operands in one run of numbers.
+    fn backward(request: &Request<Self>, saved: &SavedPlaces<Self>) -> Result<Self>;
 }
 
 /// Calls the operator on the three inputs that `arrangement` explains. The log-sum-exp is there if it is asked for.
@@ -86,8 +92,8 @@ struct Forward {
 
 impl Forward {
     fn run<S: Runs>(&self, inputs: [(&S, &Layout); 3]) -> Result<(S, Shape)> {
-        let inputs = self.arrangement.places(inputs)?;
-        let Results { out, shape, lse } = S::forward(&inputs, &self.mask, self.lse.is_some())?;
+        let request = self.arrangement.request(inputs, self.mask)?;
+        let Results { out, shape, lse } = S::forward(&request, self.lse.is_some())?;
         if let (Some(kept), Some(lse)) = (&self.lse, lse) {
             // The operator is made for one call, so nothing was kept before.
             let _ = kept.set(lse);
@@ -162,15 +168,15 @@ struct Gradient {
 
 impl Gradient {
     fn run<S: Runs>(&self, inputs: [(&S, &Layout); 3]) -> Result<(S, Shape)> {
-        let (is_packed, lens) = (self.arrangement.is_packed(), inputs.map(|(_, l)| l.shape().elem_count()));
-        let len = if is_packed { lens[0] } else { lens.iter().sum() };
-        let inputs = self.arrangement.places(inputs)?;
+        let lens = inputs.map(|(_, layout)| layout.shape().elem_count());
+        let request = self.arrangement.request(inputs, self.mask)?;
+        let len = if request.is_packed { lens[0] } else { lens.iter().sum() };
         let saved = self.saved.map(Tensor::storage_and_layout, Tensor::storage_and_layout);
         let saved = saved.try_map(
             |_, (storage, layout)| Place::of(here::<S>(storage)?, layout),
             |_, (storage, layout)| Place::of(here::<S>(storage)?, layout),
         )?;
-        Ok((S::backward(&inputs, &self.mask, &saved, is_packed)?, Shape::from(len)))
+        Ok((S::backward(&request, &saved)?, Shape::from(len)))
     }
 }
 

@@ -4,6 +4,9 @@ use candle_core::backend::BackendStorage;
 use candle_core::{DType, Error, Layout as CandleLayout, Result, Shape, Tensor, bail};
 use natten::{ElementType, Inputs, Layout, Role};
 
+use crate::op::Request;
+use crate::params::MaskParams;
+
 /// A tensor of a call inside a storage. The offset and the strides count elements.
 pub(crate) struct Place<'a, S> {
     pub storage: &'a S,
@@ -59,21 +62,22 @@ pub(crate) enum Arrangement {
 }
 
 impl Arrangement {
-    /// Where each operand lies.
-    pub fn places<'a, S: BackendStorage>(
+    /// The call that an operator's inputs make.
+    pub fn request<'a, S: BackendStorage>(
         &self,
         [query, key, value]: [(&'a S, &CandleLayout); 3],
-    ) -> Result<Inputs<Place<'a, S>>> {
+        mask: MaskParams,
+    ) -> Result<Request<'a, S>> {
         let whole = |(storage, layout)| Place::of(storage, layout);
-        match self {
-            Arrangement::Apart => Ok(Inputs::new(whole(query)?, whole(key)?, whole(value)?)),
+        let inputs = match self {
+            Arrangement::Apart => Inputs::new(whole(query)?, whole(key)?, whole(value)?),
             Arrangement::Joined { keys, values } => {
-                let [key, more_keys] = split(key, keys)?;
-                let [value, more_values] = split(value, values)?;
-                Ok(Inputs::new(whole(query)?, key, value).with_additional(more_keys, more_values))
+                let ([key, keys], [value, values]) = (split(key, keys)?, split(value, values)?);
+                Inputs::new(whole(query)?, key, value).with_additional(keys, values)
             }
-            Arrangement::Packed => Ok(Inputs::new(third(query, 0)?, third(query, 1)?, third(query, 2)?)),
-        }
+            Arrangement::Packed => Inputs::new(third(query, 0)?, third(query, 1)?, third(query, 2)?),
+        };
+        Ok(Request { inputs, mask, is_packed: self.is_packed() })
     }
 
     /// The gradients of an operator's inputs, out of the run of numbers that holds them all.
@@ -90,7 +94,7 @@ impl Arrangement {
         Ok((next(inputs[0])?, next(inputs[1])?, next(inputs[2])?))
     }
 
-    pub fn is_packed(&self) -> bool {
+    fn is_packed(&self) -> bool {
         matches!(self, Arrangement::Packed)
     }
 }
