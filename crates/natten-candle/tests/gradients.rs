@@ -68,6 +68,19 @@ fn a_broadcast_gradient_is_that_of_ones() -> Result<()> {
         let (found, expected) = (of_sum.get(variable), of_ones.get(variable));
         assert_close(found.expect("found"), expected.expect("expected"), 0.0, "gradient");
     }
+    let (_, lse) = operands.call().forward_with_lse(params)?;
+    let (of_sum, of_ones) = (lse.sum_all()?.backward()?, lse.mul(&lse.ones_like()?)?.sum_all()?.backward()?);
+    for variable in &variables {
+        let (found, expected) = (of_sum.get(variable), of_ones.get(variable));
+        assert_close(found.expect("found"), expected.expect("expected"), 0.0, "gradient of the log-sum-exp");
+    }
+    // One number, whose strides say nothing.
+    let one = Sizes { batch: 1, heads: 1, heads_kv: 1, head_dim_v: 1, ..sizes(&[1]) };
+    let (variables, one) = one.variables(DType::F64)?;
+    let gradients = one.call().forward(neighborhood(&[axis(1)]).params())?.sum_all()?.backward()?;
+    let of_value = gradients.get(&variables[2]).expect("a gradient");
+    // The log-sum-exp is f32.
+    assert_close(of_value, &of_value.ones_like()?, 1e-7, "gradient of the only value");
     // Broadcast along the tokens alone: the last axis is contiguous.
     let weights = random(vec![2, 1, 2, 8], 3)?;
     let of_part = out.broadcast_mul(&weights)?.sum_all()?.backward()?;

@@ -170,6 +170,22 @@ fn views_are_read_where_they_lie() -> Result<()> {
 }
 
 #[test]
+fn rows_of_one_number_may_have_any_stride() -> Result<()> {
+    // [batch, tokens, 1, heads] transposed: the last axis has the stride of the heads.
+    let x = random(vec![1, 6, 1, 2], 1)?.transpose(2, 3)?;
+    let params = Params::<1>::new(3);
+    let dense = x.force_contiguous()?;
+    assert_ne!(x.stride().last(), Some(&1));
+    assert_close(
+        &na1d(&x, &x, &x, &params)?,
+        &na1d(&dense, &dense, &dense, &params)?,
+        0.0,
+        "rows of one number",
+    );
+    Ok(())
+}
+
+#[test]
 fn a_packed_tensor_is_its_three_views() -> Result<()> {
     let cases: [(Neighborhood, &[usize]); 3] = [
         (neighborhood(&[axis(3)]), &[6]),
