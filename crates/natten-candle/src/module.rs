@@ -80,7 +80,7 @@ impl<const RANK: usize> Module for NeighborhoodAttention<RANK> {
         // Rows of a matrix: candle multiplies those faster than more axes.
         let qkv = self.qkv.forward(&x.reshape((rows, channels))?)?;
         let shape = [&dims[..RANK + 1], &[3, self.heads, channels / self.heads]].concat();
-        let out = neighborhood_attention_qkv(&qkv.reshape(shape)?, &self.params)?;
+        let out = neighborhood_attention_qkv(&qkv.reshape(shape)?, self.params)?;
         self.proj.forward(&out.reshape((rows, channels))?)?.reshape(x.shape())
     }
 }

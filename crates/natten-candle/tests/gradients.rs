@@ -76,9 +76,9 @@ fn a_broadcast_gradient_is_that_of_ones() -> Result<()> {
     }
     // One number, whose strides say nothing.
     let one = Sizes { batch: 1, heads: 1, heads_kv: 1, head_dim_v: 1, ..sizes(&[1]) };
-    let (variables, one) = one.variables(DType::F64)?;
+    let (only, one) = one.variables(DType::F64)?;
     let gradients = one.call().forward(neighborhood(&[axis(1)]).params())?.sum_all()?.backward()?;
-    let of_value = gradients.get(&variables[2]).expect("a gradient");
+    let of_value = gradients.get(&only[2]).expect("a gradient");
     // The log-sum-exp is f32.
     assert_close(of_value, &of_value.ones_like()?, 1e-7, "gradient of the only value");
     // Broadcast along the tokens alone: the last axis is contiguous.

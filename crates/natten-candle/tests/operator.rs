@@ -243,7 +243,7 @@ fn every_entry_is_the_same_operator() -> Result<()> {
         &o,
         params.to_dyn(),
     )?;
-    let of_any_rank = neighborhood_attention_with_lse(&o.query, &o.key, &o.value, &params)?;
+    let of_any_rank = neighborhood_attention_with_lse(&o.query, &o.key, &o.value, params)?;
     same(of_any_rank, neighborhood_attention(&o.query, &o.key, &o.value, params)?, &o, params.to_dyn())
 }
 

@@ -1,5 +1,7 @@
 //! The neighborhood-attention stages of LTX-2.5's diffusion video decoder, on the CPU: by default the last stage, whose windows
-//! are 11 x 11 x 11, over a small volume; one of its blocks is held to dense masked attention in candle.
+//! are 11 x 11 x 11, over a small volume; one of its blocks is held to dense masked attention in candle. Each stage runs on
+//! numbers of its own: the layers between stages, and what the last one adds to its blocks of the diffusion's time and context,
+//! are left out.
 //!
 //! `cargo run --release --example ltx_decoder -- [--all] [--frames N --height N --width N] [--checkpoint FILE]`
 
@@ -34,7 +36,8 @@ struct Stage {
     upsampling: [usize; 3],
 }
 
-/// Channels, depths and windows as implementations of the decoder that read LTX-2.5's configuration have them.
+/// Channels, depths and windows as public implementations of the decoder give them. About the last window they differ, 3 x 7 x 7
+/// or 11 x 11 x 11; the larger is taken.
 const STAGES: [Stage; 5] = [
     Stage { name: "det_stages.0", channels: 2048, depth: 4, window: [3, 7, 7], upsampling: [8, 8, 8] },
     Stage { name: "det_stages.1", channels: 1024, depth: 6, window: [3, 7, 7], upsampling: [8, 4, 4] },
