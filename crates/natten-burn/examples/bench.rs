@@ -35,7 +35,8 @@ fn small() -> Result<(), Box<dyn std::error::Error>> {
         let mut times = [Vec::with_capacity(CALLS), Vec::with_capacity(CALLS)];
         for _ in 0..CALLS {
             let began = Instant::now();
-            let [query, key, value] = numbers.each_ref().map(|numbers| TensorView::from_slice(&SMALL, numbers));
+            let [query, key, value] =
+                numbers.each_ref().map(|numbers| TensorView::from_slice(&SMALL, numbers));
             let mut view = TensorViewMut::from_slice(&SMALL, &mut out)?;
             na1d_into(&query?, &key?, &value?, &params, &mut view)?;
             times[0].push(began.elapsed().as_secs_f64());
@@ -70,9 +71,8 @@ fn image() -> Result<(), Box<dyn std::error::Error>> {
     };
     let tokens = height * width;
     let pairs = (0..tokens).flat_map(|q| (0..tokens).map(move |k| (q, k)));
-    let hidden = pairs.map(|(q, k)| {
-        !(window(q / width, k / width, height) && window(q % width, k % width, width))
-    });
+    let hidden =
+        pairs.map(|(q, k)| !(window(q / width, k / width, height) && window(q % width, k % width, width)));
     let hidden = TensorData::new(hidden.collect::<Vec<_>>(), [1, 1, tokens, tokens]);
     let hidden = Tensor::<4, Bool>::from_data(hidden, &device).expand([1, heads, tokens, tokens]);
     let by_head = |tensor: Tensor<5>| tensor.reshape([1, tokens, heads, head_dim]).swap_dims(1, 2);

@@ -68,9 +68,14 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     }
     let accuracy = accuracy(&network.valid(), &held_out, &device.inner())?;
     let seconds = began.elapsed().as_secs_f64();
-    println!("accuracy  {:.1} % of the held-out digits after {steps} steps, {seconds:.1} s", 100.0 * accuracy);
+    println!(
+        "accuracy  {:.1} % of the held-out digits after {steps} steps, {seconds:.1} s",
+        100.0 * accuracy
+    );
     if accuracy < expected {
-        return Err(format!("{accuracy:.3} of the held-out digits are read right, {expected} were expected").into());
+        return Err(
+            format!("{accuracy:.3} of the held-out digits are read right, {expected} were expected").into()
+        );
     }
     Ok(())
 }
@@ -100,7 +105,8 @@ struct Network {
 impl Network {
     fn new(device: &Device) -> Result<Self, Error> {
         let attention = |window, dilation| {
-            NeighborhoodAttentionConfig::new(WIDTH, HEADS, vec![window; 2]).with_dilation(Some(vec![dilation; 2]))
+            NeighborhoodAttentionConfig::new(WIDTH, HEADS, vec![window; 2])
+                .with_dilation(Some(vec![dilation; 2]))
         };
         Ok(Network {
             embedding: LinearConfig::new(PATCH, WIDTH).init(device),
@@ -163,8 +169,9 @@ fn records() -> [Vec<&'static [u8]>; 2] {
 /// The 3 x 3 pixels around each pixel, paper beyond the border, and what each digit shows.
 fn tensors(records: &[&[u8]], device: &Device) -> (Tensor<4>, Tensor<1, Int>) {
     let mut patches = Vec::with_capacity(records.len() * TOKENS * PATCH);
-    for (record, token, at) in
-        records.iter().flat_map(|record| (0..TOKENS).flat_map(move |token| (0..PATCH).map(move |at| (record, token, at))))
+    for (record, token, at) in records
+        .iter()
+        .flat_map(|record| (0..TOKENS).flat_map(move |token| (0..PATCH).map(move |at| (record, token, at))))
     {
         // One too many each, so that the border is not below zero.
         let (y, x) = (token / SIDE + at / 3, token % SIDE + at % 3);

@@ -8,7 +8,7 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::{self, FlexTensor};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, AutodiffBackend, Flex, TensorMetadata};
+use burn::backend::{Autodiff, Flex, TensorMetadata};
 use burn::tensor::{DType, Shape};
 use natten::{Inputs, Saved};
 
@@ -40,7 +40,7 @@ pub fn forward_with_lse(inputs: Inputs<Recorded>, params: MaskParams) -> Result<
 
 fn attend(inputs: Inputs<Recorded>, params: MaskParams) -> Result<(Recorded, FlexTensor, Handover), Error> {
     let tensors = inputs.map(|tensor| tensor.primitive().clone());
-    let [out, lse] = forward_on_flex(&tensors, &params)?;
+    let [out, lse] = forward_on_flex(tensors, &params)?;
     let d_lse = Handover::default();
     let made = (out, lse.clone(), d_lse.clone());
     let Inputs { query, key, value, additional } = inputs;
@@ -92,8 +92,9 @@ impl<const N: usize> Backward<Flex, N> for Attend {
         let d_lse = d_lse.lock().unwrap_or_else(PoisonError::into_inner).take();
         let saved = Saved { out, lse, d_out: grads.consume::<Flex>(&ops.node), d_lse };
         // The forward has checked all but whether there is memory for the gradients, and burn takes no error here.
-        let found = backward(&inputs, &self.0, &saved).unwrap_or_else(|error| panic!("{error}"));
-        let found = [found.query, found.key, found.value].into_iter().chain(found.additional.into_iter().flatten());
+        let found = backward(inputs, &self.0, saved).unwrap_or_else(|error| panic!("{error}"));
+        let found =
+            [found.query, found.key, found.value].into_iter().chain(found.additional.into_iter().flatten());
         for (parent, gradient) in ops.parents.into_iter().zip(found) {
             if let Some(parent) = parent {
                 grads.register::<Flex>(parent.id, gradient);
@@ -122,7 +123,8 @@ impl Backward<Flex, 1> for Lse {
         *d_lse.lock().unwrap_or_else(PoisonError::into_inner) = Some(grads.consume::<Flex>(&ops.node));
         // The output has a gradient then, if only one 0 in every place.
         let strides = vec![0; shape.num_dims()];
-        let zero = FlexTensor::zeros(Shape::new([1]), dtype).with_layout(flex::Layout::new(shape, strides, 0));
+        let zero =
+            FlexTensor::zeros(Shape::new([1]), dtype).with_layout(flex::Layout::new(shape, strides, 0));
         for parent in ops.parents.into_iter().flatten() {
             grads.register::<Flex>(parent.id, zero.clone());
         }

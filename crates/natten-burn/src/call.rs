@@ -3,8 +3,8 @@
 use burn::Tensor;
 use burn::backend::flex::FlexTensor;
 use burn::backend::{
-    Autodiff, AutodiffBackend, BackendTensor, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind, Flex,
-    GradientCheckpointingStrategy, TensorMetadata,
+    Autodiff, AutodiffBackend, BackendTensor, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind,
+    Flex, GradientCheckpointingStrategy, TensorMetadata,
 };
 use natten::{Inputs, Role};
 
@@ -53,7 +53,7 @@ impl<const D: usize> Call<D> {
     pub fn forward(self, params: impl Into<MaskParams>) -> Result<Tensor<D>, Error> {
         let params = params.into();
         let out = match place(self.inputs)? {
-            Placed::Plain(inputs) => plain(flex::forward(&inputs, &params)?),
+            Placed::Plain(inputs) => plain(flex::forward(inputs, &params)?),
             Placed::Recorded(inputs, how) => recorded(autodiff::forward(inputs, params)?, how),
         };
         Ok(Tensor::from_dispatch(out))
@@ -71,7 +71,7 @@ impl<const D: usize> Call<D> {
         const { assert!(LSE + 1 == D, "the log-sum-exp has one axis less than the output") };
         let params = params.into();
         let [out, lse] = match place(self.inputs)? {
-            Placed::Plain(inputs) => flex::forward_with_lse(&inputs, &params)?.map(plain),
+            Placed::Plain(inputs) => flex::forward_with_lse(inputs, &params)?.map(plain),
             Placed::Recorded(inputs, how) => {
                 autodiff::forward_with_lse(inputs, params)?.map(|tensor| recorded(tensor, how))
             }
@@ -103,7 +103,18 @@ fn place(inputs: Inputs<DispatchTensor>) -> Result<Placed, Error> {
             }
         }
     }
-    let operands = inputs.try_map(|role, tensor| operand(role, tensor.clone()))?;
+    let Inputs { query, key, value, additional } = inputs;
+    let operands = Inputs {
+        query: operand(Role::Query, query)?,
+        key: operand(Role::Key, key)?,
+        value: operand(Role::Value, value)?,
+        additional: match additional {
+            Some([keys, values]) => {
+                Some([operand(Role::AdditionalKeys, keys)?, operand(Role::AdditionalValues, values)?])
+            }
+            None => None,
+        },
+    };
     Ok(match strategy {
         Some(strategy) => Placed::Recorded(operands.into_map(Operand::into_recorded), strategy),
         None => Placed::Plain(operands.into_map(Operand::into_plain)),
@@ -115,9 +126,7 @@ fn operand(role: Role, tensor: DispatchTensor) -> Result<Operand, Error> {
     #[allow(unreachable_patterns)]
     match tensor.kind {
         DispatchTensorKind::Flex(BackendTensor::Float(tensor)) => Ok(Operand::Plain(tensor)),
-        DispatchTensorKind::Flex(tensor) => {
-            Err(Error::ElementType { tensor: role, found: tensor.dtype() })
-        }
+        DispatchTensorKind::Flex(tensor) => Err(Error::ElementType { tensor: role, found: tensor.dtype() }),
         DispatchTensorKind::Autodiff(kind) => match *kind {
             DispatchTensorKind::Flex(BackendTensor::Autodiff(tensor)) => Ok(Operand::Recorded(tensor)),
             kind => Err(Error::Backend { tensor: role, device: format!("{:?}", kind.device()) }),

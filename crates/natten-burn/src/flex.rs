@@ -23,26 +23,26 @@ macro_rules! as_held {
 }
 
 /// The output.
-pub fn forward(inputs: &Inputs<FlexTensor>, params: &MaskParams) -> Result<FlexTensor, Error> {
+pub fn forward(inputs: Inputs<FlexTensor>, params: &MaskParams) -> Result<FlexTensor, Error> {
     as_held!(forward_as, inputs, params)
 }
 
 /// The output and the log-sum-exp.
-pub fn forward_with_lse(inputs: &Inputs<FlexTensor>, params: &MaskParams) -> Result<[FlexTensor; 2], Error> {
+pub fn forward_with_lse(inputs: Inputs<FlexTensor>, params: &MaskParams) -> Result<[FlexTensor; 2], Error> {
     as_held!(forward_with_lse_as, inputs, params)
 }
 
 /// The gradients of all inputs.
 pub fn backward(
-    inputs: &Inputs<FlexTensor>,
+    inputs: Inputs<FlexTensor>,
     params: &MaskParams,
-    saved: &Saved<FlexTensor, FlexTensor>,
+    saved: Saved<FlexTensor, FlexTensor>,
 ) -> Result<Gradients<FlexTensor>, Error> {
     as_held!(backward_as, inputs, params, saved)
 }
 
-fn forward_as<E: Element>(inputs: &Inputs<FlexTensor>, params: &MaskParams) -> Result<FlexTensor, Error> {
-    let inputs = inputs.map(with_rows);
+fn forward_as<E: Element>(inputs: Inputs<FlexTensor>, params: &MaskParams) -> Result<FlexTensor, Error> {
+    let inputs = inputs.into_map(with_rows);
     let views = inputs.try_map(view::<E>)?;
     let call = call(&views)?;
     let mut out = Buffer::<E>::new(call.problem(params)?.out_shape())?;
@@ -51,10 +51,10 @@ fn forward_as<E: Element>(inputs: &Inputs<FlexTensor>, params: &MaskParams) -> R
 }
 
 fn forward_with_lse_as<E: Element>(
-    inputs: &Inputs<FlexTensor>,
+    inputs: Inputs<FlexTensor>,
     params: &MaskParams,
 ) -> Result<[FlexTensor; 2], Error> {
-    let inputs = inputs.map(with_rows);
+    let inputs = inputs.into_map(with_rows);
     let views = inputs.try_map(view::<E>)?;
     let call = call(&views)?;
     let problem = call.problem(params)?;
@@ -65,13 +65,13 @@ fn forward_with_lse_as<E: Element>(
 }
 
 fn backward_as<E: Element>(
-    inputs: &Inputs<FlexTensor>,
+    inputs: Inputs<FlexTensor>,
     params: &MaskParams,
-    saved: &Saved<FlexTensor, FlexTensor>,
+    saved: Saved<FlexTensor, FlexTensor>,
 ) -> Result<Gradients<FlexTensor>, Error> {
-    let inputs = inputs.map(with_rows);
+    let inputs = inputs.into_map(with_rows);
     let views = inputs.try_map(view::<E>)?;
-    let saved = saved.map(with_rows, FlexTensor::clone);
+    let saved = saved.into_map(with_rows, std::convert::identity);
     let saved = saved.try_map(view::<E>, view::<f32>)?;
     let saved = Saved { out: &saved.out, lse: &saved.lse, d_out: &saved.d_out, d_lse: saved.d_lse.as_ref() };
     let mut gradients = views.try_map(|_, view| Buffer::<E>::new(view.shape().to_vec()))?.into_gradients();
@@ -100,11 +100,11 @@ fn call<'a, E: Element>(views: &'a Inputs<TensorView<'_, E>>) -> Result<Call<'a,
 
 /// What natten can read: numbers of a head side by side. burn has no operation that makes them so, hence a copy here of a tensor
 /// whose last axis is transposed, flipped or expanded; any other is the tensor itself.
-fn with_rows(tensor: &FlexTensor) -> FlexTensor {
+fn with_rows(tensor: FlexTensor) -> FlexTensor {
     let layout = tensor.layout();
     match (layout.shape().last(), layout.strides().last()) {
         (Some(&extent), Some(&stride)) if extent > 1 && stride != 1 => tensor.to_contiguous(),
-        _ => tensor.clone(),
+        _ => tensor,
     }
 }
 

@@ -2,7 +2,8 @@
 
 use burn::tensor::{DType, Device, Tensor};
 use natten_burn::{
-    AxisParams, Call, DynParams, Error, KernelSizePolicy, Params, attention, na1d, na2d, neighborhood_attention,
+    AxisParams, Call, DynParams, Error, KernelSizePolicy, Params, attention, na1d, na2d,
+    neighborhood_attention,
 };
 
 fn zeros<const D: usize>(shape: [usize; D]) -> Tensor<D> {
@@ -24,13 +25,10 @@ fn a_broken_rule_is_named_with_its_values() {
     says(na2d(x(), x(), x(), &Params::new(3).stride([1, 4])), "axis 1: stride 4 exceeds kernel_size 3");
     says(na2d(x(), x(), x(), &Params::new(3).scale(f32::NAN)), "scale is NaN, it must be finite");
     says(
-        na2d(x(), zeros([1, 6, 5, 2, 8]), x(), &Params::new(3)),
-        "key: token axis 1 has extent 5, expected 6",
+        na2d(x(), x(), zeros([1, 6, 5, 2, 8]), &Params::new(3)),
+        "value: token axis 1 has extent 5, expected 6",
     );
-    says(
-        na2d(x(), zeros([2, 6, 6, 2, 8]), x(), &Params::new(3)),
-        "key: batch has extent 2, expected 1",
-    );
+    says(na2d(x(), zeros([2, 6, 6, 2, 8]), x(), &Params::new(3)), "key: batch has extent 2, expected 1");
     let narrow = || zeros([1, 6, 6, 3, 8]);
     says(na2d(x(), narrow(), narrow(), &Params::new(3)), "heads = 2 is not a multiple of heads_kv = 3");
     let empty = || zeros([1, 0, 6, 2, 8]);
@@ -48,7 +46,10 @@ fn a_wrong_rank_is_named() {
     let x = || zeros([1, 2, 8]);
     says(neighborhood_attention(x(), x(), x(), &none), "0 token axes, expected 1, 2 or 3");
     let x = || zeros([1, 6, 6, 2, 8]);
-    says(Call::new(x(), x(), x()).forward(&Default::default() as &natten_burn::AttentionParams), "query has 5 axes, expected 4");
+    says(
+        Call::new(x(), x(), x()).forward(&Default::default() as &natten_burn::AttentionParams),
+        "query has 5 axes, expected 4",
+    );
 }
 
 #[test]
@@ -56,11 +57,11 @@ fn additional_keys_must_fit() {
     let x = || zeros([2, 6, 2, 8]);
     let call = || Call::new(x(), x(), x());
     says(
-        call().additional(zeros([1, 3, 2, 8]), zeros([1, 3, 2, 8])).forward(&Params::new(3)),
+        call().additional(zeros([1, 3, 2, 8]), zeros([1, 3, 2, 8])).forward(&Params::<1>::new(3)),
         "additional_keys: batch has extent 1, expected 2",
     );
     says(
-        call().additional(zeros([2, 3, 2, 8]), zeros([2, 4, 2, 8])).forward(&Params::new(3)),
+        call().additional(zeros([2, 3, 2, 8]), zeros([2, 4, 2, 8])).forward(&Params::<1>::new(3)),
         "additional_values: token axis 0 has extent 4, expected 3",
     );
 }
@@ -70,7 +71,8 @@ fn element_types_must_be_one_of_natten_s() {
     let x = || zeros([1, 6, 2, 8]);
     says(na1d(x(), x().cast(DType::F16), x(), &Params::new(3)), "key holds f16, query f32");
     let scheme = burn::tensor::quantization::QuantScheme::default();
-    let quantized = Tensor::<2>::ones([8, 32], &Device::flex()).quantize_dynamic(&scheme).reshape([1, 8, 1, 32]);
+    let quantized =
+        Tensor::<2>::ones([8, 32], &Device::flex()).quantize_dynamic(&scheme).reshape([1, 8, 1, 32]);
     let found = attention(quantized.clone(), quantized.clone(), quantized, &Default::default());
     assert!(matches!(found, Err(Error::ElementType { .. })), "{found:?}");
 }
@@ -79,6 +81,7 @@ fn element_types_must_be_one_of_natten_s() {
 fn ways_to_checkpoint_do_not_mix() {
     let on = |device: Device| Tensor::<4>::zeros([1, 6, 2, 8], &device).require_grad();
     let device = Device::flex().autodiff();
-    let found = na1d(on(device.clone()), on(device.clone()), on(device.gradient_checkpointing()), &Params::new(3));
+    let found =
+        na1d(on(device.clone()), on(device.clone()), on(device.gradient_checkpointing()), &Params::new(3));
     says(found, "value checkpoints gradients as Balanced, tensors before it as Disabled");
 }

@@ -76,7 +76,8 @@ fn through(uses_out: bool, uses_lse: bool, device: &Device) -> [Tensor<4>; 2] {
     let registers = random([2, 3, 2, 4], 2, device, DType::F64).require_grad();
     // Operations that a strategy of checkpointing may run again.
     let x = (source.clone() * 0.7).tanh() + 0.1;
-    let call = Call::new(x.clone(), x.clone() * 1.1, x).additional(registers.clone(), registers.clone() * 2.0);
+    let call =
+        Call::new(x.clone(), x.clone() * 1.1, x).additional(registers.clone(), registers.clone() * 2.0);
     let (out, lse) = call.forward_with_lse::<3>(&params()).unwrap();
     let lse = lse.cast(DType::F64);
     let loss = match (uses_out, uses_lse) {

@@ -8,7 +8,7 @@ use crate::support::{assert_close, listed, numbers, random};
 /// A tensor with the same numbers whose memory is in order.
 fn in_order<const D: usize>(tensor: &Tensor<D>) -> Tensor<D> {
     let data = TensorData::new(listed(tensor), tensor.dims());
-    Tensor::from_data(data, (&tensor.device().inner(), DType::F64)).cast(tensor.dtype())
+    Tensor::<D>::from_data(data, (&tensor.device().inner(), DType::F64)).cast(tensor.dtype())
 }
 
 /// The same call on the tensors as they are and in order, to the last bit.
@@ -39,9 +39,7 @@ fn parts_of_a_tensor_are_read_as_they_are() {
     let qkv = image([2, 6, 5, 9, 8], 1);
     check([0, 3, 6].map(|first| qkv.clone().narrow(3, first, 3)));
     let wide = image([3, 8, 9, 2, 12], 2);
-    check([0, 1, 4].map(|first| {
-        wide.clone().slice([1..3, 1..7, 2..7, 0..2, first..first + 8])
-    }));
+    check([0, 1, 4].map(|first| wide.clone().slice([1..3, 1..7, 2..7, 0..2, first..first + 8])));
 }
 
 #[test]

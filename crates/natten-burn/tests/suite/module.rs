@@ -13,12 +13,8 @@ fn config() -> NeighborhoodAttentionConfig {
 
 /// The bytes of a safetensors file with the weights that PyTorch would save.
 fn state_dict() -> (Vec<u8>, [Vec<f32>; 4]) {
-    let extents: [(&str, &[usize]); 4] = [
-        ("qkv.weight", &[36, 12]),
-        ("qkv.bias", &[36]),
-        ("proj.weight", &[12, 12]),
-        ("proj.bias", &[12]),
-    ];
+    let extents: [(&str, &[usize]); 4] =
+        [("qkv.weight", &[36, 12]), ("qkv.bias", &[36]), ("proj.weight", &[12, 12]), ("proj.bias", &[12])];
     let mut seed = 0;
     let numbers = extents.map(|(_, shape)| {
         seed += 1;
@@ -31,7 +27,8 @@ fn state_dict() -> (Vec<u8>, [Vec<f32>; 4]) {
         let begin = data.len();
         data.extend(numbers.iter().flat_map(|x| x.to_le_bytes()));
         let end = data.len();
-        header.push(format!(r#""{name}":{{"dtype":"F32","shape":{shape:?},"data_offsets":[{begin},{end}]}}"#));
+        header
+            .push(format!(r#""{name}":{{"dtype":"F32","shape":{shape:?},"data_offsets":[{begin},{end}]}}"#));
     }
     let header = format!("{{{}}}", header.join(","));
     let header = format!("{header:<width$}", width = header.len().next_multiple_of(8));
@@ -44,7 +41,8 @@ fn state_dict() -> (Vec<u8>, [Vec<f32>; 4]) {
 /// Rows times the transpose of `[outputs, inputs]`, plus a bias: PyTorch's linear layer.
 fn linear(rows: &[f64], weight: &[f32], bias: &[f32]) -> Vec<f64> {
     let inputs = weight.len() / bias.len();
-    let dot = |row: &[f64], weight: &[f32]| row.iter().zip(weight).map(|(x, &w)| x * f64::from(w)).sum::<f64>();
+    let dot =
+        |row: &[f64], weight: &[f32]| row.iter().zip(weight).map(|(x, &w)| x * f64::from(w)).sum::<f64>();
     let outputs = |row: &[f64]| -> Vec<f64> {
         weight.chunks(inputs).zip(bias).map(|(weight, &bias)| dot(row, weight) + f64::from(bias)).collect()
     };
@@ -82,7 +80,7 @@ fn parameters_are_named_and_shaped() {
         let mut found: Vec<_> = layer
             .collect(None, None, false)
             .iter()
-            .map(|tensor| (tensor.name().to_string(), tensor.shape().to_vec()))
+            .map(|tensor| (tensor.name.to_string(), tensor.shape.to_vec()))
             .filter(|(name, _)| !name.starts_with("proj_drop"))
             .collect();
         found.sort();
@@ -129,8 +127,14 @@ fn a_wrong_configuration_or_input_is_named() {
         Err(Error::Config(found)) => assert_eq!(found, expected),
         other => panic!("{other:?}"),
     };
-    says(NeighborhoodAttentionConfig::new(12, 5, vec![3]), ConfigError::Heads { embed_dim: 12, num_heads: 5 });
-    says(NeighborhoodAttentionConfig::new(12, 0, vec![3]), ConfigError::Heads { embed_dim: 12, num_heads: 0 });
+    says(
+        NeighborhoodAttentionConfig::new(12, 5, vec![3]),
+        ConfigError::Heads { embed_dim: 12, num_heads: 5 },
+    );
+    says(
+        NeighborhoodAttentionConfig::new(12, 0, vec![3]),
+        ConfigError::Heads { embed_dim: 12, num_heads: 0 },
+    );
     says(NeighborhoodAttentionConfig::new(12, 3, vec![]), ConfigError::Rank { found: 0 });
     says(NeighborhoodAttentionConfig::new(12, 3, vec![3; 4]), ConfigError::Rank { found: 4 });
     let stride = config().with_stride(Some(vec![1]));

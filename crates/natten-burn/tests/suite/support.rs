@@ -19,12 +19,12 @@ pub fn numbers(len: usize, seed: u64) -> Vec<f64> {
 /// A tensor of such numbers.
 pub fn random<const D: usize>(shape: [usize; D], seed: u64, device: &Device, dtype: DType) -> Tensor<D> {
     let data = TensorData::new(numbers(shape.iter().product(), seed), shape);
-    Tensor::from_data(data, (device, DType::F64)).cast(dtype)
+    Tensor::<D>::from_data(data, (device, DType::F64)).cast(dtype)
 }
 
 /// All numbers of a tensor, widened.
 pub fn listed<const D: usize>(tensor: &Tensor<D>) -> Vec<f64> {
-    tensor.clone().into_data().convert::<f64>().to_vec().expect("converted")
+    tensor.clone().into_data().convert::<f64>().try_to_vec().expect("converted")
 }
 
 /// Panics if any two numbers are further apart than `most`, taken relative to numbers above 1.
