@@ -52,9 +52,11 @@ impl<const D: usize> Call<D> {
     /// As [`na2d`](crate::na2d).
     pub fn forward(self, params: impl Into<MaskParams>) -> Result<Tensor<D>, Error> {
         let params = params.into();
-        let out = match place(self.inputs)? {
-            Placed::Plain(inputs) => plain(flex::forward(inputs, &params)?),
-            Placed::Recorded(inputs, how) => recorded(autodiff::forward(inputs, params)?, how),
+        let out = match strategy(&self.inputs)? {
+            None => plain(flex::forward(taken(self.inputs, take_plain)?, &params)?),
+            Some(strategy) => {
+                recorded(autodiff::forward(taken(self.inputs, take_recorded)?, params)?, strategy)
+            }
         };
         Ok(Tensor::from_dispatch(out))
     }
@@ -70,30 +72,17 @@ impl<const D: usize> Call<D> {
     ) -> Result<(Tensor<D>, Tensor<LSE>), Error> {
         const { assert!(LSE + 1 == D, "the log-sum-exp has one axis less than the output") };
         let params = params.into();
-        let [out, lse] = match place(self.inputs)? {
-            Placed::Plain(inputs) => flex::forward_with_lse(inputs, &params)?.map(plain),
-            Placed::Recorded(inputs, how) => {
-                autodiff::forward_with_lse(inputs, params)?.map(|tensor| recorded(tensor, how))
-            }
+        let [out, lse] = match strategy(&self.inputs)? {
+            None => flex::forward_with_lse(taken(self.inputs, take_plain)?, &params)?.map(plain),
+            Some(strategy) => autodiff::forward_with_lse(taken(self.inputs, take_recorded)?, params)?
+                .map(|tensor| recorded(tensor, strategy)),
         };
         Ok((Tensor::from_dispatch(out), Tensor::from_dispatch(lse)))
     }
 }
 
-/// Operands all of one kind.
-enum Placed {
-    Plain(Inputs<FlexTensor>),
-    Recorded(Inputs<Recorded>, GradientCheckpointingStrategy),
-}
-
-/// One operand, out of burn's runtime dispatch.
-enum Operand {
-    Plain(FlexTensor),
-    Recorded(Recorded),
-}
-
-/// Operands are recorded if one of them is; the others are constants then, as in burn's own operations.
-fn place(inputs: Inputs<DispatchTensor>) -> Result<Placed, Error> {
+/// How the operands record gradients, if one of them does; the others are constants then, as in burn's own operations.
+fn strategy(inputs: &Inputs<DispatchTensor>) -> Result<Option<GradientCheckpointingStrategy>, Error> {
     let mut strategy = None;
     for (tensor, operand) in inputs.roles() {
         if let DispatchAutodiffContext::Enabled(found) = operand.autodiff {
@@ -103,51 +92,45 @@ fn place(inputs: Inputs<DispatchTensor>) -> Result<Placed, Error> {
             }
         }
     }
-    let Inputs { query, key, value, additional } = inputs;
-    let operands = Inputs {
-        query: operand(Role::Query, query)?,
-        key: operand(Role::Key, key)?,
-        value: operand(Role::Value, value)?,
+    Ok(strategy)
+}
+
+/// Each operand out of burn's runtime dispatch.
+fn taken<T>(
+    inputs: Inputs<DispatchTensor>,
+    take: fn(Role, DispatchTensorKind) -> Result<T, Error>,
+) -> Result<Inputs<T>, Error> {
+    let Inputs { query, key, value, additional } = inputs.into_map(|tensor| tensor.kind);
+    Ok(Inputs {
+        query: take(Role::Query, query)?,
+        key: take(Role::Key, key)?,
+        value: take(Role::Value, value)?,
         additional: match additional {
             Some([keys, values]) => {
-                Some([operand(Role::AdditionalKeys, keys)?, operand(Role::AdditionalValues, values)?])
+                Some([take(Role::AdditionalKeys, keys)?, take(Role::AdditionalValues, values)?])
             }
             None => None,
         },
-    };
-    Ok(match strategy {
-        Some(strategy) => Placed::Recorded(operands.into_map(Operand::into_recorded), strategy),
-        None => Placed::Plain(operands.into_map(Operand::into_plain)),
     })
 }
 
-fn operand(role: Role, tensor: DispatchTensor) -> Result<Operand, Error> {
+fn take_plain(tensor: Role, kind: DispatchTensorKind) -> Result<FlexTensor, Error> {
     // With one backend alone in the build there is no other variant.
     #[allow(unreachable_patterns)]
-    match tensor.kind {
-        DispatchTensorKind::Flex(BackendTensor::Float(tensor)) => Ok(Operand::Plain(tensor)),
-        DispatchTensorKind::Flex(tensor) => Err(Error::ElementType { tensor: role, found: tensor.dtype() }),
-        DispatchTensorKind::Autodiff(kind) => match *kind {
-            DispatchTensorKind::Flex(BackendTensor::Autodiff(tensor)) => Ok(Operand::Recorded(tensor)),
-            kind => Err(Error::Backend { tensor: role, device: format!("{:?}", kind.device()) }),
-        },
-        kind => Err(Error::Backend { tensor: role, device: format!("{:?}", kind.device()) }),
+    match kind {
+        DispatchTensorKind::Flex(BackendTensor::Float(flex)) => Ok(flex),
+        DispatchTensorKind::Flex(other) => Err(Error::ElementType { tensor, found: other.dtype() }),
+        other => Err(Error::Backend { tensor, device: format!("{:?}", other.device()) }),
     }
 }
 
-impl Operand {
-    fn into_plain(self) -> FlexTensor {
-        match self {
-            Operand::Plain(tensor) => tensor,
-            Operand::Recorded(tensor) => tensor.into_primitive(),
-        }
-    }
-
-    fn into_recorded(self) -> Recorded {
-        match self {
-            Operand::Plain(tensor) => Autodiff::<Flex>::from_inner(tensor),
-            Operand::Recorded(tensor) => tensor,
-        }
+fn take_recorded(tensor: Role, kind: DispatchTensorKind) -> Result<Recorded, Error> {
+    match kind {
+        DispatchTensorKind::Autodiff(kind) => match *kind {
+            DispatchTensorKind::Flex(BackendTensor::Autodiff(recorded)) => Ok(recorded),
+            other => Err(Error::Backend { tensor, device: format!("{:?}", other.device()) }),
+        },
+        other => take_plain(tensor, other).map(Autodiff::<Flex>::from_inner),
     }
 }
 

@@ -49,21 +49,15 @@ pub enum Error {
     /// A module cannot be built.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A module's input has the wrong number of axes.
-    #[error("the input has {found} axes, expected {expected}: [batch, tokens.., embed_dim]")]
-    InputRank {
-        /// Axes it must have.
-        expected: usize,
-        /// Axes it has.
-        found: usize,
-    },
-    /// A module's input has tokens of the wrong length.
-    #[error("the input's tokens are of {found} numbers, expected embed_dim = {expected}")]
-    InputWidth {
-        /// The module's `embed_dim`.
-        expected: usize,
-        /// The input's last extent.
-        found: usize,
+    /// A module's input is not shaped as its configuration says.
+    #[error("the input is {found:?}, expected [batch, {token_axes} token axes, {embed_dim}]")]
+    Input {
+        /// Its shape.
+        found: Vec<usize>,
+        /// The token axes it must have.
+        token_axes: usize,
+        /// The last extent it must have.
+        embed_dim: usize,
     },
 }
 

@@ -33,9 +33,10 @@
 //! return an error.
 //!
 //! *Other backends* are refused with [`Error::Backend`], which says how to move a tensor to Flex. Among them is CUDA: burn keeps
-//! device memory behind cubecl, which gives out a tensor's address (`Client::get_resource`) but neither its stream nor an event of it, so
-//! that kernels of another library could only run between two waits of the host for the whole device; with `fusion` there is no
-//! tensor to ask before the graph has run. On CUDA, use the crate `natten` on memory of its own, or burn's masked attention.
+//! device memory behind cubecl 0.11, which gives out a tensor's address (`Client::get_resource`) but neither the stream that works on it
+//! nor an event, so that kernels of another library could run only between two waits of the host; and with burn's feature `fusion`,
+//! on by default there, a tensor has no memory before its graph has run. On CUDA use `natten` on memory of its own, or burn's masked
+//! attention.
 #![forbid(unsafe_code)]
 
 mod autodiff;

@@ -123,11 +123,13 @@ impl NeighborhoodAttention {
     /// `[batch, tokens.., embed_dim]` to the same shape.
     ///
     /// # Errors
-    /// [`Error::InputRank`], [`Error::InputWidth`], and those of [`na2d`](crate::na2d).
+    /// [`Error::Input`], and those of [`na2d`](crate::na2d).
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Result<Tensor<D>, Error> {
-        let expected = self.params.rank() + 2;
-        if D != expected {
-            return Err(Error::InputRank { expected, found: D });
+        let token_axes = self.params.rank();
+        let [embed_dim, _] = self.qkv.weight.dims();
+        let shape = input.dims();
+        if D != token_axes + 2 || shape[D - 1] != embed_dim {
+            return Err(Error::Input { found: shape.to_vec(), token_axes, embed_dim });
         }
         // The rank with heads apart cannot be computed from `D` in a type.
         match D {
@@ -139,13 +141,8 @@ impl NeighborhoodAttention {
 
     fn attend<const D: usize, const BY_HEAD: usize>(&self, input: Tensor<D>) -> Result<Tensor<D>, Error> {
         let shape = input.dims();
-        let [expected, outputs] = self.qkv.weight.dims();
-        let found = shape[D - 1];
-        if found != expected {
-            return Err(Error::InputWidth { expected, found });
-        }
         let heads = D - 1;
-        let mut by_head = [outputs / 3 / self.num_heads; BY_HEAD];
+        let mut by_head = [shape[heads] / self.num_heads; BY_HEAD];
         by_head[..heads].copy_from_slice(&shape[..heads]);
         by_head[heads] = 3 * self.num_heads;
         // Parts of one tensor, which are read where they are.

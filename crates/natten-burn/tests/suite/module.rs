@@ -143,9 +143,9 @@ fn a_wrong_configuration_or_input_is_named() {
 
     let layer = config().init(&device).unwrap();
     let found = layer.forward(Tensor::<3>::zeros([1, 7, 12], &device)).unwrap_err().to_string();
-    assert_eq!(found, "the input has 3 axes, expected 4: [batch, tokens.., embed_dim]");
+    assert_eq!(found, "the input is [1, 7, 12], expected [batch, 2 token axes, 12]");
     let found = layer.forward(Tensor::<4>::zeros([1, 7, 7, 11], &device)).unwrap_err().to_string();
-    assert_eq!(found, "the input's tokens are of 11 numbers, expected embed_dim = 12");
+    assert_eq!(found, "the input is [1, 7, 7, 11], expected [batch, 2 token axes, 12]");
     let found = layer.forward(Tensor::<4>::zeros([1, 5, 7, 12], &device)).unwrap_err().to_string();
     assert_eq!(found, "axis 0: kernel_size 3 x dilation 2 exceeds the token extent 5");
 }
