@@ -115,8 +115,6 @@ fn taken<T>(
 }
 
 fn take_plain(tensor: Role, kind: DispatchTensorKind) -> Result<FlexTensor, Error> {
-    // With one backend alone in the build there is no other variant.
-    #[allow(unreachable_patterns)]
     match kind {
         DispatchTensorKind::Flex(BackendTensor::Float(flex)) => Ok(flex),
         DispatchTensorKind::Flex(other) => Err(Error::ElementType { tensor, found: other.dtype() }),

@@ -130,9 +130,9 @@ pub fn neighborhood_attention<const D: usize>(
     query: Tensor<D>,
     key: Tensor<D>,
     value: Tensor<D>,
-    params: &DynParams,
+    params: impl Into<DynParams>,
 ) -> Result<Tensor<D>, Error> {
-    Call::new(query, key, value).forward(params)
+    Call::new(query, key, value).forward(params.into())
 }
 
 /// [`neighborhood_attention`], and the log-sum-exp as in [`Call::forward_with_lse`].
@@ -143,7 +143,7 @@ pub fn neighborhood_attention_with_lse<const D: usize, const LSE: usize>(
     query: Tensor<D>,
     key: Tensor<D>,
     value: Tensor<D>,
-    params: &DynParams,
+    params: impl Into<DynParams>,
 ) -> Result<(Tensor<D>, Tensor<LSE>), Error> {
-    Call::new(query, key, value).forward_with_lse(params)
+    Call::new(query, key, value).forward_with_lse(params.into())
 }

@@ -149,7 +149,7 @@ impl NeighborhoodAttention {
         let qkv = self.qkv.forward(input).reshape(by_head);
         let [query, key, value] =
             [0, 1, 2].map(|part| qkv.clone().narrow(heads, part * self.num_heads, self.num_heads));
-        let out = Call::<BY_HEAD>::new(query, key, value).forward(&self.params)?;
+        let out = Call::<BY_HEAD>::new(query, key, value).forward(self.params)?;
         Ok(self.proj_drop.forward(self.proj.forward(out.reshape(shape))))
     }
 }

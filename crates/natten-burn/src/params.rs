@@ -22,13 +22,13 @@ impl Mask for MaskParams {
 
 impl<const RANK: usize> From<&Params<RANK>> for MaskParams {
     fn from(params: &Params<RANK>) -> Self {
-        MaskParams::Neighborhood(params.to_dyn())
+        MaskParams::Neighborhood(params.into())
     }
 }
 
-impl From<&DynParams> for MaskParams {
-    fn from(params: &DynParams) -> Self {
-        MaskParams::Neighborhood(*params)
+impl From<DynParams> for MaskParams {
+    fn from(params: DynParams) -> Self {
+        MaskParams::Neighborhood(params)
     }
 }
 

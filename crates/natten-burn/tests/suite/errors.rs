@@ -39,12 +39,12 @@ fn a_broken_rule_is_named_with_its_values() {
 fn a_wrong_rank_is_named() {
     let params = DynParams::new(&[AxisParams::new(3); 2], None, KernelSizePolicy::Exact);
     let x = || zeros([1, 6, 2, 8]);
-    says(neighborhood_attention(x(), x(), x(), &params), "query has 4 axes, expected 5");
+    says(neighborhood_attention(x(), x(), x(), params), "query has 4 axes, expected 5");
     let x = || zeros([1, 1, 1, 1, 1, 2, 8]);
-    says(neighborhood_attention(x(), x(), x(), &params), "7 axes, a tensor has 1 to 6");
+    says(neighborhood_attention(x(), x(), x(), params), "7 axes, a tensor has 1 to 6");
     let none = DynParams::new(&[], None, KernelSizePolicy::Exact);
     let x = || zeros([1, 2, 8]);
-    says(neighborhood_attention(x(), x(), x(), &none), "0 token axes, expected 1, 2 or 3");
+    says(neighborhood_attention(x(), x(), x(), none), "0 token axes, expected 1, 2 or 3");
     let x = || zeros([1, 6, 6, 2, 8]);
     says(
         Call::new(x(), x(), x()).forward(&Default::default() as &natten_burn::AttentionParams),
@@ -84,4 +84,29 @@ fn ways_to_checkpoint_do_not_mix() {
     let found =
         na1d(on(device.clone()), on(device.clone()), on(device.gradient_checkpointing()), &Params::new(3));
     says(found, "value checkpoints gradients as Balanced, tensors before it as Disabled");
+}
+
+#[test]
+fn another_backend_is_refused_and_told_the_way_out() {
+    let device = Device::capture();
+    let captured = device.capture_scope(|scope| {
+        let there = || Tensor::<4>::zeros([1, 6, 2, 8], &device);
+        let here = || zeros([1, 6, 2, 8]);
+        let params = Params::new(3);
+        for (found, role) in [
+            (na1d(there(), there(), there(), &params), "query"),
+            (na1d(here(), here(), there(), &params), "value"),
+            (
+                Call::new(here(), here(), here()).additional(there(), here()).forward(&params),
+                "additional_keys",
+            ),
+        ] {
+            let sentence = found.unwrap_err().to_string();
+            let way_out = "natten-burn runs on Flex (the CPU): move it with `to_device(&Device::flex())`";
+            assert!(sentence.starts_with(&format!("{role} lives on burn's Capture")), "{sentence}");
+            assert!(sentence.contains(way_out), "{sentence}");
+        }
+        scope.complete([], [])
+    });
+    captured.unwrap();
 }

@@ -45,7 +45,7 @@ fn check<const D: usize, const LSE: usize>(case: &Case) {
     let device = Device::flex().autodiff();
     let Operands { tensors, additional } = &Operands::<D>::new(case, &device);
     let operands = Operands { tensors: tensors.clone(), additional: additional.clone() };
-    let (out, lse) = operands.call().forward_with_lse::<LSE>(&case.params()).unwrap();
+    let (out, lse) = operands.call().forward_with_lse::<LSE>(case.params()).unwrap();
 
     let flat = tensors.clone().map(|tensor| {
         let [.., heads, numbers] = tensor.dims()[..] else { unreachable!() };
@@ -117,7 +117,7 @@ fn gradients_are_what_finite_differences_say() {
     let operands = Operands::<5>::new(&case, &device);
     let weights = random(case.shape::<5>(case.heads, case.head_dim_v), 21, &device, DType::F64);
     let loss = |operands: &Operands<5>| {
-        let out = operands.call().forward(&case.params()).unwrap();
+        let out = operands.call().forward(case.params()).unwrap();
         (out * weights.clone()).sum()
     };
     let gradients = loss(&operands).backward();
@@ -206,5 +206,5 @@ fn attention_has_both_alignments() {
 #[test]
 fn a_mask_is_made_from_any_parameters() {
     let params = natten_burn::Params::<2>::new([3, 5]).dilation(2);
-    assert_eq!(MaskParams::from(&params), MaskParams::from(&params.to_dyn()));
+    assert_eq!(MaskParams::from(&params), MaskParams::from(params.to_dyn()));
 }
