@@ -1,6 +1,6 @@
 //! What burn costs on top of natten, and what natten gains over burn's own masked attention. Medians of wall time.
 //!
-//! `cargo run --release --example bench`
+//! `cargo run --release --example bench --features burn/rayon,burn/simd`, the features that make Flex as fast as it goes.
 
 use std::hint::black_box;
 use std::time::Instant;

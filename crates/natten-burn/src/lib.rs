@@ -1,4 +1,4 @@
-//! Neighborhood attention for [burn](burn)'s tensors: the operator of [`natten`], forward and backward, and a module around it.
+//! Neighborhood attention for [burn]'s tensors: the operator of [`natten`], forward and backward, and a module around it.
 //!
 //! ```
 //! use burn::tensor::{Device, Distribution, Tensor};
