@@ -6,14 +6,13 @@ use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::flex::{self, FlexTensor};
+use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Flex, TensorMetadata};
+use burn::backend::{Autodiff, AutodiffBackend, Flex, TensorMetadata};
 use burn::tensor::{DType, Shape};
 use natten::{Inputs, Saved};
 
-use crate::flex::{backward, forward_with_lse as forward_on_flex};
-use crate::{Error, MaskParams};
+use crate::{Error, MaskParams, flex};
 
 /// A tensor of Flex's with its place in the graph, tracked or not.
 pub type Recorded = FloatTensor<Autodiff<Flex>>;
@@ -23,11 +22,18 @@ type Handover = Arc<Mutex<Option<FlexTensor>>>;
 
 /// The output, recorded.
 pub fn forward(inputs: Inputs<Recorded>, params: MaskParams) -> Result<Recorded, Error> {
+    if is_constant(&inputs) {
+        return Ok(constant(flex::forward(inputs.into_map(|tensor| tensor.into_primitive()), &params)?));
+    }
     attend(inputs, params).map(|(out, _, _)| out)
 }
 
 /// The output and the log-sum-exp, both recorded: whatever is made of either has gradients of all inputs.
 pub fn forward_with_lse(inputs: Inputs<Recorded>, params: MaskParams) -> Result<[Recorded; 2], Error> {
+    if is_constant(&inputs) {
+        let inputs = inputs.into_map(|tensor| tensor.into_primitive());
+        return Ok(flex::forward_with_lse(inputs, &params)?.map(constant));
+    }
     let (out, lse, d_lse) = attend(inputs, params)?;
     // A child of the output's node, so that its gradient is there before the output's is asked for.
     let state = LseState { d_lse, shape: out.shape(), dtype: out.dtype() };
@@ -38,9 +44,18 @@ pub fn forward_with_lse(inputs: Inputs<Recorded>, params: MaskParams) -> Result<
     Ok([out, lse])
 }
 
+/// Whether nothing is tracked: the result has no place in a graph then, and costs no node.
+fn is_constant(inputs: &Inputs<Recorded>) -> bool {
+    !inputs.roles().any(|(_, tensor)| tensor.is_tracked())
+}
+
+fn constant(tensor: FlexTensor) -> Recorded {
+    Autodiff::<Flex>::from_inner(tensor)
+}
+
 fn attend(inputs: Inputs<Recorded>, params: MaskParams) -> Result<(Recorded, FlexTensor, Handover), Error> {
     let tensors = inputs.map(|tensor| tensor.primitive().clone());
-    let [out, lse] = forward_on_flex(tensors, &params)?;
+    let [out, lse] = flex::forward_with_lse(tensors, &params)?;
     let d_lse = Handover::default();
     let made = (out, lse.clone(), d_lse.clone());
     let Inputs { query, key, value, additional } = inputs;
@@ -92,7 +107,7 @@ impl<const N: usize> Backward<Flex, N> for Attend {
         let d_lse = d_lse.lock().unwrap_or_else(PoisonError::into_inner).take();
         let saved = Saved { out, lse, d_out: grads.consume::<Flex>(&ops.node), d_lse };
         // The forward has checked all but whether there is memory for the gradients, and burn takes no error here.
-        let found = backward(inputs, &self.0, saved).unwrap_or_else(|error| panic!("{error}"));
+        let found = flex::backward(inputs, &self.0, saved).unwrap_or_else(|error| panic!("{error}"));
         let found =
             [found.query, found.key, found.value].into_iter().chain(found.additional.into_iter().flatten());
         for (parent, gradient) in ops.parents.into_iter().zip(found) {
@@ -123,8 +138,7 @@ impl Backward<Flex, 1> for Lse {
         *d_lse.lock().unwrap_or_else(PoisonError::into_inner) = Some(grads.consume::<Flex>(&ops.node));
         // The output has a gradient then, if only one 0 in every place.
         let strides = vec![0; shape.num_dims()];
-        let zero =
-            FlexTensor::zeros(Shape::new([1]), dtype).with_layout(flex::Layout::new(shape, strides, 0));
+        let zero = FlexTensor::zeros(Shape::new([1]), dtype).with_layout(Layout::new(shape, strides, 0));
         for parent in ops.parents.into_iter().flatten() {
             grads.register::<Flex>(parent.id, zero.clone());
         }
