@@ -56,7 +56,7 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
         checks.extend(not_a_number::checks(scope));
     }
     hard_attention(&mut checks, scope);
-    Suite { name: "oracle", checks }
+    Suite { name: "oracle", checks: scope.sampled(checks) }
 }
 
 /// Tensors as they are drawn.

@@ -39,6 +39,7 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
         suite.each(scope, "gradients beside a head", &heads(), gradients_beside_a_head::<S>);
         suite.each(scope, "gradients beside residues", &residues(), gradients_beside_residues::<S>);
     }
+    suite.checks = scope.sampled(suite.checks);
     suite
 }
 

@@ -48,6 +48,7 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
             }
         }
     }
+    suite.checks = scope.sampled(suite.checks);
     suite
 }
 

@@ -38,6 +38,20 @@ const REASONS: &[Reason] = &[
         why: "every lane of a warp holds its row's log-sum-exp, so whichever stores it stores the same",
     },
     Reason {
+        operator: "logic",
+        kernel: "natten_merge_",
+        text: &["and.pred"],
+        kind: Kind::SameOutput,
+        why: "every lane of a warp holds its row's log-sum-exp, so whichever stores it stores the same",
+    },
+    Reason {
+        operator: "compare of NaN",
+        kernel: "natten_merge_",
+        text: &["setp.eq.f32", "0fFF800000"],
+        kind: Kind::SameValue,
+        why: "the largest log-sum-exp of the branches is a maximum that begins at -inf, and max.f32 gives the other operand for NaN",
+    },
+    Reason {
         operator: "compare of NaN",
         kernel: "natten_merge_",
         text: &["setp.neu", "visible"],
