@@ -81,7 +81,9 @@ fn calls_from_many_threads_do_not_disturb_each_other() {
     let cpu = Cpu::new().threads(2).expect("two threads");
     std::thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| same_results::<f32>(&Cpu::new().threads(1).expect("one thread"), &[("shared", &cpu)]));
+            scope.spawn(|| {
+                same_results::<f32>(&Cpu::new().threads(1).expect("one thread"), &[("shared", &cpu)])
+            });
         }
     });
 }

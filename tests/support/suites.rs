@@ -3,6 +3,7 @@
 //! A check is a value, so that a runner can list, filter, time and count them, in a test or on a machine with a GPU. What
 //! problems a subject gets is its [`Scope`].
 
+pub mod extremes;
 pub mod golden;
 pub mod gradients;
 pub mod list;

@@ -123,7 +123,13 @@ impl Scope {
         let every = if has_tensor_cores { [39, 21, 21] } else { [6, 15, 15] };
         let types = [ElementType::F32, ElementType::F16, ElementType::Bf16];
         let tiles = has_tensor_cores.then_some(27);
-        Scope { types: types.into_iter().zip(every).collect(), usual: 3, sample: SAMPLE, tiles, ..Self::host() }
+        Scope {
+            types: types.into_iter().zip(every).collect(),
+            usual: 3,
+            sample: SAMPLE,
+            tiles,
+            ..Self::host()
+        }
     }
 
     /// A CUDA device where nothing emulates it: every problem in every type.
@@ -143,8 +149,8 @@ impl Scope {
         Scope {
             types: vec![(kernel.element_type, every)],
             usual: 3,
-            // Of those for rows of any length there is one for each type.
-            sample: if kernel.head_dim == 0 { 3 } else { SAMPLE },
+            // Those for rows of any length are three of a kind, and share the lists out already.
+            sample: if kernel.head_dim == 0 { 1 } else { SAMPLE },
             first: number,
             tiles: kernel.on_tensor_cores.then_some(39),
             rows: (kernel.head_dim > 0).then_some(rows),
@@ -181,7 +187,8 @@ impl Scope {
 
     /// Those of a suite's checks that are made: all of them, or a sample of at least one.
     pub fn sampled<T>(&self, checks: Vec<T>) -> Vec<T> {
-        let every = if Breadth::asked() == Breadth::Sample { self.sample.min(checks.len()).max(1) } else { 1 };
+        let every =
+            if Breadth::asked() == Breadth::Sample { self.sample.min(checks.len()).max(1) } else { 1 };
         checks.into_iter().skip(self.first % every).step_by(every).collect()
     }
 

@@ -190,7 +190,10 @@ fn names_of_every(scope: &Scope) -> BTreeSet<String> {
     let is_type = |word: &&str| ["f32", "f16", "bf16"].contains(word);
     let name = |name: String| name.split(' ').filter(|word| !is_type(word)).collect::<Vec<_>>().join(" ");
     const EVERY: [&str; 5] = ["oracle paths", "oracle negative", "oracle everything", "vast", "merging"];
-    checks.map(|check| name(check.name)).filter(|name| EVERY.iter().any(|list| name.starts_with(list))).collect()
+    checks
+        .map(|check| name(check.name))
+        .filter(|name| EVERY.iter().any(|list| name.starts_with(list)))
+        .collect()
 }
 
 /// Kernels whose ctas stay and take tiles in turn are tried with several ctas, and with more tiles than these have turns: what
