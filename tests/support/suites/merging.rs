@@ -169,7 +169,11 @@ pub fn gradients_against_the_reference<E: Element, S: Subject>(
     seed: u64,
 ) -> Result<(), Unsupported> {
     let Merging { count, place, .. } = merging;
-    let (mut outs, lses) = branches::<E>(merging, seed);
+    let (mut outs, mut lses) = branches::<E>(merging, seed);
+    // A row of which one branch does not know what it weighs; beyond six branches each row has one that saw no key.
+    if count < 7 {
+        lses[1].as_mut_slice()[6] = f32::NAN;
+    }
     // Whatever the output of a branch without keys holds.
     for (out, lse) in outs.iter_mut().zip(&lses) {
         let silent = lse.as_slice().iter().enumerate().filter(|(_, lse)| **lse == f32::NEG_INFINITY);

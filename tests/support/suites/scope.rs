@@ -150,7 +150,12 @@ impl Scope {
             types: vec![(kernel.element_type, every)],
             usual: 3,
             // Those for rows of any length are three of a kind, and share the lists out already.
-            sample: if kernel.head_dim == 0 { 1 } else { SAMPLE },
+            sample: match kernel.head_dim {
+                0 => 1,
+                // Twice as long, as much slower.
+                257.. => 2 * SAMPLE,
+                _ => SAMPLE,
+            },
             first: number,
             tiles: kernel.on_tensor_cores.then_some(39),
             rows: (kernel.head_dim > 0).then_some(rows),
