@@ -41,11 +41,18 @@ fn run<E: Element>(cpu: &Cpu, spec: &Spec, seed: u64) -> (Vec<Tensor<E>>, Tensor
     (all, lse)
 }
 
-fn same_results<E: Element>(cpu: &Cpu, other: &Cpu, what: &str) {
-    for (i, spec) in specs().iter().enumerate() {
-        let (a, b) = (run::<E>(cpu, spec, i as u64), run::<E>(other, spec, i as u64));
-        let same = a.0.iter().zip(&b.0).all(|(a, b)| same_bits(a, b)) && same_bits(&a.1, &b.1);
-        assert!(same, "{what}, {}: {spec:?}", E::TYPE);
+fn results<E: Element>(cpu: &Cpu) -> Vec<(Vec<Tensor<E>>, Tensor<f32>)> {
+    specs().iter().enumerate().map(|(i, spec)| run(cpu, spec, i as u64)).collect()
+}
+
+/// Other backends give the same as one; each is told by what it is.
+fn same_results<E: Element>(cpu: &Cpu, others: &[(&str, &Cpu)]) {
+    let expected = results::<E>(cpu);
+    for (what, other) in others {
+        for ((a, b), spec) in expected.iter().zip(results::<E>(other)).zip(specs()) {
+            let same = a.0.iter().zip(&b.0).all(|(a, b)| same_bits(a, b)) && same_bits(&a.1, &b.1);
+            assert!(same, "{what}, {}: {spec:?}", E::TYPE);
+        }
     }
 }
 
@@ -53,13 +60,11 @@ fn same_results<E: Element>(cpu: &Cpu, other: &Cpu, what: &str) {
 fn any_number_of_threads_gives_the_same_bits() {
     for isa in Isa::available() {
         let cpu = |threads| Cpu::new().isa(isa).and_then(|cpu| cpu.threads(threads)).expect("available");
-        let one = cpu(1);
-        for threads in [2, 5, 16] {
-            let what = format!("{isa} with {threads} threads");
-            same_results::<f32>(&one, &cpu(threads), &what);
-            same_results::<f16>(&one, &cpu(threads), &what);
-            same_results::<bf16>(&one, &cpu(threads), &what);
-        }
+        let others = [2, 5, 16].map(|threads| (format!("{isa} with {threads} threads"), cpu(threads)));
+        let others = others.each_ref().map(|(what, cpu)| (what.as_str(), cpu));
+        same_results::<f32>(&cpu(1), &others);
+        same_results::<f16>(&cpu(1), &others);
+        same_results::<bf16>(&cpu(1), &others);
     }
 }
 
@@ -67,8 +72,8 @@ fn any_number_of_threads_gives_the_same_bits() {
 fn the_callers_pool_gives_the_same_bits() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("three threads");
     let own = Cpu::new().threads(1).expect("one thread");
-    pool.install(|| same_results::<f32>(&own, &Cpu::new(), "inside a pool of three"));
-    same_results::<f32>(&own, &Cpu::new(), "the global pool");
+    pool.install(|| same_results::<f32>(&own, &[("inside a pool of three", &Cpu::new())]));
+    same_results::<f32>(&own, &[("the global pool", &Cpu::new())]);
 }
 
 #[test]
@@ -76,7 +81,9 @@ fn calls_from_many_threads_do_not_disturb_each_other() {
     let cpu = Cpu::new().threads(2).expect("two threads");
     std::thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| same_results::<f32>(&Cpu::new().threads(1).expect("one thread"), &cpu, "shared"));
+            scope.spawn(|| {
+                same_results::<f32>(&Cpu::new().threads(1).expect("one thread"), &[("shared", &cpu)])
+            });
         }
     });
 }

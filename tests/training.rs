@@ -25,6 +25,7 @@ use natten::cpu::Cpu;
 use natten::cuda::Cuda;
 use natten::{ElementType, Error, Params, Problem, Saved, Tensor, reference};
 use natten_emulator::Emulated;
+use natten_tests::suites::scope::Breadth;
 use training::{Settings, Training};
 
 /// Of losses of 2 and below; what the example allows a GPU.
@@ -88,7 +89,7 @@ fn the_cpu_learns_what_the_reference_does() {
 
 #[test]
 fn a_gpu_learns_what_the_reference_does() {
-    let steps = if std::env::var_os("NATTEN_FULL").is_some() { 20 } else { 4 };
+    let steps = if Breadth::asked() > Breadth::Usual { 20 } else { 4 };
     let expected = losses(Reference, steps, 1);
     for (major, minor) in [(8, 0), (9, 0)] {
         let gpu = Cuda::new(Emulated::new(major, minor));

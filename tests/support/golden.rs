@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use natten::{AxisParams, Inputs, KernelSize, Tensor};
-use safetensors::SafeTensors;
+use natten::{AxisParams, ElementType, Inputs, KernelSize, Tensor, f16};
+use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
 use crate::spec::{Case, Mask, Spec};
@@ -13,14 +13,16 @@ use crate::spec::{Case, Mask, Spec};
 pub struct Golden {
     /// For messages.
     pub file: String,
+    /// Of its operands; results are f32.
+    pub element_type: ElementType,
     /// The problem with its operands.
     pub case: Case,
     /// Its output.
     pub out: Tensor<f64>,
     /// Its log-sum-exp.
     pub lse: Tensor<f64>,
-    /// Gradients of query, key and value.
-    pub gradients: [Tensor<f64>; 3],
+    /// Gradients of query, key and value; what is about the forward alone has none.
+    pub gradients: Option<[Tensor<f64>; 3]>,
     /// Gradients of additional keys and values; NATTEN's files have none.
     pub additional_gradients: Option<[Tensor<f64>; 2]>,
 }
@@ -100,7 +102,9 @@ pub fn read(path: &Path) -> Golden {
     let find = |name: &str| tensors.tensor(name).ok().map(|tensor| to_f64(&tensor));
     let need = |name: &str| find(name).unwrap_or_else(|| panic!("{file}: no {name}"));
     let pair = |a: &str, b: &str| find(a).map(|first| [first, need(b)]);
+    let is_half = tensors.tensor("q").is_ok_and(|query| query.dtype() == Dtype::F16);
     Golden {
+        element_type: if is_half { ElementType::F16 } else { ElementType::F32 },
         case: Case {
             spec: arguments.into_spec(),
             inputs: Inputs {
@@ -114,15 +118,21 @@ pub fn read(path: &Path) -> Golden {
         },
         out: need("out"),
         lse: need("lse"),
-        gradients: ["d_q", "d_k", "d_v"].map(need),
+        gradients: find("d_q").map(|d_q| [d_q, need("d_k"), need("d_v")]),
         additional_gradients: pair("d_add_k", "d_add_v"),
         file,
     }
 }
 
 fn to_f64(tensor: &safetensors::tensor::TensorView<'_>) -> Tensor<f64> {
-    assert_eq!(tensor.dtype(), safetensors::Dtype::F32, "golden arrays are f32");
-    let numbers =
-        tensor.data().chunks_exact(4).map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
-    Tensor::from_vec(tensor.shape(), numbers.collect()).expect("as many as the shape holds")
+    let bytes = tensor.data();
+    let numbers: Vec<f64> = match tensor.dtype() {
+        Dtype::F16 => bytes.chunks_exact(2).map(|b| f64::from(f16::from_le_bytes([b[0], b[1]]))).collect(),
+        dtype => {
+            assert_eq!(dtype, Dtype::F32, "golden arrays are f32 or f16");
+            let of = |b: &[u8]| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            bytes.chunks_exact(4).map(of).collect()
+        }
+    };
+    Tensor::from_vec(tensor.shape(), numbers).expect("as many as the shape holds")
 }

@@ -4,6 +4,7 @@
 //! problems a subject gets is its [`Scope`].
 
 pub mod copies;
+pub mod extremes;
 pub mod golden;
 pub mod gradients;
 pub mod list;

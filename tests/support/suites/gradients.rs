@@ -44,7 +44,7 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
             move |subject| in_type!(given.element_type, E => every_component::<E, S>(subject, &given)),
         ));
     }
-    Suite { name: "gradients", checks }
+    Suite { name: "gradients", checks: scope.sampled(checks) }
 }
 
 fn flags() -> Vec<Spec> {

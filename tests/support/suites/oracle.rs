@@ -2,11 +2,11 @@
 
 use std::sync::OnceLock;
 
-use natten::{Element, ElementType, Gradients, Inputs, Output, Problem, Role, Saved, Tensor, reference};
+use natten::{Element, ElementType, Gradients, Inputs, Output, Problem, Saved, Tensor, reference};
 
 use super::scope::Given;
-use super::{Check, Scope, Suite, list, not_a_number};
-use crate::compare::{assert_close, each_within, largest};
+use super::{Check, Scope, Suite, extremes, list, not_a_number};
+use crate::compare::{assert_close, largest};
 use crate::dense::{self, Summed, Weights};
 use crate::in_type;
 use crate::place::{Arrangement, Place, Placed};
@@ -55,8 +55,8 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
         everything(&mut checks, scope);
         checks.extend(not_a_number::checks(scope));
     }
-    hard_attention(&mut checks, scope);
-    Suite { name: "oracle", checks }
+    extremes::checks(&mut checks, scope);
+    Suite { name: "oracle", checks: scope.sampled(checks) }
 }
 
 /// Tensors as they are drawn.
@@ -149,105 +149,6 @@ fn everything<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
         let passes = [scope.forward, scope.backward];
         in_type!(element_type, E => each_pass::<E, S>(checks, passes, "everything", (&given, at), plain));
     }
-}
-
-/// Hard attention, by scales that leave one key of a window all weight, or those that tie. Queries and keys are small integers, so
-/// products are exact, and so is what comes out: in any order, on any unit.
-fn hard_attention<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
-    let mut specs = Vec::new();
-    for scale in [1e4, 1e6, 1e8, 1e9, -1e9, 1e20, 3e38, -3e38] {
-        specs.push(Spec::na(&[70], &[67]).dims(16, 16).scale(scale));
-        specs.push(Spec::na(&[5, 6], &[3, 4]).causal(&[true, false]).heads(2, 1).dims(16, 16).scale(scale));
-    }
-    specs.push(Spec::na(&[70], &[70]).dims(16, 16).additional(3).scale(1e9));
-    let (is_forward, is_backward) = (scope.forward, scope.backward);
-    for given in scope.problems(&specs) {
-        let Given { index, element_type, spec, place } = given;
-        let (name, what) = (format!("oracle hard attention {index} {element_type}"), spec.clone());
-        checks.push(Check::new(name, what, move |subject| {
-            in_type!(element_type, E => hard::<E, S>(subject, &spec, [is_forward, is_backward], place))
-        }));
-    }
-}
-
-/// Queries are 0, 1 or -1 times a unit vector, keys have components from -2 to 2.
-fn hard<E: Element, S: Subject>(
-    subject: &S,
-    spec: &Spec,
-    [is_forward, is_backward]: [bool; 2],
-    place: Place,
-) -> Result<(), Unsupported> {
-    let drawn = spec.draw(9500);
-    let dim = spec.head_dim;
-    let of_units = |tensor: &Tensor<f64>| {
-        let component = |i: usize| {
-            let row = i / dim;
-            if i % dim == row % dim { (row % 3) as f64 - 1.0 } else { 0.0 }
-        };
-        Tensor::<E>::from_fn(tensor.shape(), |i| E::from_f64(component(i))).expect("its shape")
-    };
-    // Twice the largest scale is no number of f32.
-    let most = if spec.scale.is_some_and(|scale| scale.abs() > 1e38) { 1.0 } else { 2.0 };
-    let small = |tensor: &Tensor<f64>| {
-        let numbers = tensor.as_slice();
-        let component = |i: usize| E::from_f64((2.0 * numbers[i]).round().clamp(-most, most));
-        Tensor::<E>::from_fn(tensor.shape(), component).expect("its shape")
-    };
-    let inputs = Inputs {
-        query: of_units(&drawn.inputs.query),
-        key: small(&drawn.inputs.key),
-        value: small(&drawn.inputs.value),
-        additional: drawn.inputs.additional.as_ref().map(|pair| pair.each_ref().map(small)),
-    };
-    let problem = spec.problem(E::TYPE);
-    let exact = reference::forward(&problem, &inputs.map(Tensor::view));
-    let at = Arrangements::all(place);
-    let name = |what: &str| format!("{} {} {what} of {problem:?}", subject.name(), E::TYPE);
-    // Weights of ties are rounded to the element type where tensor cores multiply; what is stored is rounded once more.
-    let (of_out, of_sums) = (8.0 * rounding::<E>(), 8.0 * f64::from(f32::EPSILON));
-    if is_forward {
-        let placed = place_inputs(&inputs, at.inputs);
-        let mut out = Placed::<E>::poisoned(&problem.out_shape(), at.out, true);
-        let mut lse = Placed::<f32>::poisoned(&problem.lse_shape(), at.out, false);
-        let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
-        subject.forward(&problem, &placed.map(Placed::view), output)?;
-        let near = |allowed: f64| move |exact: f64| allowed * exact.abs().max(1.0);
-        each_within(&name("out"), &out.written("out"), &exact.out, near(of_out)).expect("hard attention");
-        each_within(&name("lse"), &lse.written("lse"), &exact.lse, near(of_sums)).expect("hard attention");
-    }
-    if is_backward && problem.scale().abs() <= 1e20 {
-        hard_gradients(subject, (&problem, &inputs), &exact, at)?;
-    }
-    Ok(())
-}
-
-/// The gradient of the values is what weights are, by the log-sum-exp as it is stored, so that keys that tie count whole. Those of
-/// queries and keys are rounding errors times the scale: that they are numbers is what can be asked of them.
-fn hard_gradients<E: Element, S: Subject>(
-    subject: &S,
-    (problem, inputs): (&Problem, &Inputs<Tensor<E>>),
-    exact: &reference::Forward,
-    at: Arrangements,
-) -> Result<(), Unsupported> {
-    let d_out =
-        Tensor::<E>::from_fn(&problem.out_shape(), |i| E::from_f64((i % 5) as f64 - 2.0)).expect("small");
-    let (out, lse): (Tensor<E>, Tensor<f32>) = (exact.out.cast(), exact.lse.cast());
-    let saved = Saved { out: &out, lse: &lse, d_out: &d_out, d_lse: None };
-    let found = placed_gradients(subject, problem, inputs, &saved, at)?.map(|grad| grad.written("gradients"));
-    let wanted = reference_gradients(problem, inputs, &saved);
-    for ((role, found), (_, wanted)) in found.roles().zip(wanted.roles()) {
-        let what = format!("{} {} gradient of {role} of {problem:?}", subject.name(), E::TYPE);
-        let is_finite = found.as_slice().iter().all(|x| !x.to_f64().is_nan());
-        assert!(is_finite, "{what} is NaN somewhere");
-        let is_of_values = matches!(role, Role::Value | Role::AdditionalValues);
-        if is_of_values && problem.scale().abs() >= 1e8 {
-            // A key sums what up to 70 queries give it, each at most 2, in f32.
-            let of_sums = 70.0 * 2.0 * f64::from(f32::EPSILON) / 2.0;
-            each_within(&what, found, wanted, |exact| 8.0 * rounding::<E>() * exact.abs().max(1.0) + of_sums)
-                .expect("hard attention");
-        }
-    }
-    Ok(())
 }
 
 /// Where everything of one call lies.
@@ -452,7 +353,8 @@ fn second_opinion(what: &str, reference: &Tensor<f64>, naive: &Summed) {
     assert_close(&format!("reference, {what}"), reference, &naive.value, tolerance);
 }
 
-fn place_inputs<E: Element>(inputs: &Inputs<Tensor<E>>, at: [Place; 4]) -> Inputs<Placed<E>> {
+/// Operands where they are asked to lie.
+pub fn place_inputs<E: Element>(inputs: &Inputs<Tensor<E>>, at: [Place; 4]) -> Inputs<Placed<E>> {
     let pair = inputs.additional.as_ref().map(|pair| pair.each_ref().map(|t| Placed::of(t, at[3])));
     Inputs {
         query: Placed::of(&inputs.query, at[0]),

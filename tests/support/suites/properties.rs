@@ -34,6 +34,7 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
     suite.each(scope, "a causal axis ignores the future", &drawn(65), ignored_future::<S>);
     suite.each(scope, "scale multiplies the query", &drawn(66), scaled_query::<S>);
     suite.each(scope, "the same call gives the same bits", &drawn(67), repeated::<S>);
+    suite.checks = scope.sampled(suite.checks);
     suite
 }
 

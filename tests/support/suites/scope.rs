@@ -14,8 +14,10 @@ use crate::spec::Spec;
 pub struct Scope {
     /// Element types, and how many problems of a list each usually gets: one of so many.
     types: Vec<(ElementType, usize)>,
-    /// By how much that is less than with [`Breadth::Full`].
+    /// By how much that is less than with [`Breadth::Wide`].
     usual: usize,
+    /// With [`Breadth::Sample`] one of so many checks of a suite is made.
+    sample: usize,
     /// Where in a list the first of them stands.
     first: usize,
     /// The same of problems that span several tiles of a tensor-core kernel, where there is one.
@@ -63,22 +65,29 @@ pub struct Given {
 /// How much of the lists is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Breadth {
-    /// What every change is tried on.
+    /// What a developer waits for: of emulated devices every suite, and of its checks one in [`SAMPLE`].
+    Sample,
+    /// `NATTEN_FULL=1`: all of them, which every change must pass.
     Usual,
-    /// `NATTEN_FULL=1`: three times as many on emulated devices.
-    Full,
+    /// `NATTEN_FULL=wide`: on three times as many problems.
+    Wide,
     /// `NATTEN_FULL=all`: every problem in every type, for hours.
     All,
 }
+
+/// A single kernel makes one in so many of its checks where a sample is enough, the next kernel others. Kernels of a family stand
+/// next to each other, as many as this or more, so that together they make all.
+pub const SAMPLE: usize = 5;
 
 impl Breadth {
     /// What the environment asks for.
     pub fn asked() -> Self {
         match std::env::var_os("NATTEN_FULL") {
-            None => Breadth::Usual,
-            Some(value) if value == "0" || value.is_empty() => Breadth::Usual,
+            None => Breadth::Sample,
+            Some(value) if value == "0" || value.is_empty() => Breadth::Sample,
             Some(value) if value == "all" => Breadth::All,
-            Some(_) => Breadth::Full,
+            Some(value) if value == "wide" => Breadth::Wide,
+            Some(_) => Breadth::Usual,
         }
     }
 }
@@ -91,6 +100,7 @@ impl Scope {
         Scope {
             types: types.to_vec(),
             usual: 1,
+            sample: 1,
             first: 0,
             tiles: None,
             tiles_backward: false,
@@ -116,7 +126,13 @@ impl Scope {
         let every = if has_tensor_cores { [39, 21, 21] } else { [6, 15, 15] };
         let types = [ElementType::F32, ElementType::F16, ElementType::Bf16];
         let tiles = has_tensor_cores.then_some(27);
-        Scope { types: types.into_iter().zip(every).collect(), usual: 3, tiles, ..Self::host() }
+        Scope {
+            types: types.into_iter().zip(every).collect(),
+            usual: 3,
+            sample: SAMPLE,
+            tiles,
+            ..Self::host()
+        }
     }
 
     /// A CUDA device where nothing emulates it: every problem in every type.
@@ -137,6 +153,13 @@ impl Scope {
         Scope {
             types: vec![(kernel.element_type, every)],
             usual: 3,
+            // Those for rows of any length are three of a kind, and share the lists out already.
+            sample: match kernel.head_dim {
+                0 => 1,
+                // Twice as long, as much slower.
+                257.. => 2 * SAMPLE,
+                _ => SAMPLE,
+            },
             first: number,
             tiles: kernel.on_tensor_cores.then_some(39),
             rows: (kernel.head_dim > 0).then_some(rows),
@@ -153,22 +176,34 @@ impl Scope {
         }
     }
 
-    /// The same with so many times as many problems of each list, and tiles in backward passes: some of what all of them are.
+    /// The same with so many times as many problems of each list, all their checks, and tiles in backward passes: some of what all
+    /// of them are.
     pub fn more(mut self, times: usize) -> Self {
         self.types.iter_mut().for_each(|(_, every)| *every = (*every / times).max(1));
-        Scope { tiles_backward: times > 1, ..self }
+        Scope { sample: 1, tiles_backward: times > 1, ..self }
     }
 
-    /// The same, always tried on as much as [`Breadth::Full`] is: where nothing emulates the device.
+    /// The same, always tried on as much as [`Breadth::Wide`] is: where nothing emulates the device.
     pub fn wide(mut self) -> Self {
         self.types.iter_mut().for_each(|(_, every)| *every = every.div_ceil(self.usual));
         self.tiles = self.tiles.map(|every| every.div_ceil(self.usual));
-        Scope { usual: 1, ..self }
+        Scope { usual: 1, sample: 1, ..self }
     }
 
     /// The same with golden files from another folder than this crate's.
     pub fn golden_in(self, folder: &Path) -> Self {
         Scope { golden: folder.to_owned(), ..self }
+    }
+
+    /// Those of a suite's checks that are made: all of them, or a sample of at least one.
+    pub fn sampled<T>(&self, checks: Vec<T>) -> Vec<T> {
+        let every = match Breadth::asked() {
+            // Of few checks kernels on long rows make as many as others.
+            Breadth::Sample if checks.len() < self.sample => SAMPLE.min(checks.len()).max(1),
+            Breadth::Sample => self.sample,
+            _ => 1,
+        };
+        checks.into_iter().skip(self.first % every).step_by(every).collect()
     }
 
     /// Whether a single kernel is tried.
@@ -204,7 +239,7 @@ impl Scope {
             (true, None) => 3,
             (false, _) => every,
         });
-        let is_long = self.rows.is_some_and(|rows| rows.longest > 256) && Breadth::asked() == Breadth::Usual;
+        let is_long = self.rows.is_some_and(|rows| rows.longest > 256) && Breadth::asked() <= Breadth::Usual;
         let is_of_type = |given: &Given| !is_long || given.index % 3 == given.element_type as usize % 3;
         all.into_iter().filter(|given| self.has(given.index) && is_of_type(given)).collect()
     }
@@ -268,8 +303,8 @@ impl Scope {
         let of_type = |(nth, &(element_type, own)): (usize, &(ElementType, usize))| {
             // A list shorter than the step still gives one.
             let every = match breadth {
-                Breadth::Usual => every(own).min(list.len().max(1)),
-                Breadth::Full => every(own).div_ceil(self.usual).min(list.len().max(1)),
+                Breadth::Sample | Breadth::Usual => every(own).min(list.len().max(1)),
+                Breadth::Wide => every(own).div_ceil(self.usual).min(list.len().max(1)),
                 Breadth::All => 1,
             };
             let first = (self.first + nth) % every;

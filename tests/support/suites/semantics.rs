@@ -23,6 +23,7 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
     if scope.forward {
         suite.each(scope, "unseen keys", &local(scope), unseen_keys::<S>);
         suite.each(scope, "other queries", &local(scope), other_queries::<S>);
+        suite.each(scope, "other queries of tiles", &tiles(scope), other_queries::<S>);
         suite.each(scope, "neighbouring head", &heads(), neighbouring_head::<S>);
         suite.each(scope, "other residues", &residues(), other_residues::<S>);
         suite.each(scope, "repeated batch", &[repeated()], repeated_batch::<S>);
@@ -36,9 +37,11 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
         suite.each(scope, "unseen gradients", &local(scope), unseen_gradients::<S>);
         suite.each(scope, "gradients of nothing", &keyless(), gradients_of_nothing::<S>);
         suite.each(scope, "gradients beside a row", &local(scope), gradients_beside_a_row::<S>);
+        suite.each(scope, "gradients beside a row of tiles", &tiles(scope), gradients_beside_a_row::<S>);
         suite.each(scope, "gradients beside a head", &heads(), gradients_beside_a_head::<S>);
         suite.each(scope, "gradients beside residues", &residues(), gradients_beside_residues::<S>);
     }
+    suite.checks = scope.sampled(suite.checks);
     suite
 }
 
@@ -66,6 +69,11 @@ fn local(scope: &Scope) -> Vec<Spec> {
     }
     specs.extend(list::random(31, 6));
     specs
+}
+
+/// Rows that meet several tiles of keys, and tiles of keys that meet several of queries.
+fn tiles(scope: &Scope) -> Vec<Spec> {
+    if scope.has_tiles() { vec![Spec::attention(70, 300, false).dims(16, 16)] } else { Vec::new() }
 }
 
 /// Rows of every width beside others.

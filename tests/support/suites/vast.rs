@@ -48,6 +48,7 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
             }
         }
     }
+    suite.checks = scope.sampled(suite.checks);
     suite
 }
 
@@ -86,8 +87,11 @@ fn longer(scope: &Scope) -> Vec<(Spec, Spread)> {
         0..32 => (512, 16),
         32 => (256, 8),
         _ if scope.has_tiles() => (192, 8),
+        257.. => (64, 8),
         _ => (128, 8),
     };
+    // Long rows take long; parts of queries are of whole lines, however short.
+    let line_of_parts = if scope.longest_row() > 256 { 4 } else { 16 };
     let tokens = 2 * end(rows, if scope.has_tiles() { 256 } else { 64 });
     let line = Spec::na(&[tokens], &[5]);
     let pairs = [
@@ -106,7 +110,7 @@ fn longer(scope: &Scope) -> Vec<(Spec, Spread)> {
             (Spec::na(&[20], &[5]).heads(4, 2).batch(4).additional(2), Spread::Longer(Along::Batch, 1 << 23)),
             // Additional keys have partial sums of several parts of the queries.
             (
-                Spec::na(&[20, 16], &[1, 3]).heads(heads, heads).additional(40),
+                Spec::na(&[20, line_of_parts], &[1, 3]).heads(heads, heads).additional(40),
                 Spread::Longer(Along::Heads, 1 << 21),
             ),
         ],

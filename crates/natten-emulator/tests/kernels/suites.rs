@@ -1,6 +1,6 @@
 //! The suites that every backend must pass, on emulated devices: at what natten-cuda chooses there, and each kernel by name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use natten_core::{Element, Saved, Tensor};
@@ -91,8 +91,10 @@ struct Trial {
 /// Every suite on one kernel, on problems whose rows are its own.
 fn try_kernel(kernel: &Shipped, number: usize) -> Trial {
     let ComputeCapability { major, minor } = kernel.capability;
-    let subjects: Vec<_> =
+    let mut subjects: Vec<_> =
         devices(major, minor).into_iter().map(|device| device.asking_for(kernel)).collect();
+    // A suite of one check would always run on the first.
+    subjects.rotate_left(number % STATES.len());
     let mut trial = Trial { passed: 0, unsupported: 0, launches: 0 };
     for suite in all::<OnDevice<Device>>(&Scope::kernel(kernel, number)) {
         let tally = hold(&suite, &subjects);
@@ -163,6 +165,35 @@ fn every_kernel_is_tried_by_name() {
     assert_eq!(groups.len(), GROUPS.len(), "empty groups: {groups:?}");
     assert!(GROUPS.iter().all(|(name, _)| TRIED.contains(name)));
     assert_eq!(groups.values().sum::<usize>(), shipped().len());
+}
+
+/// Where a sample of checks is enough, the kernels of a family together make every check of what differs between kernels.
+#[test]
+fn a_sample_leaves_nothing_out() {
+    let mut families: BTreeMap<String, [BTreeSet<String>; 2]> = BTreeMap::new();
+    for (number, kernel) in shipped().iter().enumerate() {
+        let family = format!("{:?} {} {}", kernel.operation, kernel.on_tensor_cores, kernel.capability);
+        let [sampled, whole] = families.entry(family).or_default();
+        let scope = Scope::kernel(kernel, number);
+        sampled.extend(names_of_every(&scope));
+        whole.extend(names_of_every(&scope.more(1)));
+    }
+    for (family, [sampled, whole]) in families {
+        let missing: Vec<_> = whole.difference(&sampled).collect();
+        assert!(missing.is_empty(), "{family}: no kernel's sample has {missing:?}");
+    }
+}
+
+/// Checks that each kernel of a family has, without their element types.
+fn names_of_every(scope: &Scope) -> BTreeSet<String> {
+    let checks = all::<OnDevice<Device>>(scope).into_iter().flat_map(|suite| suite.checks);
+    let is_type = |word: &&str| ["f32", "f16", "bf16"].contains(word);
+    let name = |name: String| name.split(' ').filter(|word| !is_type(word)).collect::<Vec<_>>().join(" ");
+    const EVERY: [&str; 5] = ["oracle paths", "oracle negative", "oracle everything", "vast", "merging"];
+    checks
+        .map(|check| name(check.name))
+        .filter(|name| EVERY.iter().any(|list| name.starts_with(list)))
+        .collect()
 }
 
 /// Kernels whose ctas stay and take tiles in turn are tried with several ctas, and with more tiles than these have turns: what
