@@ -78,6 +78,18 @@ async function main() {
   console.log(JSON.stringify({ before, afterKey, query, afterTiles, errors }));
 }
 
+/** Helpers of the browser write a while after it has gone. A folder that stays after all says nothing of the page. */
+async function remove(folder) {
+  for (let tries = 0; tries < 50; tries++) {
+    try {
+      return rmSync(folder, { recursive: true, force: true });
+    } catch (error) {
+      if (tries === 49) console.error(`${folder} stays: ${error.message}`);
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  }
+}
+
 const timer = setTimeout(() => { console.error("the browser does not answer"); child.kill("SIGKILL"); process.exit(3); }, 60000);
 try {
   await main();
@@ -85,5 +97,5 @@ try {
   clearTimeout(timer);
   child.kill("SIGKILL");
   await new Promise((resolve) => child.on("close", resolve));
-  rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+  await remove(profile);
 }
