@@ -50,14 +50,18 @@ async function press(x, y) {
 const place = (selector) => evaluate(`(() => { const box = document.querySelector("${selector}").getBoundingClientRect();
   return { x: box.x, y: box.y, width: box.width, height: box.height }; })()`);
 
+/** Whether the page is there and its program has run. A new tab is an empty document first, which is complete too, and goes when the page comes. */
+const isLoaded = () =>
+  evaluate(`document.readyState === "complete" && !!document.querySelector("#facts")?.innerText`).catch(() => false);
+
 const facts = () => evaluate(`document.querySelector("#facts").innerText`);
 
 async function main() {
   const { targetId } = await send("Target.createTarget", { url });
   session = (await send("Target.attachToTarget", { targetId, flatten: true })).sessionId;
   await send("Runtime.enable");
-  for (let tries = 0; (await evaluate("document.readyState")) !== "complete"; tries++) {
-    if (tries > 100) throw new Error("the page does not load");
+  for (let tries = 0; !(await isLoaded()); tries++) {
+    if (tries > 200) throw new Error("the page does not load");
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
   const before = await facts();
