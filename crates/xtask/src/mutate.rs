@@ -20,6 +20,7 @@ usage: cargo xtask mutate [OPTION..]
   --threads N        threads (all)
   --minutes N        begin no edit after so long
   --out FILE         write a line of JSON for each edit
+  --again FILE       only the edits that were holes in the lines of an earlier run's --out
   --least PERCENT    fail where a family's rate is lower";
 
 /// The test, and the variable that holds its options: see `tests/kernels/mutate` of natten-emulator.
@@ -31,7 +32,7 @@ const SAMPLE: &str = "--seed 1 --edits 12 --kernels 1 --problems 1 --least 15";
 
 /// The options as the test takes them; `None` where they are no options.
 pub(crate) fn parse(args: impl Iterator<Item = String>) -> Option<String> {
-    const VALUED: [&str; 10] = [
+    const VALUED: [&str; 11] = [
         "--family",
         "--kernel",
         "--edits",
@@ -42,6 +43,7 @@ pub(crate) fn parse(args: impl Iterator<Item = String>) -> Option<String> {
         "--minutes",
         "--out",
         "--least",
+        "--again",
     ];
     let mut args = args;
     let mut line = String::new();
@@ -51,7 +53,7 @@ pub(crate) fn parse(args: impl Iterator<Item = String>) -> Option<String> {
         } else if VALUED.contains(&arg.as_str()) {
             let value = args.next()?;
             // A test runs in the folder of its crate.
-            let value = if arg == "--out" { absolute(&value) } else { value };
+            let value = if matches!(arg.as_str(), "--out" | "--again") { absolute(&value) } else { value };
             line.push_str(&format!("{arg} {value}"));
         } else {
             return None;

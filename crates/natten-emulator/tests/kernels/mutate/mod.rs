@@ -4,6 +4,7 @@
 //! only those that execute its instruction, the cheapest first, until one notices. What none notices is a hole, unless its
 //! reason is one of [`reasons`]. Told what to do by [`options::VARIABLE`]; `cargo xtask mutate` sets that.
 
+mod again;
 mod options;
 mod reasons;
 mod report;
@@ -11,7 +12,7 @@ mod trial;
 
 use std::time::{Duration, Instant};
 
-use natten_emulator::mutate::sample;
+use natten_emulator::mutate::{Edit, sample};
 use natten_tests::kernels::{Operation, Shipped, shipped};
 use rayon::prelude::*;
 
@@ -56,7 +57,33 @@ struct Unit {
     seed: u64,
     /// Its place among all that ship, which decides what problems it gets.
     number: usize,
-    edits: usize,
+    edits: Chosen,
+}
+
+/// Which of a kernel's edits are made.
+enum Chosen {
+    /// So many, drawn by the seed.
+    Sample(usize),
+    /// Those that these lines tell of.
+    Again(Vec<again::Hole>),
+}
+
+impl Unit {
+    fn count(&self) -> usize {
+        match &self.edits {
+            Chosen::Sample(count) => *count,
+            Chosen::Again(holes) => holes.len(),
+        }
+    }
+
+    fn choose(&self, edits: Vec<Edit>) -> Vec<Edit> {
+        match &self.edits {
+            Chosen::Sample(count) => sample(edits, *count, options::mixed(self.seed, self.number as u64)),
+            Chosen::Again(holes) => {
+                edits.into_iter().filter(|edit| holes.iter().any(|hole| hole.is(edit))).collect()
+            }
+        }
+    }
 }
 
 /// What the options ask for: of each family and seed some of its kernels, drawn by the seed.
@@ -71,7 +98,8 @@ fn units(options: &Options) -> Vec<Unit> {
             numbers.truncate(options.kernels);
             let count = numbers.len();
             let share = |nth: usize| options.edits * (nth + 1) / count - options.edits * nth / count;
-            let of = |(nth, number)| Unit { family: family.name, seed, number, edits: share(nth) };
+            let of =
+                |(nth, number)| Unit { family: family.name, seed, number, edits: Chosen::Sample(share(nth)) };
             units.extend(numbers.into_iter().enumerate().map(of));
         }
     }
@@ -86,7 +114,7 @@ fn run(unit: &Unit, options: &Options, until: Option<Instant>, progress: &Progre
         return Vec::new();
     }
     let trial = Trial::new(kernel, unit.number, options);
-    let edits = sample(trial.edits(), unit.edits, options::mixed(unit.seed, unit.number as u64));
+    let edits = unit.choose(trial.edits());
     let mut reports = Vec::with_capacity(edits.len());
     for edit in edits {
         if is_over() {
@@ -105,8 +133,11 @@ fn run(unit: &Unit, options: &Options, until: Option<Instant>, progress: &Progre
 /// All units on a pool of threads, reports in their order.
 fn run_all(options: &Options) -> Vec<Report> {
     trial::silence_broken_kernels();
-    let units = units(options);
-    let progress = Progress::new(units.iter().map(|unit| unit.edits).sum(), options.out.as_deref());
+    let units = match &options.again {
+        Some(lines) => again::units(lines, options),
+        None => units(options),
+    };
+    let progress = Progress::new(units.iter().map(Unit::count).sum(), options.out.as_deref());
     let until = options.minutes.map(|minutes| Instant::now() + Duration::from_secs_f64(60.0 * minutes));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build().expect("threads");
     let each = |unit: &Unit| run(unit, options, until, &progress);

@@ -28,6 +28,8 @@ pub struct Options {
     pub golden: Option<PathBuf>,
     /// The rate in per cent that each family must reach.
     pub least: f64,
+    /// Lines of an earlier run: what was a hole there is judged again, and nothing else.
+    pub again: Option<PathBuf>,
 }
 
 impl Options {
@@ -51,6 +53,7 @@ impl Options {
             out: None,
             golden: None,
             least: 0.0,
+            again: None,
         };
         let mut words = line.split_whitespace();
         while let Some(name) = words.next() {
@@ -71,6 +74,7 @@ impl Options {
                 "--out" => options.out = Some(value.into()),
                 "--golden" => options.golden = Some(value.into()),
                 "--least" => options.least = number(),
+                "--again" => options.again = Some(value.into()),
                 _ => panic!("{VARIABLE}: {name} is no option"),
             }
         }

@@ -1,0 +1,30 @@
+//! Reasons in kernels of several families.
+
+use super::{ANY, Kind, Reason};
+
+pub const REASONS: &[Reason] = &[
+    Reason {
+        operator: "compare of NaN",
+        kernel: &["_forward_s"],
+        text: &["setp.eq.f32", "0f00000000"],
+        kind: Kind::SameOutput,
+        why: "a sum that is NaN has a weight that is, and so is every component of its row, whatever it is multiplied by",
+        ..ANY
+    },
+    Reason {
+        operator: "float literal",
+        kernel: &["_forward_sm"],
+        text: &["add.f32", "0f41000000"],
+        kind: Kind::SameOutput,
+        why: "how far above its reference a score moves it decides about rounding alone, and rows decide anew what the warp voted for",
+        ..ANY
+    },
+    Reason {
+        operator: "barrier moved",
+        text: &["commit_group"],
+        to: "behind",
+        kind: Kind::StrongerBarrier,
+        why: "a group that is committed later holds more, and who waits for it waits for that as well",
+        ..ANY
+    },
+];

@@ -1,0 +1,110 @@
+//! Why a kernel with an edit is still right, where that takes a human to see. The kinds of reasons are a closed list; an
+//! edit that none of these holds for is a hole in the suites.
+
+mod every;
+mod rows;
+mod simt;
+mod sm80;
+mod sm90;
+
+use natten_cuda::registry::by_name;
+use natten_emulator::mutate::Edit;
+
+use super::report::Evidence;
+
+/// Kinds of reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The edited instruction gives the same for all operands that it can have.
+    SameValue,
+    /// Nothing that is written depends on what it gives.
+    SameOutput,
+    /// A barrier that is named orders the same accesses.
+    StrongerBarrier,
+    /// The result differs by less than the suites' tolerance can be.
+    BelowTolerance,
+}
+
+/// An entry. What it leaves out, all edits have.
+struct Reason {
+    /// The operator, or how the names of several begin.
+    operator: &'static str,
+    /// Parts of the kernel's name, in this order, as in all that follow.
+    kernel: &'static [&'static str],
+    /// Of the instruction's text.
+    text: &'static [&'static str],
+    /// Of the kernel's text from [`NEAR`] lines before the instruction to as many behind it.
+    near: &'static [&'static str],
+    /// How what becomes of it begins.
+    to: &'static str,
+    kind: Kind,
+    why: &'static str,
+}
+
+/// Lines that tell where in a kernel an instruction stands.
+const NEAR: usize = 8;
+
+/// What an entry does not say.
+const ANY: Reason =
+    Reason { operator: "", kernel: &[], text: &[], near: &[], to: "", kind: Kind::SameValue, why: "" };
+
+/// All of them. Each holds for survivors alone, and for no more of them than it says; where checks tell otherwise it does not
+/// hold.
+const REASONS: [&[Reason]; 5] = [rows::REASONS, simt::REASONS, sm80::REASONS, sm90::REASONS, every::REASONS];
+
+/// The reason for an edit to be none that a suite could notice.
+pub fn of(edit: &Edit, entry: &str, evidence: &Evidence) -> Option<(Kind, String)> {
+    let proven = evidence.proof.as_ref().map(|proof| (Kind::SameValue, proof.clone()));
+    proven.or_else(|| known(edit, entry, evidence)).or_else(|| rounding(edit, evidence))
+}
+
+/// Another rounding of the same result, by as little as the measured difference.
+fn rounding(edit: &Edit, evidence: &Evidence) -> Option<(Kind, String)> {
+    let results = evidence.beside.filter(|_| edit.operator == "rounding")?;
+    // One unit in the last place of bf16, the shortest element type.
+    let is_one_unit = results.widest <= 2f64.powi(-7);
+    let why = format!("one rounding, {:.1e} of the result at most", results.widest);
+    is_one_unit.then_some((Kind::BelowTolerance, why))
+}
+
+fn known(edit: &Edit, entry: &str, evidence: &Evidence) -> Option<(Kind, String)> {
+    let holds = |reason: &&Reason| {
+        edit.operator.starts_with(reason.operator)
+            && has_parts(entry, reason.kernel)
+            && has_parts(&edit.from, reason.text)
+            && (reason.near.is_empty() || has_parts(&near(entry, edit), reason.near))
+            && edit.to.starts_with(reason.to)
+            && reason.kind.agrees_with(evidence)
+    };
+    REASONS.into_iter().flatten().find(holds).map(|reason| (reason.kind, reason.why.to_owned()))
+}
+
+/// The kernel's text around an edit.
+fn near(entry: &str, edit: &Edit) -> String {
+    let text = by_name(entry).expect("a shipped kernel").ptx();
+    let line = edit.line as usize;
+    let lines = text.lines().skip(line.saturating_sub(NEAR + 1)).take(2 * NEAR + 1);
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+impl Kind {
+    /// Whether what the checks saw leaves room for a reason of this kind.
+    fn agrees_with(self, evidence: &Evidence) -> bool {
+        match self {
+            Kind::SameValue => evidence.beside.is_some_and(|results| !results.differ),
+            Kind::SameOutput | Kind::StrongerBarrier => evidence.with_same_bits == evidence.checks,
+            Kind::BelowTolerance => true,
+        }
+    }
+}
+
+fn has_parts(text: &str, parts: &[&str]) -> bool {
+    let mut rest = text;
+    parts.iter().all(|part| match rest.split_once(part) {
+        Some((_, behind)) => {
+            rest = behind;
+            true
+        }
+        None => false,
+    })
+}
