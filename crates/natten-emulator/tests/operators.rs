@@ -39,3 +39,48 @@ fn samples_are_drawn_by_seed_and_spread_over_operators() {
     let some: BTreeSet<_> = drawn(3).into_iter().map(|(operator, ..)| operator).collect();
     assert_eq!(all, some);
 }
+
+/// Places in parameters and tables are proven to fit in 32 bits; places in tensors are not.
+#[test]
+fn narrow_sums_are_proven_where_they_fit() {
+    let text = r"
+.version 7.0
+.target sm_80
+.address_size 64
+.visible .entry places(.param .align 8 .b8 places_param_0[64])
+{
+.reg .b32 %r<8>;
+.reg .b64 %rd<16>;
+mov.b64 %rd1, places_param_0;
+mov.u32 %r1, %tid.x;
+mul.wide.s32 %rd2, %r1, 24;
+add.s64 %rd3, %rd1, %rd2;
+add.s64 %rd4, %rd3, 16;
+ld.param.u64 %rd5, [places_param_0];
+ld.param.u32 %r2, [places_param_0+8];
+mul.wide.s32 %rd6, %r2, 4;
+shl.b64 %rd7, %rd2, 3;
+add.s64 %rd8, %rd5, %rd7;
+add.s64 %rd9, %rd8, %rd6;
+st.global.u64 [%rd9], %rd4;
+ret;
+}
+";
+    let module = Module::parse(text).expect("a kernel that parses");
+    let proven: Vec<_> = module
+        .edits("places")
+        .iter()
+        .filter(|edit| edit.operator == "narrow address")
+        .map(|edit| (edit.from.clone(), module.proof("places", edit).is_some()))
+        .collect();
+    let expected = [
+        ("mul.wide.s32 %rd2, %r1, 24", true),
+        ("add.s64 %rd3, %rd1, %rd2", true),
+        ("add.s64 %rd4, %rd3, 16", true),
+        ("mul.wide.s32 %rd6, %r2, 4", false),
+        ("shl.b64 %rd7, %rd2, 3", true),
+        ("add.s64 %rd8, %rd5, %rd7", false),
+        ("add.s64 %rd9, %rd8, %rd6", false),
+    ];
+    assert_eq!(proven, expected.map(|(text, is_proven)| (text.to_owned(), is_proven)));
+}

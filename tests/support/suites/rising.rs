@@ -1,8 +1,8 @@
 //! Scores that rise from tile to tile, so that what weights are relative to must move again and again: to a little above what it
 //! was, or far away, of every row of a tile or of some.
 //!
-//! A score is a step that all keys of a part of the axis share, plus a small number of the key's own. Both are exact whatever the
-//! unit, and so is their sum.
+//! A score is a step that all keys of a part of the axis share, plus a small number of the key's own, largest for one key of the
+//! part, so that of the lanes that share a row one alone has seen it. Both are exact whatever the unit, and so is their sum.
 
 use natten::{Inputs, Tensor};
 
@@ -29,10 +29,10 @@ pub fn checks<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
     if !scope.is_kernel() || !scope.forward {
         return;
     }
-    // Two parts of the keys for each tile.
-    let part = if scope.has_tiles() { 32 } else { 4 };
-    let whole = Spec::attention(3 * part, 11 * part + 5, false);
-    let windows = Spec::na(&[9 * part], &[5 * part]);
+    // The largest tiles of keys are two parts.
+    let part = if scope.has_tiles() { 64 } else { 4 };
+    let whole = Spec::attention(3 * part / 2, 7 * part + 12, false);
+    let windows = Spec::na(&[9 * part / 2], &[5 * part / 2]);
     let all = [(&whole, Rise::Near), (&windows, Rise::Near), (&whole, Rise::Far), (&windows, Rise::Far)];
     for (nth, (spec, rise)) in all.into_iter().enumerate() {
         let spec = spec.clone().heads(ROWS.len(), 1).scale(1.0);
@@ -71,7 +71,9 @@ fn rising(spec: &Spec, rise: Rise, part: usize) -> Case {
     let key = |i: usize| {
         let (token, component) = (i / dim, i % dim);
         match component {
-            0 => unit * (token / part) as f64,
+            // The first tile rises by nothing.
+            0 => unit * (token / part).saturating_sub(1) as f64,
+            1 if token % part == part / 3 => 9.0,
             1 => (token * 7 % 5) as f64 - 2.0,
             _ => 0.0,
         }

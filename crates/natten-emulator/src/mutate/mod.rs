@@ -14,6 +14,7 @@ mod ranges;
 mod sample;
 mod site;
 mod synchronisation;
+mod wide;
 
 use crate::inst::{Inst, Slot};
 use crate::module::Module;
@@ -70,7 +71,8 @@ impl Module {
 
     /// Why an edit of `entry` changes nothing, where the ranges of the instruction's operands tell.
     pub fn proof(&self, entry: &str, edit: &Edit) -> Option<String> {
-        ranges::proof(&self.entry(entry)?.kernel, edit)
+        let kernel = &self.entry(entry)?.kernel;
+        ranges::proof(kernel, edit).or_else(|| wide::proof(kernel, edit))
     }
 
     /// The module with one edit made in `entry`, of which it was an edit.

@@ -9,14 +9,14 @@ use crate::module::{Kernel, SpecialRegister};
 
 /// Lowest and highest value, as a signed number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Range {
-    low: i64,
-    high: i64,
+pub(super) struct Range {
+    pub low: i64,
+    pub high: i64,
 }
 
-const ANY: Range = Range { low: i32::MIN as i64, high: i32::MAX as i64 };
+pub(super) const ANY: Range = Range { low: i32::MIN as i64, high: i32::MAX as i64 };
 /// Definitions followed behind one another.
-const DEPTH: u32 = 12;
+pub(super) const DEPTH: u32 = 12;
 
 impl Range {
     fn of(low: i64, high: i64) -> Self {
@@ -28,7 +28,7 @@ impl Range {
         Range::of(value as i32 as i64, value as i32 as i64)
     }
 
-    fn single(self) -> Option<i64> {
+    pub fn single(self) -> Option<i64> {
         (self.low == self.high).then_some(self.low)
     }
 }
@@ -82,7 +82,7 @@ pub(super) fn proof(kernel: &Kernel, edit: &Edit) -> Option<String> {
 }
 
 /// The values of a register or a literal of 32 bits.
-fn range(kernel: &Kernel, slot: Slot, depth: u32) -> Range {
+pub(super) fn range(kernel: &Kernel, slot: Slot, depth: u32) -> Range {
     if slot == NONE || depth == 0 {
         return ANY;
     }
