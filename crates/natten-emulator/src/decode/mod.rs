@@ -171,7 +171,8 @@ impl Decoder<'_> {
             }
         }
         let slots = self.code.iter().map(|inst| [inst.d, inst.a, inst.b, inst.c]).collect();
-        Origin { slots, definitions, specials: specials.to_vec() }
+        let guards = self.code.iter().map(|inst| inst.guard).collect();
+        Origin { slots, guards, definitions, specials: specials.to_vec() }
     }
 
     fn statement(&mut self, st: &Statement) -> Decoded<()> {

@@ -11,6 +11,7 @@ mod constants;
 mod operands;
 mod operators;
 mod ranges;
+mod reach;
 mod sample;
 mod site;
 mod synchronisation;
@@ -69,10 +70,10 @@ impl Module {
         self.entry(entry).map(|entry| operators::all(&entry.kernel)).unwrap_or_default()
     }
 
-    /// Why an edit of `entry` changes nothing, where the ranges of the instruction's operands tell.
+    /// Why an edit of `entry` changes nothing, where the ranges of operands tell: its own, or those of branches on the way to it.
     pub fn proof(&self, entry: &str, edit: &Edit) -> Option<String> {
         let kernel = &self.entry(entry)?.kernel;
-        ranges::proof(kernel, edit).or_else(|| wide::proof(kernel, edit))
+        [ranges::proof, wide::proof, reach::proof].into_iter().find_map(|proof| proof(kernel, edit))
     }
 
     /// The module with one edit made in `entry`, of which it was an edit.
