@@ -8,12 +8,16 @@ mod apply;
 pub(crate) mod beside;
 mod block;
 mod constants;
+mod lanes;
+mod multiples;
 mod operands;
 mod operators;
 mod ranges;
+mod readers;
 mod sample;
 mod site;
 mod synchronisation;
+mod widths;
 
 use crate::inst::{Inst, Slot};
 use crate::module::Module;
@@ -68,9 +72,11 @@ impl Module {
         self.entry(entry).map(|entry| operators::all(&entry.kernel)).unwrap_or_default()
     }
 
-    /// Why an edit of `entry` changes nothing, where the ranges of the instruction's operands tell.
+    /// Why an edit of `entry` changes nothing, where definitions of the instruction's operands tell, or what reads its results.
     pub fn proof(&self, entry: &str, edit: &Edit) -> Option<String> {
-        ranges::proof(&self.entry(entry)?.kernel, edit)
+        let kernel = &self.entry(entry)?.kernel;
+        let proofs = [ranges::proof, multiples::proof, widths::proof, lanes::proof, readers::proof];
+        proofs.into_iter().find_map(|proof| proof(kernel, edit))
     }
 
     /// The module with one edit made in `entry`, of which it was an edit.

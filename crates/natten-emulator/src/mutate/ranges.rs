@@ -9,26 +9,26 @@ use crate::module::{Kernel, SpecialRegister};
 
 /// Lowest and highest value, as a signed number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Range {
-    low: i64,
-    high: i64,
+pub(super) struct Range {
+    pub low: i64,
+    pub high: i64,
 }
 
-const ANY: Range = Range { low: i32::MIN as i64, high: i32::MAX as i64 };
+pub(super) const ANY: Range = Range { low: i32::MIN as i64, high: i32::MAX as i64 };
 /// Definitions followed behind one another.
-const DEPTH: u32 = 12;
+pub(super) const DEPTH: u32 = 12;
 
 impl Range {
-    fn of(low: i64, high: i64) -> Self {
+    pub(super) fn of(low: i64, high: i64) -> Self {
         // What leaves 32 bits wraps around, to anywhere.
         if low < ANY.low || high > ANY.high { ANY } else { Range { low, high } }
     }
 
-    fn one(value: u32) -> Self {
+    pub(super) fn one(value: u32) -> Self {
         Range::of(value as i32 as i64, value as i32 as i64)
     }
 
-    fn single(self) -> Option<i64> {
+    pub(super) fn single(self) -> Option<i64> {
         (self.low == self.high).then_some(self.low)
     }
 }
@@ -82,7 +82,7 @@ pub(super) fn proof(kernel: &Kernel, edit: &Edit) -> Option<String> {
 }
 
 /// The values of a register or a literal of 32 bits.
-fn range(kernel: &Kernel, slot: Slot, depth: u32) -> Range {
+pub(super) fn range(kernel: &Kernel, slot: Slot, depth: u32) -> Range {
     if slot == NONE || depth == 0 {
         return ANY;
     }
@@ -165,7 +165,7 @@ fn of_special(register: SpecialRegister) -> Range {
     }
 }
 
-fn computed(op: Int2, [a, b]: [Range; 2]) -> Range {
+pub(super) fn computed(op: Int2, [a, b]: [Range; 2]) -> Range {
     let is_natural = a.low >= 0 && b.low >= 0;
     let amount = b.single().filter(|amount| (0..32).contains(amount));
     match op {
