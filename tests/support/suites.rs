@@ -8,6 +8,7 @@ pub mod copies;
 pub mod extremes;
 pub mod golden;
 pub mod gradients;
+pub mod lengths;
 pub mod list;
 pub mod merging;
 pub mod not_a_number;

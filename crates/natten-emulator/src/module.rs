@@ -149,6 +149,10 @@ pub(crate) struct Origin {
     pub guards: Vec<Slot>,
     /// Of each register the one instruction that writes it.
     pub definitions: Vec<Option<u32>>,
+    /// Of each register the instructions that read it, or have it for a guard.
+    pub readers: Vec<Vec<u32>>,
+    /// Of each instruction the registers that it writes.
+    pub writes: Vec<Box<[Slot]>>,
     /// Registers that are special ones.
     pub specials: Vec<(Slot, SpecialRegister)>,
 }

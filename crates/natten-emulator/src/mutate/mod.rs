@@ -8,14 +8,17 @@ mod apply;
 pub(crate) mod beside;
 mod block;
 mod constants;
+mod lanes;
+mod multiples;
 mod operands;
 mod operators;
 mod ranges;
 mod reach;
+mod readers;
 mod sample;
 mod site;
 mod synchronisation;
-mod wide;
+mod widths;
 
 use crate::inst::{Inst, Slot};
 use crate::module::Module;
@@ -70,10 +73,13 @@ impl Module {
         self.entry(entry).map(|entry| operators::all(&entry.kernel)).unwrap_or_default()
     }
 
-    /// Why an edit of `entry` changes nothing, where the ranges of operands tell: its own, or those of branches on the way to it.
+    /// Why an edit of `entry` changes nothing, where definitions of the instruction's operands tell, what reads its results, or whether a
+    /// way leads to it.
     pub fn proof(&self, entry: &str, edit: &Edit) -> Option<String> {
         let kernel = &self.entry(entry)?.kernel;
-        [ranges::proof, wide::proof, reach::proof].into_iter().find_map(|proof| proof(kernel, edit))
+        let proofs =
+            [ranges::proof, multiples::proof, widths::proof, lanes::proof, readers::proof, reach::proof];
+        proofs.into_iter().find_map(|proof| proof(kernel, edit))
     }
 
     /// The module with one edit made in `entry`, of which it was an edit.

@@ -127,9 +127,6 @@ impl Trial {
             false => check.coverage.executed(edit.instruction),
         };
         let checks: Vec<&Recorded> = self.checks.iter().filter(runs).collect();
-        if checks.is_empty() {
-            return Verdict::Unreached;
-        }
         let module = Arc::new(self.module.edited(self.entry, edit));
         let mut with_same_bits = 0;
         for (tried, recorded) in checks.iter().enumerate() {
@@ -143,7 +140,7 @@ impl Trial {
         let evidence = Evidence {
             checks: checks.len(),
             with_same_bits,
-            beside: self.beside(edit, &checks),
+            beside: if checks.is_empty() { None } else { self.beside(edit, &checks) },
             proof: self.module.proof(self.entry, edit),
         };
         let reason = reasons::of(edit, self.entry, &evidence);

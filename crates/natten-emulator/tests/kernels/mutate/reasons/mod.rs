@@ -2,6 +2,7 @@
 //! edit that none of these holds for is a hole in the suites.
 
 mod every;
+mod flow;
 mod rows;
 mod simt;
 mod sm80;
@@ -11,6 +12,7 @@ use natten_cuda::registry::by_name;
 use natten_emulator::mutate::Edit;
 
 use super::report::Evidence;
+use flow::Flow;
 
 /// Kinds of reasons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub enum Kind {
     StrongerBarrier,
     /// The result differs by less than the suites' tolerance can be.
     BelowTolerance,
+    /// No call of the operator leads to the instruction.
+    NeverExecuted,
 }
 
 /// An entry. What it leaves out, all edits have.
@@ -35,6 +39,12 @@ struct Reason {
     text: &'static [&'static str],
     /// Of the kernel's text from [`NEAR`] lines before the instruction to as many behind it.
     near: &'static [&'static str],
+    /// Of all instructions on the ways of its result, see [`Flow::goes_into`].
+    into: &'static [&'static str],
+    /// Of all that its operands come from, see [`Flow::comes_from`].
+    from: &'static [&'static str],
+    /// Of it and what is before and behind it on a way of results, see [`Flow::is_on`].
+    way: &'static [&'static str],
     /// How what becomes of it begins.
     to: &'static str,
     kind: Kind,
@@ -45,8 +55,18 @@ struct Reason {
 const NEAR: usize = 8;
 
 /// What an entry does not say.
-const ANY: Reason =
-    Reason { operator: "", kernel: &[], text: &[], near: &[], to: "", kind: Kind::SameValue, why: "" };
+const ANY: Reason = Reason {
+    operator: "",
+    kernel: &[],
+    text: &[],
+    near: &[],
+    into: &[],
+    from: &[],
+    way: &[],
+    to: "",
+    kind: Kind::SameValue,
+    why: "",
+};
 
 /// All of them. Each holds for survivors alone, and for no more of them than it says; where checks tell otherwise it does not
 /// hold.
@@ -68,11 +88,16 @@ fn rounding(edit: &Edit, evidence: &Evidence) -> Option<(Kind, String)> {
 }
 
 fn known(edit: &Edit, entry: &str, evidence: &Evidence) -> Option<(Kind, String)> {
+    let text = by_name(entry).expect("a shipped kernel").ptx();
+    let flow = Flow::of(&text);
     let holds = |reason: &&Reason| {
         edit.operator.starts_with(reason.operator)
             && has_parts(entry, reason.kernel)
             && has_parts(&edit.from, reason.text)
-            && (reason.near.is_empty() || has_parts(&near(entry, edit), reason.near))
+            && (reason.near.is_empty() || has_parts(&near(&text, edit), reason.near))
+            && flow.goes_into(&edit.from, reason.into)
+            && flow.comes_from(&edit.from, reason.from)
+            && flow.is_on(&edit.from, reason.way)
             && edit.to.starts_with(reason.to)
             && reason.kind.agrees_with(evidence)
     };
@@ -80,8 +105,7 @@ fn known(edit: &Edit, entry: &str, evidence: &Evidence) -> Option<(Kind, String)
 }
 
 /// The kernel's text around an edit.
-fn near(entry: &str, edit: &Edit) -> String {
-    let text = by_name(entry).expect("a shipped kernel").ptx();
+fn near(text: &str, edit: &Edit) -> String {
     let line = edit.line as usize;
     let lines = text.lines().skip(line.saturating_sub(NEAR + 1)).take(2 * NEAR + 1);
     lines.collect::<Vec<_>>().join("\n")
@@ -92,8 +116,11 @@ impl Kind {
     fn agrees_with(self, evidence: &Evidence) -> bool {
         match self {
             Kind::SameValue => evidence.beside.is_some_and(|results| !results.differ),
-            Kind::SameOutput | Kind::StrongerBarrier => evidence.with_same_bits == evidence.checks,
-            Kind::BelowTolerance => true,
+            Kind::SameOutput | Kind::StrongerBarrier => {
+                evidence.checks > 0 && evidence.with_same_bits == evidence.checks
+            }
+            Kind::BelowTolerance => evidence.checks > 0,
+            Kind::NeverExecuted => evidence.checks == 0,
         }
     }
 }
