@@ -147,6 +147,10 @@ pub(crate) struct Origin {
     pub slots: Vec<[Slot; 4]>,
     /// Of each register the one instruction that writes it.
     pub definitions: Vec<Option<u32>>,
+    /// Of each register how many do.
+    pub writes: Vec<u32>,
+    /// Of each register the instructions that read it, once for each operand.
+    pub reads: Vec<Vec<u32>>,
     /// Registers that are special ones.
     pub specials: Vec<(Slot, SpecialRegister)>,
 }

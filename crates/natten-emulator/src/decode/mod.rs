@@ -163,7 +163,9 @@ impl Decoder<'_> {
     fn origin(&self, specials: &[(VReg, SpecialRegister)]) -> Origin {
         let mut writes = vec![0u32; self.classes.len()];
         let mut definitions = vec![None; self.classes.len()];
+        let mut reads = vec![Vec::new(); self.classes.len()];
         for (at, touched) in self.touched.iter().enumerate() {
+            touched.sources().iter().for_each(|&register| reads[register as usize].push(at as u32));
             for &register in &touched.defs {
                 writes[register as usize] += 1;
                 let is_only = writes[register as usize] == 1;
@@ -171,7 +173,7 @@ impl Decoder<'_> {
             }
         }
         let slots = self.code.iter().map(|inst| [inst.d, inst.a, inst.b, inst.c]).collect();
-        Origin { slots, definitions, specials: specials.to_vec() }
+        Origin { slots, definitions, writes, reads, specials: specials.to_vec() }
     }
 
     fn statement(&mut self, st: &Statement) -> Decoded<()> {

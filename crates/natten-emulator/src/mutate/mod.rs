@@ -4,8 +4,10 @@
 //! Edits are made on what the machine executes, not on text, so they need no care when a kernel is compiled anew. An edit
 //! that a suite does not notice is a hole in the suite, or one after which the kernel is still right.
 
+mod addresses;
 mod apply;
 pub(crate) mod beside;
+mod bits;
 mod block;
 mod constants;
 mod operands;
@@ -68,9 +70,10 @@ impl Module {
         self.entry(entry).map(|entry| operators::all(&entry.kernel)).unwrap_or_default()
     }
 
-    /// Why an edit of `entry` changes nothing, where the ranges of the instruction's operands tell.
+    /// Why an edit of `entry` changes nothing, where the instruction's operands or what becomes of its result tell.
     pub fn proof(&self, entry: &str, edit: &Edit) -> Option<String> {
-        ranges::proof(&self.entry(entry)?.kernel, edit)
+        let kernel = &self.entry(entry)?.kernel;
+        [ranges::proof, bits::proof, addresses::proof].into_iter().find_map(|proof| proof(kernel, edit))
     }
 
     /// The module with one edit made in `entry`, of which it was an edit.

@@ -9,6 +9,8 @@ use crate::ptx::ast::RegClass;
 
 /// See [`super::Edit::is_of_guard`].
 pub(super) const GUARD: &str = "predicate sense";
+/// See [`super::addresses`].
+pub(super) const NARROW: &str = "narrow address";
 
 /// All kinds of mistakes, as [`super::Edit::operator`] names them.
 pub const OPERATORS: &[&str] = &[
@@ -23,7 +25,7 @@ pub const OPERATORS: &[&str] = &[
     "integer literal",
     "logic",
     "memory offset",
-    "narrow address",
+    NARROW,
     "operands swapped",
     "operation",
     "other parameter",
@@ -243,7 +245,7 @@ fn narrow(site: &mut Site) {
         // Both registers are wide.
         let behind = Some(Inst { op: Op::Convert(convert), a: d, d, imm: 3, ..none });
         let change = Change { behind, ..site.unchanged() };
-        site.add("narrow address", "its lower 32 bits, sign-extended", change);
+        site.add(NARROW, "its lower 32 bits, sign-extended", change);
     }
 }
 
