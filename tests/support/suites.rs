@@ -5,8 +5,10 @@
 
 pub mod copies;
 pub mod extremes;
+pub mod far;
 pub mod golden;
 pub mod gradients;
+pub mod gradients_of_nan;
 pub mod list;
 pub mod merging;
 pub mod not_a_number;

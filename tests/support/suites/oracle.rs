@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use natten::{Element, ElementType, Gradients, Inputs, Output, Problem, Saved, Tensor, reference};
 
 use super::scope::Given;
-use super::{Check, Scope, Suite, extremes, list, not_a_number};
+use super::{Check, Scope, Suite, extremes, far, gradients_of_nan, list, not_a_number};
 use crate::compare::{assert_close, largest};
 use crate::dense::{self, Summed, Weights};
 use crate::in_type;
@@ -56,6 +56,8 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
         checks.extend(not_a_number::checks(scope));
     }
     extremes::checks(&mut checks, scope);
+    far::checks(&mut checks, scope);
+    gradients_of_nan::checks(&mut checks, scope);
     Suite { name: "oracle", checks: scope.sampled(checks) }
 }
 

@@ -180,7 +180,8 @@ impl Scope {
     /// of them are.
     pub fn more(mut self, times: usize) -> Self {
         self.types.iter_mut().for_each(|(_, every)| *every = (*every / times).max(1));
-        Scope { sample: 1, tiles_backward: times > 1, ..self }
+        let half = self.half.filter(|_| times == 1);
+        Scope { sample: 1, tiles_backward: times > 1, half, ..self }
     }
 
     /// The same, always tried on as much as [`Breadth::Wide`] is: where nothing emulates the device.
@@ -326,7 +327,8 @@ impl Scope {
         let Some(Rows { longest, shorter, is_aligned }) = self.rows else { return spec.clone() };
         let step = if is_aligned { 8 } else { 1 };
         let less = longest.saturating_sub(step * (1 + nth % 2)).max(shorter + step).min(longest);
-        let few = less.min(if is_aligned { 24 } else { 13 });
+        // Kernels on tiles have rows in parts of 64 elements, and zeros may begin in any.
+        let few = less.min(if is_aligned { 24 + [0, 48, 112][nth / 5 % 3] } else { 13 });
         let least = (shorter + step).min(longest);
         let rows = if is_aligned {
             [(longest, longest), (less, less), (longest, few), (few, longest), (least, least)]

@@ -128,7 +128,12 @@ impl Trial {
         };
         let checks: Vec<&Recorded> = self.checks.iter().filter(runs).collect();
         if checks.is_empty() {
-            return Verdict::Unreached;
+            let proof = self.module.proof(self.entry, edit);
+            let evidence = Evidence { checks: 0, with_same_bits: 0, beside: None, proof };
+            let reason = reasons::of(edit, self.entry, &evidence);
+            return reason.map_or(Verdict::Unreached, |reason| {
+                Verdict::Survived(Survivor { evidence, reason: Some(reason) })
+            });
         }
         let module = Arc::new(self.module.edited(self.entry, edit));
         let mut with_same_bits = 0;
