@@ -6,8 +6,10 @@
 pub mod boxes;
 pub mod copies;
 pub mod extremes;
+pub mod far;
 pub mod golden;
 pub mod gradients;
+pub mod gradients_of_nan;
 pub mod lengths;
 pub mod list;
 pub mod merging;

@@ -149,7 +149,9 @@ pub(crate) struct Origin {
     pub guards: Vec<Slot>,
     /// Of each register the one instruction that writes it.
     pub definitions: Vec<Option<u32>>,
-    /// Of each register the instructions that read it, or have it for a guard.
+    /// Of each register how many do.
+    pub written: Vec<u32>,
+    /// Of each register the instructions that read it, or have it for a guard, once for each operand.
     pub readers: Vec<Vec<u32>>,
     /// Of each instruction the registers that it writes.
     pub writes: Vec<Box<[Slot]>>,

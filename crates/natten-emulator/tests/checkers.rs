@@ -165,6 +165,20 @@ fn neighbouring_halves_are_no_race() {
     run(".shared .align 4 .b8 s[256];", body, 1, 64, Options::default()).expect("different bytes");
 }
 
+/// One warp reads one half of a word, and behind a barrier the other one, while another warp writes one of them.
+#[test]
+fn what_was_read_of_a_word_is_known_by_its_bytes() {
+    let body = "setp.ge.u32 %p1, %r1, 32; setp.eq.u32 %p2, %r1, 0; @%p2 st.shared.u32 [s], %r1; bar.sync 0; @%p1 ld.shared.u16 %r2, [s];
+        bar.sync 0; @%p1 ld.shared.u16 %r3, [s+2]; @%p2 st.shared.u16 [s+AT], %r1;";
+    for seed in 0..10 {
+        let options = Options { seed, ..Options::default() };
+        let result = |at: &str| run(".shared .align 4 .b8 s[4];", &body.replace("AT", at), 1, 64, options);
+        result("0").expect("of the first half the barrier is between them");
+        let fault = result("2").expect_err("of the second half nothing is");
+        assert!(matches!(fault.kind, FaultKind::Race { space: MemorySpace::Shared, .. }), "{fault}");
+    }
+}
+
 #[test]
 fn races_between_ctas_on_global_memory() {
     let write = fault("", "st.global.u32 [%rd2], %r1;", 2, 32);

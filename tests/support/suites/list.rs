@@ -242,7 +242,7 @@ pub fn tiles() -> Vec<Spec> {
 /// columns are taken for granted, and more than enough of them are work for a few blocks.
 pub fn paths(has_tiles: bool) -> Vec<Spec> {
     let few_keys = |spec: Spec| if has_tiles { spec } else { Spec::na(&[193], &[9]) };
-    vec![
+    let mut list = vec![
         // Items for blocks to take in turn: several tiles, batch items, and heads, three to one of the keys'.
         Spec::na(&[3, 30], &[3, 9]).heads(6, 2).batch(2),
         // Rows that see nothing of the first tile of keys that their own tile has.
@@ -266,6 +266,27 @@ pub fn paths(has_tiles: bool) -> Vec<Spec> {
         Spec::attention(30, 150, false),
         // The queries in several parts for the gradients of additional keys.
         Spec::na(&[9, 64], &[1, 3]).heads(2, 1).additional(3),
+    ];
+    if has_tiles {
+        list.extend(grids());
+    }
+    list
+}
+
+/// Grids of tiles of keys: where along each axis those begin and end that all rows see whole, and how the last one lies.
+fn grids() -> Vec<Spec> {
+    vec![
+        // A last tile that is moved back by one.
+        Spec::na(&[320], &[64]),
+        // Whole lines of tiles that all rows see, from the first on, and behind them none.
+        Spec::na(&[16, 32], &[16, 32]).causal(&[true, false]).scale(0.0),
+        // Whole tiles between others along two axes, and along three.
+        Spec::na(&[36, 36], &[25, 25]).stride(&[1, 2]),
+        Spec::na(&[11, 12, 13], &[9, 9, 10]),
+        // Whole tiles behind the first ones and before the last.
+        Spec::na(&[290], &[200]).causal(&[true]).stride(&[3]).scale(-0.3),
+        // Lines of which some are seen whole, others in part, along all axes.
+        Spec::na(&[6, 8, 16], &[6, 8, 16]).causal(&[true, true, false]),
     ]
 }
 

@@ -5,7 +5,9 @@ use std::sync::OnceLock;
 use natten::{Element, ElementType, Gradients, Inputs, Output, Problem, Saved, Tensor, reference};
 
 use super::scope::Given;
-use super::{Check, Scope, Suite, boxes, extremes, lengths, list, not_a_number, rising};
+use super::{
+    Check, Scope, Suite, boxes, extremes, far, gradients_of_nan, lengths, list, not_a_number, rising,
+};
 use crate::compare::{assert_close, largest};
 use crate::dense::{self, Summed, Weights};
 use crate::in_type;
@@ -69,6 +71,8 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
     extremes::checks(&mut checks, scope);
     rising::checks(&mut checks, scope);
     boxes::checks(&mut checks, scope);
+    far::checks(&mut checks, scope);
+    gradients_of_nan::checks(&mut checks, scope);
     Suite { name: "oracle", checks: scope.sampled(checks) }
 }
 

@@ -333,7 +333,8 @@ impl Scope {
         let Some(Rows { longest, shorter, is_aligned }) = self.rows else { return spec.clone() };
         let step = self.row_step();
         let less = longest.saturating_sub(step * (1 + nth % 2)).max(shorter + step).min(longest);
-        let few = less.min(if is_aligned { 24 } else { 13 });
+        // Kernels on tiles have rows in parts of 64 elements, and zeros may begin in any.
+        let few = less.min(if is_aligned { 24 + [0, 48, 112][nth / 5 % 3] } else { 13 });
         let least = (shorter + step).min(longest);
         let rows = if is_aligned {
             [(longest, longest), (less, less), (longest, few), (few, longest), (least, least)]

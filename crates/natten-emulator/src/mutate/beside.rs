@@ -21,8 +21,56 @@ pub(crate) struct Beside {
 pub struct Difference {
     runs: AtomicU64,
     differs: AtomicBool,
-    /// Bits of the widest relative difference of two finite f32.
+    /// Bits of the widest relative difference of two finite numbers.
     widest: AtomicU64,
+    /// What 32-bit results are.
+    numbers: Numbers,
+}
+
+/// What a 32-bit register holds.
+#[derive(Debug, Default, Clone, Copy, PartialEq)]
+enum Numbers {
+    #[default]
+    F32,
+    PairOfF16,
+    PairOfBf16,
+}
+
+impl Numbers {
+    fn of(inst: &Inst) -> Self {
+        match inst.op {
+            Op::ConvertPair { bf16: true, .. } => Numbers::PairOfBf16,
+            Op::ConvertPair { bf16: false, .. } => Numbers::PairOfF16,
+            _ => Numbers::F32,
+        }
+    }
+
+    /// The widest difference, relative to the larger one or, where that is less, to the smallest number that has all digits.
+    fn relative(self, a: u32, b: u32) -> f64 {
+        let of = |a: f64, b: f64, least: f64| match a.is_finite() && b.is_finite() {
+            true => (a - b).abs() / a.abs().max(b.abs()).max(least),
+            false if a == b => 0.0,
+            false => f64::INFINITY,
+        };
+        let bf16 = |bits: u32| f64::from(f32::from_bits(bits << 16));
+        let f16 = |bits: u32| {
+            let (exponent, digits) = (bits >> 10 & 31, f64::from(bits & 1023) / 1024.0);
+            let size = match exponent {
+                0 => digits * 2f64.powi(-14),
+                31 => f64::INFINITY,
+                _ => (1.0 + digits) * 2f64.powi(exponent as i32 - 15),
+            };
+            if bits >> 15 & 1 == 1 { -size } else { size }
+        };
+        let halves = |x: u32| [x & 0xffff, x >> 16];
+        let pair = |of_one: &dyn Fn(usize) -> f64| of_one(0).max(of_one(1));
+        let (first, second) = (halves(a), halves(b));
+        match self {
+            Numbers::F32 => of(f64::from(f32::from_bits(a)), f64::from(f32::from_bits(b)), 0.0),
+            Numbers::PairOfF16 => pair(&|at| of(f16(first[at]), f16(second[at]), 2f64.powi(-14))),
+            Numbers::PairOfBf16 => pair(&|at| of(bf16(first[at]), bf16(second[at]), 2f64.powi(-126))),
+        }
+    }
 }
 
 impl Difference {
@@ -36,7 +84,7 @@ impl Difference {
         self.differs.load(Relaxed)
     }
 
-    /// The widest relative difference of results as f32; infinite where one was not finite, or the signs differed.
+    /// The widest relative difference of results as floats, or pairs of those; infinite where one alone was not finite.
     pub fn widest(&self) -> f64 {
         f64::from_bits(self.widest.load(Relaxed))
     }
@@ -48,11 +96,8 @@ impl Difference {
     /// A lane's two results in a 32-bit register, known to differ.
     pub(crate) fn of_words(&self, a: u32, b: u32) {
         self.differs.store(true, Relaxed);
-        let (a, b) = (f64::from(f32::from_bits(a)), f64::from(f32::from_bits(b)));
-        let relative = (a - b).abs() / a.abs().max(b.abs());
-        let relative = if a.is_finite() && b.is_finite() { relative } else { f64::INFINITY };
         // Bits of numbers that are not negative are ordered as they are.
-        self.widest.fetch_max(relative.to_bits(), Relaxed);
+        self.widest.fetch_max(self.numbers.relative(a, b).to_bits(), Relaxed);
     }
 
     pub(crate) fn of_others(&self) {
@@ -75,7 +120,8 @@ impl Module {
         let mut kernel = (*entry.kernel).clone();
         let inst = apply::prepare(&mut kernel, &edit.change);
         let insts = before.iter().cloned().chain([inst]).chain(behind.iter().cloned()).collect();
-        let difference = Arc::new(Difference::default());
+        let numbers = Numbers::of(&kernel.code[edit.instruction]);
+        let difference = Arc::new(Difference { numbers, ..Difference::default() });
         // What looks at registers before an instruction runs the other one, too.
         kernel.code[edit.instruction].watched = true;
         kernel.beside = Some(Arc::new(Beside {
@@ -102,5 +148,27 @@ pub(super) fn computes(op: Op) -> bool {
         CpMbarrierArrive { .. } | Mbarrier(..) | Bulk(_) | BulkCommit | BulkWait { .. } | Wgmma(_) => false,
         WgmmaFence | WgmmaCommit | WgmmaWait | SetMaxNReg { .. } | ClusterArrive | ClusterWait | Nop => false,
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_differ_as_their_halves_do() {
+        // 1 and the next number of f16, below it the smallest number and 0.
+        assert_eq!(
+            Numbers::PairOfF16.relative(0x3c00_0000, 0x3c01_0000),
+            2f64.powi(-10) / (1.0 + 2f64.powi(-10))
+        );
+        assert_eq!(Numbers::PairOfF16.relative(0x0001_0000, 0), 2f64.powi(-10));
+        assert_eq!(Numbers::PairOfF16.relative(0x7c00_3c00, 0x7bff_3c00), f64::INFINITY);
+        assert_eq!(Numbers::PairOfF16.relative(0x7c00_3c00, 0x7c00_bc00), 2.0);
+        assert_eq!(
+            Numbers::PairOfBf16.relative(0x3f80_0000, 0x3f81_0000),
+            2f64.powi(-7) / (1.0 + 2f64.powi(-7))
+        );
+        assert_eq!(Numbers::F32.relative(1f32.to_bits(), 3f32.to_bits()), 2.0 / 3.0);
     }
 }

@@ -4,8 +4,10 @@
 //! Edits are made on what the machine executes, not on text, so they need no care when a kernel is compiled anew. An edit
 //! that a suite does not notice is a hole in the suite, or one after which the kernel is still right.
 
+mod addresses;
 mod apply;
 pub(crate) mod beside;
+mod bits;
 mod block;
 mod constants;
 mod lanes;
@@ -21,7 +23,7 @@ mod synchronisation;
 mod widths;
 
 use crate::inst::{Inst, Slot};
-use crate::module::Module;
+use crate::module::{Kernel, Module};
 use crate::ptx::ast::RegClass;
 pub use beside::Difference;
 pub use operators::OPERATORS;
@@ -67,19 +69,29 @@ struct Change {
     place: Option<usize>,
 }
 
+/// Each says why an edit changes nothing, if it can tell.
+const PROOFS: [fn(&Kernel, &Edit) -> Option<String>; 8] = [
+    ranges::proof,
+    multiples::proof,
+    widths::proof,
+    bits::proof,
+    lanes::proof,
+    readers::proof,
+    addresses::proof,
+    reach::proof,
+];
+
 impl Module {
     /// Every edit of the kernel `entry`, in the order of its instructions.
     pub fn edits(&self, entry: &str) -> Vec<Edit> {
         self.entry(entry).map(|entry| operators::all(&entry.kernel)).unwrap_or_default()
     }
 
-    /// Why an edit of `entry` changes nothing, where definitions of the instruction's operands tell, what reads its results, or whether a
-    /// way leads to it.
+    /// Why an edit of `entry` changes nothing, where definitions of its instruction's operands tell, what becomes of its result, or
+    /// that no way leads to it.
     pub fn proof(&self, entry: &str, edit: &Edit) -> Option<String> {
         let kernel = &self.entry(entry)?.kernel;
-        let proofs =
-            [ranges::proof, multiples::proof, widths::proof, lanes::proof, readers::proof, reach::proof];
-        proofs.into_iter().find_map(|proof| proof(kernel, edit))
+        PROOFS.iter().find_map(|proof| proof(kernel, edit))
     }
 
     /// The module with one edit made in `entry`, of which it was an edit.

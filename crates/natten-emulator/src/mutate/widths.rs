@@ -1,5 +1,6 @@
 //! How wide 64-bit results are, as far as definitions tell: one that fits 32 bits loses nothing with its upper half.
 
+use super::bits;
 use super::ranges::{self, DEPTH, Range};
 use super::{Edit, operators};
 use crate::inst::*;
@@ -16,7 +17,7 @@ pub(super) fn proof(kernel: &Kernel, edit: &Edit) -> Option<String> {
 }
 
 /// The values of a 64-bit register or literal; none where there may be any.
-fn wide(kernel: &Kernel, slot: Slot, depth: u32) -> Option<Range> {
+pub(super) fn wide(kernel: &Kernel, slot: Slot, depth: u32) -> Option<Range> {
     if slot == NONE || depth == 0 {
         return None;
     }
@@ -34,8 +35,15 @@ fn made_at(kernel: &Kernel, at: usize, depth: u32) -> Option<Range> {
     let of = |slot: Slot| wide(kernel, slot, depth - 1);
     let of_word = |slot: Slot, is_signed: bool| {
         let range = ranges::range(kernel, slot, depth);
+        let bits = bits::possible(kernel, slot, DEPTH);
+        // What has no sign by its bits is no larger than all of them.
+        let natural = Range { low: range.low.max(0), high: range.high.min(i64::from(bits)) };
         // Read as a natural number what may be negative is any.
-        (is_signed || range.low >= 0).then_some(range).or(Some(Range { low: 0, high: i64::from(u32::MAX) }))
+        match (bits >> 31, is_signed || range.low >= 0) {
+            (0, _) => Some(natural),
+            (_, true) => Some(range),
+            (_, false) => Some(Range { low: 0, high: i64::from(u32::MAX) }),
+        }
     };
     if inst.guard != NONE {
         return None;

@@ -313,11 +313,13 @@ impl Races {
             return Ok(());
         }
         let known = &self.warps[by.warp as usize].known;
-        let late = |e: &Epoch| e.actor != by.epoch.actor && known.get(e.actor) < e.clock;
-        if !set.epochs.iter().any(late) {
+        let is_late = |e: Epoch| e.actor != by.epoch.actor && known.get(e.actor) < e.clock;
+        let mut late =
+            set.readers.iter().filter(|reader| reader.bytes & mask != 0 && is_late(reader.epoch)).peekable();
+        if late.peek().is_none() {
             return Ok(());
         }
-        let late: Vec<Epoch> = set.epochs.iter().copied().filter(late).collect();
+        let late: Vec<Epoch> = late.map(|reader| reader.epoch).collect();
         match late.into_iter().find(|&reader| !self.vouched_for(by, reader, false, index)) {
             Some(reader) => Err(self.conflict(by, reader, false, index)),
             None => Ok(()),

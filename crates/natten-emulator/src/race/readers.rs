@@ -12,10 +12,18 @@ pub(super) const NOBODY: u32 = 0;
 /// Sets are swept when there are more than this many.
 const CROWDED: usize = 1 << 16;
 
-/// Readers that do not know of each other, and which of the four bytes they read, all together.
+/// Readers of which none knows of another of the same bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Set {
-    pub epochs: Vec<Epoch>,
+    pub readers: Vec<Reader>,
+    /// Of the four bytes those that were read.
+    pub bytes: u32,
+}
+
+/// Who read, and which of the four bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Reader {
+    pub epoch: Epoch,
     pub bytes: u32,
 }
 
@@ -39,17 +47,21 @@ impl Readers {
         &self.sets[number as usize]
     }
 
-    /// `set` and a reader of `bytes` who knows `known`: earlier readers that he knows of need not be kept.
+    /// `set` and a reader of `bytes` who knows `known`: of those bytes earlier readers that he knows of need not be kept.
     pub(super) fn join(&mut self, set: u32, epoch: Epoch, bytes: u32, known: &Clocks) -> u32 {
         if let Some(&number) = self.joined.get(&(set, epoch, bytes)) {
             return number;
         }
         let before = &self.sets[set as usize];
-        let kept = |e: &&Epoch| e.actor != epoch.actor && known.get(e.actor) < e.clock;
-        let mut epochs: Vec<Epoch> = before.epochs.iter().filter(kept).copied().collect();
-        epochs.push(epoch);
-        epochs.sort_unstable_by_key(|e| e.actor);
-        let joined = Set { epochs, bytes: before.bytes | bytes };
+        let is_known = |e: Epoch| e.actor == epoch.actor || known.get(e.actor) >= e.clock;
+        let left = |reader: &Reader| {
+            let bytes = if is_known(reader.epoch) { reader.bytes & !bytes } else { reader.bytes };
+            (bytes != 0).then_some(Reader { bytes, ..*reader })
+        };
+        let mut readers: Vec<Reader> = before.readers.iter().filter_map(left).collect();
+        readers.push(Reader { epoch, bytes });
+        readers.sort_unstable_by_key(|reader| (reader.epoch.actor, reader.epoch.clock));
+        let joined = Set { readers, bytes: before.bytes | bytes };
         let number = self.number(joined);
         self.joined.insert((set, epoch, bytes), number);
         number

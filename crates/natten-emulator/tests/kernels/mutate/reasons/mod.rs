@@ -6,6 +6,7 @@ mod flow;
 mod rows;
 mod simt;
 mod sm80;
+mod sm80_far;
 mod sm90;
 
 use natten_cuda::registry::by_name;
@@ -37,8 +38,9 @@ struct Reason {
     kernel: &'static [&'static str],
     /// Of the instruction's text.
     text: &'static [&'static str],
-    /// Of the kernel's text from [`NEAR`] lines before the instruction to as many behind it.
+    /// Of the kernel's text from `within` lines before the instruction to as many behind it, as it stands or [`plain`].
     near: &'static [&'static str],
+    within: usize,
     /// Of all instructions on the ways of its result, see [`Flow::goes_into`].
     into: &'static [&'static str],
     /// Of all that its operands come from, see [`Flow::comes_from`].
@@ -51,15 +53,13 @@ struct Reason {
     why: &'static str,
 }
 
-/// Lines that tell where in a kernel an instruction stands.
-const NEAR: usize = 8;
-
 /// What an entry does not say.
 const ANY: Reason = Reason {
     operator: "",
     kernel: &[],
     text: &[],
     near: &[],
+    within: 8,
     into: &[],
     from: &[],
     way: &[],
@@ -70,7 +70,8 @@ const ANY: Reason = Reason {
 
 /// All of them. Each holds for survivors alone, and for no more of them than it says; where checks tell otherwise it does not
 /// hold.
-const REASONS: [&[Reason]; 5] = [rows::REASONS, simt::REASONS, sm80::REASONS, sm90::REASONS, every::REASONS];
+const REASONS: [&[Reason]; 6] =
+    [rows::REASONS, simt::REASONS, sm80::REASONS, sm80_far::REASONS, sm90::REASONS, every::REASONS];
 
 /// The reason for an edit to be none that a suite could notice.
 pub fn of(edit: &Edit, entry: &str, evidence: &Evidence) -> Option<(Kind, String)> {
@@ -94,7 +95,7 @@ fn known(edit: &Edit, entry: &str, evidence: &Evidence) -> Option<(Kind, String)
         edit.operator.starts_with(reason.operator)
             && has_parts(entry, reason.kernel)
             && has_parts(&edit.from, reason.text)
-            && (reason.near.is_empty() || has_parts(&near(&text, edit), reason.near))
+            && is_near(&text, edit, reason)
             && flow.goes_into(&edit.from, reason.into)
             && flow.comes_from(&edit.from, reason.from)
             && flow.is_on(&edit.from, reason.way)
@@ -104,11 +105,42 @@ fn known(edit: &Edit, entry: &str, evidence: &Evidence) -> Option<(Kind, String)
     REASONS.into_iter().flatten().find(holds).map(|reason| (reason.kind, reason.why.to_owned()))
 }
 
-/// The kernel's text around an edit.
-fn near(text: &str, edit: &Edit) -> String {
-    let line = edit.line as usize;
-    let lines = text.lines().skip(line.saturating_sub(NEAR + 1)).take(2 * NEAR + 1);
-    lines.collect::<Vec<_>>().join("\n")
+/// Whether an edit stands where the reason says.
+fn is_near(text: &str, edit: &Edit, reason: &Reason) -> bool {
+    if reason.near.is_empty() {
+        return true;
+    }
+    let (line, within) = (edit.line as usize, reason.within);
+    let first = line.saturating_sub(within + 1);
+    let lines: Vec<_> = text.lines().skip(first).take(line + within - first).collect();
+    let plain: Vec<_> =
+        lines.iter().enumerate().map(|(n, text)| plain(text, first + n + 1 == line)).collect();
+    has_parts(&lines.join("\n"), reason.near) || has_parts(&plain.join("\n"), reason.near)
+}
+
+/// A line whose registers and offsets have no numbers, and words one space between them. The edited one begins with `=> `.
+fn plain(line: &str, is_edited: bool) -> String {
+    let mut plain = String::from(if is_edited { "=> " } else { "" });
+    let mut is_number = false;
+    for word in line.split_whitespace() {
+        if !plain.is_empty() && !plain.ends_with(' ') {
+            plain.push(' ');
+        }
+        let mut before = [' '; 2];
+        for c in word.chars() {
+            is_number = c.is_ascii_digit() && (is_number || before[1] == '+' || is_register(before));
+            if !is_number {
+                plain.push(c);
+            }
+            before = if is_number { before } else { [before[1], c] };
+        }
+    }
+    plain
+}
+
+/// Whether these characters name a class of registers.
+fn is_register(before: [char; 2]) -> bool {
+    matches!(before, ['%', 'r' | 'f' | 'p'] | ['r', 'd' | 's'])
 }
 
 impl Kind {
@@ -123,6 +155,13 @@ impl Kind {
             Kind::NeverExecuted => evidence.checks == 0,
         }
     }
+}
+
+#[test]
+fn plain_lines_have_no_numbers_that_a_compiler_chose() {
+    assert_eq!(plain("  ld.shared.u32  %r12, [%rd806+16544];", false), "ld.shared.u32 %r, [%rd+];");
+    assert_eq!(plain("@%p311 bra  $L__BB0_270;", true), "=> @%p bra $L__BB0_270;");
+    assert_eq!(plain("add.s32  %r3, %r4, -1;", false), "add.s32 %r, %r, -1;");
 }
 
 fn has_parts(text: &str, parts: &[&str]) -> bool {
