@@ -64,8 +64,9 @@ pub fn end(rows: usize, beyond: usize) -> usize {
 /// Rows that a cta of a kernel on rows takes.
 const ROWS_OF_CTA: usize = 4;
 
-/// Bytes of a step beyond 32 bits: more than signed and unsigned words hold, with a carry out of the low word every other time.
-const STEP: usize = (1 << 32) + (1 << 31) + (3 << 16);
+/// Bytes of a step beyond 32 bits, counted in elements of four bytes, too: more than signed words hold, with a carry out of the low
+/// word every other time.
+const STEP: usize = (1 << 33) + (1 << 31) + (3 << 16);
 
 /// What a tensor is to a problem.
 #[derive(Clone, Copy, Debug)]

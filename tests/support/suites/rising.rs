@@ -24,7 +24,8 @@ enum Rise {
 /// Rows that rise, by head: all, and either half of sixteen neighbours, which a warp holds apart.
 const ROWS: [fn(usize) -> bool; 3] = [|_| true, |row| row % 16 < 8, |row| row % 16 >= 8];
 
-/// Keys that every query sees, and windows; on tiles the first are whole tiles, the others begin and end inside of some.
+/// Keys that every query sees, and windows; on tiles the first are whole tiles, the others begin and end inside of some. A scale of
+/// 1, since there are kernels that do not even begin near 0 with a large one.
 pub fn checks<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
     if !scope.is_kernel() || !scope.forward {
         return;
@@ -33,7 +34,15 @@ pub fn checks<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
     let part = if scope.has_tiles() { 64 } else { 4 };
     let whole = Spec::attention(3 * part / 2, 7 * part + 12, false);
     let windows = Spec::na(&[9 * part / 2], &[5 * part / 2]);
-    let all = [(&whole, Rise::Near), (&windows, Rise::Near), (&whole, Rise::Far), (&windows, Rise::Far)];
+    // Of a warp's rows some see nothing of a tile in which others go far.
+    let narrow = Spec::na(&[9 * part / 2], &[(27 * part / 64).max(2)]);
+    let all = [
+        (&whole, Rise::Near),
+        (&windows, Rise::Near),
+        (&whole, Rise::Far),
+        (&windows, Rise::Far),
+        (&narrow, Rise::Far),
+    ];
     for (nth, (spec, rise)) in all.into_iter().enumerate() {
         let spec = spec.clone().heads(ROWS.len(), 1).scale(1.0);
         for given in scope.alone(&spec, nth) {
@@ -51,20 +60,19 @@ pub fn checks<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
 
 /// Queries have one component for the step and one for the key's own number; where rows are too short for both, the step's alone.
 fn rising(spec: &Spec, rise: Rise, part: usize) -> Case {
-    let (step, own, scale) = match rise {
-        Rise::Near => (1.0, 1.0, 1.0),
-        // The own part is a small number of f16, too.
-        Rise::Far => (1.0, 2f64.powi(-16), 65536.0),
+    // What a query has of a step, and a key of each.
+    let (step, unit) = match rise {
+        Rise::Near => (1.0, 16.0),
+        Rise::Far => (256.0, 256.0),
     };
-    let unit = if rise == Rise::Near { 16.0 } else { 1.0 };
-    let drawn = spec.clone().scale(scale).draw(6200);
+    let drawn = spec.draw(6200);
     let dim = spec.head_dim;
     let heads = ROWS.len();
     let query = |i: usize| {
         let (row, component) = (i / dim, i % dim);
         match component {
             0 if ROWS[row % heads](row / heads) => step,
-            1 => own,
+            1 => 1.0,
             _ => 0.0,
         }
     };

@@ -1,5 +1,5 @@
-//! 64-bit sums and products that end as addresses of shared memory, of which there are fewer than 2^18: cut to 32 bits they stay
-//! what they are.
+//! 64-bit sums and products that end as addresses of shared memory or of parameters, of which there are fewer than 2^18: cut to 32
+//! bits they stay what they are.
 
 use super::widths::wide;
 use super::{Edit, operators};
@@ -8,7 +8,7 @@ use crate::module::Kernel;
 
 /// Uses and definitions followed behind one another.
 const DEPTH: u32 = 6;
-/// No address in shared memory is as large.
+/// No address in shared memory or of a parameter is as large.
 const SHARED_END: i64 = 1 << 24;
 
 /// Why a result that is cut to 32 bits is the same, if what becomes of it tells.
@@ -17,13 +17,13 @@ pub(super) fn proof(kernel: &Kernel, edit: &Edit) -> Option<String> {
         return None;
     }
     let [result, ..] = kernel.origin.slots[edit.instruction];
-    let is_address = result != NONE && is_of_shared(kernel, result, DEPTH);
-    is_address.then(|| "all it is used for are addresses in shared memory".to_owned())
+    let is_address = result != NONE && is_of_few(kernel, result, DEPTH);
+    is_address.then(|| "all it is used for are addresses in shared memory or of parameters".to_owned())
 }
 
-/// Whether all that reads a register takes it for an address in shared memory, or adds to it what is known to be small and does so.
+/// Whether all that reads a register takes it for such an address, or adds to it what is known to be small and does so.
 /// Then, the address being one, it is no further from 0 than both are.
-fn is_of_shared(kernel: &Kernel, slot: Slot, depth: u32) -> bool {
+fn is_of_few(kernel: &Kernel, slot: Slot, depth: u32) -> bool {
     let readers = &kernel.origin.readers[slot as usize];
     depth > 0
         && !readers.is_empty()
@@ -37,14 +37,14 @@ fn is_of_shared(kernel: &Kernel, slot: Slot, depth: u32) -> bool {
             };
             match inst.op {
                 Op::Load(access) | Op::Store(access) => {
-                    is_once && a == slot && access.space == Space::Shared && inst.imm.abs() < SHARED_END
+                    is_once
+                        && a == slot
+                        && matches!(access.space, Space::Shared | Space::Param)
+                        && inst.imm.abs() < SHARED_END
                 }
                 Op::Int2(Int2::Add, IntTy::W64) => {
                     let other = if a == slot { b } else { a };
-                    is_once
-                        && (a == slot || b == slot)
-                        && is_small(other)
-                        && is_of_shared(kernel, d, depth - 1)
+                    is_once && (a == slot || b == slot) && is_small(other) && is_of_few(kernel, d, depth - 1)
                 }
                 // The lower half alone.
                 Op::Convert(convert) => a == slot && convert.to == Ty::U32 && !convert.sat,

@@ -66,7 +66,7 @@ impl Numbers {
         let pair = |of_one: &dyn Fn(usize) -> f64| of_one(0).max(of_one(1));
         let (first, second) = (halves(a), halves(b));
         match self {
-            Numbers::F32 => of(f64::from(f32::from_bits(a)), f64::from(f32::from_bits(b)), 0.0),
+            Numbers::F32 => of(f64::from(f32::from_bits(a)), f64::from(f32::from_bits(b)), 2f64.powi(-126)),
             Numbers::PairOfF16 => pair(&|at| of(f16(first[at]), f16(second[at]), 2f64.powi(-14))),
             Numbers::PairOfBf16 => pair(&|at| of(bf16(first[at]), bf16(second[at]), 2f64.powi(-126))),
         }

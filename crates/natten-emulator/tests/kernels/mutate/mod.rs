@@ -115,19 +115,18 @@ fn run(unit: &Unit, options: &Options, until: Option<Instant>, progress: &Progre
     }
     let trial = Trial::new(kernel, unit.number, options);
     let edits = unit.choose(trial.edits());
-    let mut reports = Vec::with_capacity(edits.len());
-    for edit in edits {
+    let judged = |edit: Edit| {
         if is_over() {
-            break;
+            return None;
         }
         let start = Instant::now();
         let verdict = trial.judge(&edit);
         let (family, seed, kernel, time) = (unit.family, unit.seed, kernel.entry, start.elapsed());
         let report = Report { family, seed, kernel, edit, verdict, time };
         progress.step(&report);
-        reports.push(report);
-    }
-    reports
+        Some(report)
+    };
+    edits.into_par_iter().with_max_len(1).filter_map(judged).collect()
 }
 
 /// All units on a pool of threads, reports in their order.

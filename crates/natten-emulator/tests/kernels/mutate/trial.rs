@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use natten_cuda::ComputeCapability;
 use natten_cuda::registry::{Kernel, by_name};
 use natten_emulator::mutate::Edit;
 use natten_emulator::{Counters, Coverage, Emulated, Module, Options};
@@ -78,10 +79,12 @@ pub fn silence_broken_kernels() {
     }));
 }
 
+/// Checks that an edit runs which is proven to change nothing: if one of them notices it the proof is wrong.
+const CHECKS_OF_PROOFS: usize = 6;
+
 pub struct Trial {
-    entry: &'static str,
+    kernel: Shipped,
     module: Module,
-    subjects: Vec<OnDevice<Device>>,
     /// The cheapest first.
     checks: Vec<Recorded>,
 }
@@ -91,17 +94,10 @@ impl Trial {
     pub fn new(kernel: &Shipped, number: usize, run: &run::Options) -> Self {
         let text = by_name(kernel.entry).expect("a shipped kernel").ptx();
         let module = Module::parse(&text).expect("a kernel that parses");
-        let (major, minor) = (kernel.capability.major, kernel.capability.minor);
-        let subjects: Vec<_> =
-            devices(major, minor).into_iter().map(|device| device.asking_for(kernel)).collect();
+        let subjects = subjects(kernel, true);
         let mut scope = Scope::kernel(kernel, number).more(run.problems);
         if let Some(folder) = &run.golden {
             scope = scope.golden_in(folder);
-        }
-        for subject in &subjects {
-            let options = emulated(subject).options();
-            let options = Options { parallel: false, record_coverage: true, ..options };
-            emulated(subject).set_options(options);
         }
         let mut checks = Vec::new();
         for suite in all::<OnDevice<Device>>(&scope) {
@@ -112,63 +108,94 @@ impl Trial {
         }
         checks.extend(record_plan(kernel, 0, &subjects));
         checks.sort_by_key(|check| check.time);
-        Trial { entry: kernel.entry, module, subjects, checks }
+        Trial { kernel: *kernel, module, checks }
     }
 
     /// Every edit of the kernel.
     pub fn edits(&self) -> Vec<Edit> {
-        self.module.edits(self.entry)
+        self.module.edits(self.kernel.entry)
     }
 
     /// Runs the checks that execute the edited instruction until one notices.
+    ///
+    /// # Panics
+    /// When a check notices an edit that is proven to change nothing.
     pub fn judge(&self, edit: &Edit) -> Verdict {
         let runs = |check: &&Recorded| match edit.is_of_guard() {
             true => check.coverage.reached(edit.instruction),
             false => check.coverage.executed(edit.instruction),
         };
-        let checks: Vec<&Recorded> = self.checks.iter().filter(runs).collect();
-        let module = Arc::new(self.module.edited(self.entry, edit));
+        let mut checks: Vec<&Recorded> = self.checks.iter().filter(runs).collect();
+        let entry = self.kernel.entry;
+        let proof = self.module.proof(entry, edit);
+        if proof.is_some() {
+            checks.truncate(CHECKS_OF_PROOFS);
+        }
+        let broken = Broken {
+            entry,
+            subjects: subjects(&self.kernel, false),
+            module: Arc::new(self.module.edited(entry, edit)),
+        };
         let mut with_same_bits = 0;
         for (tried, recorded) in checks.iter().enumerate() {
-            let device = emulated(&self.subjects[recorded.subject]);
+            let device = emulated(&broken.subjects[recorded.subject]);
             device.take_digest();
-            if let Some(how) = self.notices(recorded, &module) {
+            if let Some(how) = broken.notices(recorded) {
+                assert!(proof.is_none(), "{entry}: {edit:?} is not what {proof:?} says: {how}");
                 return Verdict::Noticed { check: recorded.test.name().to_owned(), how, tried: tried + 1 };
             }
             with_same_bits += usize::from(device.take_digest() == recorded.digest);
         }
-        let evidence = Evidence {
-            checks: checks.len(),
-            with_same_bits,
-            beside: if checks.is_empty() { None } else { self.beside(edit, &checks) },
-            proof: self.module.proof(self.entry, edit),
-        };
-        let reason = reasons::of(edit, self.entry, &evidence);
+        let is_measured = proof.is_none() && !checks.is_empty();
+        let beside = is_measured.then(|| self.beside(edit, &checks, broken.subjects)).flatten();
+        let evidence = Evidence { checks: checks.len(), with_same_bits, beside, proof };
+        let reason = reasons::of(edit, entry, &evidence);
         Verdict::Survived(Survivor { evidence, reason })
     }
 
     /// The checks once more, with the edited instruction run beside the original.
-    fn beside(&self, edit: &Edit, checks: &[&Recorded]) -> Option<Results> {
-        let (module, difference) = self.module.beside(self.entry, edit)?;
-        let module = Arc::new(module);
-        checks.iter().for_each(|recorded| drop(self.notices(recorded, &module)));
+    fn beside(&self, edit: &Edit, checks: &[&Recorded], subjects: Vec<OnDevice<Device>>) -> Option<Results> {
+        let entry = self.kernel.entry;
+        let (module, difference) = self.module.beside(entry, edit)?;
+        let both = Broken { entry, subjects, module: Arc::new(module) };
+        checks.iter().for_each(|recorded| drop(both.notices(recorded)));
         Some(Results { runs: difference.runs(), differ: difference.differs(), widest: difference.widest() })
     }
+}
 
-    /// What the check says of the broken kernel, or nothing.
-    fn notices(&self, recorded: &Recorded, module: &Arc<Module>) -> Option<String> {
+/// Devices that run a broken kernel in place of the one that ships.
+struct Broken {
+    entry: &'static str,
+    subjects: Vec<OnDevice<Device>>,
+    module: Arc<Module>,
+}
+
+impl Broken {
+    /// What the check says of it, or nothing.
+    fn notices(&self, recorded: &Recorded) -> Option<String> {
         let subject = &self.subjects[recorded.subject];
         let device = emulated(subject);
         let most_instructions = 4 * recorded.instructions + 100_000;
         let options = device.options();
-        device.set_options(Options { most_instructions, record_coverage: false, ..options });
-        device.launch_instead(self.entry, Some(Arc::clone(module)));
+        device.set_options(Options { most_instructions, ..options });
+        device.launch_instead(self.entry, Some(Arc::clone(&self.module)));
         IS_BROKEN.set(true);
         let how = recorded.test.run(subject);
         IS_BROKEN.set(false);
         device.launch_instead(self.entry, None);
         how
     }
+}
+
+/// Devices that are asked for the kernel.
+fn subjects(kernel: &Shipped, record_coverage: bool) -> Vec<OnDevice<Device>> {
+    let ComputeCapability { major, minor } = kernel.capability;
+    let asked: Vec<_> = devices(major, minor).into_iter().map(|device| device.asking_for(kernel)).collect();
+    for subject in &asked {
+        let options = emulated(subject).options();
+        emulated(subject).set_options(Options { parallel: false, record_coverage, ..options });
+    }
+    asked
 }
 
 fn emulated(subject: &OnDevice<Device>) -> &Emulated {

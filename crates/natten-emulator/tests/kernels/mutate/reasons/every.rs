@@ -27,4 +27,20 @@ pub const REASONS: &[Reason] = &[
         why: "a group that is committed later holds more, and who waits for it waits for that as well",
         ..ANY
     },
+    Reason {
+        operator: "integer literal",
+        text: &["selp.u32", ", 1, 0, %p"],
+        near: &["selp.u32", "setp.ne.u32 holds", "vote.sync"],
+        kind: Kind::SameOutput,
+        why: "a vote that asks whether the number is 0",
+        ..ANY
+    },
+    Reason {
+        operator: "compare of NaN",
+        kernel: &["_forward_s"],
+        text: &["setp.neu.f32", "0f00000000"],
+        kind: Kind::SameOutput,
+        why: "a sum that is NaN makes the log-sum-exp of a near reference NaN and that of a far one",
+        ..ANY
+    },
 ];

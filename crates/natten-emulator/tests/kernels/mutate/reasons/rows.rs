@@ -71,4 +71,39 @@ pub const REASONS: &[Reason] = &[
         why: "the masks of an exchange over all lanes still reach each lane once: the same sum in another order",
         ..ANY
     },
+    Reason {
+        operator: "shuffle mode",
+        kernel: &["natten_delta_"],
+        text: &["shfl.sync.bfly"],
+        to: "shfl(down)",
+        kind: Kind::SameOutput,
+        why: "lane 0 alone stores the sum, and it gets the same from the lanes above it",
+        ..ANY
+    },
+    Reason {
+        operator: "shuffle mode",
+        kernel: &["natten_merge_backward_"],
+        text: &["shfl.sync.bfly"],
+        to: "shfl(down)",
+        kind: Kind::SameOutput,
+        why: "lane 0 alone stores the sum, and it gets the same from the lanes above it",
+        ..ANY
+    },
+    Reason {
+        operator: "float literal",
+        kernel: &["natten_merge_"],
+        text: &["selp.f32", "0f00000000, %f"],
+        near: &["0fFF800000", "=> selp.f32"],
+        to: "one",
+        kind: Kind::SameOutput,
+        why: "what weights are relative to where no branch saw a key: they are 0 relative to any number",
+        ..ANY
+    },
+    Reason {
+        kernel: &["natten_sum_partials_"],
+        text: &["mov.f32", "0f00000000"],
+        kind: Kind::NeverExecuted,
+        why: "what is summed has at least one part",
+        ..ANY
+    },
 ];

@@ -109,6 +109,7 @@ pub const REASONS: &[Reason] = &[
         kernel: &["_backward_", "_sm90_"],
         text: &["setp.lt.s32"],
         near: &["setp.lt.s32", "bra", "st.global.v2.f32"],
+        within: 14,
         kind: Kind::SameValue,
         why: "rows are multiples of 8 long, the bounds one more",
         ..ANY
@@ -118,6 +119,7 @@ pub const REASONS: &[Reason] = &[
         kernel: &["_backward_", "_sm90_"],
         text: &["setp.lt.s32"],
         near: &["setp.lt.s32", "bra", "st.global.v2.f32"],
+        within: 14,
         to: "one more",
         kind: Kind::SameValue,
         why: "rows are multiples of 8 long, the bounds one more",
@@ -130,6 +132,24 @@ pub const REASONS: &[Reason] = &[
         near: &["mul.lo.s32", "setp.gt.s32", "selp.u32", "add.s32", "setp.lt.s32", "and.b32"],
         kind: Kind::SameValue,
         why: "all residues of a launch have the same length, and no tile begins where they end",
+        ..ANY
+    },
+    Reason {
+        operator: "predicate sense",
+        kernel: &["_forward_sm90_"],
+        text: &["bra"],
+        near: &["max.f32", "=> @%p", "mul.f32", "mov.f32", "0fFF7FFFFF", "max.f32"],
+        kind: Kind::BelowTolerance,
+        why: "with which references a warp begins: far ones are right for any score, and from near ones it goes far when it must",
+        ..ANY
+    },
+    Reason {
+        operator: "compare ",
+        kernel: &["_forward_sm90_"],
+        text: &["setp.gt.f32", "0f47800000"],
+        near: &["ld.param.f32", "=> setp.gt.f32"],
+        kind: Kind::BelowTolerance,
+        why: "with which references a warp begins: far ones are right for any score, and from near ones it goes far when it must",
         ..ANY
     },
 ];
