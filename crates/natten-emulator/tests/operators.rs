@@ -143,3 +143,76 @@ ret;
     assert!(!is_proven("add.s32 %r14, %r6, 2000"));
     assert!(!is_proven("max.s32 %r7, %r6, 224"));
 }
+
+/// Edits that change nothing have proofs, and those beside them that change something have none.
+#[test]
+fn proofs_hold_for_what_changes_nothing_alone() {
+    const TEXT: &str = r"
+.version 7.0
+.target sm_80
+.address_size 64
+.visible .entry k(.param .u64 out, .param .f32 of_scale)
+{
+.reg .pred %p<9>;
+.reg .f32 %f<20>;
+.reg .b32 %r<40>;
+.reg .b64 %rd<20>;
+ld.param.u64 %rd1, [out];
+mov.u32 %r1, %tid.x;
+shr.s32 %r2, %r1, 31;
+shr.u32 %r3, %r2, 28;
+add.s32 %r4, %r1, %r3;
+cvt.rn.f32.s32 %f1, %r4;
+mov.u32 %r5, 1;
+shfl.sync.bfly.b32 %f2, %f1, %r5, 0x1f, 0xffffffff;
+add.f32 %f3, %f1, %f2;
+mov.u32 %r6, 2;
+shfl.sync.bfly.b32 %f4, %f3, %r6, 0x1f, 0xffffffff;
+add.f32 %f5, %f3, %f4;
+mov.u32 %r7, 0;
+shfl.sync.idx.b32 %f6, %f5, %r7, 0x1f, 0xffffffff;
+ld.param.f32 %f7, [of_scale];
+mov.b32 %r8, %f7;
+and.b32 %r9, %r8, 2139095040;
+setp.lt.u32 %p1, %r9, 1065353217;
+selp.f32 %f8, %f6, %f7, %p1;
+setp.lt.s32 %p2, %r1, %r8;
+@%p2 bra OVER;
+setp.eq.s32 %p3, %r8, 1;
+OVER:
+mul.wide.s32 %rd2, %r1, 4;
+add.s64 %rd3, %rd1, %rd2;
+st.global.f32 [%rd3], %f8;
+ret;
+}
+";
+    let module = Module::parse(TEXT).expect("a kernel that parses");
+    let edits = module.edits("k");
+    let has_proof = |from: &str, operator: &str, to: &str| {
+        let is_it = |edit: &&natten_emulator::mutate::Edit| {
+            edit.from.starts_with(from) && edit.operator == operator && edit.to.starts_with(to)
+        };
+        let edit = edits.iter().find(is_it).unwrap_or_else(|| panic!("no {operator} of {from} to {to}"));
+        module.proof("k", edit).is_some()
+    };
+    // What reads a sign of 0 gives 0 for any small number.
+    assert!(has_proof("shr.s32 %r2", "integer literal", "zero"));
+    assert!(!has_proof("shr.s32 %r2", "operation", ""));
+    // Lanes that one exchange made alike may be taken from instead of each other.
+    assert!(has_proof("shfl.sync.bfly.b32 %f4", "shuffle lane", "one more"));
+    assert!(!has_proof("shfl.sync.bfly.b32 %f2", "shuffle lane", "one more"));
+    assert!(!has_proof("shfl.sync.bfly.b32 %f4", "shuffle mode", "shfl(down)"));
+    assert!(has_proof("shfl.sync.idx.b32 %f6", "shuffle lane", "one more"));
+    assert!(has_proof("shfl.sync.idx.b32 %f6", "shuffle mask", "one more"));
+    // Multiples of 2^23.
+    assert!(has_proof("setp.lt.u32 %p1", "integer literal", "one more"));
+    assert!(has_proof("setp.lt.u32 %p1", "compare bound", ""));
+    assert!(!has_proof("setp.lt.u32 %p1", "integer literal", "twice that"));
+    // A branch that skips nothing that is read.
+    assert!(has_proof("setp.lt.s32 %p2", "compare direction", ""));
+    assert!(has_proof("setp.eq.s32 %p3", "compare direction", ""));
+    assert!(!has_proof("setp.lt.u32 %p1", "compare direction", ""));
+    // Bytes before a thread's number, and an address.
+    assert!(has_proof("mul.wide.s32 %rd2", "narrow address", ""));
+    assert!(!has_proof("add.s64 %rd3", "narrow address", ""));
+}

@@ -304,13 +304,14 @@ pub fn parts() -> Vec<Spec> {
 }
 
 /// Lines along each axis, so long that each lane group of a warp, and each warp, has a place of its own along it: what they see
-/// grows from one to the next, stays, and shrinks, so that none of them can do with what another one knows. Three heads, where
-/// a cta takes two.
+/// grows from one to the next, stays, and shrinks, so that none of them can do with what another one knows. One head, so that
+/// neighbours are no heads of one place.
 pub fn lines(longest_row: usize) -> Vec<Spec> {
-    // Queries that a warp takes of a head.
+    // Queries that a warp takes.
     let warp = match longest_row {
-        0..=8 => 64,
-        9..=64 => 32,
+        0..=8 => 128,
+        9..=32 => 64,
+        33..=64 => 32,
         65..=128 => 16,
         _ => 8,
     };
@@ -319,8 +320,8 @@ pub fn lines(longest_row: usize) -> Vec<Spec> {
     let of_shape = |shape: [usize; 3]| {
         let window = shape.map(|extent| extent.div_ceil(3) * 2 - usize::from(extent == 1));
         let causal = shape.map(|extent| extent > 1);
-        let heads = |spec: Spec| spec.heads(3, 3).additional(1);
-        [heads(Spec::na(&shape, &shape).causal(&causal)), heads(Spec::na(&shape, &window))]
+        let specs = [Spec::na(&shape, &shape).causal(&causal), Spec::na(&shape, &window)];
+        specs.map(|spec| spec.additional(1))
     };
     shapes.into_iter().flat_map(of_shape).collect()
 }

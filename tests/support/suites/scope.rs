@@ -28,8 +28,8 @@ pub struct Scope {
     rows: Option<Rows>,
     /// For a kernel of a backward: which half of a list's problems, the other kernel having the other.
     half: Option<usize>,
-    /// Whether kernels on the longest rows share among them what other kernels get each.
-    shares_long: bool,
+    /// Whether kernels share with their siblings what need not be asked of each: long rows, one of a pair.
+    shares: bool,
     /// The folder of golden files.
     pub golden: PathBuf,
     /// Whether forward passes are tried.
@@ -108,7 +108,7 @@ impl Scope {
             tiles_backward: false,
             rows: None,
             half: None,
-            shares_long: true,
+            shares: true,
             golden: golden::folder(),
             forward: true,
             backward: true,
@@ -184,8 +184,8 @@ impl Scope {
     /// it gets by itself.
     pub fn more(mut self, times: usize) -> Self {
         self.types.iter_mut().for_each(|(_, every)| *every = (*every / times).max(1));
-        let (half, shares_long) = (self.half.filter(|_| times == 1), times == 1);
-        Scope { sample: 1, tiles_backward: times > 1, half, shares_long, ..self }
+        let (half, shares) = (self.half.filter(|_| times == 1), times == 1);
+        Scope { sample: 1, tiles_backward: times > 1, half, shares, ..self }
     }
 
     /// The same, always tried on as much as [`Breadth::Wide`] is: where nothing emulates the device.
@@ -244,7 +244,7 @@ impl Scope {
             (true, None) => 3,
             (false, _) => every,
         });
-        let is_long = self.shares_long
+        let is_long = self.shares
             && self.rows.is_some_and(|rows| rows.longest > 256)
             && Breadth::asked() <= Breadth::Usual;
         let is_of_type = |given: &Given| !is_long || given.index % 3 == given.element_type as usize % 3;
@@ -278,7 +278,7 @@ impl Scope {
         let chosen = (self.first + nth) % 2;
         pair.into_iter()
             .enumerate()
-            .filter(|(n, _)| Breadth::asked() > Breadth::Usual || *n == chosen)
+            .filter(|(n, _)| !self.shares || Breadth::asked() > Breadth::Usual || *n == chosen)
             .map(|(_, one)| one)
             .collect()
     }

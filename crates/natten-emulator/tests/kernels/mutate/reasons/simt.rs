@@ -22,6 +22,13 @@ const WRITES: &[&str] = &["and.b32", "setp.ne.s32", "or.pred"];
 const LSE: &[&str] = &["+48]", "setp.eq.s64"];
 const ALIKE: &str = "lanes that agree in their low bits have the same items and write the same";
 
+/// From a window to its half, by a compiler that does not know that it is no negative number.
+const HALF: &[&str] = &[", 31", "add.s32", "shr.s32"];
+const NATURAL: &str = "windows and strides are no negative numbers, so that the highest bit is 0";
+
+/// From half a window on to where one ends.
+const HALF_AND_ON: &[&str] = &[", 31", "add.s32", "shr.s32", "add.s32", "add.s32", ", 1"];
+
 const ONE_ITEM: &str = "a group has one item, which each of its lanes owns: it is the same in whichever of them it is taken from";
 
 pub const REASONS: &[Reason] = &[
@@ -297,6 +304,50 @@ pub const REASONS: &[Reason] = &[
         near: &["setp.lt.s32", ", 1;", "bra"],
         kind: Kind::NeverExecuted,
         why: "aligned rows of at most 8 elements of 16 bits have 8, which are loaded as whole rows are",
+        ..ANY
+    },
+    Reason {
+        operator: "narrow address",
+        kernel: &["natten_backward_", "_simt_"],
+        into: &["add.s64", ", 3;"],
+        kind: Kind::SameValue,
+        why: "rows of statistics lie densely, and they are fewer than 2^31: whoever fills them counts them in 32 bits",
+        ..ANY
+    },
+    Reason {
+        operator: "shuffle mode",
+        kernel: &["_simt_"],
+        text: &["shfl.sync.bfly.b32 %f"],
+        to: "shfl(index)",
+        kind: Kind::SameOutput,
+        why: "of an exchange over half a warp the lower half gets the same, and owners of scores are in it",
+        ..ANY
+    },
+    Reason {
+        operator: "integer literal",
+        kernel: &["_simt_"],
+        text: &["shr.u32", ", 31"],
+        way: HALF,
+        kind: Kind::SameValue,
+        why: NATURAL,
+        ..ANY
+    },
+    Reason {
+        operator: "operation",
+        kernel: &["_simt_"],
+        text: &["add.s32"],
+        way: HALF,
+        kind: Kind::SameValue,
+        why: NATURAL,
+        ..ANY
+    },
+    Reason {
+        operator: "operands swapped",
+        kernel: &["_backward_key_simt_"],
+        text: &["shr.u32", ", 31"],
+        way: HALF_AND_ON,
+        kind: Kind::SameOutput,
+        why: "half a window comes out no less than it is, and a walk that ends later than it need is none the worse: its items tell what they see",
         ..ANY
     },
 ];
