@@ -5,8 +5,10 @@ use std::sync::LazyLock;
 
 use natten::cuda::registry::{self, Facts, Operation as Registered, kernels};
 use natten::cuda::{ComputeCapability, Cuda, CudaError, CudaView, CudaViewMut, Device, Request};
+use natten::plan::{KeyStart, Tiling};
 use natten::{Element, ElementType, Inputs, Output, Problem};
 
+use crate::rng::Rng;
 use crate::subject::{Unsupported, Weights};
 
 /// What a kernel computes.
@@ -103,6 +105,30 @@ pub fn asking_for<D: Device>(cuda: Cuda<D>, kernel: &Shipped) -> Cuda<D> {
         Some(entry) => cuda.with_request(Request { entry: Some(entry), tiling: None }),
         None => cuda,
     }
+}
+
+/// A backend whose forward or backward passes run this kernel on boxes drawn by a number; none if it works on no tiles, or on
+/// boxes that cannot be asked for.
+pub fn in_boxes<D: Device>(cuda: Cuda<D>, kernel: &Shipped, nth: u64) -> Option<Cuda<D>> {
+    let takes_boxes = match kernel.operation {
+        Operation::Forward => true,
+        Operation::BackwardQuery => kernel.capability.major == 8,
+        _ => false,
+    };
+    let tile = registry::by_name(kernel.entry).filter(|_| takes_boxes)?.tile()?;
+    let mut rng = Rng::new(nth);
+    // Sides are powers of two, but for one where warpgroups are three.
+    let mut sides = |tokens: usize| {
+        let bits = tokens.trailing_zeros() as usize;
+        let x = rng.range(0, bits.min(4));
+        let y = rng.range(0, (bits - x).min(4));
+        let mut sides = [1 << x, 1 << y, 1 << (bits - x - y)];
+        sides[rng.range(0, 2)] *= tokens >> bits;
+        sides
+    };
+    let (query_tile, key_tile) = (sides(tile.queries), sides(tile.keys));
+    let tiling = Some(Tiling { query_tile, key_tile, key_start: KeyStart::Dynamic });
+    Some(cuda.with_request(Request { entry: Some(kernel.entry), tiling }))
 }
 
 /// By what name to ask for it. Of a backward the kernel of the queries' gradient is asked for; that of the keys' belongs to

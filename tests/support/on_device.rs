@@ -259,6 +259,12 @@ impl<D: Device> Subject for OnDevice<D> {
         Some(OnDevice { name, cuda, surround, kernel, vast: Some(vast.clone()), spread: Some(spread) })
     }
 
+    fn in_boxes(&self, nth: u64) -> Option<Self> {
+        let cuda = kernels::in_boxes(self.cuda.clone(), self.kernel.as_ref()?, nth)?;
+        let (name, vast) = (format!("{} in boxes {nth}", self.name), self.vast.clone());
+        Some(OnDevice { name, cuda, surround: self.surround, kernel: self.kernel, vast, spread: self.spread })
+    }
+
     fn forward<E: Element>(
         &self,
         problem: &Problem,

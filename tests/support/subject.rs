@@ -39,6 +39,14 @@ pub trait Subject: Send + Sync + 'static {
         None
     }
 
+    /// The same with tiles cut into the boxes of that number, if it works on tiles whose boxes can be asked for.
+    fn in_boxes(&self, _nth: u64) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
     /// Writes every element of `output`; says how it kept its weights. Only a kernel that multiplies on tensor cores may
     /// round them.
     ///

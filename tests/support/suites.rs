@@ -3,6 +3,7 @@
 //! A check is a value, so that a runner can list, filter, time and count them, in a test or on a machine with a GPU. What
 //! problems a subject gets is its [`Scope`].
 
+pub mod boxes;
 pub mod copies;
 pub mod extremes;
 pub mod far;
@@ -14,6 +15,7 @@ pub mod merging;
 pub mod not_a_number;
 pub mod oracle;
 pub mod properties;
+pub mod rising;
 pub mod run;
 pub mod scope;
 pub mod semantics;

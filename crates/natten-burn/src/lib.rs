@@ -44,14 +44,12 @@ mod call;
 mod error;
 mod flex;
 mod module;
-mod params;
 
 use burn::Tensor;
 pub use call::Call;
 pub use error::{ConfigError, Error};
 pub use module::{NeighborhoodAttention, NeighborhoodAttentionConfig};
-pub use natten::{AttentionParams, AxisParams, DynParams, KernelSize, KernelSizePolicy, Params};
-pub use params::MaskParams;
+pub use natten::{AttentionParams, AxisParams, DynParams, KernelSize, KernelSizePolicy, MaskParams, Params};
 
 macro_rules! entries {
     ($(#[$doc:meta])* $forward:ident, $with_lse:ident, $params:ty, $axes:literal, $lse_axes:literal) => {

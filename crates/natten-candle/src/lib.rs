@@ -41,16 +41,14 @@ mod cpu;
 mod cuda;
 mod module;
 mod op;
-mod params;
 mod place;
 
 use candle_core::{Result, Tensor};
-pub use natten::{AttentionParams, AxisParams, DynParams, KernelSize, KernelSizePolicy, Params};
+pub use natten::{AttentionParams, AxisParams, DynParams, KernelSize, KernelSizePolicy, MaskParams, Params};
 
 pub use module::{
     NeighborhoodAttention, NeighborhoodAttention1d, NeighborhoodAttention2d, NeighborhoodAttention3d,
 };
-pub use params::MaskParams;
 use place::Arrangement;
 
 macro_rules! entries {

@@ -9,7 +9,7 @@ use natten::{Inputs, Saved};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 
-use crate::params::MaskParams;
+use crate::MaskParams;
 use crate::place::{Arrangement, GradientsOf3, Place};
 
 /// What a forward gives: the output, its shape, and the log-sum-exp if it was asked for.

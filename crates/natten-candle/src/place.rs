@@ -5,7 +5,7 @@ use candle_core::{DType, Error, Layout as CandleLayout, Result, Shape, Tensor, b
 use natten::{ElementType, Inputs, Layout, Role};
 
 use crate::op::Request;
-use crate::params::MaskParams;
+use crate::MaskParams;
 
 /// A tensor of a call inside a storage. The offset and the strides count elements.
 pub(crate) struct Place<'a, S> {

@@ -145,6 +145,8 @@ pub(crate) struct Kernel {
 pub(crate) struct Origin {
     /// Of each instruction: d, a, b, c.
     pub slots: Vec<[Slot; 4]>,
+    /// Of each instruction, or `NONE`.
+    pub guards: Vec<Slot>,
     /// Of each register the one instruction that writes it.
     pub definitions: Vec<Option<u32>>,
     /// Of each register how many do.

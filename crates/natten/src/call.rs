@@ -2,53 +2,11 @@
 
 use natten_core::call::{GradientViews, InputViews, OutputViews, SavedViews};
 use natten_core::{
-    AttentionParams, Backend, BackwardCall, DynParams, ElementType, Error, ForwardCall, Gradients,
-    InputElement, Inputs, Layout, Output, Params, Problem, ProblemError, Role, Saved, Sequences,
+    Backend, BackwardCall, Error, ForwardCall, Gradients, InputElement, Inputs, Output, Problem, Role, Saved,
 };
 
+use crate::mask::Mask;
 use crate::operand::{Operand, OperandMut};
-
-/// Which keys each query sees: turns operands into a validated [`Problem`].
-pub trait Mask {
-    /// The problem that these operands pose.
-    ///
-    /// # Errors
-    /// The rule that is broken.
-    fn problem(&self, inputs: &Inputs<Layout>, element_type: ElementType) -> Result<Problem, ProblemError>;
-}
-
-impl<const RANK: usize> Mask for Params<RANK> {
-    fn problem(&self, inputs: &Inputs<Layout>, element_type: ElementType) -> Result<Problem, ProblemError> {
-        Problem::new(&self.to_dyn(), inputs, element_type)
-    }
-}
-
-impl Mask for DynParams {
-    fn problem(&self, inputs: &Inputs<Layout>, element_type: ElementType) -> Result<Problem, ProblemError> {
-        Problem::new(self, inputs, element_type)
-    }
-}
-
-impl Mask for AttentionParams {
-    fn problem(&self, inputs: &Inputs<Layout>, element_type: ElementType) -> Result<Problem, ProblemError> {
-        Problem::attention(self, inputs, element_type)
-    }
-}
-
-/// Plain attention inside each sequence of a packed batch.
-#[derive(Clone, Copy, Debug)]
-pub struct Packed<'a> {
-    /// Causality and scale.
-    pub params: AttentionParams,
-    /// Where each sequence begins.
-    pub sequences: &'a Sequences,
-}
-
-impl Mask for Packed<'_> {
-    fn problem(&self, inputs: &Inputs<Layout>, element_type: ElementType) -> Result<Problem, ProblemError> {
-        Problem::packed_attention(&self.params, self.sequences, inputs, element_type)
-    }
-}
 
 /// An output and its log-sum-exp, owned by the device.
 pub type OutAndLse<B, E> = (<B as Backend>::Tensor<<E as InputElement>::Out>, <B as Backend>::Tensor<f32>);

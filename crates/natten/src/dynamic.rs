@@ -10,7 +10,8 @@ use natten_core::{Tensor, TensorView, TensorViewMut};
 
 #[cfg(feature = "cpu")]
 use crate::Host;
-use crate::call::{Call, Mask};
+use crate::call::Call;
+use crate::mask::Mask;
 
 /// A tensor on `B` to read, of any element type.
 #[non_exhaustive]

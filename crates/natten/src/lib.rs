@@ -27,10 +27,12 @@
 
 mod call;
 pub mod dynamic;
+mod mask;
 mod merge;
 mod operand;
 
-pub use call::{Call, Mask, OutAndLse, Packed};
+pub use call::{Call, OutAndLse};
+pub use mask::{Mask, MaskParams, Packed};
 pub use merge::{merge_attentions, merge_attentions_backward, merge_attentions_into};
 pub use natten_core::{
     AttentionParams, AxisParams, Backend, BackwardCall, DynParams, Element, ElementType, Error, ForwardCall,

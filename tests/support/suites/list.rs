@@ -290,6 +290,19 @@ fn grids() -> Vec<Spec> {
     ]
 }
 
+/// Few rows that meet so many columns that backward passes on tiles share them out, and add up in the end what each part has
+/// found: by turns few queries and few keys, along the axis and by the heads that share keys, on all axes.
+pub fn parts() -> Vec<Spec> {
+    vec![
+        Spec::attention(9, 1100, false).additional(70),
+        Spec::attention(1100, 9, false),
+        Spec::attention(70, 300, true).heads(4, 1).batch(2),
+        Spec::na(&[2, 3, 11], &[2, 2, 7]).heads(32, 1),
+        Spec::na(&[2, 3, 180], &[2, 3, 180]),
+        Spec::attention(300, 130, true).from_end().heads(4, 1).batch(2),
+    ]
+}
+
 /// For scores that are all far below 0, so that a key that is not there weighs most: ends of axes inside a tile, and of
 /// additional keys.
 pub fn negative() -> Vec<Spec> {

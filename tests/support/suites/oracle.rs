@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use natten::{Element, ElementType, Gradients, Inputs, Output, Problem, Saved, Tensor, reference};
 
 use super::scope::Given;
-use super::{Check, Scope, Suite, extremes, far, gradients_of_nan, list, not_a_number};
+use super::{Check, Scope, Suite, boxes, extremes, far, gradients_of_nan, list, not_a_number, rising};
 use crate::compare::{assert_close, largest};
 use crate::dense::{self, Summed, Weights};
 use crate::in_type;
@@ -37,6 +37,11 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
         let given = (&given, Arrangements::all(given.place));
         in_type!(given.0.element_type, E => each_pass::<E, S>(&mut checks, passes, "paths", given, once));
     }
+    let parts = scope.has_tiles() && scope.backward && scope.is_kernel();
+    for given in parts.then(|| scope.every(&list::parts())).into_iter().flatten() {
+        let given = (&given, Arrangements::all(given.place));
+        in_type!(given.0.element_type, E => each_pass::<E, S>(&mut checks, passes, "parts", given, once));
+    }
     for given in scope.every(&list::negative()) {
         let given = (&given, Arrangements::all(given.place));
         in_type!(given.0.element_type, E => each_pass::<E, S>(&mut checks, passes, "negative", given, negative));
@@ -56,6 +61,8 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
         checks.extend(not_a_number::checks(scope));
     }
     extremes::checks(&mut checks, scope);
+    rising::checks(&mut checks, scope);
+    boxes::checks(&mut checks, scope);
     far::checks(&mut checks, scope);
     gradients_of_nan::checks(&mut checks, scope);
     Suite { name: "oracle", checks: scope.sampled(checks) }

@@ -173,7 +173,8 @@ impl Decoder<'_> {
             }
         }
         let slots = self.code.iter().map(|inst| [inst.d, inst.a, inst.b, inst.c]).collect();
-        Origin { slots, definitions, writes, reads, specials: specials.to_vec() }
+        let guards = self.code.iter().map(|inst| inst.guard).collect();
+        Origin { slots, guards, definitions, writes, reads, specials: specials.to_vec() }
     }
 
     fn statement(&mut self, st: &Statement) -> Decoded<()> {

@@ -1,7 +1,7 @@
 //! 64-bit sums and products that end as addresses of shared memory, of which there are fewer than 2^18: cut to 32 bits they stay
 //! what they are.
 
-use super::bits::possible;
+use super::wide::values;
 use super::{Edit, operators};
 use crate::inst::*;
 use crate::module::Kernel;
@@ -9,18 +9,14 @@ use crate::module::Kernel;
 /// Uses and definitions followed behind one another.
 const DEPTH: u32 = 6;
 /// No address in shared memory is as large.
-const SHARED_END: i128 = 1 << 24;
+const SHARED_END: i64 = 1 << 24;
 
-/// Why a result that is cut to 32 bits is the same, if what it is made of or what becomes of it tells.
+/// Why a result that is cut to 32 bits is the same, if what becomes of it tells.
 pub(super) fn proof(kernel: &Kernel, edit: &Edit) -> Option<String> {
     if edit.operator != operators::NARROW {
         return None;
     }
     let [result, ..] = kernel.origin.slots[edit.instruction];
-    let fits = |(low, high): (i128, i128)| low >= i128::from(i32::MIN) && high <= i128::from(i32::MAX);
-    if let Some(range) = computed(kernel, edit.instruction, DEPTH).filter(|range| fits(*range)) {
-        return Some(format!("it is {}..={}", range.0, range.1));
-    }
     let is_address = result != NONE && is_of_shared(kernel, result, DEPTH);
     is_address.then(|| "all it is used for are addresses in shared memory".to_owned())
 }
@@ -36,14 +32,11 @@ fn is_of_shared(kernel: &Kernel, slot: Slot, depth: u32) -> bool {
             // One that is stored as well is read twice.
             let is_once = reads.iter().filter(|&&other| other == at).count() == 1;
             let is_small = |slot: Slot| {
-                range(kernel, slot, depth).is_some_and(|(low, high)| low > -SHARED_END && high < SHARED_END)
+                values(kernel, slot, depth).is_some_and(|(low, high)| low > -SHARED_END && high < SHARED_END)
             };
             match inst.op {
                 Op::Load(access) | Op::Store(access) => {
-                    is_once
-                        && a == slot
-                        && access.space == Space::Shared
-                        && inst.imm.abs() < SHARED_END as i64
+                    is_once && a == slot && access.space == Space::Shared && inst.imm.abs() < SHARED_END
                 }
                 Op::Int2(Int2::Add, IntTy::W64) => {
                     let other = if a == slot { b } else { a };
@@ -57,49 +50,6 @@ fn is_of_shared(kernel: &Kernel, slot: Slot, depth: u32) -> bool {
                 _ => false,
             }
         })
-}
-
-/// Lowest and highest value of a 64-bit register or literal, if they are known.
-fn range(kernel: &Kernel, slot: Slot, depth: u32) -> Option<(i128, i128)> {
-    if slot == NONE || depth == 0 {
-        return None;
-    }
-    if slot & CONST != 0 {
-        let bits = kernel.constants.wides.get((slot ^ CONST) as usize)?[0];
-        return Some((i128::from(bits as i64), i128::from(bits as i64)));
-    }
-    let at = kernel.origin.definitions.get(slot as usize).copied().flatten()? as usize;
-    let is_plain = kernel.origin.slots[at][0] == slot && kernel.code[at].guard == NONE;
-    is_plain.then(|| computed(kernel, at, depth)).flatten()
-}
-
-/// The same of a register of 32 bits, where it cannot be negative.
-fn natural(kernel: &Kernel, slot: Slot, depth: u32) -> Option<(i128, i128)> {
-    let bits = possible(kernel, slot, depth);
-    (bits >> 31 == 0).then_some((0, i128::from(bits)))
-}
-
-/// The same of what an instruction gives.
-fn computed(kernel: &Kernel, at: usize, depth: u32) -> Option<(i128, i128)> {
-    let [_, a, b, c] = kernel.origin.slots[at];
-    let wide = |slot: Slot| range(kernel, slot, depth - 1);
-    let word = |slot: Slot| natural(kernel, slot, depth + 6);
-    let product = || Some((0, word(a)?.1 * word(b)?.1));
-    let plus = |a: (i128, i128), b: (i128, i128)| (a.0 + b.0, a.1 + b.1);
-    let value = match kernel.code[at].op {
-        Op::Mov64 => wide(a)?,
-        Op::Int2(Int2::Add, IntTy::W64) => plus(wide(a)?, wide(b)?),
-        Op::MulWide { ty: IntTy::W32, .. } => product()?,
-        Op::MadWide { ty: IntTy::W32, .. } => plus(product()?, wide(c)?),
-        Op::Convert(convert) if convert.from.bytes() == 4 && !convert.from.is_float() => word(a)?,
-        Op::Selp64 => {
-            let (a, b) = (wide(a)?, wide(b)?);
-            (a.0.min(b.0), a.1.max(b.1))
-        }
-        _ => return None,
-    };
-    let is_whole = value.0 >= i128::from(i64::MIN) && value.1 <= i128::from(i64::MAX);
-    is_whole.then_some(value)
 }
 
 #[cfg(test)]

@@ -13,9 +13,11 @@ mod constants;
 mod operands;
 mod operators;
 mod ranges;
+mod reach;
 mod sample;
 mod site;
 mod synchronisation;
+mod wide;
 
 use crate::inst::{Inst, Slot};
 use crate::module::Module;
@@ -70,10 +72,12 @@ impl Module {
         self.entry(entry).map(|entry| operators::all(&entry.kernel)).unwrap_or_default()
     }
 
-    /// Why an edit of `entry` changes nothing, where the instruction's operands or what becomes of its result tell.
+    /// Why an edit of `entry` changes nothing, where operands tell, its own or those of branches on the way to it, or what becomes
+    /// of its result.
     pub fn proof(&self, entry: &str, edit: &Edit) -> Option<String> {
         let kernel = &self.entry(entry)?.kernel;
-        [ranges::proof, bits::proof, addresses::proof].into_iter().find_map(|proof| proof(kernel, edit))
+        let proofs = [ranges::proof, wide::proof, bits::proof, addresses::proof, reach::proof];
+        proofs.into_iter().find_map(|proof| proof(kernel, edit))
     }
 
     /// The module with one edit made in `entry`, of which it was an edit.

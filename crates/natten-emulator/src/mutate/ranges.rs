@@ -9,14 +9,14 @@ use crate::module::{Kernel, SpecialRegister};
 
 /// Lowest and highest value, as a signed number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Range {
-    low: i64,
-    high: i64,
+pub(super) struct Range {
+    pub low: i64,
+    pub high: i64,
 }
 
-const ANY: Range = Range { low: i32::MIN as i64, high: i32::MAX as i64 };
+pub(super) const ANY: Range = Range { low: i32::MIN as i64, high: i32::MAX as i64 };
 /// Definitions followed behind one another.
-const DEPTH: u32 = 12;
+pub(super) const DEPTH: u32 = 12;
 
 impl Range {
     fn of(low: i64, high: i64) -> Self {
@@ -28,7 +28,7 @@ impl Range {
         Range::of(value as i32 as i64, value as i32 as i64)
     }
 
-    fn single(self) -> Option<i64> {
+    pub fn single(self) -> Option<i64> {
         (self.low == self.high).then_some(self.low)
     }
 }
@@ -82,7 +82,7 @@ pub(super) fn proof(kernel: &Kernel, edit: &Edit) -> Option<String> {
 }
 
 /// The values of a register or a literal of 32 bits.
-fn range(kernel: &Kernel, slot: Slot, depth: u32) -> Range {
+pub(super) fn range(kernel: &Kernel, slot: Slot, depth: u32) -> Range {
     if slot == NONE || depth == 0 {
         return ANY;
     }
@@ -104,12 +104,34 @@ fn range(kernel: &Kernel, slot: Slot, depth: u32) -> Range {
             let (a, b) = (of(a), of(b));
             Range { low: a.low.min(b.low), high: a.high.max(b.high) }
         }
+        Op::Int2(Int2::Sub, IntTy::W32) => {
+            remainder(kernel, a, b, depth).unwrap_or_else(|| computed(Int2::Sub, [of(a), of(b)]))
+        }
         Op::Int2(op, IntTy::W32) => computed(op, [of(a), of(b)]),
         Op::Int3(Int3::MadLo, IntTy::W32) => {
             computed(Int2::Add, [computed(Int2::MulLo, [of(a), of(b)]), of(c)])
         }
         _ => ANY,
     }
+}
+
+/// What is left of a natural number `a` without the multiple of a power of two that `b` is: compilers write `a % 32` as
+/// `a - (a + 0 & -32)`.
+fn remainder(kernel: &Kernel, a: Slot, b: Slot, depth: u32) -> Option<Range> {
+    let defined = |slot: Slot| {
+        let at = kernel.origin.definitions.get(slot as usize).copied().flatten()? as usize;
+        let ([d, a, b, _], Op::Int2(op, IntTy::W32)) = (kernel.origin.slots[at], kernel.code[at].op) else {
+            return None;
+        };
+        (d == slot && kernel.code[at].guard == NONE).then_some((op, a, b))
+    };
+    let of = |slot: Slot| range(kernel, slot, depth - 1);
+    let (Int2::And, whole, mask) = defined(b)? else { return None };
+    let step = -of(mask).single()?;
+    let is_power = step > 0 && step & (step - 1) == 0;
+    let is_same = whole == a
+        || matches!(defined(whole), Some((Int2::Add, first, more)) if first == a && of(more).single() == Some(0));
+    (is_power && is_same && of(a).low >= 0).then(|| Range::of(0, step - 1))
 }
 
 /// Whether all lanes of a warp have the same value: they share what is not counted in lanes.
@@ -174,6 +196,7 @@ fn computed(op: Int2, [a, b]: [Range; 2]) -> Range {
         Int2::MulLo if is_natural && a.high < 1 << 31 && b.high < 1 << 31 => {
             Range::of(a.low * b.low, a.high.saturating_mul(b.high))
         }
+        Int2::And if a.single().is_some() && b.single().is_some() => Range::of(a.low & b.low, a.low & b.low),
         Int2::And if a.low >= 0 || b.low >= 0 => {
             let high = [a, b].iter().filter(|r| r.low >= 0).map(|r| r.high).min();
             Range::of(0, high.unwrap_or(ANY.high))
@@ -192,19 +215,20 @@ fn computed(op: Int2, [a, b]: [Range; 2]) -> Range {
 }
 
 /// The outcome of a comparison whatever the values, if there is one.
-fn decided(cmp: Cmp, ty: Ty, [a, b]: [Range; 2]) -> Option<bool> {
+pub(super) fn decided(cmp: Cmp, ty: Ty, [a, b]: [Range; 2]) -> Option<bool> {
     // Natural numbers compare alike whatever the sign of the type.
     if !ty.is_signed() && (a.low < 0 || b.low < 0) {
         return None;
     }
-    let (below, above, apart) = (a.high < b.low, a.low > b.high, a.high < b.low || a.low > b.high);
+    let (below, above) = (a.high < b.low, a.low > b.high);
+    let (apart, same) = (below || above, a.single().is_some() && a == b);
     match cmp {
         Cmp::Lt => below.then_some(true).or((a.low >= b.high).then_some(false)),
         Cmp::Le => (a.high <= b.low).then_some(true).or(above.then_some(false)),
         Cmp::Gt => above.then_some(true).or((a.high <= b.low).then_some(false)),
         Cmp::Ge => (a.low >= b.high).then_some(true).or(below.then_some(false)),
-        Cmp::Eq => apart.then_some(false),
-        Cmp::Ne => apart.then_some(true),
+        Cmp::Eq => apart.then_some(false).or(same.then_some(true)),
+        Cmp::Ne => apart.then_some(true).or(same.then_some(false)),
         _ => None,
     }
 }

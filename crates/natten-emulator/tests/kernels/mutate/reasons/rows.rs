@@ -36,11 +36,39 @@ pub const REASONS: &[Reason] = &[
         ..ANY
     },
     Reason {
-        operator: "operands swapped",
-        kernel: &["natten_sum_partials_"],
-        text: &["sub.s32"],
+        operator: "compare of NaN",
+        kernel: &["natten_delta_"],
+        text: &["setp.lt.f32", "0f4C800000"],
         kind: Kind::SameValue,
-        why: "what is summed are gradients of additional keys, all along the last axis of tokens: other coordinates are 0",
+        why: "a log-sum-exp that is no number has left before, and what is clamped is one",
+        ..ANY
+    },
+    Reason {
+        operator: "predicate sense",
+        kernel: &["natten_delta_"],
+        near: &["shfl.sync.bfly", "setp.ne.s32", "bra", "ld.param.u64"],
+        kind: Kind::SameOutput,
+        why: "every lane of a warp holds its row's sum, so whichever stores it stores the same",
+        ..ANY
+    },
+    Reason {
+        operator: "integer literal",
+        kernel: &["natten_delta_"],
+        text: &["mov.u32"],
+        near: &["mov.u32", "shfl.sync.bfly", "add.f32", "shfl.sync.bfly", "add.f32"],
+        to: "negative",
+        kind: Kind::BelowTolerance,
+        why: "the masks of an exchange over all lanes still reach each lane once: the same sum in another order",
+        ..ANY
+    },
+    Reason {
+        operator: "integer literal",
+        kernel: &["natten_merge_backward_"],
+        text: &["mov.u32"],
+        near: &["mov.u32", "shfl.sync.bfly", "add.f32", "shfl.sync.bfly", "add.f32"],
+        to: "negative",
+        kind: Kind::BelowTolerance,
+        why: "the masks of an exchange over all lanes still reach each lane once: the same sum in another order",
         ..ANY
     },
 ];

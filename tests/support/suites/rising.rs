@@ -1,0 +1,88 @@
+//! Scores that rise from tile to tile, so that what weights are relative to must move again and again: to a little above what it
+//! was, or far away, of every row of a tile or of some.
+//!
+//! A score is a step that all keys of a part of the axis share, plus a small number of the key's own, largest for one key of the
+//! part, so that of the lanes that share a row one alone has seen it. Both are exact whatever the unit, and so is their sum.
+
+use natten::{Inputs, Tensor};
+
+use super::oracle::{Arrangements, Expected};
+use super::{Check, Scope};
+use crate::in_type;
+use crate::spec::{Case, Spec};
+use crate::subject::Subject;
+
+/// How scores rise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rise {
+    /// By 16 from part to part.
+    Near,
+    /// By 2^16.
+    Far,
+}
+
+/// Rows that rise, by head: all, and either half of sixteen neighbours, which a warp holds apart.
+const ROWS: [fn(usize) -> bool; 3] = [|_| true, |row| row % 16 < 8, |row| row % 16 >= 8];
+
+/// Keys that every query sees, and windows; on tiles the first are whole tiles, the others begin and end inside of some.
+pub fn checks<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
+    if !scope.is_kernel() || !scope.forward {
+        return;
+    }
+    // The largest tiles of keys are two parts.
+    let part = if scope.has_tiles() { 64 } else { 4 };
+    let whole = Spec::attention(3 * part / 2, 7 * part + 12, false);
+    let windows = Spec::na(&[9 * part / 2], &[5 * part / 2]);
+    let all = [(&whole, Rise::Near), (&windows, Rise::Near), (&whole, Rise::Far), (&windows, Rise::Far)];
+    for (nth, (spec, rise)) in all.into_iter().enumerate() {
+        let spec = spec.clone().heads(ROWS.len(), 1).scale(1.0);
+        for given in scope.alone(&spec, nth) {
+            let (at, spec, element_type) = (Arrangements::all(given.place), given.spec, given.element_type);
+            let name = format!("oracle rising {rise:?} {nth} {element_type}");
+            checks.push(Check::new(name, spec.clone(), move |subject: &S| {
+                in_type!(element_type, E => {
+                    let case = rising(&spec, rise, part);
+                    Expected::<E>::of(&case).once(true).check_forward(subject, at)
+                })
+            }));
+        }
+    }
+}
+
+/// Queries have one component for the step and one for the key's own number; where rows are too short for both, the step's alone.
+fn rising(spec: &Spec, rise: Rise, part: usize) -> Case {
+    let (step, own, scale) = match rise {
+        Rise::Near => (1.0, 1.0, 1.0),
+        // The own part is a small number of f16, too.
+        Rise::Far => (1.0, 2f64.powi(-16), 65536.0),
+    };
+    let unit = if rise == Rise::Near { 16.0 } else { 1.0 };
+    let drawn = spec.clone().scale(scale).draw(6200);
+    let dim = spec.head_dim;
+    let heads = ROWS.len();
+    let query = |i: usize| {
+        let (row, component) = (i / dim, i % dim);
+        match component {
+            0 if ROWS[row % heads](row / heads) => step,
+            1 => own,
+            _ => 0.0,
+        }
+    };
+    let key = |i: usize| {
+        let (token, component) = (i / dim, i % dim);
+        match component {
+            // The first tile rises by nothing.
+            0 => unit * (token / part).saturating_sub(1) as f64,
+            1 if token % part == part / 3 => 9.0,
+            1 => (token * 7 % 5) as f64 - 2.0,
+            _ => 0.0,
+        }
+    };
+    let Inputs { query: q, key: k, .. } = &drawn.inputs;
+    let inputs = Inputs {
+        query: Tensor::from_fn(q.shape(), query).expect("its shape"),
+        key: Tensor::from_fn(k.shape(), key).expect("its shape"),
+        ..drawn.inputs.clone()
+    };
+    Case { inputs, ..drawn }
+}
