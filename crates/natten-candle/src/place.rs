@@ -4,8 +4,8 @@ use candle_core::backend::BackendStorage;
 use candle_core::{DType, Error, Layout as CandleLayout, Result, Shape, Tensor, bail};
 use natten::{ElementType, Inputs, Layout, Role};
 
-use crate::op::Request;
 use crate::MaskParams;
+use crate::op::Request;
 
 /// A tensor of a call inside a storage. The offset and the strides count elements.
 pub(crate) struct Place<'a, S> {

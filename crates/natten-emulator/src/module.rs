@@ -150,9 +150,11 @@ pub(crate) struct Origin {
     /// Of each register the one instruction that writes it.
     pub definitions: Vec<Option<u32>>,
     /// Of each register how many do.
-    pub writes: Vec<u32>,
-    /// Of each register the instructions that read it, once for each operand.
-    pub reads: Vec<Vec<u32>>,
+    pub written: Vec<u32>,
+    /// Of each register the instructions that read it, or have it for a guard, once for each operand.
+    pub readers: Vec<Vec<u32>>,
+    /// Of each instruction the registers that it writes.
+    pub writes: Vec<Box<[Slot]>>,
     /// Registers that are special ones.
     pub specials: Vec<(Slot, SpecialRegister)>,
 }

@@ -117,6 +117,7 @@ and.b32 %r12, %r11, 3;
 setp.ne.s32 %p2, %r12, 0;
 @!%p2 bra $L_four;
 add.s32 %r13, %r6, 1000;
+st.global.u32 [%rd1], %r13;
 $L_four:
 setp.lt.s32 %p3, %r15, 5;
 @%p3 bra $L_end;

@@ -10,7 +10,7 @@ use crate::compare::each_within;
 use crate::in_type;
 use crate::place::{Place, Placed};
 use crate::spec::Spec;
-use crate::subject::{Subject, Unsupported};
+use crate::subject::{Subject, Unsupported, Weights};
 use crate::tolerance::rounding;
 
 /// Beyond such scales gradients of scores leave f32.
@@ -145,82 +145,144 @@ fn hard_gradients<E: Element, S: Subject>(
     Ok(())
 }
 
-/// Results that lie halfway between two numbers of the element type, exactly: each goes to the even one, once down and once up.
-/// Infinity stays what it is.
+/// Results that lie halfway between two numbers of the element type, exactly: each goes to the even one, once down and once up, in
+/// each component and for every item of a lane group. Infinity stays what it is.
 fn ties<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
-    let spec = if scope.forward { Spec::attention(1, 2, false) } else { Spec::attention(2, 1, false) };
-    for Given { element_type, spec, .. } in scope.alone(&spec.dims(16, 16).scale(1.0), 0) {
+    let spec = Spec::attention(5, if scope.forward { 2 } else { 5 }, false).dims(16, 16).scale(1.0);
+    for Given { index, element_type, spec, .. } in (0..2).flat_map(|nth| scope.alone(&spec, nth)) {
         let is_forward = scope.forward;
-        checks.push(Check::new(format!("oracle ties {element_type}"), spec.clone(), move |subject| {
-            in_type!(element_type, E => if is_forward {
-                ties_of_outputs::<E, S>(subject, &spec)
-            } else {
-                ties_of_gradients::<E, S>(subject, &spec)
-            })
-        }));
+        checks.push(Check::new(
+            format!("oracle ties {index} {element_type}"),
+            spec.clone(),
+            move |subject| {
+                in_type!(element_type, E => if is_forward {
+                    ties_of_outputs::<E, S>(subject, &spec)
+                } else {
+                    ties_of_gradients::<E, S>(subject, &spec)?;
+                    infinite_gradients::<E, S>(subject, &spec)
+                })
+            },
+        ));
     }
 }
 
-/// A tensor of zeros but for some elements.
-fn zeros_but<E: Element>(like: &Tensor<E>, elements: &[(usize, f64)]) -> Tensor<E> {
-    let at = |i: usize| elements.iter().find(|(at, _)| *at == i).map_or(0.0, |(_, value)| *value);
-    Tensor::from_fn(like.shape(), |i| E::from_f64(at(i))).expect("its shape")
+/// A tensor of the shape of another whose rows, or whose elements where there are no rows, are given by their number, and within
+/// them by that of the component.
+fn of_rows<E: Element>(shape: &[usize], width: usize, at: impl Fn(usize, usize) -> f64) -> Tensor<E> {
+    Tensor::from_fn(shape, |i| E::from_f64(at(i / width, i % width))).expect("small")
 }
 
-fn assert_bits<E: Element>(what: &str, found: &[E], expected: &[f64]) {
-    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
-        let expected = E::from_f64(*expected);
+fn assert_bits<E: Element>(
+    what: &str,
+    found: &Tensor<E>,
+    width: usize,
+    expected: impl Fn(usize, usize) -> f64,
+) {
+    for (i, found) in found.as_slice().iter().enumerate() {
+        let expected = E::from_f64(expected(i / width, i % width));
         assert!(found.to_f64() == expected.to_f64(), "{what}[{i}] is {found:?}, expected {expected:?}");
     }
 }
 
-/// Means of two values with equal weights.
+/// Means of two values with equal weights; one of them may be infinite.
 fn ties_of_outputs<E: Element, S: Subject>(subject: &S, spec: &Spec) -> Result<(), Unsupported> {
     let drawn = spec.draw(31).rounded::<E>();
     // One unit in the last place of 1.
     let unit = 2.0 * rounding::<E>();
     let columns =
         [[1.0, 1.0 + unit], [1.0 + unit, 1.0 + 2.0 * unit], [-1.0 - unit, -1.0], [f64::INFINITY, 1.0]];
-    let width = spec.head_dim_v;
-    let values: Vec<(usize, f64)> = (0..width.min(columns.len()))
-        .flat_map(|column| [0, 1].map(|key| (key * width + column, columns[column][key])))
-        .collect();
-    let inputs =
-        Inputs::new(zeros_but(&drawn.query, &[]), drawn.key.clone(), zeros_but(&drawn.value, &values));
-    let found = subject.attend(&spec.problem(E::TYPE), &inputs)?;
-    let means = columns.map(|[a, b]| (a + b) / 2.0);
-    assert_bits(
-        &format!("{} {} mean", subject.name(), E::TYPE),
-        found.out.as_slice(),
-        &means[..width.min(4)],
-    );
+    let (dim, width) = (spec.head_dim, spec.head_dim_v);
+    for turn in 0..columns.len() {
+        let column = |component: usize| columns[(component + turn) % columns.len()];
+        let query = of_rows(drawn.query.shape(), dim, |_, _| 0.0);
+        let value = of_rows(drawn.value.shape(), width, |key, component| column(component)[key]);
+        let inputs = Inputs::new(query, drawn.key.clone(), value);
+        let found = subject.attend(&spec.problem(E::TYPE), &inputs)?;
+        let what = format!("{} {} mean", subject.name(), E::TYPE);
+        assert_bits(&what, &found.out, width, |_, component| column(component).iter().sum::<f64>() / 2.0);
+    }
     Ok(())
 }
 
-/// Of two queries that see one key and score 0: its value's gradient is the sum of theirs, that of scores the incoming one of the
-/// log-sum-exp.
+/// Operands of a backward whose scores are all 0, and whose log-sum-exp says so: each weight is 1.
+struct Even<E: Element> {
+    problem: Problem,
+    inputs: Inputs<Tensor<E>>,
+    out: Tensor<E>,
+    lse: Tensor<f32>,
+    d_out: Tensor<E>,
+    d_lse: Tensor<f32>,
+}
+
+impl<E: Element> Even<E> {
+    /// Zeros.
+    fn of(spec: &Spec) -> Self {
+        let problem = spec.problem(E::TYPE);
+        let zeros = |shape: &[usize]| Tensor::<E>::zeros(shape).expect("small");
+        let scalars = || Tensor::<f32>::zeros(&problem.lse_shape()).expect("small");
+        let inputs = spec.shapes().map(|shape| zeros(shape));
+        let rows = || zeros(&problem.out_shape());
+        Even { inputs, out: rows(), lse: scalars(), d_out: rows(), d_lse: scalars(), problem }
+    }
+
+    fn gradients<S: Subject>(&self, subject: &S) -> Result<Inputs<Tensor<E>>, Unsupported> {
+        let Even { problem, inputs, out, lse, d_out, d_lse } = self;
+        subject.differentiate(problem, inputs, &Saved { out, lse, d_out, d_lse: Some(d_lse) })
+    }
+}
+
+/// The gradient of a value is the sum of those of outputs; that of a score is the incoming one of its query's log-sum-exp, with
+/// which the queries' and the keys' gradients are made of keys and of queries that are 1 in one row alone.
 fn ties_of_gradients<E: Element, S: Subject>(subject: &S, spec: &Spec) -> Result<(), Unsupported> {
     let (dim, width, half) = (spec.head_dim, spec.head_dim_v, rounding::<E>());
-    let problem = spec.problem(E::TYPE);
-    let drawn = spec.draw(32);
-    let rounded = drawn.rounded::<E>();
-    // Whatever both have, their product is 0.
-    let query = zeros_but(&rounded.query, &[(1, 1.0), (dim + 2, 1.0)]);
-    let inputs = Inputs::new(query, zeros_but(&rounded.key, &[(0, 1.0)]), zeros_but(&rounded.value, &[]));
-    let out = Tensor::<E>::zeros(&problem.out_shape()).expect("small");
-    let lse = Tensor::<f32>::zeros(&problem.lse_shape()).expect("small");
-    let d_out = [(0, 1.0), (width, half), (1, 1.0 + 2.0 * half), (width + 1, half)];
-    let d_out = zeros_but(&drawn.d_out.cast::<E>(), &d_out[..if width > 1 { 4 } else { 2 }]);
-    let scores = [1.0 + half, 1.0 + 3.0 * half];
-    let d_lse = Tensor::from_fn(&problem.lse_shape(), |i| scores[i] as f32).expect("small");
-    let saved = Saved { out: &out, lse: &lse, d_out: &d_out, d_lse: Some(&d_lse) };
-    let found = subject.differentiate(&problem, &inputs, &saved)?;
     let what = |role: &str| format!("{} {} gradient of {role}", subject.name(), E::TYPE);
-    let [first, second] = [0, 1].map(|i| f64::from(d_lse.as_slice()[i]));
-    assert_bits(&what("query"), &found.query.as_slice()[..1], &[first]);
-    assert_bits(&what("query"), &found.query.as_slice()[dim..][..1], &[second]);
-    assert_bits(&what("key"), &found.key.as_slice()[..3], &[0.0, first, second]);
-    let sums = [1.0 + half, 1.0 + 3.0 * half];
-    assert_bits(&what("value"), &found.value.as_slice()[..width.min(2)], &sums[..width.min(2)]);
+    let summands = [[1.0, half], [1.0 + 2.0 * half, half]];
+    let ties = [1.0 + half, 1.0 + 3.0 * half];
+    for turn in 0..2 {
+        let tie = |n: usize| ties[(n + turn) % 2];
+        let mut even = Even::<E>::of(spec);
+        even.inputs.key = of_rows(even.inputs.key.shape(), dim, |row, _| f64::from(u8::from(row == 0)));
+        even.d_lse = of_rows(even.lse.shape(), 1, |row, _| tie(row));
+        even.d_out = of_rows(even.out.shape(), width, |row, component| {
+            if row < 2 { summands[(component + turn) % 2][row] } else { 0.0 }
+        });
+        let found = even.gradients(subject)?;
+        let of_f32 = |n: usize| f64::from(tie(n) as f32);
+        assert_bits(&what("query"), &found.query, dim, |row, _| of_f32(row));
+        assert_bits(&what("value"), &found.value, width, |_, component| tie(component));
+
+        let mut even = Even::<E>::of(spec);
+        even.inputs.query = of_rows(even.inputs.query.shape(), dim, |row, component| {
+            f64::from(u8::from(row < 2 && (component + turn) % 2 == row))
+        });
+        even.d_lse = of_rows(even.lse.shape(), 1, |row, _| if row < 2 { ties[row] } else { 0.0 });
+        let found = even.gradients(subject)?;
+        assert_bits(&what("key"), &found.key, dim, |_, component| of_f32(component));
+    }
+    Ok(())
+}
+
+/// Infinite gradients stay what they are in every component: of outputs those of values, of log-sum-exps those of queries and keys.
+fn infinite_gradients<E: Element, S: Subject>(subject: &S, spec: &Spec) -> Result<(), Unsupported> {
+    let (dim, width) = (spec.head_dim, spec.head_dim_v);
+    let what = |role: &str| format!("{} {} gradient of {role}", subject.name(), E::TYPE);
+    let infinite = |component: usize| [f64::INFINITY, f64::NEG_INFINITY][component % 2];
+    let sign = |component: usize| infinite(component).signum();
+    let mut even = Even::<E>::of(spec);
+    let of_first = |row: usize, component: usize| if row == 0 { infinite(component) } else { 0.0 };
+    even.d_out = of_rows(even.out.shape(), width, of_first);
+    let found = even.gradients(subject)?;
+    assert_bits(&what("value"), &found.value, width, |_, component| infinite(component));
+    // Beside pairs that a tile does not have infinite gradients of scores are none.
+    if subject.backward_weights(&even.problem, &even.inputs.map(Tensor::view)) == Weights::InElementType {
+        return Ok(());
+    }
+    let mut even = Even::<E>::of(spec);
+    even.d_lse = of_rows(even.lse.shape(), 1, |_, _| f64::INFINITY);
+    even.inputs.key = of_rows(even.inputs.key.shape(), dim, |_, component| sign(component));
+    assert_bits(&what("query"), &even.gradients(subject)?.query, dim, |_, component| infinite(component));
+    even.inputs.query = of_rows(even.inputs.query.shape(), dim, |_, component| sign(component));
+    even.inputs.key = of_rows(even.inputs.key.shape(), dim, |_, _| 0.0);
+    assert_bits(&what("key"), &even.gradients(subject)?.key, dim, |_, component| infinite(component));
     Ok(())
 }

@@ -303,6 +303,28 @@ pub fn parts() -> Vec<Spec> {
     ]
 }
 
+/// Lines along each axis, so long that each lane group of a warp, and each warp, has a place of its own along it: what they see
+/// grows from one to the next, stays, and shrinks, so that none of them can do with what another one knows. Three heads, where
+/// a cta takes two.
+pub fn lines(longest_row: usize) -> Vec<Spec> {
+    // Queries that a warp takes of a head.
+    let warp = match longest_row {
+        0..=8 => 64,
+        9..=64 => 32,
+        65..=128 => 16,
+        _ => 8,
+    };
+    let long = 3 * warp + 9;
+    let shapes = [[long, 1, 1], [1, long, 1], [1, 1, long]];
+    let of_shape = |shape: [usize; 3]| {
+        let window = shape.map(|extent| extent.div_ceil(3) * 2 - usize::from(extent == 1));
+        let causal = shape.map(|extent| extent > 1);
+        let heads = |spec: Spec| spec.heads(3, 3).additional(1);
+        [heads(Spec::na(&shape, &shape).causal(&causal)), heads(Spec::na(&shape, &window))]
+    };
+    shapes.into_iter().flat_map(of_shape).collect()
+}
+
 /// For scores that are all far below 0, so that a key that is not there weighs most: ends of axes inside a tile, and of
 /// additional keys.
 pub fn negative() -> Vec<Spec> {

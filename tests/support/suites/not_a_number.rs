@@ -4,8 +4,8 @@ use natten::{Element, Inputs, Saved, Tensor, reference};
 
 use super::oracle::{Expected, gradient_tolerance, naive_gradients, reference_gradients};
 use super::{Check, Scope};
-use crate::compare::{assert_close, assert_same_classes};
-use crate::dense::Weights;
+use crate::compare::{assert_close, assert_same_classes, same_row};
+use crate::dense::{Weights, visible};
 use crate::in_type;
 use crate::spec::Spec;
 use crate::subject::{Subject, Unsupported};
@@ -20,11 +20,81 @@ pub fn checks<S: Subject>(scope: &Scope) -> Vec<Check<S>> {
         return Vec::new();
     }
     let name = format!("oracle not a number {element_type}");
-    vec![Check::new(name, spec.clone(), move |subject| {
+    let apart = Check::new(name, spec.clone(), move |subject| {
         in_type!(element_type, E => {
             if is_forward { forward::<E, S>(subject, &spec) } else { backward::<E, S>(subject, &spec) }
         })
-    })]
+    });
+    let line = scope.full_rows(&Spec::na(&[19], &[4]).heads(2, 1));
+    let name = format!("oracle not a number in turn {element_type}");
+    let in_turn = Check::new(name, line.clone(), move |subject| {
+        in_type!(element_type, E => {
+            if is_forward { in_turn_forward::<E, S>(subject, &line) } else { in_turn_backward::<E, S>(subject, &line) }
+        })
+    });
+    vec![apart, in_turn]
+}
+
+/// Neighbours on a line whose rows are NaN in turn: of each lane group's items some see the token and some do not, and it is each
+/// of the tokens that a lane group takes at once.
+const IN_TURN: std::ops::Range<usize> = 8..12;
+
+/// Rows of a token in a tensor of one batch item.
+fn spoil_token<E: Element>(tensor: &mut Tensor<E>, token: usize, heads: usize) {
+    (0..heads).for_each(|head| spoil(tensor, token * heads + head));
+}
+
+/// Rows that see a token with NaN are NaN in every component, others as they were.
+fn in_turn_forward<E: Element, S: Subject>(subject: &S, spec: &Spec) -> Result<(), Unsupported> {
+    let (problem, inputs) = (spec.problem(E::TYPE), spec.draw(19).rounded::<E>());
+    let clean = subject.attend(&problem, &inputs)?;
+    let (lists, width) = (visible(&problem), problem.head_dim_v());
+    for token in IN_TURN {
+        let mut spoilt = inputs.clone();
+        spoil_token(&mut spoilt.value, token, spec.heads_kv);
+        let of_value = subject.attend(&problem, &spoilt)?;
+        spoil_token(&mut spoilt.key, token, spec.heads_kv);
+        let of_both = subject.attend(&problem, &spoilt)?;
+        for row in 0..problem.query_tokens() * spec.heads {
+            let what = format!("{} {} row {row}, NaN in key {token}", subject.name(), E::TYPE);
+            for found in [&of_value, &of_both] {
+                if lists[row / spec.heads].contains(&token) {
+                    let own = &found.out.as_slice()[row * width..][..width];
+                    assert!(own.iter().all(|x| x.to_f64().is_nan()), "{what}, which it sees: {own:?}");
+                } else {
+                    assert!(same_row(&found.out, &clean.out, row, width), "{what}, which it does not see");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// NaN in a key, in a query, in the gradient of an output, beside an output and a log-sum-exp that know nothing of it: of a row of
+/// gradients each component is NaN by one pair alone.
+fn in_turn_backward<E: Element, S: Subject>(subject: &S, spec: &Spec) -> Result<(), Unsupported> {
+    let case = spec.draw(20);
+    let (problem, inputs) = (spec.problem(E::TYPE), case.rounded::<E>());
+    let forward = reference::forward(&problem, &inputs.map(Tensor::view));
+    let (out, lse, d_out) = (forward.out.cast::<E>(), forward.lse.cast::<f32>(), case.d_out.cast::<E>());
+    for token in IN_TURN {
+        for spoilt in ["key", "query", "gradient of the output"] {
+            let (mut inputs, mut d_out) = (inputs.clone(), d_out.clone());
+            match spoilt {
+                "key" => spoil_token(&mut inputs.key, token, spec.heads_kv),
+                "query" => spoil_token(&mut inputs.query, token, spec.heads),
+                _ => spoil_token(&mut d_out, token, spec.heads),
+            }
+            let saved = Saved { out: &out, lse: &lse, d_out: &d_out, d_lse: None };
+            let expected = reference_gradients(&problem, &inputs, &saved);
+            let found = subject.differentiate(&problem, &inputs, &saved)?;
+            for ((role, found), (_, expected)) in found.roles().zip(expected.roles()) {
+                let what = format!("{} {} NaN in {spoilt} {token}", subject.name(), E::TYPE);
+                assert_same_classes(&format!("{what}, gradient of {role}"), found, expected);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Fills one row of a tensor.

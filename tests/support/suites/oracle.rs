@@ -5,7 +5,9 @@ use std::sync::OnceLock;
 use natten::{Element, ElementType, Gradients, Inputs, Output, Problem, Saved, Tensor, reference};
 
 use super::scope::Given;
-use super::{Check, Scope, Suite, boxes, extremes, far, gradients_of_nan, list, not_a_number, rising};
+use super::{
+    Check, Scope, Suite, boxes, extremes, far, gradients_of_nan, lengths, list, not_a_number, rising,
+};
 use crate::compare::{assert_close, largest};
 use crate::dense::{self, Summed, Weights};
 use crate::in_type;
@@ -46,6 +48,10 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
         let given = (&given, Arrangements::all(given.place));
         in_type!(given.0.element_type, E => each_pass::<E, S>(&mut checks, passes, "negative", given, negative));
     }
+    for given in scope.every(&list::lines(scope.longest_row())) {
+        let given = (&given, Arrangements::all(given.place));
+        in_type!(given.0.element_type, E => each_pass::<E, S>(&mut checks, passes, "lines", given, once));
+    }
     for given in scope.long_rows(&list::long_rows()) {
         let given = (&given, Arrangements::all(given.place));
         in_type!(given.0.element_type, E => each_pass::<E, S>(&mut checks, passes, "long rows", given, plain));
@@ -56,8 +62,10 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
         in_type!(given.0.element_type, E => each_pass::<E, S>(&mut checks, passes, "tiles", given, plain));
     }
     arranged(&mut checks, scope);
+    lengths::checks(&mut checks, scope);
     if scope.is_kernel() {
         everything(&mut checks, scope);
+        odd_heads(&mut checks, scope);
         checks.extend(not_a_number::checks(scope));
     }
     extremes::checks(&mut checks, scope);
@@ -158,6 +166,15 @@ fn everything<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
         let passes = [scope.forward, scope.backward];
         in_type!(element_type, E => each_pass::<E, S>(checks, passes, "everything", (&given, at), plain));
     }
+}
+
+/// Rows so short that a cta takes several heads, and fewer heads than all ctas could take.
+fn odd_heads<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
+    let element_type = scope.types().next().expect("a kernel has one");
+    let spec = scope.short_keys(&Spec::na(&[7], &[3]).heads(3, 3).additional(2));
+    let given = Given { index: 0, element_type, spec, place: scope.place(Arrangement::Contiguous, 0) };
+    let (at, passes) = (Arrangements::all(given.place), [scope.forward, scope.backward]);
+    in_type!(element_type, E => each_pass::<E, S>(checks, passes, "odd heads", (&given, at), once));
 }
 
 /// Where everything of one call lies.

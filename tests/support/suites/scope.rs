@@ -28,6 +28,8 @@ pub struct Scope {
     rows: Option<Rows>,
     /// For a kernel of a backward: which half of a list's problems, the other kernel having the other.
     half: Option<usize>,
+    /// Whether kernels on the longest rows share among them what other kernels get each.
+    shares_long: bool,
     /// The folder of golden files.
     pub golden: PathBuf,
     /// Whether forward passes are tried.
@@ -106,6 +108,7 @@ impl Scope {
             tiles_backward: false,
             rows: None,
             half: None,
+            shares_long: true,
             golden: golden::folder(),
             forward: true,
             backward: true,
@@ -177,11 +180,12 @@ impl Scope {
     }
 
     /// The same with so many times as many problems of each list, all their checks, and tiles in backward passes: some of what all
-    /// of them are.
+    /// of them are. Of several times as many, what kernels otherwise share among them, those that run together or stand side by side,
+    /// it gets by itself.
     pub fn more(mut self, times: usize) -> Self {
         self.types.iter_mut().for_each(|(_, every)| *every = (*every / times).max(1));
-        let half = self.half.filter(|_| times == 1);
-        Scope { sample: 1, tiles_backward: times > 1, half, ..self }
+        let (half, shares_long) = (self.half.filter(|_| times == 1), times == 1);
+        Scope { sample: 1, tiles_backward: times > 1, half, shares_long, ..self }
     }
 
     /// The same, always tried on as much as [`Breadth::Wide`] is: where nothing emulates the device.
@@ -240,7 +244,9 @@ impl Scope {
             (true, None) => 3,
             (false, _) => every,
         });
-        let is_long = self.rows.is_some_and(|rows| rows.longest > 256) && Breadth::asked() <= Breadth::Usual;
+        let is_long = self.shares_long
+            && self.rows.is_some_and(|rows| rows.longest > 256)
+            && Breadth::asked() <= Breadth::Usual;
         let is_of_type = |given: &Given| !is_long || given.index % 3 == given.element_type as usize % 3;
         all.into_iter().filter(|given| self.has(given.index) && is_of_type(given)).collect()
     }
@@ -325,7 +331,7 @@ impl Scope {
     /// A problem in the rows of the kernel, full ones and others in turn.
     pub fn fit(&self, spec: &Spec, nth: usize) -> Spec {
         let Some(Rows { longest, shorter, is_aligned }) = self.rows else { return spec.clone() };
-        let step = if is_aligned { 8 } else { 1 };
+        let step = self.row_step();
         let less = longest.saturating_sub(step * (1 + nth % 2)).max(shorter + step).min(longest);
         // Kernels on tiles have rows in parts of 64 elements, and zeros may begin in any.
         let few = less.min(if is_aligned { 24 + [0, 48, 112][nth / 5 % 3] } else { 13 });
@@ -338,6 +344,47 @@ impl Scope {
         };
         let (head_dim, head_dim_v) = rows[nth % 5];
         spec.clone().dims(head_dim, head_dim_v)
+    }
+
+    /// By how much rows of a kernel that it can take differ in length, at least: where they must be aligned, by 16 bytes.
+    fn row_step(&self) -> usize {
+        let is_aligned = self.rows.is_some_and(|rows| rows.is_aligned);
+        if is_aligned { 16 / self.types[0].0.size_bytes() } else { 1 }
+    }
+
+    /// A problem in rows that leave no lane of the kernel without elements, keys and values alike.
+    pub fn full_rows(&self, spec: &Spec) -> Spec {
+        let Some(Rows { longest, is_aligned, .. }) = self.rows else { return spec.clone() };
+        // Rows that suit the kernel for aligned ones would be that kernel's.
+        let length = if is_aligned { longest } else { longest - 1 };
+        spec.clone().dims(length, length)
+    }
+
+    /// A problem with keys as short as rows get beside values that are not: where rows are short, a cta takes several heads.
+    pub fn short_keys(&self, spec: &Spec) -> Spec {
+        let Some(Rows { longest, is_aligned, .. }) = self.rows else { return spec.clone() };
+        spec.clone().dims(if is_aligned { self.row_step() } else { 3 }, longest)
+    }
+
+    /// Lengths of keys and of values that end in every part of the rows that a kernel can take, and where it takes rows element by
+    /// element, at every element of a chunk of 16 bytes. In one half of them it is the keys that end there, in the other the
+    /// values. Of other subjects a few.
+    pub fn lengths(&self) -> Vec<[usize; 2]> {
+        let Some(Rows { longest, is_aligned, .. }) = self.rows else {
+            return [1, 2, 3, 5, 7, 9, 15, 17, 31, 33].map(|length| [length, 34 - length]).to_vec();
+        };
+        let chunk = 16 / self.types[0].0.size_bytes();
+        // Lanes hold up to 32 elements each: so many chunks.
+        let (parts, ends) = if is_aligned { (32 / chunk, 1) } else { (32 / chunk, chunk) };
+        let of_part = |part: usize| {
+            let middle = longest * (2 * part + 1) / (2 * parts) / chunk * chunk;
+            (0..ends).map(move |end| middle + end)
+        };
+        let mut lengths: Vec<usize> =
+            (0..parts).flat_map(of_part).map(|length| length.max(self.row_step())).collect();
+        lengths.dedup();
+        let other = if is_aligned { longest } else { longest - 1 };
+        lengths.into_iter().flat_map(|length| [[length, other], [other, length]]).collect()
     }
 
     /// An arrangement beginning where the kernel needs it; elsewhere aligned and not in turn.

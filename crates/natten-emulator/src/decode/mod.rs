@@ -161,20 +161,21 @@ impl Decoder<'_> {
     }
 
     fn origin(&self, specials: &[(VReg, SpecialRegister)]) -> Origin {
-        let mut writes = vec![0u32; self.classes.len()];
+        let mut written = vec![0u32; self.classes.len()];
         let mut definitions = vec![None; self.classes.len()];
-        let mut reads = vec![Vec::new(); self.classes.len()];
+        let mut readers = vec![Vec::new(); self.classes.len()];
         for (at, touched) in self.touched.iter().enumerate() {
-            touched.sources().iter().for_each(|&register| reads[register as usize].push(at as u32));
+            touched.sources().iter().for_each(|&register| readers[register as usize].push(at as u32));
             for &register in &touched.defs {
-                writes[register as usize] += 1;
-                let is_only = writes[register as usize] == 1;
+                written[register as usize] += 1;
+                let is_only = written[register as usize] == 1;
                 definitions[register as usize] = is_only.then_some(at as u32);
             }
         }
+        let writes = self.touched.iter().map(|touched| touched.defs.clone().into()).collect();
         let slots = self.code.iter().map(|inst| [inst.d, inst.a, inst.b, inst.c]).collect();
         let guards = self.code.iter().map(|inst| inst.guard).collect();
-        Origin { slots, guards, definitions, writes, reads, specials: specials.to_vec() }
+        Origin { slots, guards, definitions, readers, writes, written, specials: specials.to_vec() }
     }
 
     fn statement(&mut self, st: &Statement) -> Decoded<()> {

@@ -84,29 +84,34 @@ fn member_mask(masks: &Lanes, m: u32, live: u32) -> Exec<u32> {
     Ok(members & live)
 }
 
-/// `shfl.sync`: c holds the clamp in bits 0-4 and the segment mask in bits 8-12.
+/// The lane that a lane takes from in `shfl.sync`, itself where that one is out of range, and whether it is in range: c holds
+/// the clamp in bits 0-4 and the segment mask in bits 8-12.
+pub(crate) fn source_lane(mode: Shuffle, lane: u32, b: u32, c: u32) -> (u32, bool) {
+    let (offset, clamp, segment) = (b & 31, c & 31, c >> 8 & 31);
+    let highest = lane & segment | clamp & !segment;
+    let lowest = lane & segment;
+    let (source, in_range) = match mode {
+        Shuffle::Up => {
+            let j = lane as i32 - offset as i32;
+            (j, j >= highest as i32)
+        }
+        Shuffle::Down => ((lane + offset) as i32, lane + offset <= highest),
+        Shuffle::Butterfly => ((lane ^ offset) as i32, lane ^ offset <= highest),
+        Shuffle::Index => {
+            let j = lowest | offset & !segment;
+            (j as i32, j <= highest)
+        }
+    };
+    (if in_range { source as u32 & 31 } else { lane }, in_range)
+}
+
 fn shuffle(w: &mut Warp, i: &Inst, m: u32, mode: Shuffle, p: u32) {
     let (a, b, c) = (w.regs.word(i.a), w.regs.word(i.b), w.regs.word(i.c));
     let mut valid = 0u32;
     let mut result: Lanes = [0; 32];
     for lane in 0..32u32 {
         let l = lane as usize;
-        let (offset, clamp, segment) = (b[l] & 31, c[l] & 31, c[l] >> 8 & 31);
-        let highest = lane & segment | clamp & !segment;
-        let lowest = lane & segment;
-        let (source, in_range) = match mode {
-            Shuffle::Up => {
-                let j = lane as i32 - offset as i32;
-                (j, j >= highest as i32)
-            }
-            Shuffle::Down => ((lane + offset) as i32, lane + offset <= highest),
-            Shuffle::Butterfly => ((lane ^ offset) as i32, lane ^ offset <= highest),
-            Shuffle::Index => {
-                let j = lowest | offset & !segment;
-                (j as i32, j <= highest)
-            }
-        };
-        let source = if in_range { source as u32 & 31 } else { lane };
+        let (source, in_range) = source_lane(mode, lane, b[l], c[l]);
         valid |= u32::from(in_range) << lane;
         result[l] = a[source as usize];
     }

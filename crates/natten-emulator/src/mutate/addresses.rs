@@ -1,7 +1,7 @@
 //! 64-bit sums and products that end as addresses of shared memory, of which there are fewer than 2^18: cut to 32 bits they stay
 //! what they are.
 
-use super::wide::values;
+use super::widths::wide;
 use super::{Edit, operators};
 use crate::inst::*;
 use crate::module::Kernel;
@@ -24,15 +24,16 @@ pub(super) fn proof(kernel: &Kernel, edit: &Edit) -> Option<String> {
 /// Whether all that reads a register takes it for an address in shared memory, or adds to it what is known to be small and does so.
 /// Then, the address being one, it is no further from 0 than both are.
 fn is_of_shared(kernel: &Kernel, slot: Slot, depth: u32) -> bool {
-    let reads = &kernel.origin.reads[slot as usize];
+    let readers = &kernel.origin.readers[slot as usize];
     depth > 0
-        && !reads.is_empty()
-        && reads.iter().all(|&at| {
+        && !readers.is_empty()
+        && readers.iter().all(|&at| {
             let (inst, [d, a, b, _]) = (&kernel.code[at as usize], kernel.origin.slots[at as usize]);
             // One that is stored as well is read twice.
-            let is_once = reads.iter().filter(|&&other| other == at).count() == 1;
+            let is_once = readers.iter().filter(|&&other| other == at).count() == 1;
             let is_small = |slot: Slot| {
-                values(kernel, slot, depth).is_some_and(|(low, high)| low > -SHARED_END && high < SHARED_END)
+                wide(kernel, slot, depth)
+                    .is_some_and(|range| range.low > -SHARED_END && range.high < SHARED_END)
             };
             match inst.op {
                 Op::Load(access) | Op::Store(access) => {

@@ -135,7 +135,7 @@ impl Module {
 }
 
 /// Whether the operation only computes registers from registers and parameters.
-fn computes(op: Op) -> bool {
+pub(super) fn computes(op: Op) -> bool {
     use Op::*;
     match op {
         Load(access) => access.space == Space::Param,

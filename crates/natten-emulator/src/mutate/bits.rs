@@ -133,7 +133,7 @@ fn is_power_of_two(kernel: &Kernel, slot: Slot, assumed: &mut Vec<Slot>) -> bool
     let is_written = |at: &usize| origin.slots[*at][0] == slot;
     let definitions: Vec<usize> = (0..origin.slots.len()).filter(is_written).collect();
     // Those by way of a list of operands are not among them.
-    if slot == NONE || definitions.is_empty() || definitions.len() as u32 != origin.writes[slot as usize] {
+    if slot == NONE || definitions.is_empty() || definitions.len() as u32 != origin.written[slot as usize] {
         return false;
     }
     definitions.into_iter().all(|at| match kernel.code[at].op {
@@ -209,7 +209,8 @@ mod tests {
         let module = Module::parse(TEXT).expect("it parses");
         let edits = module.edits("k").into_iter();
         let own = edits.filter(|edit| edit.instruction == instruction && edit.operator == operator);
-        own.map(|edit| (edit.to.clone(), module.proof("k", &edit).is_some())).collect()
+        let kernel = &module.entry("k").expect("its name").kernel;
+        own.map(|edit| (edit.to.clone(), super::proof(kernel, &edit).is_some())).collect()
     }
 
     fn holds(instruction: usize, operator: &str, to: &str) -> bool {

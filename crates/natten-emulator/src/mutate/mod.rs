@@ -10,17 +10,20 @@ pub(crate) mod beside;
 mod bits;
 mod block;
 mod constants;
+mod lanes;
+mod multiples;
 mod operands;
 mod operators;
 mod ranges;
 mod reach;
+mod readers;
 mod sample;
 mod site;
 mod synchronisation;
-mod wide;
+mod widths;
 
 use crate::inst::{Inst, Slot};
-use crate::module::Module;
+use crate::module::{Kernel, Module};
 use crate::ptx::ast::RegClass;
 pub use beside::Difference;
 pub use operators::OPERATORS;
@@ -66,18 +69,29 @@ struct Change {
     place: Option<usize>,
 }
 
+/// Each says why an edit changes nothing, if it can tell.
+const PROOFS: [fn(&Kernel, &Edit) -> Option<String>; 8] = [
+    ranges::proof,
+    multiples::proof,
+    widths::proof,
+    bits::proof,
+    lanes::proof,
+    readers::proof,
+    addresses::proof,
+    reach::proof,
+];
+
 impl Module {
     /// Every edit of the kernel `entry`, in the order of its instructions.
     pub fn edits(&self, entry: &str) -> Vec<Edit> {
         self.entry(entry).map(|entry| operators::all(&entry.kernel)).unwrap_or_default()
     }
 
-    /// Why an edit of `entry` changes nothing, where operands tell, its own or those of branches on the way to it, or what becomes
-    /// of its result.
+    /// Why an edit of `entry` changes nothing, where definitions of its instruction's operands tell, what becomes of its result, or
+    /// that no way leads to it.
     pub fn proof(&self, entry: &str, edit: &Edit) -> Option<String> {
         let kernel = &self.entry(entry)?.kernel;
-        let proofs = [ranges::proof, wide::proof, bits::proof, addresses::proof, reach::proof];
-        proofs.into_iter().find_map(|proof| proof(kernel, edit))
+        PROOFS.iter().find_map(|proof| proof(kernel, edit))
     }
 
     /// The module with one edit made in `entry`, of which it was an edit.

@@ -9,7 +9,7 @@ use crate::ptx::ast::RegClass;
 
 /// See [`super::Edit::is_of_guard`].
 pub(super) const GUARD: &str = "predicate sense";
-/// See [`super::wide`] and [`super::addresses`].
+/// See [`super::widths`] and [`super::addresses`].
 pub(super) const NARROW: &str = "narrow address";
 
 /// All kinds of mistakes, as [`super::Edit::operator`] names them.

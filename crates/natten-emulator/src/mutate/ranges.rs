@@ -19,12 +19,12 @@ pub(super) const ANY: Range = Range { low: i32::MIN as i64, high: i32::MAX as i6
 pub(super) const DEPTH: u32 = 12;
 
 impl Range {
-    fn of(low: i64, high: i64) -> Self {
+    pub(super) fn of(low: i64, high: i64) -> Self {
         // What leaves 32 bits wraps around, to anywhere.
         if low < ANY.low || high > ANY.high { ANY } else { Range { low, high } }
     }
 
-    fn one(value: u32) -> Self {
+    pub(super) fn one(value: u32) -> Self {
         Range::of(value as i32 as i64, value as i32 as i64)
     }
 
@@ -187,7 +187,7 @@ fn of_special(register: SpecialRegister) -> Range {
     }
 }
 
-fn computed(op: Int2, [a, b]: [Range; 2]) -> Range {
+pub(super) fn computed(op: Int2, [a, b]: [Range; 2]) -> Range {
     let is_natural = a.low >= 0 && b.low >= 0;
     let amount = b.single().filter(|amount| (0..32).contains(amount));
     match op {

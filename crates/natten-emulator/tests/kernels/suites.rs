@@ -189,7 +189,15 @@ fn names_of_every(scope: &Scope) -> BTreeSet<String> {
     let checks = all::<OnDevice<Device>>(scope).into_iter().flat_map(|suite| suite.checks);
     let is_type = |word: &&str| ["f32", "f16", "bf16"].contains(word);
     let name = |name: String| name.split(' ').filter(|word| !is_type(word)).collect::<Vec<_>>().join(" ");
-    const EVERY: [&str; 5] = ["oracle paths", "oracle negative", "oracle everything", "vast", "merging"];
+    const EVERY: [&str; 7] = [
+        "oracle paths",
+        "oracle negative",
+        "oracle everything",
+        "oracle lines",
+        "oracle odd heads",
+        "vast",
+        "merging",
+    ];
     checks
         .map(|check| name(check.name))
         .filter(|name| EVERY.iter().any(|list| name.starts_with(list)))

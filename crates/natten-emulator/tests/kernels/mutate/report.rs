@@ -16,8 +16,6 @@ use super::reasons::Kind;
 /// What came of one edit.
 #[derive(Clone, Debug)]
 pub enum Verdict {
-    /// No check executes the instruction.
-    Unreached,
     /// A check failed: which, what it says, and how many were tried.
     Noticed {
         check: String,
@@ -38,7 +36,7 @@ pub struct Survivor {
 /// What is known of a survivor.
 #[derive(Clone, Debug)]
 pub struct Evidence {
-    /// Checks that executed the instruction, and those among them that read back the same bits as ever.
+    /// Checks that executed the instruction, if any do, and those among them that read back the same bits as ever.
     pub checks: usize,
     pub with_same_bits: usize,
     /// Results of the edited instruction beside those of the original, where it does nothing but compute.
@@ -58,6 +56,9 @@ pub struct Results {
 impl Evidence {
     fn words(&self) -> String {
         let Evidence { checks, with_same_bits, beside, .. } = self;
+        if *checks == 0 {
+            return "executed by no check".to_owned();
+        }
         let results = match beside {
             Some(Results { differ: false, runs, .. }) => format!("; same results in {runs} runs"),
             Some(Results { widest, runs, .. }) => {
@@ -82,7 +83,7 @@ pub struct Report {
 
 impl Report {
     fn is_hole(&self) -> bool {
-        matches!(&self.verdict, Verdict::Unreached | Verdict::Survived(Survivor { reason: None, .. }))
+        matches!(&self.verdict, Verdict::Survived(Survivor { reason: None, .. }))
     }
 
     fn is_noticed(&self) -> bool {
@@ -92,13 +93,13 @@ impl Report {
     fn line(&self) -> String {
         let Report { family, seed, kernel, edit, verdict, time } = self;
         let (outcome, detail) = match verdict {
-            Verdict::Unreached => ("unreached", json!(null)),
             Verdict::Noticed { check, how, tried } => {
                 let how: String = how.chars().take(300).collect();
                 ("noticed", json!({ "check": check, "how": how, "tried": tried }))
             }
             Verdict::Survived(Survivor { evidence, reason: None }) => {
-                ("hole", json!({ "evidence": evidence.words() }))
+                let outcome = if evidence.checks == 0 { "unreached" } else { "hole" };
+                (outcome, json!({ "evidence": evidence.words() }))
             }
             Verdict::Survived(Survivor { evidence, reason: Some((kind, why)) }) => (
                 "equivalent",
@@ -117,14 +118,14 @@ impl Report {
 /// Prints the holes and a table; returns each family's rate in per cent of edits that are not equivalent.
 pub fn summary(reports: &[Report]) -> Vec<(&'static str, f64)> {
     let mut text = String::new();
-    for report in reports.iter().filter(|report| !report.is_noticed()) {
+    for report in reports {
         let Report { family, seed, kernel, edit, verdict, .. } = report;
         let what = match verdict {
             Verdict::Survived(Survivor { reason: Some((kind, why)), evidence }) => {
                 format!("{kind:?}: {why} ({})", evidence.words())
             }
             Verdict::Survived(Survivor { reason: None, evidence }) => format!("HOLE, {}", evidence.words()),
-            Verdict::Unreached | Verdict::Noticed { .. } => "HOLE, executed by no check".to_owned(),
+            Verdict::Noticed { .. } => continue,
         };
         let Edit { operator, line, from, to, .. } = edit;
         let _ = writeln!(text, "{family} seed {seed} {kernel}:{line} {operator}: `{from}` -> {to}: {what}");

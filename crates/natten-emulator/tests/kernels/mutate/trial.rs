@@ -127,14 +127,6 @@ impl Trial {
             false => check.coverage.executed(edit.instruction),
         };
         let checks: Vec<&Recorded> = self.checks.iter().filter(runs).collect();
-        if checks.is_empty() {
-            let proof = self.module.proof(self.entry, edit);
-            let evidence = Evidence { checks: 0, with_same_bits: 0, beside: None, proof };
-            let reason = reasons::of(edit, self.entry, &evidence);
-            return reason.map_or(Verdict::Unreached, |reason| {
-                Verdict::Survived(Survivor { evidence, reason: Some(reason) })
-            });
-        }
         let module = Arc::new(self.module.edited(self.entry, edit));
         let mut with_same_bits = 0;
         for (tried, recorded) in checks.iter().enumerate() {
@@ -148,7 +140,7 @@ impl Trial {
         let evidence = Evidence {
             checks: checks.len(),
             with_same_bits,
-            beside: self.beside(edit, &checks),
+            beside: if checks.is_empty() { None } else { self.beside(edit, &checks) },
             proof: self.module.proof(self.entry, edit),
         };
         let reason = reasons::of(edit, self.entry, &evidence);

@@ -2,6 +2,7 @@
 //! edit that none of these holds for is a hole in the suites.
 
 mod every;
+mod flow;
 mod rows;
 mod simt;
 mod sm80;
@@ -12,6 +13,7 @@ use natten_cuda::registry::by_name;
 use natten_emulator::mutate::Edit;
 
 use super::report::Evidence;
+use flow::Flow;
 
 /// Kinds of reasons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub enum Kind {
     StrongerBarrier,
     /// The result differs by less than the suites' tolerance can be.
     BelowTolerance,
+    /// No call of the operator leads to the instruction.
+    NeverExecuted,
 }
 
 /// An entry. What it leaves out, all edits have.
@@ -37,6 +41,12 @@ struct Reason {
     /// Of the kernel's text from `within` lines before the instruction to as many behind it, as it stands or [`plain`].
     near: &'static [&'static str],
     within: usize,
+    /// Of all instructions on the ways of its result, see [`Flow::goes_into`].
+    into: &'static [&'static str],
+    /// Of all that its operands come from, see [`Flow::comes_from`].
+    from: &'static [&'static str],
+    /// Of it and what is before and behind it on a way of results, see [`Flow::is_on`].
+    way: &'static [&'static str],
     /// How what becomes of it begins.
     to: &'static str,
     kind: Kind,
@@ -50,6 +60,9 @@ const ANY: Reason = Reason {
     text: &[],
     near: &[],
     within: 8,
+    into: &[],
+    from: &[],
+    way: &[],
     to: "",
     kind: Kind::SameValue,
     why: "",
@@ -76,11 +89,16 @@ fn rounding(edit: &Edit, evidence: &Evidence) -> Option<(Kind, String)> {
 }
 
 fn known(edit: &Edit, entry: &str, evidence: &Evidence) -> Option<(Kind, String)> {
+    let text = by_name(entry).expect("a shipped kernel").ptx();
+    let flow = Flow::of(&text);
     let holds = |reason: &&Reason| {
         edit.operator.starts_with(reason.operator)
             && has_parts(entry, reason.kernel)
             && has_parts(&edit.from, reason.text)
-            && is_near(entry, edit, reason)
+            && is_near(&text, edit, reason)
+            && flow.goes_into(&edit.from, reason.into)
+            && flow.comes_from(&edit.from, reason.from)
+            && flow.is_on(&edit.from, reason.way)
             && edit.to.starts_with(reason.to)
             && reason.kind.agrees_with(evidence)
     };
@@ -88,11 +106,10 @@ fn known(edit: &Edit, entry: &str, evidence: &Evidence) -> Option<(Kind, String)
 }
 
 /// Whether an edit stands where the reason says.
-fn is_near(entry: &str, edit: &Edit, reason: &Reason) -> bool {
+fn is_near(text: &str, edit: &Edit, reason: &Reason) -> bool {
     if reason.near.is_empty() {
         return true;
     }
-    let text = by_name(entry).expect("a shipped kernel").ptx();
     let (line, within) = (edit.line as usize, reason.within);
     let first = line.saturating_sub(within + 1);
     let lines: Vec<_> = text.lines().skip(first).take(line + within - first).collect();
@@ -131,8 +148,11 @@ impl Kind {
     fn agrees_with(self, evidence: &Evidence) -> bool {
         match self {
             Kind::SameValue => evidence.beside.is_some_and(|results| !results.differ),
-            Kind::SameOutput | Kind::StrongerBarrier => evidence.with_same_bits == evidence.checks,
-            Kind::BelowTolerance => true,
+            Kind::SameOutput | Kind::StrongerBarrier => {
+                evidence.checks > 0 && evidence.with_same_bits == evidence.checks
+            }
+            Kind::BelowTolerance => evidence.checks > 0,
+            Kind::NeverExecuted => evidence.checks == 0,
         }
     }
 }
