@@ -8,8 +8,8 @@ use crate::spec::Spec;
 use crate::subject::Subject;
 
 /// Cuts that each kernel gets, and those of them that meet scores which are far from 0.
-const CUTS: u64 = 12;
-const FAR: u64 = 4;
+const CUTS: u64 = 15;
+const FAR: u64 = 5;
 
 /// For a kernel that works on tiles whose boxes can be asked for: windows with everything that shapes them, windows that tiles fit
 /// into, whole axes beside others, and tiles that some rows of a box see whole.
@@ -25,6 +25,7 @@ pub fn checks<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
             .additional(5),
         Spec::na(&[5, 6, 11], &[4, 5, 10]),
         Spec::na(&[5, 3, 12], &[5, 3, 8]),
+        Spec::na(&[12, 3, 4], &[8, 3, 4]),
         Spec::na(&[4, 5, 12], &[4, 5, 12]).causal(&[true, true, false]),
     ];
     for nth in 0..CUTS {

@@ -49,6 +49,37 @@ pub const REASONS: &[Reason] = &[
         ..ANY
     },
     Reason {
+        operator: "barrier moved",
+        kernel: &["_sm80_"],
+        near: &[
+            "=> bar.sync 0;\nld.shared.u32 %r, [shared+];\nadd.s32 %r, %r, 1;\nsetp.lt.s32 %p, %r, %r;\n@%p bra",
+        ],
+        to: "behind",
+        kind: Kind::StrongerBarrier,
+        why: "the barrier behind the description of what is at hand: where full tiles end is written before it and not again in the loop",
+        ..ANY
+    },
+    Reason {
+        operator: "compare bound",
+        kernel: &["_sm80_"],
+        near: &[
+            "=> setp.gt.s32 %p, %r, 0;\nsetp.lt.s32 %p, %r, 1;\nand.pred %p, %p, %p;\nand.pred %p, %p, %p;\nsetp.gt.s32",
+        ],
+        kind: Kind::SameValue,
+        why: "where full tiles end along an axis, asked when the last of them is behind: along each there is one",
+        ..ANY
+    },
+    Reason {
+        operator: "compare bound",
+        kernel: &["_sm80_"],
+        near: &[
+            "setp.lt.s32 %p, %r, 1;\nand.pred %p, %p, %p;\nand.pred %p, %p, %p;\n=> setp.gt.s32 %p, %r, %r;\nand.pred",
+        ],
+        kind: Kind::SameValue,
+        why: "whether full tiles end behind where they begin, asked when the last of them is behind: along each axis there is one",
+        ..ANY
+    },
+    Reason {
         operator: "barrier ",
         kernel: &["_backward_", "_sm80_"],
         near: &["mma.sync", "\n=> bar.warp.sync 0xffffffff;\n"],
