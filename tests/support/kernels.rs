@@ -107,9 +107,15 @@ pub fn asking_for<D: Device>(cuda: Cuda<D>, kernel: &Shipped) -> Cuda<D> {
     }
 }
 
-/// A backend whose forward passes run this kernel on boxes drawn by a number; none if it works on no tiles.
+/// A backend whose forward or backward passes run this kernel on boxes drawn by a number; none if it works on no tiles, or on
+/// boxes that cannot be asked for.
 pub fn in_boxes<D: Device>(cuda: Cuda<D>, kernel: &Shipped, nth: u64) -> Option<Cuda<D>> {
-    let tile = registry::by_name(kernel.entry)?.tile()?;
+    let takes_boxes = match kernel.operation {
+        Operation::Forward => true,
+        Operation::BackwardQuery => kernel.capability.major == 8,
+        _ => false,
+    };
+    let tile = registry::by_name(kernel.entry).filter(|_| takes_boxes)?.tile()?;
     let mut rng = Rng::new(nth);
     // Sides are powers of two, but for one where warpgroups are three.
     let mut sides = |tokens: usize| {

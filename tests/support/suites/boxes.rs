@@ -7,29 +7,42 @@ use crate::in_type;
 use crate::spec::Spec;
 use crate::subject::Subject;
 
-/// Cuts that each kernel gets.
-const CUTS: u64 = 6;
+/// Cuts that each kernel gets, and those of them that meet scores which are far from 0.
+const CUTS: u64 = 15;
+const FAR: u64 = 5;
 
-/// For a kernel that works on tiles: windows with everything that shapes them, and windows that tiles fit into.
+/// For a kernel that works on tiles whose boxes can be asked for: windows with everything that shapes them, windows that tiles fit
+/// into, whole axes beside others, and tiles that some rows of a box see whole.
 pub fn checks<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
-    if !scope.is_kernel() || !scope.has_tiles() || !scope.forward {
+    if !scope.is_kernel() || !scope.has_tiles() || !scope.forward && !scope.backward {
         return;
     }
-    let narrow = Spec::na(&[4, 5, 13], &[2, 4, 5])
-        .stride(&[1, 2, 3])
-        .dilation(&[1, 1, 2])
-        .causal(&[false, false, true])
-        .additional(5);
-    let wide = Spec::na(&[5, 6, 11], &[4, 5, 10]);
+    let all = [
+        Spec::na(&[4, 5, 13], &[2, 4, 5])
+            .stride(&[1, 2, 3])
+            .dilation(&[1, 1, 2])
+            .causal(&[false, false, true])
+            .additional(5),
+        Spec::na(&[5, 6, 11], &[4, 5, 10]),
+        Spec::na(&[5, 3, 12], &[5, 3, 8]),
+        Spec::na(&[12, 3, 4], &[8, 3, 4]),
+        Spec::na(&[4, 5, 12], &[4, 5, 12]).causal(&[true, true, false]),
+    ];
     for nth in 0..CUTS {
-        let spec = if nth % 2 == 0 { &narrow } else { &wide };
+        let spec = &all[nth as usize % all.len()];
         for given in scope.alone(spec, nth as usize) {
             let (at, spec, element_type) = (Arrangements::all(given.place), given.spec, given.element_type);
             let name = format!("oracle boxes {nth} {element_type}");
+            let is_forward = scope.forward;
             checks.push(Check::new(name, spec.clone(), move |subject: &S| {
-                let subject = subject.in_boxes(nth).expect("a kernel on tiles can be asked for boxes");
+                // A pass over keys has no boxes of its own to ask for.
+                let Some(subject) = subject.in_boxes(nth) else { return Ok(()) };
                 let case = spec.draw(5100 + nth);
-                in_type!(element_type, E => Expected::<E>::of(&case).once(true).check_forward(&subject, at))
+                let case = if is_forward && nth >= CUTS - FAR { case.with_large_scale() } else { case };
+                in_type!(element_type, E => {
+                    let expected = Expected::<E>::of(&case).once(true);
+                    if is_forward { expected.check_forward(&subject, at) } else { expected.check_backward(&subject, at) }
+                })
             }));
         }
     }

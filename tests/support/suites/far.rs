@@ -43,6 +43,9 @@ pub fn checks<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
             ));
         }
     }
+    if scope.is_kernel() && scope.forward && scope.has_tiles() {
+        spikes(checks, scope);
+    }
     if scope.backward {
         for given in scope.alone(&Spec::attention(70, 60, false).dims(16, 16).scale(COARSE), 1) {
             let Given { element_type, spec, place, .. } = given;
@@ -69,14 +72,14 @@ fn windows(has_tiles: bool) -> Vec<Spec> {
         ];
     }
     vec![
-        Spec::na(&[3, 6, 22], &[2, 3, 5])
+        Spec::na(&[5, 7, 23], &[2, 3, 5])
             .stride(&[1, 2, 3])
-            .dilation(&[1, 2, 2])
-            .causal(&[true, false, true])
+            .dilation(&[2, 2, 2])
+            .causal(&[true, true, true])
             .heads(2, 1)
             .additional(70),
         Spec::attention(70, 97, true).from_end().heads(2, 1).additional(5).scale(-0.5),
-        Spec::na(&[257], &[64]).dilation(&[2]),
+        Spec::na(&[520], &[64]).stride(&[3]).dilation(&[2]),
         Spec::na(&[12, 36], &[9, 36]).causal(&[true, false]).heads(2, 2).batch(2),
         Spec::packed(&[70, 0, 3], &[40, 5, 130], true).heads(2, 1),
         Spec::na(&[5, 7, 9], &[5, 4, 3]).causal(&[true, true, false]).stride(&[2, 3, 1]).additional(2),
@@ -85,7 +88,7 @@ fn windows(has_tiles: bool) -> Vec<Spec> {
 
 impl Case {
     /// The same scores, from queries and keys that are small and a scale that is large.
-    fn with_large_scale(mut self) -> Self {
+    pub(super) fn with_large_scale(mut self) -> Self {
         let scale = self.spec.scale.unwrap_or(1.0 / (self.spec.head_dim as f32).sqrt());
         self.spec.scale = Some(scale * 2f32.powi(22));
         let less =
@@ -95,6 +98,21 @@ impl Case {
         if let Some([keys, _]) = &mut self.inputs.additional {
             less(keys);
         }
+        self
+    }
+
+    /// Rows have one of eight components, of which each is large for one key in 64, larger from one to the next.
+    fn with_spikes(mut self) -> Self {
+        let dim = self.spec.head_dim;
+        let query = |i: usize| f64::from(u8::from(i % dim == i / dim % 8));
+        let key = |i: usize| {
+            let (token, component) = (i / dim, i % dim);
+            let at = (component * 9 + token / 64 * 21 + 3) % 64;
+            if component < 8 && token % 64 == at { 100.0 * (1 + token / 64) as f64 } else { 0.0 }
+        };
+        let Inputs { query: q, key: k, .. } = &self.inputs;
+        let (q, k) = (Tensor::from_fn(q.shape(), query), Tensor::from_fn(k.shape(), key));
+        (self.inputs.query, self.inputs.key) = (q.expect("its shape"), k.expect("its shape"));
         self
     }
 
@@ -115,6 +133,24 @@ impl Case {
             round(keys, FAR.sqrt());
         }
         self
+    }
+}
+
+/// In each tile of keys one has all of a row's weight, each row's another one and far above those before: what a lane overlooks, no
+/// other lane of its row has seen.
+fn spikes<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
+    for (nth, scale) in [1.0, 131_072.0].into_iter().enumerate() {
+        for Given { element_type, spec, place, .. } in
+            scope.alone(&Spec::attention(70, 300, false).scale(scale), nth)
+        {
+            let name = format!("oracle spikes {nth} {element_type}");
+            checks.push(Check::new(name, spec.clone(), move |subject| {
+                in_type!(element_type, E => {
+                    let expected = Expected::<E>::of(&spec.draw(9850).with_spikes()).once(true);
+                    expected.check_forward(subject, Arrangements::all(place))
+                })
+            }));
+        }
     }
 }
 

@@ -21,6 +21,17 @@ pub fn checks<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
     if scope.has_tiles() {
         specs.push(Spec::attention(70, 130, false));
     }
+    if scope.is_kernel() && scope.has_tiles() {
+        for Given { element_type, spec, .. } in scope.alone(&Spec::attention(96, 160, false).dims(16, 16), 0)
+        {
+            let name = format!("oracle gradients of single scores {element_type}");
+            checks.push(Check::new(
+                name,
+                spec.clone(),
+                move |subject| in_type!(element_type, E => single_scores::<E, S>(subject, &spec)),
+            ));
+        }
+    }
     for (nth, spec) in specs.iter().enumerate() {
         for Given { element_type, spec, .. } in scope.alone(&spec.clone().dims(16, 16), nth + 2) {
             let name = format!("oracle gradients of NaN {nth} {element_type}");
@@ -31,6 +42,39 @@ pub fn checks<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
             ));
         }
     }
+}
+
+/// How often other keys are taken.
+const ROUNDS: usize = 6;
+
+/// A score that is no number, of a query and one of the keys that it sees, whose other scores are -infinity: no other weight hides
+/// it. Queries have two infinite components, and for one key these have opposite signs.
+fn single_scores<E: Element, S: Subject>(subject: &S, spec: &Spec) -> Result<(), Unsupported> {
+    let problem = spec.problem(E::TYPE);
+    let case = spec.draw(9960);
+    let (dim, keys, pairs) = (spec.head_dim, problem.key_tokens(), spec.head_dim / 2);
+    for round in 0..ROUNDS {
+        let own = |pair: usize| (pair * 11 + round * 27) % keys;
+        let query = |i: usize| if i % dim / 2 == i / dim % pairs { f64::INFINITY } else { 0.0 };
+        let key = |i: usize| if i % 2 == 1 && own(i % dim / 2) == i / dim { 1.0 } else { -1.0 };
+        let mut inputs = case.rounded::<E>();
+        inputs.query = Tensor::from_fn(inputs.query.shape(), |i| E::from_f64(query(i))).expect("its shape");
+        inputs.key = Tensor::from_fn(inputs.key.shape(), |i| E::from_f64(key(i))).expect("its shape");
+        let out = Tensor::<E>::zeros(&problem.out_shape()).expect("small");
+        let lse = Tensor::<f32>::zeros(&problem.lse_shape()).expect("small");
+        let d_out = case.d_out.cast::<E>();
+        let saved = Saved { out: &out, lse: &lse, d_out: &d_out, d_lse: None };
+        let found = subject.differentiate(&problem, &inputs, &saved)?;
+        let what = format!("{} {} round {round}", subject.name(), E::TYPE);
+        assert!(found.query.as_slice().iter().all(|x| x.to_f64().is_nan()), "{what}: gradient of query");
+        let rows = found.value.as_slice().chunks(spec.head_dim_v);
+        let owned: Vec<usize> = (0..pairs.min(problem.query_tokens())).map(own).collect();
+        for (key, row) in rows.enumerate() {
+            let is_nan = row.iter().any(|x| x.to_f64().is_nan());
+            assert_eq!(is_nan, owned.contains(&key), "{what}: gradient of value {key}");
+        }
+    }
+    Ok(())
 }
 
 /// All that a backward reads.

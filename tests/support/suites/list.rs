@@ -285,6 +285,8 @@ fn grids() -> Vec<Spec> {
         Spec::na(&[11, 12, 13], &[9, 9, 10]),
         // Whole tiles behind the first ones and before the last.
         Spec::na(&[290], &[200]).causal(&[true]).stride(&[3]).scale(-0.3),
+        // Whole tiles between others along the first axis alone.
+        Spec::na(&[20, 4, 8], &[13, 4, 8]),
         // Lines of which some are seen whole, others in part, along all axes.
         Spec::na(&[6, 8, 16], &[6, 8, 16]).causal(&[true, true, false]),
     ]

@@ -17,6 +17,14 @@ pub const REASONS: &[Reason] = &[
     Reason {
         operator: "compare of NaN",
         kernel: &["_forward_sm80_"],
+        text: &["setp.leu.f32"],
+        kind: Kind::SameOutput,
+        why: "each row decides for itself whether its reference moves, and a row of NaN is NaN relative to any",
+        ..ANY
+    },
+    Reason {
+        operator: "compare of NaN",
+        kernel: &["_forward_sm80_"],
         text: &["setp.gt.f32"],
         kind: Kind::SameOutput,
         why: "each row decides for itself whether its reference moves, and a row of NaN is NaN relative to any",
@@ -38,6 +46,37 @@ pub const REASONS: &[Reason] = &[
         to: "behind",
         kind: Kind::StrongerBarrier,
         why: "the barrier behind the description of the keys at hand: whether others follow is written before it, and anew behind the next",
+        ..ANY
+    },
+    Reason {
+        operator: "barrier moved",
+        kernel: &["_sm80_"],
+        near: &[
+            "=> bar.sync 0;\nld.shared.u32 %r, [shared+];\nadd.s32 %r, %r, 1;\nsetp.lt.s32 %p, %r, %r;\n@%p bra",
+        ],
+        to: "behind",
+        kind: Kind::StrongerBarrier,
+        why: "the barrier behind the description of what is at hand: where full tiles end is written before it and not again in the loop",
+        ..ANY
+    },
+    Reason {
+        operator: "compare bound",
+        kernel: &["_sm80_"],
+        near: &[
+            "=> setp.gt.s32 %p, %r, 0;\nsetp.lt.s32 %p, %r, 1;\nand.pred %p, %p, %p;\nand.pred %p, %p, %p;\nsetp.gt.s32",
+        ],
+        kind: Kind::SameValue,
+        why: "where full tiles end along an axis, asked when the last of them is behind: along each there is one",
+        ..ANY
+    },
+    Reason {
+        operator: "compare bound",
+        kernel: &["_sm80_"],
+        near: &[
+            "setp.lt.s32 %p, %r, 1;\nand.pred %p, %p, %p;\nand.pred %p, %p, %p;\n=> setp.gt.s32 %p, %r, %r;\nand.pred",
+        ],
+        kind: Kind::SameValue,
+        why: "whether full tiles end behind where they begin, asked when the last of them is behind: along each axis there is one",
         ..ANY
     },
     Reason {
@@ -63,12 +102,55 @@ pub const REASONS: &[Reason] = &[
         why: "the smallest number stands for a scale of 0, and scores times twice as much are as good as 0, too",
         ..ANY
     },
+    not_above(
+        &["_forward_sm80_"],
+        &["=> mov.f32 %f, 0f00000001;\nabs.f32 %f, %f;\nmax.f32 %f, %f, %f;\nshfl.sync.bfly"],
+    ),
+    not_above(
+        &["_forward_sm80_"],
+        &[
+            "=> mov.f32 %f, 0f00000001;\nabs.f32 %f, %f;\nmax.f32 %f, %f, %f;\nadd.f32 %f, %f, 0f41000000;\nshfl.sync.bfly",
+        ],
+    ),
+    // With twice the rows the same number makes the weights.
+    not_above(
+        &["_forward_sm80_", "_q64_"],
+        &["abs.f32 %f, %f;\n=> mov.f32 %f, 0f00000001;\nmax.f32 %f, %f, %f;\nmax.f32 %f, %f, %f;"],
+    ),
     Reason {
         operator: "float literal",
         kernel: &["_forward_sm80_"],
-        near: &["=> mov.f32 %f, 0f00000001;\nabs.f32 %f, %f;\nmax.f32 %f, %f, %f;\nshfl.sync.bfly"],
+        near: &["=> mov.f32 %f, 0f00000001;\nmax.f32 %f, %f, %f;\nmov.u32 %r, %tid.x;"],
         kind: Kind::SameOutput,
-        why: "how far a score is above the reference: -infinity is not, and neither is 0 times it, which is no number",
+        why: "whether a scale is larger than 65536, which none is that this number stands for",
+        ..ANY
+    },
+    second_exchange(&[
+        "shfl.sync.bfly.b32 %f, %f, %r, 0x1f, 0xffffffff;\nmax.f32 %f, %f, %f;\n=> shfl.sync.bfly.b32 %f",
+    ]),
+    second_exchange(&[
+        "shfl.sync.bfly.b32 %f, %f, %r, 0x1f, 0xffffffff;\nmax.f32 %f, %f, %f;\nmov.u32 %r, 2;\n=> shfl.sync.bfly.b32 %f",
+    ]),
+    second_exchange(&[
+        "shfl.sync.bfly.b32 %f, %f, %r, 0x1f, 0xffffffff;\nadd.f32 %f, %f, %f;\n=> shfl.sync.bfly.b32 %f",
+    ]),
+    second_exchange(&[
+        "shfl.sync.bfly.b32 %f, %f, %r, 0x1f, 0xffffffff;\nadd.f32 %f, %f, %f;\nmov.u32 %r, 2;\n=> shfl.sync.bfly.b32 %f",
+    ]),
+    all_rows(&["[shared+];", "=> mov.u32 %r, 1;", TWO_ROWS]),
+    all_rows(&["[shared+];", "=> mov.u32 %r, 4;", TWO_ROWS]),
+    all_rows(&["[shared+];", "=> mov.u32 %r, 16;", TWO_ROWS]),
+    all_rows(&["[shared+];", "=> mov.u32 %r, 64;", TWO_ROWS]),
+    all_rows(&["[shared+];", "=> mov.u32 %r, 256;", TWO_ROWS]),
+    all_rows(&["[shared+];", "=> mov.u32 %r, 4096;", TWO_ROWS]),
+    Reason {
+        operator: "operation",
+        kernel: &["_forward_sm80_"],
+        near: &[
+            "=> add.s32 %r, %r, %r;\nadd.s32 %r, %r, 1;\nld.param.u32 %r, [%rd+];\nsub.s32 %r, %r, %r;\nadd.s32 %r, %r, %r;\nmax.s32 %r, %r, 0;\nmin.s32",
+        ],
+        kind: Kind::SameOutput,
+        why: "where tiles begin that all rows see: queries are off the keys only where each sees from the first key on, and a later begin gives masks to more tiles",
         ..ANY
     },
     Reason {
@@ -88,7 +170,68 @@ pub const REASONS: &[Reason] = &[
         why: "the power of two of an exponent rounded once otherwise; where it ends at the lowest number and not at -infinity it is 0, too",
         ..ANY
     },
+    // What repeats columns that are below a coordinate of the first axis.
+    said_once(&[
+        "=> shl.b32 %r, %r, %r;\nor.b32 %r, %r, %r;\nshl.b32 %r, %r, 1;\nsetp.lt.s32 %p, %r, 16;\nmov.u32 %r, %r;\n@%p bra",
+        ABOVE,
+    ]),
+    said_once(&[
+        "shl.b32 %r, %r, %r;\n=> or.b32 %r, %r, %r;\nshl.b32 %r, %r, 1;\nsetp.lt.s32 %p, %r, 16;\nmov.u32 %r, %r;\n@%p bra",
+        ABOVE,
+    ]),
+    said_once(&[
+        "shl.b32 %r, %r, %r;\nor.b32 %r, %r, %r;\n=> shl.b32 %r, %r, 1;\nsetp.lt.s32 %p, %r, 16;\nmov.u32 %r, %r;\n@%p bra",
+        ABOVE,
+    ]),
+    said_once(&[
+        "shl.b32 %r, %r, %r;\nor.b32 %r, %r, %r;\nshl.b32 %r, %r, 1;\n=> setp.lt.s32 %p, %r, 16;\nmov.u32 %r, %r;\n@%p bra",
+        ABOVE,
+    ]),
+    said_once(&[
+        "shl.b32 %r, %r, %r;\nor.b32 %r, %r, %r;\nshl.b32 %r, %r, 1;\nsetp.lt.s32 %p, %r, 16;\n=> mov.u32 %r, %r;\n@%p bra",
+        ABOVE,
+    ]),
+    said_once(&[
+        "shl.b32 %r, %r, %r;\nor.b32 %r, %r, %r;\nshl.b32 %r, %r, 1;\nsetp.lt.s32 %p, %r, 16;\nmov.u32 %r, %r;\n=> @%p bra",
+        ABOVE,
+    ]),
+    said_once(&["=> setp.gt.s32 %p, %r, 31;\n@%p bra", ABOVE]),
+    said_once(&["setp.gt.s32 %p, %r, 31;\n=> @%p bra", ABOVE]),
 ];
+
+/// Where they go in the table of 64 keys.
+const ABOVE: &str = "or.b32 %r, %r, %r;\nmov.u32 %r, 133;";
+
+/// The loop that doubles columns until a word is full.
+const fn said_once(near: &'static [&'static str]) -> Reason {
+    let why = "the sides of a tile of 64 keys are 32 pairs all together, a whole word: nothing is left to repeat, and a shift by 32 gives 0";
+    let kernel = &["_forward_sm80_", "_k64"];
+    Reason { kernel, near, within: 28, kind: Kind::SameOutput, why, ..ANY }
+}
+
+/// Two copies of one thread in a row, of neighbouring rows of a tile, that hang on the same bit.
+const TWO_ROWS: &str = "bytes; }\nadd.s32 %r, %r, 2048;\n{ .reg .pred is_valid";
+
+/// Which bit says whether a row of a tile without masks exists.
+const fn all_rows(near: &'static [&'static str]) -> Reason {
+    let why =
+        "the bit of the next row of the same tensor and part: where a tile has no mask all of its rows exist";
+    let (operator, kernel, text) = ("integer literal", &["_forward_sm80_"], &["mov.u32"]);
+    Reason { operator, kernel, text, near, within: 24, to: "twice", kind: Kind::SameOutput, why, ..ANY }
+}
+
+/// By how much a score is above the reference.
+const fn not_above(kernel: &'static [&'static str], near: &'static [&'static str]) -> Reason {
+    let why = "how far a score is above the reference: -infinity is not, and neither is 0 times it, which is no number";
+    Reason { operator: "float literal", kernel, near, kind: Kind::SameOutput, why, ..ANY }
+}
+
+/// The second of the two exchanges of a quad.
+const fn second_exchange(near: &'static [&'static str]) -> Reason {
+    let why = "pairs of lanes have the same since they exchanged, so that either of the other pair will do";
+    let (operator, kernel) = ("shuffle lane", &["_forward_sm80_"]);
+    Reason { operator, kernel, near, to: "one more", kind: Kind::SameValue, why, ..ANY }
+}
 
 /// How a warp's first lane alone comes to describe the keys or columns at hand.
 const fn one_lane(operator: &'static str, near: &'static [&'static str], to: &'static str) -> Reason {

@@ -91,12 +91,76 @@ pub const REASONS: &[Reason] = &[
     goes_round("integer literal"),
     // How many are full.
     no_tiles(
+        "memory offset",
+        &[
+            "=> ld.shared.u32 %r, [%rd+];\nld.shared.u32 %r, [%rd+];\nsub.s32 %r, %r, %r;\nld.shared.u32 %r, [%rd+];\nld.shared.u32 %r, [%rd+];\nsub.s32 %r, %r, %r;\nmul.lo.s32 %r, %r, %r;\n",
+        ],
+    ),
+    no_tiles(
+        "memory offset",
+        &[
+            "ld.shared.u32 %r, [%rd+];\n=> ld.shared.u32 %r, [%rd+];\nsub.s32 %r, %r, %r;\nld.shared.u32 %r, [%rd+];\nld.shared.u32 %r, [%rd+];\nsub.s32 %r, %r, %r;\nmul.lo.s32 %r, %r, %r;\n",
+        ],
+    ),
+    no_tiles(
+        "memory offset",
+        &[
+            "ld.shared.u32 %r, [%rd+];\nld.shared.u32 %r, [%rd+];\nsub.s32 %r, %r, %r;\n=> ld.shared.u32 %r, [%rd+];\nld.shared.u32 %r, [%rd+];\nsub.s32 %r, %r, %r;\nmul.lo.s32 %r, %r, %r;\n",
+        ],
+    ),
+    no_tiles(
+        "memory offset",
+        &[
+            "ld.shared.u32 %r, [%rd+];\nld.shared.u32 %r, [%rd+];\nsub.s32 %r, %r, %r;\nld.shared.u32 %r, [%rd+];\n=> ld.shared.u32 %r, [%rd+];\nsub.s32 %r, %r, %r;\nmul.lo.s32 %r, %r, %r;\n",
+        ],
+    ),
+    no_tiles(
         "operation",
-        &["ld.shared.u32 %r, [%rd+];\nld.shared.u32 %r, [%rd+];\n=> sub.s32 %r, %r, %r;\n", MANY],
+        &[
+            "ld.shared.u32 %r, [%rd+];\nld.shared.u32 %r, [%rd+];\n=> sub.s32 %r, %r, %r;\nld.shared.u32 %r, [%rd+];\nld.shared.u32 %r, [%rd+];\nsub.s32 %r, %r, %r;\nmul.lo.s32 %r, %r, %r;\n",
+        ],
+    ),
+    no_tiles(
+        "operation",
+        &[
+            "ld.shared.u32 %r, [%rd+];\nld.shared.u32 %r, [%rd+];\nsub.s32 %r, %r, %r;\nld.shared.u32 %r, [%rd+];\nld.shared.u32 %r, [%rd+];\n=> sub.s32 %r, %r, %r;\nmul.lo.s32 %r, %r, %r;\n",
+        ],
     ),
     no_tiles(
         "operands swapped",
-        &["ld.shared.u32 %r, [%rd+];\nld.shared.u32 %r, [%rd+];\n=> sub.s32 %r, %r, %r;\n", MANY],
+        &[
+            "ld.shared.u32 %r, [%rd+];\nld.shared.u32 %r, [%rd+];\n=> sub.s32 %r, %r, %r;\nld.shared.u32 %r, [%rd+];\nld.shared.u32 %r, [%rd+];\nsub.s32 %r, %r, %r;\nmul.lo.s32 %r, %r, %r;\n",
+        ],
+    ),
+    no_tiles(
+        "operands swapped",
+        &[
+            "ld.shared.u32 %r, [%rd+];\nld.shared.u32 %r, [%rd+];\nsub.s32 %r, %r, %r;\nld.shared.u32 %r, [%rd+];\nld.shared.u32 %r, [%rd+];\n=> sub.s32 %r, %r, %r;\nmul.lo.s32 %r, %r, %r;\n",
+        ],
+    ),
+    no_tiles(
+        "memory offset",
+        &[
+            "sub.s32 %r, %r, %r;\nmul.lo.s32 %r, %r, %r;\n=> ld.shared.u32 %r, [%rd+];\nld.shared.u32 %r, [%rd+];\nsub.s32 %r, %r, %r;\nmul.lo.s32 %r, %r, %r;\n",
+        ],
+    ),
+    no_tiles(
+        "memory offset",
+        &[
+            "sub.s32 %r, %r, %r;\nmul.lo.s32 %r, %r, %r;\nld.shared.u32 %r, [%rd+];\n=> ld.shared.u32 %r, [%rd+];\nsub.s32 %r, %r, %r;\nmul.lo.s32 %r, %r, %r;\n",
+        ],
+    ),
+    no_tiles(
+        "operation",
+        &[
+            "sub.s32 %r, %r, %r;\nmul.lo.s32 %r, %r, %r;\nld.shared.u32 %r, [%rd+];\nld.shared.u32 %r, [%rd+];\n=> sub.s32 %r, %r, %r;\nmul.lo.s32 %r, %r, %r;\n",
+        ],
+    ),
+    no_tiles(
+        "operands swapped",
+        &[
+            "sub.s32 %r, %r, %r;\nmul.lo.s32 %r, %r, %r;\nld.shared.u32 %r, [%rd+];\nld.shared.u32 %r, [%rd+];\n=> sub.s32 %r, %r, %r;\nmul.lo.s32 %r, %r, %r;\n",
+        ],
     ),
     no_tiles(
         "operation",
@@ -122,8 +186,6 @@ pub const REASONS: &[Reason] = &[
     begins(&["max.s32 %r, %r, 0;\nmin.s32 %r, %r, %r;\n=> max.s32 %r, %r, 0;\nbra.uni", STORES]),
 ];
 
-/// The end of counting the full tiles.
-const MANY: &str = "mul.lo.s32 %r, %r, %r;\nsub.s32 %r, %r, %r;\nsetp.lt.s32 %p, %r, 1;";
 /// The rest of where a causal window begins, and where it ends.
 const CAUSAL: &str =
     "add.s32 %r, %r, 1;\nld.param.u32 %r, [%rd+];\nsub.s32 %r, %r, %r;\nadd.s32 %r, %r, %r;\nmax.s32";
