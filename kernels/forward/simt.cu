@@ -30,8 +30,7 @@ struct ForwardBody {
   float out[ITEMS][ELEMS];    // (ITEMS, this lane's part of head_dim_v)
   Softmax<OWNED> softmax;
 
-  __device__ __forceinline__ void operator()(const char* const (&tokens)[1][2], const bool (&visible)[OWNED]) {
-    const char* const(&token)[2] = tokens[0];
+  __device__ __forceinline__ void operator()(const char* const (&token)[2], const bool (&visible)[OWNED]) {
     float key[ELEMS], value[ELEMS];
     load_row<T, LANES, ELEMS, ALIGNED>(key, token[0], geometry.head_dim, lane);
     load_row<T, LANES, ELEMS, ALIGNED>(value, token[1], geometry.head_dim_v, lane);

@@ -254,6 +254,8 @@ def peers(problem, head_dim, backward, deadline):
         from torch.nn.attention.flex_attention import flex_attention
 
         torch._dynamo.reset()
+        # A backward is timed many times over what its forward left, which a compiled one would take for its own results.
+        torch._functorch.config.donated_buffer = False
         mask, visited = block_mask_of(problem, tile)
         compiled = torch.compile(flex_attention, dynamic=False)
 

@@ -121,7 +121,7 @@ const HALVES: [Element; 2] = [Element::F16, Element::Bf16];
 const BUCKETS: [(u32, u32); 7] = [(1, 8), (2, 16), (4, 16), (8, 16), (16, 16), (32, 16), (32, 32)];
 
 /// In a backward 8 elements a lane: a whole line of memory for a group of 8 lanes and half the loads for an item, in exchange for
-/// more exchange; and room for four keys, or two queries and two tokens at a time. Longer rows have no lanes left for that.
+/// more exchange; and room for two items and two tokens at a time. Longer rows have no lanes left for that.
 const BACKWARD_BUCKETS: [(u32, u32); 7] = [(1, 8), (4, 8), (8, 8), (16, 8), (32, 8), (32, 16), (32, 32)];
 
 /// Buckets with a variant for rows that are not 16-byte aligned or not a multiple of 16 bytes long.
@@ -129,12 +129,11 @@ const UNALIGNED: [(u32, u32); 3] = [(4, 16), (16, 16), (32, 32)];
 
 /// Neighbouring items of a lane group: as many as registers hold beside the rows of a token. Element by element loads need more
 /// of them.
-fn items(operation: Operation, (lanes, elems): (u32, u32), aligned: bool) -> u32 {
+fn items(operation: Operation, elems: u32, aligned: bool) -> u32 {
     match (operation, elems) {
         (Operation::Forward, 32) if aligned => 2,
         (_, 32) => 1,
         (Operation::Forward, _) => 4,
-        (Operation::BackwardKey, 8) if lanes > 1 => 4,
         (Operation::BackwardKey, _) if !aligned => 1,
         _ => 2,
     }
@@ -150,7 +149,7 @@ fn simt_entries(element: Element) -> Vec<Entry> {
         let buckets = if operation == Operation::Forward { BUCKETS } else { BACKWARD_BUCKETS };
         let aligned = buckets.into_iter().map(|bucket| (bucket, true));
         for ((lanes, elems), aligned) in aligned.chain(UNALIGNED.into_iter().map(|bucket| (bucket, false))) {
-            let items = items(operation, (lanes, elems), aligned);
+            let items = items(operation, elems, aligned);
             let (max_head_dim, suffix) = (lanes * elems, if aligned { "" } else { "_unaligned" });
             let (operation_name, element_name) = (operation.name(), element.name());
             entries.push(Entry {

@@ -37,15 +37,16 @@ struct Block {
   Span own[OWNED][3];  // start is relative to seen[].start; count 0 for an item beyond the edge
   bool owns[OWNED];    // the owned item is not beyond the edge
 
-  // False if this residue has no items at all: nothing to do for the whole cta.
-  template <Items SIDE>
+  // False if this residue has no items at all: nothing to do for the whole cta. AGAIN: finds once more where the items are, and
+  // nothing else, so that no register has to hold it meanwhile.
+  template <Items SIDE, bool AGAIN = false>
   __device__ __forceinline__ bool place(const Geometry& geometry, const Decomposition& plan) {
-    const int thread = (int)threadIdx.x;
+    const int thread = AGAIN ? (int)arch::thread_index() : (int)threadIdx.x;
     int group = thread / LANES;
     lane = thread % LANES;
     group_lane = thread % WARP - lane;
 
-    int tile = (int)blockIdx.x;
+    int tile = AGAIN ? (int)arch::cta_index() : (int)blockIdx.x;
     int box[3];
     bool empty = false;
 #pragma unroll
@@ -69,6 +70,7 @@ struct Block {
       const int along = (box[a] << plan.cta_log2[a]) + low_bits(group, plan.cta_log2[a]);
       group >>= plan.cta_log2[a];
       base[a] = along << plan.block_log2[a];
+      if (AGAIN) continue;
       const Range first = range<SIDE>(geometry.axes[a], a, base[a]);
       const Range last = range<SIDE>(geometry.axes[a], a, base[a] + (1 << plan.block_log2[a]) - 1);
       const int others = other_count<SIDE>(geometry.axes[a], residue[a]);
@@ -78,6 +80,7 @@ struct Block {
 #pragma unroll
       for (int lanes = LANES; lanes < WARP; lanes *= 2) most[a] = maximum(most[a], arch::shuffle_xor(most[a], lanes));
     }
+    if (AGAIN) return true;
 #pragma unroll
     for (int slot = 0; slot < OWNED; ++slot) {
       const int item = Lanes<LANES, ITEMS>::first_item(lane) + slot;
@@ -90,6 +93,14 @@ struct Block {
       }
     }
     return true;
+  }
+
+  // Takes the longest walk from one lane, though all know it: of what comes from such a shuffle ptxas knows that the warp agrees
+  // on it. Otherwise it takes lanes for parted after each loop, and puts a branch before the next exchange and moves around it. To
+  // be called before anything that may part them.
+  __device__ __forceinline__ void agree() {
+#pragma unroll
+    for (int a = 0; a < 3; ++a) most[a] = arch::of_first_lane(most[a]);
   }
 
   // Item's distance from the first of the block along axis a.
@@ -154,12 +165,6 @@ struct Streams {
 #pragma unroll
     for (int a = 0; a < 3; ++a) step[stream][a] = strides.axis[a] * geometry.axes[a].dilation.value * element_bytes;
   }
-
-  // Keeps the steps of the innermost loop in registers.
-  __device__ __forceinline__ void keep() {
-#pragma unroll
-    for (int s = 0; s < STREAMS; ++s) arch::keep(step[s][2]);
-  }
 };
 
 // Tokens that every item sees, after the window: a single row.
@@ -182,14 +187,11 @@ struct RowRange {
   int end;
 };
 
-// Calls body(pointers[token], visible) for every token of the given rows in the union of the block's windows and then for
-// every token of `always`, TOKENS of a row at a time; visible[slot] says whether the item of an owned pair sees its token.
-// AHEAD: pointers go on before the body instead of after it, by which ptxas makes fewer moves in the backward's loops and more
-// in the forward's.
-template <int TOKENS = 1, bool AHEAD = false, int LANES, int ITEMS, int STREAMS, class Body>
+// Calls body(pointers, visible) for every token of the given rows in the union of the block's windows and then for every
+// token of `always`; visible[slot] says whether an owned item sees it.
+template <int LANES, int ITEMS, int STREAMS, class Body>
 NATTEN_DEVICE void walk(const Block<LANES, ITEMS>& block, RowRange range, const Streams<STREAMS>& streams,
                         const AlwaysSeen<STREAMS>& always, Body& body) {
-  typedef Pairs<LANES, ITEMS, TOKENS> Owned;
   enum { OWNED = Block<LANES, ITEMS>::OWNED };
   const int window_rows = minimum(range.end, block.window_rows());
   const int rows = window_rows + (always.count > 0);
@@ -239,27 +241,16 @@ NATTEN_DEVICE void walk(const Block<LANES, ITEMS>& block, RowRange range, const 
         step[s] = always.step[s];
       }
     }
-    int from[Owned::OWNED];
-#pragma unroll
-    for (int slot = 0; slot < Owned::OWNED; ++slot)
-      from[slot] = first[Owned::item_slot(slot)] - Owned::token(block.lane, slot);
 #pragma unroll 1
-    for (int z = 0; z < most; z += TOKENS) {
-      bool visible[Owned::OWNED];
+    for (int z = 0; z < most; ++z) {
+      bool visible[OWNED];
 #pragma unroll
-      for (int slot = 0; slot < Owned::OWNED; ++slot)
-        visible[slot] = (unsigned)(z - from[slot]) < (unsigned)count[Owned::item_slot(slot)];
-      const char* tokens[TOKENS][STREAMS];
+      for (int slot = 0; slot < OWNED; ++slot) visible[slot] = (unsigned)(z - first[slot]) < (unsigned)count[slot];
+      const char* here[STREAMS];
 #pragma unroll
-      for (int t = 0; t < TOKENS; ++t) {
-#pragma unroll
-        for (int s = 0; s < STREAMS; ++s) {
-          tokens[t][s] = token[s];
-          if ((AHEAD || t < TOKENS - 1) && z + t < last) token[s] += step[s];
-        }
-      }
-      body(tokens, visible);
-      if (!AHEAD && z + TOKENS - 1 < last) {
+      for (int s = 0; s < STREAMS; ++s) here[s] = token[s];
+      body(here, visible);
+      if (z < last) {
 #pragma unroll
         for (int s = 0; s < STREAMS; ++s) token[s] += step[s];
       }

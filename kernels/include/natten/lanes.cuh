@@ -15,7 +15,7 @@ enum { WARP = 32 };
 template <int LANES, int ITEMS>
 struct Lanes {
   enum {
-    SPLITS = LANES >= ITEMS ? (ITEMS == 4 ? 2 : ITEMS == 2 ? 1 : 0) : (LANES == 2 ? 1 : 0),
+    SPLITS = LANES >= ITEMS ? (ITEMS == 8 ? 3 : ITEMS == 4 ? 2 : ITEMS == 2 ? 1 : 0) : (LANES == 2 ? 1 : 0),
     OWNED = ITEMS >> SPLITS  // items a lane owns; lanes that agree in their SPLITS low bits own the same
   };
 
@@ -70,16 +70,44 @@ struct Lanes {
   }
 };
 
-// The same for pairs of an item and one of TOKENS tokens that are taken at once: pair `item * TOKENS + token`. A lane owns pairs
-// of the items that Lanes<LANES, ITEMS> gives it.
+// The same for pairs of an item and one of TOKENS tokens that are taken at once, pair `item * TOKENS + token`, in an order of the
+// lane's own: place p of its list holds pair p ^ first(lane). So every lane keeps the first half of its list and gives the
+// second away, where it would select each with lanes' lists alike; and what it owns stands at its first places already.
 template <int LANES, int ITEMS, int TOKENS>
-struct Pairs : Lanes<LANES, ITEMS * TOKENS> {
+struct Pairs {
   typedef Lanes<LANES, ITEMS * TOKENS> Group;
   enum { COUNT = ITEMS * TOKENS, OWNED = Group::OWNED };
+
+  // The item and the token of a place of the lane's list. Items and tokens are held in that order.
+  NATTEN_DEVICE int item_at(int lane, int item) { return item ^ Group::first_item(lane) / TOKENS; }
+  NATTEN_DEVICE int token_at(int lane, int token) { return token ^ Group::first_item(lane) % TOKENS; }
 
   // Of an owned pair: its token, and which of the lane's items it has.
   NATTEN_DEVICE int token(int lane, int slot) { return (Group::first_item(lane) + slot) % TOKENS; }
   NATTEN_DEVICE constexpr int item_slot(int slot) { return slot / TOKENS; }
+
+  // Adds up each pair's partial sums over the group and hands the sum to its owners.
+  NATTEN_DEVICE void reduce(float (&sums)[COUNT], float (&owned)[OWNED]) {
+    int count = COUNT;
+#pragma unroll
+    for (int level = 0; level < Group::SPLITS; ++level) {
+      count /= 2;
+#pragma unroll
+      for (int i = 0; i < count; ++i) sums[i] += arch::shuffle_xor(sums[i + count], 1 << level);
+    }
+#pragma unroll
+    for (int i = 0; i < OWNED; ++i) {
+#pragma unroll
+      for (int lanes = 1 << Group::SPLITS; lanes < LANES; lanes *= 2) sums[i] += arch::shuffle_xor(sums[i], lanes);
+      owned[i] = sums[i];
+    }
+  }
+
+  // The value of the pair at a place of the lane's list, from its owner: the same lane for the first places.
+  NATTEN_DEVICE float share(const float (&owned)[OWNED], int place) {
+    if (Group::owner(place) == 0) return owned[Group::slot(place)];
+    return arch::shuffle_xor(owned[Group::slot(place)], Group::owner(place));
+  }
 };
 
 }  // namespace natten

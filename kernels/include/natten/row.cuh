@@ -48,6 +48,29 @@ struct Row {
     }
   }
 
+  // From this lane's first chunk on if the row is there, otherwise what it holds stays. WHOLE: the row fills the lanes.
+  template <bool WHOLE>
+  __device__ __forceinline__ void load_if(bool there, const char* from, int length, int lane) {
+    if (!WHOLE) {
+      if (there) load_part(from - lane * 16, length, lane);
+      return;
+    }
+#pragma unroll
+    for (int c = 0; c < CHUNKS; ++c) {
+      unsigned chunk[4];
+#pragma unroll
+      for (int w = 0; w < 4; ++w) chunk[w] = words[c * 4 + w];
+      arch::load_16_bytes_if(there, chunk, from + c * LANES * 16);
+#pragma unroll
+      for (int w = 0; w < 4; ++w) words[c * 4 + w] = chunk[w];
+    }
+  }
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int w = 0; w < WORDS; ++w) words[w] = 0;
+  }
+
   // As floats, all at once: conversions inside the branches of several items would be done once an item.
   __device__ __forceinline__ void unpack(float (&values)[ELEMS]) const {
 #pragma unroll
@@ -79,32 +102,6 @@ NATTEN_DEVICE void load_row(float (&values)[ELEMS], const void* row, int length,
   Row<T, LANES, ELEMS, ALIGNED> stored;
   stored.load(row, length, lane);
   stored.unpack(values);
-}
-
-// Rows of two tensors for each of TOKENS tokens. One question decides whether all of them fill the lanes.
-template <class T, int LANES, bool ALIGNED, int TOKENS, int ELEMS, int STREAMS>
-NATTEN_DEVICE void load_rows(float (&a)[TOKENS][ELEMS], float (&b)[TOKENS][ELEMS], const char* const (&rows)[TOKENS][STREAMS],
-                             int a_length, int b_length, int lane) {
-  typedef Row<T, LANES, ELEMS, ALIGNED> Stored;
-  Stored a_stored[TOKENS], b_stored[TOKENS];
-  if (ALIGNED && a_length == Stored::WIDTH && b_length == Stored::WIDTH) {
-#pragma unroll
-    for (int t = 0; t < TOKENS; ++t) {
-      a_stored[t].load_whole(rows[t][0], lane);
-      b_stored[t].load_whole(rows[t][1], lane);
-    }
-  } else {
-#pragma unroll
-    for (int t = 0; t < TOKENS; ++t) {
-      a_stored[t].load_part(rows[t][0], a_length, lane);
-      b_stored[t].load_part(rows[t][1], b_length, lane);
-    }
-  }
-#pragma unroll
-  for (int t = 0; t < TOKENS; ++t) {
-    a_stored[t].unpack(a[t]);
-    b_stored[t].unpack(b[t]);
-  }
 }
 
 // Writes one lane's part of a row of `length` elements, each times `factor`.

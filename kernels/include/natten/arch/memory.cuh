@@ -10,6 +10,17 @@ static __device__ __forceinline__ void load_16_bytes(unsigned (&words)[4], const
       : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "l"(from));
 }
 
+// Where `there` holds; otherwise the words stay as they were.
+static __device__ __forceinline__ void load_16_bytes_if(bool there, unsigned (&words)[4], const void* from) {
+  asm("{ .reg .pred there; setp.ne.u32 there, %5, 0; @there ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4]; }"
+      : "+r"(words[0]), "+r"(words[1]), "+r"(words[2]), "+r"(words[3]) : "l"(from), "r"((unsigned)there));
+}
+
+static __device__ __forceinline__ void load_pair_if(bool there, float& first, float& second, const float* from) {
+  asm("{ .reg .pred there; setp.ne.u32 there, %3, 0; @there ld.global.nc.v2.f32 {%0, %1}, [%2]; }"
+      : "+f"(first), "+f"(second) : "l"(from), "r"((unsigned)there));
+}
+
 static __device__ __forceinline__ unsigned load_4_bytes(const void* from) {
   unsigned word;
   asm("ld.global.nc.u32 %0, [%1];" : "=r"(word) : "l"(from));
@@ -31,9 +42,6 @@ static __device__ __forceinline__ unsigned load_2_bytes(const void* from) {
   asm("ld.global.nc.u16 %0, [%1];" : "=h"(half_word) : "l"(from));
   return half_word;
 }
-
-// Keeps a distance in a register: the compiler would compute it anew, with 64-bit products, wherever it is added.
-static __device__ __forceinline__ void keep(long long& bytes) { asm volatile("" : "+l"(bytes)); }
 
 static __device__ __forceinline__ void store_16_bytes(void* to, const unsigned (&words)[4]) {
   asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"

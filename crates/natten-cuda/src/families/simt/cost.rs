@@ -9,12 +9,12 @@ use crate::registry::{Facts, Kernel};
 const SCORE: f64 = 0.6e-3;
 /// A query, likewise: finding its window, its row, its result.
 const ITEM: f64 = 20e-3;
-/// The passes of a backward compute three and four products for each score, a forward two.
-const BACKWARD: f64 = 3.5;
+/// The passes of a backward compute three and four products for each score, a forward two, and wait less for each.
+const BACKWARD: f64 = 2.5;
 
 /// The predicted time. The two rates were fitted to the times in docs/performance.md, section 6: of 20 problems nearly all
 /// come within an eighth of the prediction; C1, which does not fill the device, took 1.4 times as long, N1 of head_dim 8 0.84
-/// times. The factor of a backward follows from its useful rates there, which are 0.65 to 0.8 of the forward's.
+/// times. The factor of a backward is between those of f32 on L0 (2.4) and C3 (2.7).
 pub(super) fn predict(kernel: &Kernel, query: &Query<'_>) -> f64 {
     let (problem, launches, passes) = match query.pass {
         Pass::Forward(problem) => (problem, parts::count(kernel, problem), 1.0),
