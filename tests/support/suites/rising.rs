@@ -19,6 +19,8 @@ enum Rise {
     Near,
     /// By 2^16.
     Far,
+    /// By 2^16 for some rows, down by as much for the others.
+    Parted,
 }
 
 /// Rows that rise, by head: all, and either half of sixteen neighbours, which a warp holds apart.
@@ -41,7 +43,7 @@ pub fn checks<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
         (&windows, Rise::Near),
         (&whole, Rise::Far),
         (&windows, Rise::Far),
-        (&narrow, Rise::Far),
+        (&narrow, Rise::Parted),
     ];
     for (nth, (spec, rise)) in all.into_iter().enumerate() {
         let spec = spec.clone().heads(ROWS.len(), 1).scale(1.0);
@@ -63,7 +65,7 @@ fn rising(spec: &Spec, rise: Rise, part: usize) -> Case {
     // What a query has of a step, and a key of each.
     let (step, unit) = match rise {
         Rise::Near => (1.0, 16.0),
-        Rise::Far => (256.0, 256.0),
+        Rise::Far | Rise::Parted => (256.0, 256.0),
     };
     let drawn = spec.draw(6200);
     let dim = spec.head_dim;
@@ -72,6 +74,7 @@ fn rising(spec: &Spec, rise: Rise, part: usize) -> Case {
         let (row, component) = (i / dim, i % dim);
         match component {
             0 if ROWS[row % heads](row / heads) => step,
+            0 if rise == Rise::Parted => -step,
             1 => 1.0,
             _ => 0.0,
         }

@@ -106,4 +106,20 @@ pub const REASONS: &[Reason] = &[
         why: "what is summed has at least one part",
         ..ANY
     },
+    Reason {
+        operator: "compare bound",
+        kernel: &["natten_merge_"],
+        text: &["setp.lt.s32", ", 1"],
+        kind: Kind::SameValue,
+        why: "a merge has two branches or more",
+        ..ANY
+    },
+    Reason {
+        operator: "integer literal",
+        kernel: &["natten_merge_"],
+        text: &["setp.lt.s32", ", 1"],
+        kind: Kind::SameValue,
+        why: "a merge has two branches or more",
+        ..ANY
+    },
 ];
