@@ -17,17 +17,17 @@ use crate::subject::Subject;
 enum Rise {
     /// By 16 from part to part.
     Near,
-    /// By 2^16.
+    /// By 2^31.
     Far,
-    /// By 2^16 for some rows, down by as much for the others.
+    /// By 2^31 for some rows, down by as much for the others.
     Parted,
 }
 
 /// Rows that rise, by head: all, and either half of sixteen neighbours, which a warp holds apart.
 const ROWS: [fn(usize) -> bool; 3] = [|_| true, |row| row % 16 < 8, |row| row % 16 >= 8];
 
-/// Keys that every query sees, and windows; on tiles the first are whole tiles, the others begin and end inside of some. A scale of
-/// 1, since there are kernels that do not even begin near 0 with a large one.
+/// Keys that every query sees, and windows; on tiles the first are whole tiles, the others begin and end inside of some. The
+/// scale is the largest power of two with which all kernels begin near 0.
 pub fn checks<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
     if !scope.is_kernel() || !scope.forward {
         return;
@@ -46,7 +46,8 @@ pub fn checks<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
         (&narrow, Rise::Parted),
     ];
     for (nth, (spec, rise)) in all.into_iter().enumerate() {
-        let spec = spec.clone().heads(ROWS.len(), 1).scale(1.0);
+        let scale = if rise == Rise::Near { 1.0 } else { 32768.0 };
+        let spec = spec.clone().heads(ROWS.len(), 1).scale(scale);
         for given in scope.alone(&spec, nth) {
             let (at, spec, element_type) = (Arrangements::all(given.place), given.spec, given.element_type);
             let name = format!("oracle rising {rise:?} {nth} {element_type}");
@@ -72,10 +73,12 @@ fn rising(spec: &Spec, rise: Rise, part: usize) -> Case {
     let heads = ROWS.len();
     let query = |i: usize| {
         let (row, component) = (i / dim, i % dim);
+        let rises = ROWS[row % heads](row / heads);
         match component {
-            0 if ROWS[row % heads](row / heads) => step,
+            0 if rises => step,
             0 if rise == Rise::Parted => -step,
-            1 => 1.0,
+            // Rows that do not go far stay at 0.
+            1 if rises || rise != Rise::Far => 1.0,
             _ => 0.0,
         }
     };
