@@ -38,14 +38,16 @@ pub fn checks<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
     let windows = Spec::na(&[9 * part / 2], &[5 * part / 2]);
     // Of a warp's rows some see nothing of a tile in which others go far.
     let narrow = Spec::na(&[9 * part / 2], &[(27 * part / 64).max(2)]);
+    // Behind two parts, where all scores are near, or from the first on.
     let all = [
-        (&whole, Rise::Near),
-        (&windows, Rise::Near),
-        (&whole, Rise::Far),
-        (&windows, Rise::Far),
-        (&narrow, Rise::Parted),
+        (&whole, Rise::Near, 2),
+        (&windows, Rise::Near, 2),
+        (&whole, Rise::Far, 2),
+        (&windows, Rise::Far, 2),
+        (&narrow, Rise::Far, 0),
+        (&narrow, Rise::Parted, 0),
     ];
-    for (nth, (spec, rise)) in all.into_iter().enumerate() {
+    for (nth, (spec, rise, behind)) in all.into_iter().enumerate() {
         let scale = if rise == Rise::Near { 1.0 } else { 32768.0 };
         let spec = spec.clone().heads(ROWS.len(), 1).scale(scale);
         for given in scope.alone(&spec, nth) {
@@ -53,7 +55,7 @@ pub fn checks<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
             let name = format!("oracle rising {rise:?} {nth} {element_type}");
             checks.push(Check::new(name, spec.clone(), move |subject: &S| {
                 in_type!(element_type, E => {
-                    let case = rising(&spec, rise, part);
+                    let case = rising(&spec, rise, Parts { tokens: part, behind });
                     Expected::<E>::of(&case).once(true).check_forward(subject, at)
                 })
             }));
@@ -61,8 +63,24 @@ pub fn checks<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
     }
 }
 
+/// How keys are parted.
+#[derive(Clone, Copy)]
+struct Parts {
+    /// Keys of a part.
+    tokens: usize,
+    /// Parts before the first step.
+    behind: usize,
+}
+
+impl Parts {
+    /// Steps up to a key.
+    fn steps(self, token: usize) -> usize {
+        (token / self.tokens + 1).saturating_sub(self.behind)
+    }
+}
+
 /// Queries have one component for the step and one for the key's own number; where rows are too short for both, the step's alone.
-fn rising(spec: &Spec, rise: Rise, part: usize) -> Case {
+fn rising(spec: &Spec, rise: Rise, parts: Parts) -> Case {
     // What a query has of a step, and a key of each.
     let (step, unit) = match rise {
         Rise::Near => (1.0, 16.0),
@@ -85,9 +103,10 @@ fn rising(spec: &Spec, rise: Rise, part: usize) -> Case {
     let key = |i: usize| {
         let (token, component) = (i / dim, i % dim);
         match component {
-            // The first tile rises by nothing.
-            0 => unit * (token / part).saturating_sub(1) as f64,
-            1 if token % part == part / 3 => 9.0,
+            0 => unit * parts.steps(token) as f64,
+            // Before the first step far scores are 0.
+            1 if rise != Rise::Near && parts.steps(token) == 0 => 0.0,
+            1 if token % parts.tokens == parts.tokens / 3 => 9.0,
             1 => (token * 7 % 5) as f64 - 2.0,
             _ => 0.0,
         }
