@@ -47,7 +47,7 @@ pub fn checks<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
         spikes(checks, scope);
     }
     if scope.backward {
-        for given in scope.alone(&Spec::attention(70, 60, false).dims(16, 16).scale(COARSE), 1) {
+        for given in scope.alone(&Spec::attention(128, 60, false).dims(16, 16).scale(COARSE), 1) {
             let Given { element_type, spec, place, .. } = given;
             let name = format!("oracle coarse log-sum-exps {element_type}");
             checks.push(Check::new(
@@ -101,14 +101,17 @@ impl Case {
         self
     }
 
-    /// Rows have one of eight components, of which each is large for one key in 64, larger from one to the next.
-    fn with_spikes(mut self) -> Self {
+    /// Rows have one of eight components, of which each is large for one key in 64, larger from one to the next by a step. In turn:
+    /// of one eight of 32 rows at a time, after a first tile in which none is.
+    fn with_spikes(mut self, step: f64, in_turn: bool) -> Self {
         let dim = self.spec.head_dim;
-        let query = |i: usize| f64::from(u8::from(i % dim == i / dim % 8));
+        let component = |row: usize| if in_turn { row / 8 % 4 * 2 + row % 2 } else { row % 8 };
+        let query = |i: usize| f64::from(u8::from(i % dim == component(i / dim)));
         let key = |i: usize| {
             let (token, component) = (i / dim, i % dim);
-            let at = (component * 9 + token / 64 * 21 + 3) % 64;
-            if component < 8 && token % 64 == at { 100.0 * (1 + token / 64) as f64 } else { 0.0 }
+            let (tile, at) = (token / 64, (component * 9 + token / 64 * 21 + 3) % 64);
+            let has_turn = !in_turn || tile > 0 && (tile - 1) % 4 == component / 2;
+            if component < 8 && has_turn && token % 64 == at { step * (1 + tile) as f64 } else { 0.0 }
         };
         let Inputs { query: q, key: k, .. } = &self.inputs;
         let (q, k) = (Tensor::from_fn(q.shape(), query), Tensor::from_fn(k.shape(), key));
@@ -139,14 +142,18 @@ impl Case {
 /// In each tile of keys one has all of a row's weight, each row's another one and far above those before: what a lane overlooks, no
 /// other lane of its row has seen.
 fn spikes<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
-    for (nth, scale) in [1.0, 131_072.0].into_iter().enumerate() {
+    // A little less than a power of two.
+    let ln_2 = 0.99999 * std::f32::consts::LN_2;
+    // Far above; so far that references are far from 0; and by so many powers of two as f16 just has not.
+    let all = [(1.0, 100.0, false), (131_072.0, 100.0, false), (ln_2, 16.0, false), (1.0, 100.0, true)];
+    for (nth, (scale, step, in_turn)) in all.into_iter().enumerate() {
         for Given { element_type, spec, place, .. } in
-            scope.alone(&Spec::attention(70, 300, false).scale(scale), nth)
+            scope.alone(&Spec::attention(70, 364, false).scale(scale), nth)
         {
             let name = format!("oracle spikes {nth} {element_type}");
             checks.push(Check::new(name, spec.clone(), move |subject| {
                 in_type!(element_type, E => {
-                    let expected = Expected::<E>::of(&spec.draw(9850).with_spikes()).once(true);
+                    let expected = Expected::<E>::of(&spec.draw(9850).with_spikes(step, in_turn)).once(true);
                     expected.check_forward(subject, Arrangements::all(place))
                 })
             }));
@@ -189,10 +196,10 @@ fn far_references<E: Element, S: Subject>(
     Ok(())
 }
 
-/// Rows whose first component is this, the others 0.
-fn first_components(shape: &[usize], value: impl Fn(usize) -> f64) -> Tensor<f64> {
+/// Rows by what their components are.
+fn components(shape: &[usize], value: impl Fn(usize, usize) -> f64) -> Tensor<f64> {
     let width = *shape.last().expect("rows");
-    Tensor::from_fn(shape, |i| if i % width == 0 { value(i / width) } else { 0.0 }).expect("its shape")
+    Tensor::from_fn(shape, |i| value(i / width, i % width)).expect("its shape")
 }
 
 /// Log-sum-exps so far from 0 that they are known to some powers of two alone. One key has all of a query's weight, more than which
@@ -205,11 +212,12 @@ fn coarse_statistics<E: Element, S: Subject>(
     let problem = spec.problem(E::TYPE);
     let (scale, keys, dim_v) = (problem.scale(), problem.key_tokens(), spec.head_dim_v);
     let (size, step) = (2f64.powi(10), 2f64.powi(-14));
-    let sign = |row: usize| if row.is_multiple_of(2) { 1.0 } else { -1.0 };
-    // The largest is not the last one, nor the smallest the first.
-    let number = |key: usize| (100 + (key * 7 + 11) % keys) as f64;
+    let sign = |row: usize| if (row / 8 + row / 32).is_multiple_of(2) { 1.0 } else { -1.0 };
+    // Of each component another key's is the largest, and the smallest.
+    let number = |key: usize, component: usize| (100 + (key * 7 + component * 23 + 11) % keys) as f64;
+    let own = |row: usize| row % spec.head_dim;
     let best = |row: usize| {
-        let score = |&key: &usize| sign(row) * number(key);
+        let score = |&key: &usize| sign(row) * number(key, own(row));
         (0..keys).max_by(|a, b| score(a).total_cmp(&score(b))).expect("some key")
     };
     let d_lse = |row: usize| 2f64.powi(-6) * (1 + row % 3) as f64;
@@ -217,20 +225,20 @@ fn coarse_statistics<E: Element, S: Subject>(
     let drawn = spec.draw(9900).rounded::<E>();
     let (queries, values) = (drawn.query.shape(), drawn.value.shape());
     let inputs = Inputs::new(
-        first_components(queries, |row| sign(row) * size).cast::<E>(),
-        first_components(drawn.key.shape(), |key| step * number(key)).cast::<E>(),
+        components(queries, |row, at| if at == own(row) { sign(row) * size } else { 0.0 }).cast::<E>(),
+        components(drawn.key.shape(), |key, at| step * number(key, at)).cast::<E>(),
         Tensor::from_fn(values, |i| E::from_f64(value(i / dim_v, i % dim_v))).expect("its shape"),
     );
     let out = |i: usize| E::from_f64(value(best(i / dim_v), i % dim_v));
     let out = Tensor::from_fn(&problem.out_shape(), out).expect("small");
-    let lse = |row: usize| (scale * sign(row) * size * step * number(best(row))) as f32;
+    let lse = |row: usize| (scale * sign(row) * size * step * number(best(row), own(row))) as f32;
     let lse = Tensor::from_fn(&problem.lse_shape(), lse).expect("small");
     let d_out = Tensor::from_fn(&problem.out_shape(), |i| E::from_f64((i % 3) as f64 - 1.0)).expect("small");
     let d_lses = Tensor::from_fn(&problem.lse_shape(), |row| d_lse(row) as f32).expect("small");
     let saved = Saved { out: &out, lse: &lse, d_out: &d_out, d_lse: Some(&d_lses) };
     let found = placed_gradients(subject, &problem, &inputs, &saved, Arrangements::all(place))?;
     let what = format!("{} {} gradient of query of {problem:?}", subject.name(), E::TYPE);
-    let wanted = first_components(queries, |row| scale * d_lse(row) * step * number(best(row)));
+    let wanted = components(queries, |row, at| scale * d_lse(row) * step * number(best(row), at));
     let near = |exact: f64| 8.0 * rounding::<E>() * exact.abs();
     each_within(&what, &found.query.written(&what), &wanted, near).expect("coarse log-sum-exps");
     Ok(())

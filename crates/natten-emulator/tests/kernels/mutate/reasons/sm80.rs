@@ -39,6 +39,9 @@ pub const REASONS: &[Reason] = &[
     one_lane("integer literal", &["and.b32 %r, %r, 31;\n=> setp.ne.s32 %p, %r, 0;\n@%p bra"], "one more"),
     one_lane("compare direction", &["and.b32 %r, %r, 31;\n=> setp.ne.s32 %p, %r, 0;\n@%p bra"], ""),
     one_lane("predicate sense", &["and.b32 %r, %r, 31;\nsetp.ne.s32 %p, %r, 0;\n=> @%p bra"], ""),
+    lazily(&["_forward_sm80_bf16_"], ""),
+    lazily(&["_forward_sm80_f16_"], "zero"),
+    lazily(&["_forward_sm80_f16_"], "negative"),
     Reason {
         operator: "barrier moved",
         kernel: &["_forward_sm80_"],
@@ -143,14 +146,24 @@ pub const REASONS: &[Reason] = &[
     all_rows(&["[shared+];", "=> mov.u32 %r, 64;", TWO_ROWS]),
     all_rows(&["[shared+];", "=> mov.u32 %r, 256;", TWO_ROWS]),
     all_rows(&["[shared+];", "=> mov.u32 %r, 4096;", TWO_ROWS]),
+    later(
+        "operation",
+        &["=> add.s32 %r, %r, %r;\nadd.s32 %r, %r, 1;\nld.param.u32 %r, [%rd+];\nsub.s32", LAST_ROW],
+        "",
+    ),
+    later("integer literal", &["=> add.s32 %r, %r, -1;\nadd.s32 %r, %r, -1;\nmin.s32", LAST_ROW], "negative"),
+    later("integer literal", &["=> add.s32 %r, %r, -1;\nadd.s32 %r, %r, -1;\nmin.s32", LAST_ROW], "one more"),
+    later("integer literal", &["add.s32 %r, %r, -1;\n=> add.s32 %r, %r, -1;\nmin.s32", LAST_ROW], "negative"),
+    later("integer literal", &["add.s32 %r, %r, -1;\n=> add.s32 %r, %r, -1;\nmin.s32", LAST_ROW], "one more"),
     Reason {
-        operator: "operation",
-        kernel: &["_forward_sm80_"],
+        operator: "barrier moved",
+        kernel: &["_backward_", "_sm80_"],
         near: &[
-            "=> add.s32 %r, %r, %r;\nadd.s32 %r, %r, 1;\nld.param.u32 %r, [%rd+];\nsub.s32 %r, %r, %r;\nadd.s32 %r, %r, %r;\nmax.s32 %r, %r, 0;\nmin.s32",
+            "=> bar.sync 0;\nld.shared.u32 %r, [shared+];\nshl.b32 %r, %r, %r;\nld.shared.u32 %r, [shared+];",
         ],
-        kind: Kind::SameOutput,
-        why: "where tiles begin that all rows see: queries are off the keys only where each sees from the first key on, and a later begin gives masks to more tiles",
+        to: "behind",
+        kind: Kind::StrongerBarrier,
+        why: "the barrier behind the description of what is at hand: sides, ends and numbers of tiles are written before it and not again in the loop",
         ..ANY
     },
     Reason {
@@ -224,6 +237,24 @@ const fn all_rows(near: &'static [&'static str]) -> Reason {
 const fn not_above(kernel: &'static [&'static str], near: &'static [&'static str]) -> Reason {
     let why = "how far a score is above the reference: -infinity is not, and neither is 0 times it, which is no number";
     Reason { operator: "float literal", kernel, near, kind: Kind::SameOutput, why, ..ANY }
+}
+
+/// The end of what the last row of a box sees along a causal axis.
+const LAST_ROW: &str =
+    "add.s32 %r, %r, %r;\nmax.s32 %r, %r, 0;\nmin.s32 %r, %r, %r;\nmax.s32 %r, %r, 0;\nbra.uni";
+
+/// Where along a causal axis tiles begin that all rows see, by what the last row sees. Queries are off the keys only where each sees
+/// from the first key on, so that an offset that is taken off is no earlier begin either.
+const fn later(operator: &'static str, near: &'static [&'static str], to: &'static str) -> Reason {
+    let why = "a begin of the tiles that all rows see which is never too early: the later it is, the more tiles have masks";
+    Reason { operator, kernel: &["_sm80_"], near, within: 14, to, kind: Kind::SameOutput, why, ..ANY }
+}
+
+/// How far above its reference a score moves it.
+const fn lazily(kernel: &'static [&'static str], to: &'static str) -> Reason {
+    let why = "a reference that moves earlier, or where weights have room later, rounds otherwise, each weight once as ever";
+    let (operator, text) = ("float literal", &["add.f32", "0f41000000"]);
+    Reason { operator, kernel, text, to, kind: Kind::BelowTolerance, why, ..ANY }
 }
 
 /// The second of the two exchanges of a quad.
