@@ -6,12 +6,15 @@ use natten::{Element, Tensor};
 pub fn largest_error<A: Element, B: Element>(found: &Tensor<A>, expected: &Tensor<B>) -> f64 {
     assert_eq!(found.shape(), expected.shape(), "shapes");
     let pairs = found.as_slice().iter().zip(expected.as_slice());
-    let errors = pairs.map(|(a, b)| difference(a.to_f64(), b.to_f64()));
+    let errors = pairs.map(|(a, b)| difference::<A>(a.to_f64(), b.to_f64()));
     errors.fold(0.0, |worst: f64, e| if worst.is_nan() || e.is_nan() { f64::NAN } else { worst.max(e) })
 }
 
-fn difference(found: f64, expected: f64) -> f64 {
-    let same = found == expected || (found.is_nan() && expected.is_nan());
+/// Between an element and what it should be. The number of its type that is nearest to that, an infinity where it has no larger
+/// ones, is as near as can be.
+fn difference<A: Element>(found: f64, expected: f64) -> f64 {
+    let nearest = A::from_f64(expected).to_f64();
+    let same = found == expected || found == nearest || (found.is_nan() && expected.is_nan());
     if same {
         0.0
     } else if found.is_finite() && expected.is_finite() {
@@ -37,7 +40,7 @@ pub fn assert_close<A: Element, B: Element>(
     let (index, (a, b)) = pairs
         .enumerate()
         .max_by(|(_, x), (_, y)| {
-            let error = |(a, b): &(&A, &B)| rank(difference(a.to_f64(), b.to_f64()));
+            let error = |(a, b): &(&A, &B)| rank(difference::<A>(a.to_f64(), b.to_f64()));
             error(x).total_cmp(&error(y))
         })
         .expect("an empty tensor has no error");
@@ -76,7 +79,7 @@ pub fn each_within_at<A: Element, B: Element>(
     for (i, (a, b)) in found.as_slice().iter().zip(expected.as_slice()).enumerate() {
         let (a, b) = (a.to_f64(), b.to_f64());
         // What an infinity allows is infinite, so it is asked of finite numbers only.
-        let error = difference(a, b);
+        let error = difference::<A>(a, b);
         let is_within = error <= allowed(i, b);
         if error != 0.0 && !is_within {
             return Err(format!("{what}[{i}] = {a}, expected {b}"));
@@ -108,7 +111,7 @@ pub fn same_row<E: Element>(a: &Tensor<E>, b: &Tensor<E>, row: usize, width: usi
 pub fn row_error<A: Element, B: Element>(a: &Tensor<A>, b: &Tensor<B>, row: usize, width: usize) -> f64 {
     let row = row * width..(row + 1) * width;
     let pairs = a.as_slice()[row.clone()].iter().zip(&b.as_slice()[row]);
-    let errors = pairs.map(|(a, b)| difference(a.to_f64(), b.to_f64()));
+    let errors = pairs.map(|(a, b)| difference::<A>(a.to_f64(), b.to_f64()));
     errors.fold(0.0, |worst: f64, e| if worst.is_nan() || e.is_nan() { f64::NAN } else { worst.max(e) })
 }
 
