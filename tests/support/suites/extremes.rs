@@ -148,7 +148,9 @@ fn hard_gradients<E: Element, S: Subject>(
 /// Results that lie halfway between two numbers of the element type, exactly: each goes to the even one, once down and once up, in
 /// each component and for every item of a lane group. Infinity stays what it is.
 fn ties<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
-    let spec = Spec::attention(5, if scope.forward { 2 } else { 5 }, false).dims(16, 16).scale(1.0);
+    let keys = if scope.forward { 2 } else { 5 };
+    let additional = if scope.forward { 0 } else { 2 };
+    let spec = Spec::attention(5, keys, false).additional(additional).dims(16, 16).scale(1.0);
     for Given { index, element_type, spec, .. } in (0..2).flat_map(|nth| scope.alone(&spec, nth)) {
         let is_forward = scope.forward;
         checks.push(Check::new(
@@ -225,6 +227,14 @@ impl<E: Element> Even<E> {
         Even { inputs, out: rows(), lse: scalars(), d_out: rows(), d_lse: scalars(), problem }
     }
 
+    /// Gives all additional keys the same components.
+    fn set_additional_keys(&mut self, of_component: impl Fn(usize) -> f64) {
+        if let Some([keys, _]) = &mut self.inputs.additional {
+            let dim = keys.shape()[keys.shape().len() - 1];
+            *keys = of_rows(keys.shape(), dim, |_, component| of_component(component));
+        }
+    }
+
     fn gradients<S: Subject>(&self, subject: &S) -> Result<Inputs<Tensor<E>>, Unsupported> {
         let Even { problem, inputs, out, lse, d_out, d_lse } = self;
         subject.differentiate(problem, inputs, &Saved { out, lse, d_out, d_lse: Some(d_lse) })
@@ -250,6 +260,9 @@ fn ties_of_gradients<E: Element, S: Subject>(subject: &S, spec: &Spec) -> Result
         let of_f32 = |n: usize| f64::from(tie(n) as f32);
         assert_bits(&what("query"), &found.query, dim, |row, _| of_f32(row));
         assert_bits(&what("value"), &found.value, width, |_, component| tie(component));
+        if let Some([_, values]) = &found.additional {
+            assert_bits(&what("additional values"), values, width, |_, component| tie(component));
+        }
 
         let mut even = Even::<E>::of(spec);
         even.inputs.query = of_rows(even.inputs.query.shape(), dim, |row, component| {
@@ -273,6 +286,9 @@ fn infinite_gradients<E: Element, S: Subject>(subject: &S, spec: &Spec) -> Resul
     even.d_out = of_rows(even.out.shape(), width, of_first);
     let found = even.gradients(subject)?;
     assert_bits(&what("value"), &found.value, width, |_, component| infinite(component));
+    if let Some([_, values]) = &found.additional {
+        assert_bits(&what("additional values"), values, width, |_, component| infinite(component));
+    }
     // Beside pairs that a tile does not have infinite gradients of scores are none.
     if subject.backward_weights(&even.problem, &even.inputs.map(Tensor::view)) == Weights::InElementType {
         return Ok(());
@@ -280,6 +296,7 @@ fn infinite_gradients<E: Element, S: Subject>(subject: &S, spec: &Spec) -> Resul
     let mut even = Even::<E>::of(spec);
     even.d_lse = of_rows(even.lse.shape(), 1, |_, _| f64::INFINITY);
     even.inputs.key = of_rows(even.inputs.key.shape(), dim, |_, component| sign(component));
+    even.set_additional_keys(sign);
     assert_bits(&what("query"), &even.gradients(subject)?.query, dim, |_, component| infinite(component));
     even.inputs.query = of_rows(even.inputs.query.shape(), dim, |_, component| sign(component));
     even.inputs.key = of_rows(even.inputs.key.shape(), dim, |_, _| 0.0);

@@ -25,14 +25,17 @@ pub fn checks<S: Subject>(scope: &Scope) -> Vec<Check<S>> {
             if is_forward { forward::<E, S>(subject, &spec) } else { backward::<E, S>(subject, &spec) }
         })
     });
-    let line = scope.full_rows(&Spec::na(&[19], &[4]).heads(2, 1));
-    let name = format!("oracle not a number in turn {element_type}");
-    let in_turn = Check::new(name, line.clone(), move |subject| {
-        in_type!(element_type, E => {
-            if is_forward { in_turn_forward::<E, S>(subject, &line) } else { in_turn_backward::<E, S>(subject, &line) }
+    // Rows that fill the lanes and shorter ones have loops of their own.
+    let line = Spec::na(&[19], &[4]).heads(2, 1);
+    let in_turn = [("full", scope.full_rows(&line)), ("shorter", scope.fit(&line, 1))].map(|(rows, line)| {
+        let name = format!("oracle not a number in turn, {rows} rows {element_type}");
+        Check::new(name, line.clone(), move |subject| {
+            in_type!(element_type, E => {
+                if is_forward { in_turn_forward::<E, S>(subject, &line) } else { in_turn_backward::<E, S>(subject, &line) }
+            })
         })
     });
-    vec![apart, in_turn]
+    [apart].into_iter().chain(in_turn).collect()
 }
 
 /// Neighbours on a line whose rows are NaN in turn: of each lane group's items some see the token and some do not, and it is each

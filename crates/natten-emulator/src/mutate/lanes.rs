@@ -97,9 +97,9 @@ fn same_in(kernel: &Kernel, slot: Slot, depth: u32) -> u32 {
 fn exchanged(kernel: &Kernel, at: usize, own: Slot, taken: Slot) -> Option<(Slot, u32)> {
     let exchange = definition(kernel, taken)?;
     let (inst, [d, a, b, c]) = (&kernel.code[exchange], kernel.origin.slots[exchange]);
-    let made = definition(kernel, own)?;
-    // All in a row, so that it is the same `own` that is given and that is kept.
-    let is_in_row = made < exchange && exchange < at && is_straight(kernel, made, at);
+    // In a row and not written between, so that it is the same `own` that is given and that is kept, whatever wrote it.
+    let is_kept = |at: usize| !kernel.origin.writes[at].contains(&own);
+    let is_in_row = exchange < at && is_straight(kernel, exchange, at) && (exchange..at).all(is_kept);
     if d != taken || a != own || inst.op != Op::Shfl(Shuffle::Butterfly) || inst.guard != NONE || !is_in_row {
         return None;
     }

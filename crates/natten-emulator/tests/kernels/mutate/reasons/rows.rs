@@ -122,4 +122,13 @@ pub const REASONS: &[Reason] = &[
         why: "a merge has two branches or more",
         ..ANY
     },
+    Reason {
+        operator: "float literal",
+        kernel: &["natten_merge_"],
+        text: &["mov.f32", "0fFF800000"],
+        to: "negative",
+        kind: Kind::SameOutput,
+        why: "a merge has two branches or more, so the weights of the first two never stay what they begin as",
+        ..ANY
+    },
 ];

@@ -350,4 +350,47 @@ pub const REASONS: &[Reason] = &[
         why: "half a window comes out no less than it is, and a walk that ends later than it need is none the worse: its items tell what they see",
         ..ANY
     },
+    Reason {
+        operator: "shuffle ",
+        kernel: &["natten_backward_", "_simt_"],
+        text: &["shfl.sync.idx.b32 %r", ", 0, 0x1f"],
+        kind: Kind::SameValue,
+        why: "the trips of a warp, which the butterfly before has made the same in every lane; from lane 0 it is taken once more so that the assembler knows",
+        ..ANY
+    },
+    Reason {
+        operator: "shuffle mode",
+        kernel: &["natten_backward_", "_simt_"],
+        text: &["shfl.sync.bfly.b32 %r"],
+        to: "shfl(down)",
+        kind: Kind::SameOutput,
+        why: "the trips of a warp are taken from lane 0, which gets the largest from the lanes above it",
+        ..ANY
+    },
+    Reason {
+        operator: "compare bound",
+        kernel: &["natten_backward_", "_simt_", "_d8"],
+        text: &["setp.lt.s32"],
+        near: &["=> setp.lt.s32", "bra", "st.global"],
+        within: 16,
+        kind: Kind::SameValue,
+        why: "aligned rows of at most 8 elements have 8, or 4 in f32, which are stored by what bounds are not",
+        ..ANY
+    },
+    Reason {
+        kernel: &["natten_backward_", "_simt_f16_d8"],
+        near: &["visible"],
+        within: 80,
+        kind: Kind::NeverExecuted,
+        why: "aligned rows of at most 8 elements of 16 bits have 8, and fill the lanes: the loop for others is for longer rows",
+        ..ANY
+    },
+    Reason {
+        kernel: &["natten_backward_", "_simt_bf16_d8"],
+        near: &["visible"],
+        within: 80,
+        kind: Kind::NeverExecuted,
+        why: "aligned rows of at most 8 elements of 16 bits have 8, and fill the lanes: the loop for others is for longer rows",
+        ..ANY
+    },
 ];
