@@ -20,6 +20,7 @@ pub mod rising;
 pub mod run;
 pub mod scope;
 pub mod semantics;
+pub mod silent;
 pub mod vast;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

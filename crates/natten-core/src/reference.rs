@@ -20,7 +20,7 @@ pub use merge::{merge, merge_backward};
 pub struct Forward {
     /// `[batch, tokens.., heads, head_dim_v]`
     pub out: Tensor<f64>,
-    /// `[batch, tokens.., heads]`, natural logarithm; minus infinity where a query sees no key.
+    /// `[batch, tokens.., heads]`, natural logarithm; minus infinity where a query sees no key, or none but scores of minus infinity.
     pub lse: Tensor<f64>,
 }
 
@@ -34,10 +34,10 @@ pub fn forward<E: InputElement>(problem: &Problem, inputs: &Inputs<TensorView<'_
     for_each_query(problem, |query, keys| {
         let scores = scores(problem, &operands, query, keys);
         let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
-        if keys.is_empty() {
+        if is_silent(&scores) {
             return lse.set(query, f64::NEG_INFINITY);
         }
+        let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
         lse.set(query, max + sum.ln());
         let out_row = out.row_mut(query.batch, query.token, query.head);
         for (key, score) in keys.iter().zip(&scores) {
@@ -74,7 +74,11 @@ pub fn backward<E: InputElement, O: InputElement, L: InputElement>(
         let d_o = d_out.row(batch, token, head);
         let delta = dot(d_o, out.row(batch, token, head));
         let d_lse = d_lse.as_ref().map_or(0.0, |d_lse| d_lse.get(query));
-        for (key, score) in keys.iter().zip(scores(problem, &operands, query, keys)) {
+        let scores = scores(problem, &operands, query, keys);
+        if is_silent(&scores) {
+            return;
+        }
+        for (key, score) in keys.iter().zip(scores) {
             let p = (score - lse.get(query)).exp();
             let d_s = scale * p * (dot(d_o, operands.value_row(query, key)) - delta + d_lse);
             add_scaled(grads.query.row_mut(batch, token, head), d_s, operands.key_row(query, key));
@@ -89,6 +93,11 @@ pub fn backward<E: InputElement, O: InputElement, L: InputElement>(
 fn scores(problem: &Problem, operands: &Inputs<Rows>, query: &Query, keys: &[Key]) -> Vec<f64> {
     let q = operands.query.row(query.batch, query.token, query.head);
     keys.iter().map(|key| problem.scale() * dot(q, operands.key_row(query, key))).collect()
+}
+
+/// Whether a query has no weight to give: it sees no key, or none but such that their scores are minus infinity.
+fn is_silent(scores: &[f64]) -> bool {
+    scores.iter().all(|&score| score == f64::NEG_INFINITY)
 }
 
 /// One query: where its rows are.

@@ -6,7 +6,7 @@ use natten::{Element, ElementType, Gradients, Inputs, Output, Problem, Saved, Te
 
 use super::scope::Given;
 use super::{
-    Check, Scope, Suite, boxes, extremes, far, gradients_of_nan, lengths, list, not_a_number, rising,
+    Check, Scope, Suite, boxes, extremes, far, gradients_of_nan, lengths, list, not_a_number, rising, silent,
 };
 use crate::compare::{assert_close, largest};
 use crate::dense::{self, Summed, Weights};
@@ -70,6 +70,7 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
     }
     extremes::checks(&mut checks, scope);
     rising::checks(&mut checks, scope);
+    silent::checks(&mut checks, scope);
     boxes::checks(&mut checks, scope);
     far::checks(&mut checks, scope);
     gradients_of_nan::checks(&mut checks, scope);

@@ -316,7 +316,8 @@ impl<const OF_QUERIES: bool> TileState<'_, OF_QUERIES> {
         }
     }
 
-    /// Writes sums number `which` of all lanes.
+    /// Writes sums number `which` of all lanes. A query whose scores are all minus infinity has no gradient: keys that made them
+    /// so have been multiplied by weights of 0.
     #[inline(always)]
     fn store<S: Simd, E: Element>(
         &self,
@@ -327,12 +328,16 @@ impl<const OF_QUERIES: bool> TileState<'_, OF_QUERIES> {
         scratch: &Scratch,
     ) {
         let (sums, width) = (scratch.sums[which].get(), self.shape.widths[which]);
+        let lse = scratch.lane_scalars[0].get();
         for group in 0..self.groups.len() {
             for (lane, [x, y], z) in self.groups.rows_of(group) {
                 let line = to.line(tokens, [x, y], &z);
                 for (i, index) in (group * S::LANES + lane..).take(z.len()).enumerate() {
                     let sums = &sums[index * width..][..self.shape.dims[which]];
-                    line.fill(i, |row| simd.narrow(sums, row));
+                    line.fill(i, |row| match OF_QUERIES && lse[index] == f32::INFINITY {
+                        true => row.fill(E::from_f64(0.0)),
+                        false => simd.narrow(sums, row),
+                    });
                 }
             }
         }

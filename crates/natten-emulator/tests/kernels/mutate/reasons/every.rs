@@ -43,4 +43,12 @@ pub const REASONS: &[Reason] = &[
         why: "a sum that is NaN makes the log-sum-exp of a near reference NaN and that of a far one",
         ..ANY
     },
+    Reason {
+        operator: "compare of NaN",
+        kernel: &["_forward_s"],
+        text: &["setp.geu.f32", "0f00000000"],
+        kind: Kind::SameValue,
+        why: "whether the scale is negative: one that is no number is refused",
+        ..ANY
+    },
 ];
