@@ -81,8 +81,8 @@ pub(crate) fn run(root: &Path, entries: &[Entry]) -> Result<(), TaskError> {
 /// tiles are large.
 const LIMIT_PER_SCORE: f64 = 12.0;
 
-/// Judges the loops of a kernel on tiles, without masks and with them; false if the first is beyond the limit. The third loop, over
-/// tiles once more where references came to lie far from 0, is for scores that are hardly met.
+/// Judges the loops of a kernel on tiles, without masks and with them; false if the first is beyond the limit. A forward's third
+/// loop, over tiles once more where references came to lie far from 0, is for scores that are hardly met.
 fn report_tiles(
     entry: &Entry,
     (release, arch): (&str, &str),
@@ -92,11 +92,16 @@ fn report_tiles(
     loops: &[TileLoop],
 ) -> bool {
     let scores = f64::from(queries * keys) / f64::from(facts.threads);
-    let &[full, second, third] = loops else {
-        eprintln!("{}: {} loops over tiles instead of three", entry.name, loops.len());
-        return false;
+    let (full, partial) = match (entry.operation, loops) {
+        (Operation::Forward, &[full, second, third]) => {
+            (full, if second.trip <= third.trip { second } else { third })
+        }
+        (Operation::BackwardQuery | Operation::BackwardKey, &[full, partial]) => (full, partial),
+        _ => {
+            eprintln!("{}: {} loops over tiles, not those of its operation", entry.name, loops.len());
+            return false;
+        }
     };
-    let partial = if second.trip <= third.trip { second } else { third };
     let per_score =
         |instructions: u32| (f64::from(instructions) - f64::from(full.mix.tensor) - scores) / scores;
     println!(

@@ -29,6 +29,13 @@ struct BackwardEpilogue {
     }
   }
 
+  // Whether a row is a query whose every score is minus infinity. Its gradient is 0, where the products say NaN: they multiply the
+  // infinite keys by weights of 0.
+  __device__ __forceinline__ bool has_no_score(int row) const {
+    if (C::OF_KEYS) return false;
+    return __int_as_float((int)arch::load_shared(shared.row_statistics() + row * STATISTICS_BYTES)) == NATTEN_INFINITY;
+  }
+
   // Rows go through the warp's own part of shared memory, under the rows of their operand, so that whole chunks leave.
   __device__ __forceinline__ void store_rows(const Result& d_row, int i, float factor, const RowsOfWarp& rows) const {
     const unsigned lane = Thread::lane();
@@ -38,12 +45,14 @@ struct BackwardEpilogue {
     for (int m = 0; m < C::M; ++m) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const unsigned to = part + Layout::offset(Thread::row<C>() + m * 16 + half * 8 + lane / 4, 0);
+        const int row = Thread::row<C>() + m * 16 + half * 8 + lane / 4;
+        const unsigned to = part + Layout::offset(row, 0);
+        const bool is_silent = has_no_score(row);
 #pragma unroll
         for (int d = 0; d < C::PART / 8; ++d) {
           const float* pair = &d_row[m][d][half * 2];
-          arch::store_shared((Layout::step(to, d / 2) ^ (d % 2 << 4)) + lane % 4 * 4,
-                             Type::pack_pair(pair[0] * factor, pair[1] * factor));
+          const unsigned packed = Type::pack_pair(pair[0] * factor, pair[1] * factor);
+          arch::store_shared((Layout::step(to, d / 2) ^ (d % 2 << 4)) + lane % 4 * 4, is_silent ? 0 : packed);
         }
       }
     }

@@ -245,11 +245,14 @@ struct BackwardConsumer {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = lane / 4 + 8 * half;
+      // A query whose every score is minus infinity: its gradient is 0, where the products say NaN, having multiplied the infinite
+      // keys by weights of 0.
+      const bool is_silent = !C::OF_KEYS && lse_log2[half] == NATTEN_INFINITY;
 #pragma unroll
       for (int chunk = 0; chunk < Chunks::CHUNKS; ++chunk) {
         const float* values = &sum[4 * chunk + 2 * half];
         const unsigned pair = Type::pack_pair(values[0] * factor, values[1] * factor);
-        arch::store_shared(to + Chunks::at(row, chunk) + lane % 4 * 4, pair);
+        arch::store_shared(to + Chunks::at(row, chunk) + lane % 4 * 4, is_silent ? 0 : pair);
       }
     }
     arch::sync_warp();
