@@ -13,12 +13,9 @@ const BEYOND: f32 = f32::MAX / 8.0;
 
 /// Below this `2^x` is taken for 0.
 const LOWEST: f32 = -200.0;
-/// Above this `2^x` is taken for its value here. Softmax never gets there; a backward fed with another call's
-/// log-sum-exp may.
-pub(crate) const HIGHEST: f32 = 127.0;
 
 /// `2^x` to within 2 units in the last place from -126 to 127; 0 far below (minus infinity included), that of `highest` above,
-/// which is at most [`HIGHEST`]. NaN stays NaN.
+/// which is at most 127. NaN stays NaN.
 #[inline(always)]
 pub(crate) fn exp2<S: Simd>(simd: S, x: S::V, highest: S::V) -> S::V {
     exp2_below(simd, simd.min(highest, x))
@@ -136,6 +133,9 @@ mod tests {
     use super::*;
     use crate::arch::{Kernel, dispatch};
     use crate::isa::Isa;
+
+    /// The largest power that f32 has.
+    const HIGHEST: f32 = 127.0;
 
     /// Two to the power of each number, in place.
     struct Exps<'a>(&'a mut [f32]);

@@ -127,15 +127,11 @@ NATTEN_DEVICE float statistic_of(float lse) {
   return fabsf(log2) < NATTEN_COARSE ? log2 : log2 - fabsf(log2) * 2.384185791015625e-7f;
 }
 
-// Where exponents of weights end, relative to such a log-sum-exp.
-NATTEN_DEVICE float highest_exponent(float lse_log2) { return fabsf(lse_log2) < NATTEN_COARSE ? NATTEN_INFINITY : 0.0f; }
-
-// An exponent, or where exponents end; NaN stays NaN.
-NATTEN_DEVICE float bounded(float exponent, float highest) { return exponent > highest ? highest : exponent; }
-
-// The weight of a score in units of so many powers of two, a power of two itself. Their product is exact.
+// The weight of a score in units of so many powers of two, a power of two itself. Their product is exact. No weight is above 1,
+// but for rounding; and where the log-sum-exp is coarse, rounding may be many powers of two. NaN stays NaN.
 NATTEN_DEVICE float backward_weight(float score, float unit, float lse_log2) {
-  return arch::exp2_approx(bounded(fmaf(score, unit, -lse_log2), highest_exponent(lse_log2)));
+  const float exponent = fmaf(score, unit, -lse_log2);
+  return arch::exp2_approx(exponent > 0.0f ? 0.0f : exponent);
 }
 
 // For the two rows that a lane holds of a fragment of 16 rows, as tensor cores leave it: scores[4 n + 2 half + e] is column

@@ -56,6 +56,14 @@ pub fn checks<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
                 move |subject| in_type!(element_type, E => coarse_statistics::<E, S>(subject, &spec, place)),
             ));
         }
+        for given in scope.alone(&Spec::attention(20, 7, false).dims(16, 16).scale(1.0), 2) {
+            let Given { element_type, spec, place, .. } = given;
+            checks.push(Check::new(
+                format!("oracle just coarse log-sum-exps {element_type}"),
+                spec.clone(),
+                move |subject| in_type!(element_type, E => edge_of_coarse::<E, S>(subject, &spec, place)),
+            ));
+        }
     }
 }
 
@@ -237,9 +245,65 @@ fn coarse_statistics<E: Element, S: Subject>(
     let d_lses = Tensor::from_fn(&problem.lse_shape(), |row| d_lse(row) as f32).expect("small");
     let saved = Saved { out: &out, lse: &lse, d_out: &d_out, d_lse: Some(&d_lses) };
     let found = placed_gradients(subject, &problem, &inputs, &saved, Arrangements::all(place))?;
-    let what = format!("{} {} gradient of query of {problem:?}", subject.name(), E::TYPE);
-    let wanted = components(queries, |row, at| scale * d_lse(row) * step * number(best(row), at));
+    let d_query = components(queries, |row, at| scale * d_lse(row) * step * number(best(row), at));
+    let d_key = components(inputs.key.shape(), |key, at| {
+        let rows = (0..problem.query_tokens()).filter(|&row| best(row) == key && own(row) == at);
+        rows.map(|row| scale * d_lse(row) * sign(row) * size).sum()
+    });
     let near = |exact: f64| 8.0 * rounding::<E>() * exact.abs();
-    each_within(&what, &found.query.written(&what), &wanted, near).expect("coarse log-sum-exps");
+    for (found, wanted, of) in [(&found.query, d_query, "query"), (&found.key, d_key, "key")] {
+        let what = format!("{} {} gradient of {of} of {problem:?}", subject.name(), E::TYPE);
+        each_within(&what, &found.written(&what), &wanted, near).expect("coarse log-sum-exps");
+    }
+    Ok(())
+}
+
+/// Components of a query and of a key whose product is a little less than [`EDGE`], in every element type.
+const EDGE_OF_QUERY: [f64; 3] = [4096.0, 64.0, 1.0];
+const EDGE_OF_KEY: [f64; 3] = [11328.0, 1824.0, 94.5];
+/// What f32 makes of the product as a log-sum-exp. In powers of two it makes 2^26 of it, from where on they are coarse, and of the product
+/// itself the next smaller number.
+const EDGE: f64 = 46_516_320.0;
+
+/// Log-sum-exps that are just coarse, of either sign: the first key has all of each query's weight.
+fn edge_of_coarse<E: Element, S: Subject>(subject: &S, spec: &Spec, place: Place) -> Result<(), Unsupported> {
+    let problem = spec.problem(E::TYPE);
+    let is_positive = |row: usize| row.is_multiple_of(2);
+    // Queries of either sign have components of their own: one finds the other keys at 0, the other as far again.
+    let query = |row: usize, at: usize| match (is_positive(row), at) {
+        (true, 0..3) => EDGE_OF_QUERY[at],
+        (false, 3..6) => -EDGE_OF_QUERY[at - 3],
+        _ => 0.0,
+    };
+    let key = |key: usize, at: usize| match (key, at) {
+        (0, 0..6) => EDGE_OF_KEY[at % 3],
+        (_, 3..6) => 2.0 * EDGE_OF_KEY[at - 3],
+        _ => 0.0,
+    };
+    let d_lse = |row: usize| 2f64.powi(-6) * (1 + row % 3) as f64;
+    let value = |key: usize, component: usize| ((key + component) % 5) as f64 - 2.0;
+    let drawn = spec.draw(9950).rounded::<E>();
+    let inputs = Inputs::new(
+        components(drawn.query.shape(), query).cast::<E>(),
+        components(drawn.key.shape(), key).cast::<E>(),
+        components(drawn.value.shape(), value).cast::<E>(),
+    );
+    let out = components(&problem.out_shape(), |_, at| value(0, at)).cast::<E>();
+    let signed = |row: usize| if is_positive(row) { EDGE } else { -EDGE };
+    let lse = Tensor::from_fn(&problem.lse_shape(), |row| signed(row) as f32).expect("small");
+    let d_out = Tensor::from_fn(&problem.out_shape(), |i| E::from_f64((i % 3) as f64 - 1.0)).expect("small");
+    let d_lses = Tensor::from_fn(&problem.lse_shape(), |row| d_lse(row) as f32).expect("small");
+    let saved = Saved { out: &out, lse: &lse, d_out: &d_out, d_lse: Some(&d_lses) };
+    let found = placed_gradients(subject, &problem, &inputs, &saved, Arrangements::all(place))?;
+    let d_query = components(drawn.query.shape(), |row, at| d_lse(row) * key(0, at));
+    let d_key = components(drawn.key.shape(), |of, at| {
+        let terms = (0..problem.query_tokens()).map(|row| d_lse(row) * query(row, at));
+        if of == 0 { terms.sum() } else { 0.0 }
+    });
+    let near = |exact: f64| 8.0 * rounding::<E>() * exact.abs();
+    for (found, wanted, of) in [(&found.query, d_query, "query"), (&found.key, d_key, "key")] {
+        let what = format!("{} {} gradient of {of} of {problem:?}", subject.name(), E::TYPE);
+        each_within(&what, &found.written(&what), &wanted, near).expect("log-sum-exps that are just coarse");
+    }
     Ok(())
 }

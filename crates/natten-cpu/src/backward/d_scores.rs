@@ -1,10 +1,9 @@
 //! The softmax's backward on a score tile: `weights = exp(scores - lse)`, `d_scores = scale * weights * (products - delta)`.
 
-use super::COARSE;
 use crate::arch::Simd;
 use crate::boxes::Box3;
 use crate::score_block::ScoreBlock;
-use crate::softmax::{HIGHEST, exp2};
+use crate::softmax::exp2;
 use crate::tile_mask::ScoreTileShape;
 
 /// Where the log-sum-exp and delta of a score come from: its lane, or its row of a score tile.
@@ -32,7 +31,7 @@ pub(super) fn d_scores<S: Simd>(
             let slots = scores.zip(products[range].chunks_exact_mut(2 * S::LANES));
             match scalars {
                 RowScalars::OfLanes(lse, delta) => {
-                    let row = Row { lse: *lse, highest: highest(simd, *lse), delta: *delta };
+                    let row = Row { lse: *lse, delta: *delta };
                     for (score, product) in slots {
                         let (score, product) = (&mut score[g * S::LANES..], &mut product[g * S::LANES..]);
                         slot_d_scores(simd, score, product, (row, scale));
@@ -46,8 +45,7 @@ pub(super) fn d_scores<S: Simd>(
                     let of_rows = lse[at..][..shape.columns].iter().zip(&delta[at..][..shape.columns]);
                     for ((score, product), (&lse, &delta)) in slots.zip(of_rows) {
                         let (score, product) = (&mut score[g * S::LANES..], &mut product[g * S::LANES..]);
-                        let highest = simd.splat(if lse.abs() < COARSE { HIGHEST } else { 0.0 });
-                        let row = Row { lse: simd.splat(lse), highest, delta: simd.splat(delta) };
+                        let row = Row { lse: simd.splat(lse), delta: simd.splat(delta) };
                         slot_d_scores(simd, score, product, (row, scale));
                     }
                 }
@@ -61,24 +59,16 @@ pub(super) fn d_scores<S: Simd>(
 struct Row<V> {
     /// In powers of 2.
     lse: V,
-    /// Where powers end.
-    highest: V,
     delta: V,
-}
-
-/// 0 in lanes whose log-sum-exp is coarse, [`HIGHEST`] in others.
-#[inline(always)]
-fn highest<S: Simd>(simd: S, lse: S::V) -> S::V {
-    let size = simd.max(lse, simd.sub(simd.splat(0.0), lse));
-    let missing = simd.mul(simd.sub(simd.splat(COARSE), size), simd.splat(1e30));
-    simd.max(simd.min(missing, simd.splat(HIGHEST)), simd.splat(0.0))
 }
 
 /// One slot of [`d_scores`]. No closure: closures do not inherit the instructions of the function around them.
 #[inline(always)]
 fn slot_d_scores<S: Simd>(simd: S, score: &mut [f32], product: &mut [f32], (row, scale): (Row<S::V>, S::V)) {
     let minus_lse = simd.sub(simd.splat(0.0), row.lse);
-    let weight = exp2(simd, simd.fma(simd.load(score), simd.splat(4.0), minus_lse), row.highest);
+    // No weight is above 1, but for rounding; and where the log-sum-exp is coarse, rounding may be many powers of two.
+    let highest = simd.splat(0.0);
+    let weight = exp2(simd, simd.fma(simd.load(score), simd.splat(4.0), minus_lse), highest);
     let d_score = simd.mul(simd.mul(weight, scale), simd.sub(simd.load(product), row.delta));
     simd.store(score, weight);
     simd.store(product, d_score);

@@ -163,8 +163,9 @@ struct BackwardProducts {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           // No weight is above 1, but for rounding; and where the log-sum-exp is coarse, rounding may be many powers of two.
-          const float exponent = arch::minimum_or_nan(fmaf(scores[m][n][i], p.geometry.scale_log2, -lse_log2.of(m, n, i)), 0.0f);
-          scores[m][n][i] = !MASKED || mask.meets(m, n, i) ? arch::exp2_approx(exponent) : 0.0f;
+          const float exponent = fmaf(scores[m][n][i], p.geometry.scale_log2, -lse_log2.of(m, n, i));
+          const float weight = arch::minimum_or_nan(arch::exp2_approx(exponent), 1.0f);
+          scores[m][n][i] = !MASKED || mask.meets(m, n, i) ? weight : 0.0f;
         }
       }
     }
@@ -237,6 +238,7 @@ struct BackwardProducts {
       pack(pairs, scores[0]);
       sum(d_row[C::RESULTS - 1], pairs, stage, 1);
     }
+    if (C::FENCED && !C::OF_KEYS) arch::sync_warp();
     statistics.load(DELTA, shared, stage);
     differentiate<MASKED>(scores[1], scores[0], statistics, mask);
     pack(pairs, scores[1]);
