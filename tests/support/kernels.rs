@@ -107,8 +107,8 @@ pub fn asking_for<D: Device>(cuda: Cuda<D>, kernel: &Shipped) -> Cuda<D> {
     }
 }
 
-/// A backend whose forward or backward passes run this kernel on boxes drawn by a number; none if it works on no tiles, or on
-/// boxes that cannot be asked for.
+/// A backend whose forward or backward passes run this kernel on boxes drawn by a number, for each kernel others; none if it works on no
+/// tiles, or on boxes that cannot be asked for.
 pub fn in_boxes<D: Device>(cuda: Cuda<D>, kernel: &Shipped, nth: u64) -> Option<Cuda<D>> {
     let takes_boxes = match kernel.operation {
         Operation::Forward => true,
@@ -116,14 +116,16 @@ pub fn in_boxes<D: Device>(cuda: Cuda<D>, kernel: &Shipped, nth: u64) -> Option<
         _ => false,
     };
     let tile = registry::by_name(kernel.entry).filter(|_| takes_boxes)?.tile()?;
-    let mut rng = Rng::new(nth);
-    // Sides are powers of two, but for one where warpgroups are three.
+    let place = shipped().iter().position(|shipped| shipped.entry == kernel.entry)?;
+    let mut rng = Rng::new(nth << 32 | place as u64);
+    // Sides are powers of two, but for one where warpgroups are three. Any axis may have the longest.
     let mut sides = |tokens: usize| {
         let bits = tokens.trailing_zeros() as usize;
         let x = rng.range(0, bits.min(4));
         let y = rng.range(0, (bits - x).min(4));
         let mut sides = [1 << x, 1 << y, 1 << (bits - x - y)];
         sides[rng.range(0, 2)] *= tokens >> bits;
+        sides.rotate_left(rng.range(0, 2));
         sides
     };
     let (query_tile, key_tile) = (sides(tile.queries), sides(tile.keys));

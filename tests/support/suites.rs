@@ -10,6 +10,7 @@ pub mod far;
 pub mod golden;
 pub mod gradients;
 pub mod gradients_of_nan;
+pub mod hidden;
 pub mod lengths;
 pub mod list;
 pub mod merging;

@@ -8,8 +8,8 @@ use crate::spec::Spec;
 use crate::subject::Subject;
 
 /// Cuts that each kernel gets, and those of them that meet scores which are far from 0.
-const CUTS: u64 = 15;
-const FAR: u64 = 5;
+const CUTS: u64 = 18;
+const FAR: u64 = 6;
 
 /// For a kernel that works on tiles whose boxes can be asked for: windows with everything that shapes them, windows that tiles fit
 /// into, whole axes beside others, and tiles that some rows of a box see whole.
@@ -19,10 +19,12 @@ pub fn checks<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
     }
     let all = [
         Spec::na(&[4, 5, 13], &[2, 4, 5])
-            .stride(&[1, 2, 3])
+            .stride(&[1, 2, 4])
             .dilation(&[1, 1, 2])
             .causal(&[false, false, true])
             .additional(5),
+        // Of residues one is a token longer than the other, along every axis: now and then that token is a box of its own.
+        Spec::na(&[5, 7, 9], &[2, 2, 3]).dilation(&[2, 3, 2]),
         Spec::na(&[5, 6, 11], &[4, 5, 10]),
         Spec::na(&[5, 3, 12], &[5, 3, 8]),
         Spec::na(&[12, 3, 4], &[8, 3, 4]),

@@ -6,7 +6,8 @@ use natten::{Element, ElementType, Gradients, Inputs, Output, Problem, Saved, Te
 
 use super::scope::Given;
 use super::{
-    Check, Scope, Suite, boxes, extremes, far, gradients_of_nan, lengths, list, not_a_number, rising, silent,
+    Check, Scope, Suite, boxes, extremes, far, gradients_of_nan, hidden, lengths, list, not_a_number, rising,
+    silent,
 };
 use crate::compare::{assert_close, largest};
 use crate::dense::{self, Summed, Weights};
@@ -39,8 +40,7 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
         let given = (&given, Arrangements::all(given.place));
         in_type!(given.0.element_type, E => each_pass::<E, S>(&mut checks, passes, "paths", given, once));
     }
-    let parts = scope.has_tiles() && scope.backward && scope.is_kernel();
-    for given in parts.then(|| scope.every(&list::parts())).into_iter().flatten() {
+    for given in parts(scope) {
         let given = (&given, Arrangements::all(given.place));
         in_type!(given.0.element_type, E => each_pass::<E, S>(&mut checks, passes, "parts", given, once));
     }
@@ -70,11 +70,24 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
     }
     extremes::checks(&mut checks, scope);
     rising::checks(&mut checks, scope);
+    hidden::checks(&mut checks, scope);
     silent::checks(&mut checks, scope);
     boxes::checks(&mut checks, scope);
     far::checks(&mut checks, scope);
     gradients_of_nan::checks(&mut checks, scope);
     Suite { name: "oracle", checks: scope.sampled(checks) }
+}
+
+/// What backward passes on tiles do in parts: for those, and for what adds them up.
+fn parts(scope: &Scope) -> Vec<Given> {
+    match scope.is_kernel() && scope.backward {
+        true if scope.has_tiles() => scope.every(&list::parts()),
+        true if scope.takes_any_rows() => {
+            let alone = |(nth, spec): (usize, &Spec)| scope.alone(&spec.clone().dims(32, 64), nth);
+            list::parts().iter().enumerate().flat_map(alone).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// Tensors as they are drawn.

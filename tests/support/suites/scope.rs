@@ -216,6 +216,16 @@ impl Scope {
         self.types.len() == 1
     }
 
+    /// Whether it is a kernel on rows of any length, which works beside those that compute scores.
+    pub fn takes_any_rows(&self) -> bool {
+        self.is_kernel() && self.rows.is_none()
+    }
+
+    /// Whether kernels share checks among them, each making some.
+    pub fn shares(&self) -> bool {
+        self.shares && Breadth::asked() <= Breadth::Usual
+    }
+
     /// Whether problems that span several tiles are among them.
     pub fn has_tiles(&self) -> bool {
         self.tiles.is_some()

@@ -23,7 +23,19 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
         let all = apart(scope).into_iter().chain(longer(scope)).enumerate();
         for (n, (spec, spread)) in all.filter(|(n, _)| scope.has(*n)) {
             for given in scope.alone(&spec, n) {
-                suite.checks.push(of_problem(scope, given, spread));
+                suite.checks.push(of_problem(scope, given, spread, None));
+            }
+        }
+        // Tiles of many rows along every axis, where a planner would choose long ones.
+        if scope.is_kernel() && scope.has_tiles() {
+            // Where kernels share checks, one of each kind.
+            let every = if scope.shares() { 4 } else { 1 };
+            let all = apart(scope).into_iter().cycle().take(BOXES).enumerate().step_by(every);
+            for (n, (spec, spread)) in all {
+                let boxes = Boxes { number: 100 + n as u64, is_far: scope.forward && n >= BOXES - FAR };
+                for given in scope.alone(&spec, n) {
+                    suite.checks.push(of_problem(scope, given, spread, Some(boxes)));
+                }
             }
         }
     }
@@ -50,6 +62,17 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
     }
     suite.checks = scope.sampled(suite.checks);
     suite
+}
+
+/// Cuts of tiles into boxes, and those of them that meet scores which are far from 0.
+const BOXES: usize = 9;
+const FAR: usize = 3;
+
+/// A cut of tiles, and what it meets.
+#[derive(Clone, Copy)]
+struct Boxes {
+    number: u64,
+    is_far: bool,
 }
 
 /// For tensors `[2, 2, 3, 2, 2, 8]`.
@@ -123,14 +146,22 @@ fn spread_out<S: Subject>(subject: &S, spread: Spread) -> Result<S, Unsupported>
     subject.spread(spread).ok_or_else(|| Unsupported("memory exists whether it is written or not".to_owned()))
 }
 
-fn of_problem<S: Subject>(scope: &Scope, given: Given, spread: Spread) -> Check<S> {
-    let name = format!("vast {} {spread:?} {}", given.index, given.element_type);
+fn of_problem<S: Subject>(scope: &Scope, given: Given, spread: Spread, boxes: Option<Boxes>) -> Check<S> {
+    let kind = if boxes.is_some() { "vast boxes" } else { "vast" };
+    let name = format!("{kind} {} {spread:?} {}", given.index, given.element_type);
     let (is_forward, is_backward) = (scope.forward, scope.backward);
     Check::new(name, given.spec.clone(), move |subject: &S| {
-        let subject = spread_out(subject, spread)?;
+        let mut subject = spread_out(subject, spread)?;
+        if let Some(Boxes { number, .. }) = boxes {
+            // A pass over keys has no boxes of its own to ask for.
+            let Some(in_boxes) = subject.in_boxes(number) else { return Ok(()) };
+            subject = in_boxes;
+        }
         in_type!(given.element_type, E => match spread {
             Spread::Apart(_) => {
                 let case = given.spec.draw(70 + given.index as u64);
+                let is_far = boxes.is_some_and(|boxes| boxes.is_far);
+                let case = if is_far { case.with_large_scale() } else { case };
                 let expected = Expected::<E>::of(&case).once((given.index / 2).is_multiple_of(2));
                 let at = Arrangements::all(given.place);
                 if is_forward {

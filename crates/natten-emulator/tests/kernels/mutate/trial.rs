@@ -5,7 +5,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use natten_cuda::ComputeCapability;
 use natten_cuda::registry::{Kernel, by_name};
 use natten_emulator::mutate::Edit;
 use natten_emulator::{Counters, Coverage, Emulated, Module, Options};
@@ -15,7 +14,7 @@ use natten_tests::suites::{Check, Outcome, Scope, all};
 
 use super::report::{Evidence, Results, Survivor, Verdict};
 use super::{options as run, reasons};
-use crate::suites::{Device, devices};
+use crate::suites::{Device, devices_of};
 use crate::tile_plans::{on_tiles, work_is_planned};
 
 /// What a kernel must pass.
@@ -189,8 +188,7 @@ impl Broken {
 
 /// Devices that are asked for the kernel.
 fn subjects(kernel: &Shipped, record_coverage: bool) -> Vec<OnDevice<Device>> {
-    let ComputeCapability { major, minor } = kernel.capability;
-    let asked: Vec<_> = devices(major, minor).into_iter().map(|device| device.asking_for(kernel)).collect();
+    let asked = devices_of(kernel);
     for subject in &asked {
         let options = emulated(subject).options();
         emulated(subject).set_options(Options { parallel: false, record_coverage, ..options });

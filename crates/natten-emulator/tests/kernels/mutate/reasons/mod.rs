@@ -5,6 +5,7 @@ mod every;
 mod flow;
 mod rows;
 mod simt;
+mod simt_backward;
 mod sm80;
 mod sm80_far;
 mod sm90;
@@ -70,8 +71,15 @@ const ANY: Reason = Reason {
 
 /// All of them. Each holds for survivors alone, and for no more of them than it says; where checks tell otherwise it does not
 /// hold.
-const REASONS: [&[Reason]; 6] =
-    [rows::REASONS, simt::REASONS, sm80::REASONS, sm80_far::REASONS, sm90::REASONS, every::REASONS];
+const REASONS: [&[Reason]; 7] = [
+    rows::REASONS,
+    simt::REASONS,
+    simt_backward::REASONS,
+    sm80::REASONS,
+    sm80_far::REASONS,
+    sm90::REASONS,
+    every::REASONS,
+];
 
 /// The reason for an edit to be none that a suite could notice.
 pub fn of(edit: &Edit, entry: &str, evidence: &Evidence) -> Option<(Kind, String)> {

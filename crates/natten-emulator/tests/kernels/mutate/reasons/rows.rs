@@ -131,4 +131,37 @@ pub const REASONS: &[Reason] = &[
         why: "a merge has two branches or more, so the weights of the first two never stay what they begin as",
         ..ANY
     },
+    Reason {
+        operator: "shuffle mask",
+        kernel: &["natten_delta_"],
+        text: &["shfl.sync.bfly.b32 %f"],
+        to: "twice that",
+        kind: Kind::SameOutput,
+        why: "lane 31 alone is out of reach, of a lane whose sum is not among those that lane 0 gets to",
+        ..ANY
+    },
+    Reason {
+        operator: "narrow address",
+        kernel: &["natten_delta_"],
+        into: &["add.s64", ", 3;"],
+        kind: Kind::SameValue,
+        why: "rows of statistics lie densely, and they are fewer than 2^31: whoever fills them counts them in 32 bits",
+        ..ANY
+    },
+    Reason {
+        operator: "compare bound",
+        kernel: &["natten_merge_"],
+        text: &["setp.gt.s32"],
+        near: &[
+            "=> setp.gt.s32 %p, %r,",
+            "\n@%p bra $L",
+            "\nbra.uni $L",
+            "\nld.param.u64",
+            "cvt.s64.s32",
+            "mul.lo.s64",
+        ],
+        kind: Kind::SameOutput,
+        why: "an address of a branch that there is not, at which nothing is read",
+        ..ANY
+    },
 ];

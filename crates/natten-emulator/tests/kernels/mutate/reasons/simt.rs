@@ -1,17 +1,17 @@
-//! Reasons in the kernels on CUDA cores.
+//! Reasons in the kernels on CUDA cores, of a forward or of any pass.
 
 use super::{ANY, Kind, Reason};
 
 /// From whether some item exists to how much of each axis it sees. What kernels for gradients do for items beyond the edge they
 /// throw away, and there additional keys ask as well.
 const SEES: &[&str] = &["and.pred", "selp.b32"];
-const SEES_OR_IS_ASKED: &[&str] = &["and.pred", "selp.b32", "selp.u16"];
-const OF_EXISTENCE: &[&str] = &["and.pred", "setp.lt.s32", "setp.gt.s32"];
-const ITEMS_BEYOND: &str = "an item beyond the edge stands where the last one does, and whatever it sees is thrown away; windows never end before they start";
+
+pub(super) const OF_EXISTENCE: &[&str] = &["and.pred", "setp.lt.s32", "setp.gt.s32"];
+pub(super) const ITEMS_BEYOND: &str = "an item beyond the edge stands where the last one does, and whatever it sees is thrown away; windows never end before they start";
 
 /// From the tokens of a residue to where a block's walk along it starts.
-const WALK_START: &[&str] = &["setp.gt.s32", "selp.u32", "add.s32", ", -1", "max.s32", "min.s32"];
-const STARTS_EARLIER: &str = "whatever the walk's start is held below, it is held above 0 and not beyond the first window's start, which is that of a key that there is: from any such start on each key that a query sees is found";
+pub(super) const WALK_START: &[&str] = &["setp.gt.s32", "selp.u32", "add.s32", ", -1", "max.s32", "min.s32"];
+pub(super) const STARTS_EARLIER: &str = "whatever the walk's start is held below, it is held above 0 and not beyond the first window's start, which is that of a key that there is: from any such start on each key that a query sees is found";
 
 /// From a position to the token there, times a stride.
 const TOKEN: &[&str] = &["cvt.s64.s32", "mul.lo.s64", "add.s64", "mul.lo.s64"];
@@ -26,10 +26,9 @@ const ALIKE: &str = "lanes that agree in their low bits have the same items and 
 const HALF: &[&str] = &[", 31", "add.s32", "shr.s32"];
 const NATURAL: &str = "windows and strides are no negative numbers, so that the highest bit is 0";
 
-/// From half a window on to where one ends.
-const HALF_AND_ON: &[&str] = &[", 31", "add.s32", "shr.s32", "add.s32", "add.s32", ", 1"];
+pub(super) const ONE_ITEM: &str = "a group has one item, which each of its lanes owns: it is the same in whichever of them it is taken from";
 
-const ONE_ITEM: &str = "a group has one item, which each of its lanes owns: it is the same in whichever of them it is taken from";
+pub(super) const LAST_END: &str = "of the last item's window the end is asked for alone, which hangs on a leader where the axis is not causal; there the last windows end with the axis, whether or not leaders are held below the last query";
 
 pub const REASONS: &[Reason] = &[
     Reason {
@@ -38,14 +37,6 @@ pub const REASONS: &[Reason] = &[
         text: &["setp.neu", "visible"],
         kind: Kind::SameOutput,
         why: "a weight that is NaN makes the sum of weights NaN, and with it the whole row, with its own products or without",
-        ..ANY
-    },
-    Reason {
-        operator: "shuffle ",
-        kernel: &["natten_backward_", "_d8"],
-        text: &["shfl.sync.bfly"],
-        kind: Kind::SameOutput,
-        why: "groups of one lane exchange no scores: a lane that knows less of the warp's longest walk still ends its own",
         ..ANY
     },
     Reason {
@@ -77,25 +68,6 @@ pub const REASONS: &[Reason] = &[
         ..ANY
     },
     Reason {
-        operator: "logic",
-        kernel: &["natten_backward_", "_simt_"],
-        text: &["and.pred"],
-        into: SEES_OR_IS_ASKED,
-        from: OF_EXISTENCE,
-        kind: Kind::SameOutput,
-        why: ITEMS_BEYOND,
-        ..ANY
-    },
-    Reason {
-        operator: "compare bound",
-        kernel: &["natten_backward_", "_simt_"],
-        text: &["setp.lt.s32"],
-        into: SEES_OR_IS_ASKED,
-        kind: Kind::SameOutput,
-        why: ITEMS_BEYOND,
-        ..ANY
-    },
-    Reason {
         operator: "compare bound",
         kernel: &["_simt_"],
         text: &["setp.gt.s32", ", 0"],
@@ -109,22 +81,6 @@ pub const REASONS: &[Reason] = &[
         way: WALK_START,
         kind: Kind::SameOutput,
         why: STARTS_EARLIER,
-        ..ANY
-    },
-    Reason {
-        kernel: &["_backward_query_simt_"],
-        way: WALK_START,
-        kind: Kind::SameOutput,
-        why: STARTS_EARLIER,
-        ..ANY
-    },
-    Reason {
-        operator: "compare direction",
-        kernel: &["_backward_key_simt_"],
-        way: WALK_START,
-        to: "setp { cmp: lt",
-        kind: Kind::SameOutput,
-        why: "queries that see no key or keys that no query sees are on axes without residues, of which the comparison says the same; elsewhere the walk starts with the first query of a window, or one before",
         ..ANY
     },
     Reason {
@@ -211,14 +167,6 @@ pub const REASONS: &[Reason] = &[
         ..ANY
     },
     Reason {
-        operator: "compare of NaN",
-        kernel: &["natten_backward_", "_simt_"],
-        text: &["setp.lt.f32", "0f4C800000"],
-        kind: Kind::SameOutput,
-        why: "relative to a log-sum-exp that is NaN so is every exponent, wherever exponents end",
-        ..ANY
-    },
-    Reason {
         operator: "integer literal",
         kernel: &["_simt_"],
         text: &["max.s32"],
@@ -238,30 +186,6 @@ pub const REASONS: &[Reason] = &[
         to: "one more",
         kind: Kind::SameValue,
         why: "plain attention alone has offsets, along the last axis: on others a causal window ends behind its own query",
-        ..ANY
-    },
-    Reason {
-        operator: "shuffle ",
-        kernel: &["_backward_key_simt_", "_unaligned"],
-        text: &["shfl.sync.idx.b32 %f"],
-        kind: Kind::SameValue,
-        why: ONE_ITEM,
-        ..ANY
-    },
-    Reason {
-        operator: "shuffle ",
-        kernel: &["_backward_key_simt_", "_d1024"],
-        text: &["shfl.sync.idx.b32 %f"],
-        kind: Kind::SameValue,
-        why: ONE_ITEM,
-        ..ANY
-    },
-    Reason {
-        operator: "shuffle ",
-        kernel: &["_backward_query_simt_", "_d1024"],
-        text: &["shfl.sync.idx.b32 %f"],
-        kind: Kind::SameValue,
-        why: ONE_ITEM,
         ..ANY
     },
     Reason {
@@ -307,14 +231,6 @@ pub const REASONS: &[Reason] = &[
         ..ANY
     },
     Reason {
-        operator: "narrow address",
-        kernel: &["natten_backward_", "_simt_"],
-        into: &["add.s64", ", 3;"],
-        kind: Kind::SameValue,
-        why: "rows of statistics lie densely, and they are fewer than 2^31: whoever fills them counts them in 32 bits",
-        ..ANY
-    },
-    Reason {
         operator: "shuffle mode",
         kernel: &["_simt_"],
         text: &["shfl.sync.bfly.b32 %f"],
@@ -342,55 +258,31 @@ pub const REASONS: &[Reason] = &[
         ..ANY
     },
     Reason {
-        operator: "operands swapped",
-        kernel: &["_backward_key_simt_"],
-        text: &["shr.u32", ", 31"],
-        way: HALF_AND_ON,
+        operator: "compare bound",
+        kernel: &["_query_simt_"],
+        text: &["setp.gt.s32"],
+        near: &[
+            "=> setp.gt.s32 %p, %r, %r;",
+            "\nselp.u32",
+            "\nmax.s32 %r, %r, 0;\nmin.s32 %r, %r, %r;\nbra.uni",
+        ],
+        within: 40,
         kind: Kind::SameOutput,
-        why: "half a window comes out no less than it is, and a walk that ends later than it need is none the worse: its items tell what they see",
-        ..ANY
-    },
-    Reason {
-        operator: "shuffle ",
-        kernel: &["natten_backward_", "_simt_"],
-        text: &["shfl.sync.idx.b32 %r", ", 0, 0x1f"],
-        kind: Kind::SameValue,
-        why: "the trips of a warp, which the butterfly before has made the same in every lane; from lane 0 it is taken once more so that the assembler knows",
-        ..ANY
-    },
-    Reason {
-        operator: "shuffle mode",
-        kernel: &["natten_backward_", "_simt_"],
-        text: &["shfl.sync.bfly.b32 %r"],
-        to: "shfl(down)",
-        kind: Kind::SameOutput,
-        why: "the trips of a warp are taken from lane 0, which gets the largest from the lanes above it",
+        why: LAST_END,
         ..ANY
     },
     Reason {
         operator: "compare bound",
-        kernel: &["natten_backward_", "_simt_", "_d8"],
-        text: &["setp.lt.s32"],
-        near: &["=> setp.lt.s32", "bra", "st.global"],
-        within: 16,
-        kind: Kind::SameValue,
-        why: "aligned rows of at most 8 elements have 8, or 4 in f32, which are stored by what bounds are not",
-        ..ANY
-    },
-    Reason {
-        kernel: &["natten_backward_", "_simt_f16_d8"],
-        near: &["visible"],
-        within: 80,
-        kind: Kind::NeverExecuted,
-        why: "aligned rows of at most 8 elements of 16 bits have 8, and fill the lanes: the loop for others is for longer rows",
-        ..ANY
-    },
-    Reason {
-        kernel: &["natten_backward_", "_simt_bf16_d8"],
-        near: &["visible"],
-        within: 80,
-        kind: Kind::NeverExecuted,
-        why: "aligned rows of at most 8 elements of 16 bits have 8, and fill the lanes: the loop for others is for longer rows",
+        kernel: &["_forward_simt_"],
+        text: &["setp.gt.s32"],
+        near: &[
+            "=> setp.gt.s32 %p, %r, %r;",
+            "\nselp.u32",
+            "\nmax.s32 %r, %r, 0;\nmin.s32 %r, %r, %r;\nbra.uni",
+        ],
+        within: 40,
+        kind: Kind::SameOutput,
+        why: LAST_END,
         ..ANY
     },
 ];

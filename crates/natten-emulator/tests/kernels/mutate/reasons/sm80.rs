@@ -5,6 +5,10 @@ use super::{ANY, Kind, Reason};
 const ONE_LANE: &str = "every lane of the warp writes the same description, and that of any is enough";
 const IN_STEPS: &str = "the wait for all copies at the head of each tile: these kernels read their rows behind it, and keep none";
 
+const FEW_PARTS: &str = "sums are made in parts where boxes of rows are few: 128 at most, of 128 rows of 256 elements, which are places of 32 bits";
+
+const FEWER_FULL: &str = "of what the first or the last row meets it is the end that tells which tiles all rows meet: fewer of them have no mask, and those with one give the same";
+
 pub const REASONS: &[Reason] = &[
     Reason {
         operator: "compare bound",
@@ -210,6 +214,89 @@ pub const REASONS: &[Reason] = &[
     ]),
     said_once(&["=> setp.gt.s32 %p, %r, 31;\n@%p bra", ABOVE]),
     said_once(&["setp.gt.s32 %p, %r, 31;\n=> @%p bra", ABOVE]),
+    Reason {
+        operator: "narrow address",
+        kernel: &["_backward_key_sm80_"],
+        text: &["add.s64"],
+        near: &["=> add.s64", "shl.b64 %rd, %rd, 2;", "st.global.v2.f32"],
+        within: 10,
+        kind: Kind::SameValue,
+        why: FEW_PARTS,
+        ..ANY
+    },
+    Reason {
+        operator: "shuffle ",
+        kernel: &["_backward_key_sm80_"],
+        text: &["shfl.sync.idx.b32"],
+        near: &["=> shfl.sync.idx.b32 %r", "cvt.u64.u32", "bfi.b64", "st.global.v2.f32"],
+        within: 30,
+        kind: Kind::SameValue,
+        why: FEW_PARTS,
+        ..ANY
+    },
+    Reason {
+        operator: "barrier moved",
+        kernel: &["_backward_", "_sm80_"],
+        near: &["cp.async.wait_group 0;\n=> bar.sync 0;\nld.shared.u32", "shl.b32", "min.s32"],
+        within: 12,
+        kind: Kind::StrongerBarrier,
+        why: "what a mask is looked up by was written before the walk, which a barrier separates from it",
+        ..ANY
+    },
+    Reason {
+        operator: "operation",
+        kernel: &["_backward_query_sm80_"],
+        near: &["=> add.s32 %r, %r, -1;\nadd.s32 %r, %r, -1;\nmin.s32"],
+        to: "int2(sub",
+        kind: Kind::SameOutput,
+        why: FEWER_FULL,
+        ..ANY
+    },
+    Reason {
+        operator: "integer literal",
+        kernel: &["_backward_query_sm80_"],
+        text: &["shr.s32", ", 1"],
+        near: &["=> shr.s32 %r, %r, 1;\nadd.s32 %r, %r, %r;\nadd.s32 %r, %r, -1;\nmin.s32"],
+        to: "one more",
+        kind: Kind::SameOutput,
+        why: FEWER_FULL,
+        ..ANY
+    },
+    Reason {
+        operator: "compare bound",
+        kernel: &["_sm80_"],
+        text: &["setp.lt.s32"],
+        near: &["=> setp.lt.s32 %p, %r, %r;\nselp.b32 %r, %r, 0, %p;\nsetp.lt.s32"],
+        kind: Kind::SameValue,
+        why: "the walk over partial tiles pauses at the start of a line here, and a line has a tile",
+        ..ANY
+    },
+    Reason {
+        kernel: &["natten_backward_", "_sm80_f16_"],
+        text: &["and.b32"],
+        way: &["and.b32", "setp.eq.s32", "selp.f32"],
+        kind: Kind::SameOutput,
+        why: "a hidden score has weight 0, and so its gradient is 0 unasked, unless a product of f32 overflows, which those of f16 cannot",
+        ..ANY
+    },
+    Reason {
+        operator: "predicate sense",
+        kernel: &["_forward_sm80_", "_k32"],
+        near: &["setp.gt.s32 %p, %r, 31;\n=> @%p bra"],
+        kind: Kind::SameOutput,
+        why: "tiles of 32 keys have 16 pairs: nothing reads the upper half of a word of masks",
+        ..ANY
+    },
+    Reason {
+        operator: "float literal",
+        kernel: &["_forward_sm80_"],
+        text: &["mov.f32", "0f00000000"],
+        near: &["=> mov.f32 %f, 0f00000000;\nmov.f32 %f, 0fFF7FFFFF;"],
+        to: "one",
+        kind: Kind::BelowTolerance,
+        why: "sums of a walk over far scores, of rows that have seen keys, begin with the smallest number instead of 0",
+        ..ANY
+    },
 ];
 
 /// Where they go in the table of 64 keys.
