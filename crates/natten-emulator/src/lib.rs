@@ -60,14 +60,16 @@ mod ptx;
 mod race;
 mod scalar;
 mod tensor;
+mod tensor_memory;
 mod timing;
 
 pub use asynchronous::tma::{Swizzle, TensorMapDesc, TensorMapError};
 pub use counters::{CLASSES, Class, Counters, Coverage};
 pub use device::{Emulated, Function, GlobalMemory, Selection};
 pub use fault::{
-    Accessor, Actor, Fault, FaultKind, MbarrierProblem, MemoryError, MemorySpace, ParseError, ParseProblem,
-    Site, Wait, WaitReason, WgmmaProblem,
+    Accessor, Actor, DescriptorProblem, Fault, FaultKind, MatrixOperand, MbarrierProblem, MemoryError,
+    MemorySpace, ParseError, ParseProblem, Site, TargetError, TensorMemoryProblem, TensorOrderProblem, Wait,
+    WaitReason, WgmmaProblem,
 };
 pub use launch::launch;
 pub use memory::Memory;
