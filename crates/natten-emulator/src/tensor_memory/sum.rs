@@ -14,6 +14,9 @@ pub(super) const DEPTH: usize = 16;
 /// Bits of fraction that survive beside the largest addend.
 const FRACTION_BITS: i32 = 25;
 
+/// 2^128: no f32 is as large.
+const TOO_LARGE: f64 = 2.0 * (1u128 << 127) as f64;
+
 /// The exponent of zero, and the least of f32 and bf16.
 const LEAST_EXPONENT: i32 = -126;
 
@@ -25,12 +28,18 @@ pub(super) struct Split<const LANES: usize> {
     finite: bool,
 }
 
-/// Significand from 1 to 2, less for subnormal numbers, and exponent of a finite number.
+/// Significand from 1 to 2, less for subnormal numbers, and exponent of a number; what is not finite stays as it is.
 #[inline(always)]
 fn split(x: f32, least: i32) -> (f32, i32) {
     let raw = (x.to_bits() >> 23 & 0xff) as i32;
-    let exponent = if x == 0.0 { LEAST_EXPONENT } else { (raw - 127).max(least) };
-    (x * power(-exponent), exponent)
+    let exponent = match raw {
+        255 => 0,
+        _ if x == 0.0 => LEAST_EXPONENT,
+        _ => (raw - 127).max(least),
+    };
+    // In two steps, since 2^-127 is no normal number.
+    let half = exponent / 2;
+    (x * power(-half) * power(half - exponent), exponent)
 }
 
 /// 2 to the power of `exponent`, from -126 to 127; zero below.
@@ -69,17 +78,19 @@ impl<const LANES: usize> Split<LANES> {
 pub(super) fn accumulate(c: [u32; 16], a: &Split<16>, b: &Split<8>, column: usize, half: bool) -> [u32; 16] {
     let value = |bits: u32| if half { half::f16_to_f32(bits & 0xffff) } else { f32::from_bits(bits) };
     let c = c.map(value);
-    if !a.finite || !b.finite || !c.iter().all(|x| x.is_finite()) {
-        return std::array::from_fn(|lane| {
-            let products = (0..DEPTH).map(|k| a.element(k, lane) * b.element(k, column));
-            let sum = products.sum::<f64>() + f64::from(c[lane]);
-            // A row without such numbers next to one with them.
-            if sum.is_finite() { fused(&c, a, b, column, half)[lane] } else { rounded(sum, half) }
-        });
+    let sums = fused(&c, a, b, column, half);
+    if a.finite && b.finite && c.iter().all(|x| x.is_finite()) {
+        return sums;
     }
-    fused(&c, a, b, column, half)
+    std::array::from_fn(|lane| {
+        let products = (0..DEPTH).map(|k| a.element(k, lane) * b.element(k, column));
+        let sum = products.sum::<f64>() + f64::from(c[lane]);
+        // Rows without such numbers may lie next to one with them.
+        if sum.is_finite() { sums[lane] } else { rounded(sum, half) }
+    })
 }
 
+/// Where all addends are finite; lanes with others get some number.
 #[inline]
 fn fused(c: &[f32; 16], a: &Split<16>, b: &Split<8>, column: usize, half: bool) -> [u32; 16] {
     let least = if half { least_exponent(MmaType::F16) } else { LEAST_EXPONENT };
@@ -101,14 +112,18 @@ fn fused(c: &[f32; 16], a: &Split<16>, b: &Split<8>, column: usize, half: bool) 
             let (of_b, exponent) = (b.significands[k][column], b.exponents[k][column]);
             for lane in 0..16 {
                 let shift = FRACTION_BITS + a.exponents[k][lane] + exponent - largest[lane];
-                sums[lane] += (a.significands[k][lane] * of_b * power(shift)) as i32;
+                let addend = (a.significands[k][lane] * of_b * power(shift)) as i32;
+                sums[lane] = sums[lane].wrapping_add(addend);
             }
         }
     }
     std::array::from_fn(|lane| {
         let accumulator = significands[lane] * power(FRACTION_BITS + exponents[lane] - largest[lane]);
-        let sum = i64::from(halves[0][lane]) + i64::from(halves[1][lane]) + accumulator as i64;
-        rounded(sum as f64 * f64::from(largest[lane] - FRACTION_BITS).exp2(), half)
+        let products = i64::from(halves[0][lane]) + i64::from(halves[1][lane]);
+        let sum = products.wrapping_add(accumulator as i64);
+        // From -126 times two, less the bits of fraction, to 127 times two: a normal number of 64 bits.
+        let unit = f64::from_bits(((1023 + largest[lane] - FRACTION_BITS) as u64) << 52);
+        rounded(sum as f64 * unit, half)
     })
 }
 
@@ -122,6 +137,6 @@ fn rounded(sum: f64, half: bool) -> u32 {
     }
     // The nearest number, or the one before it if that is further from zero. From 2^128 on there is only infinity.
     let nearest = sum as f32;
-    let beyond = f64::from(nearest).abs() > sum.abs() && sum.abs() < 128f64.exp2();
+    let beyond = f64::from(nearest).abs() > sum.abs() && sum.abs() < TOO_LARGE;
     nearest.to_bits() - u32::from(beyond)
 }

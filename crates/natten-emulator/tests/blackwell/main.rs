@@ -1,0 +1,12 @@
+//! `tcgen05` of data-center Blackwell: products, movements, descriptors against tables that are not the emulator's, and
+//! every rule of order broken once.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod movements;
+mod numbers;
+mod oracle;
+mod problem;
+mod products;
+mod text;
