@@ -220,6 +220,9 @@ impl Decoder<'_> {
         let Some(mut shape) = shape else { return unsupported("tcgen05.ld or .st of this shape") };
         let in_two = matches!(shape, MovementShape::L16B32X2 { .. });
         self.arity(o, if in_two { 3 } else { 2 })?;
+        if in_two && halves {
+            return not_modelled("packing or unpacking of 16x32bx2");
+        }
         if let MovementShape::L16B32X2 { split } = &mut shape {
             match u32::try_from(self.immediate(o, split_at)?) {
                 Ok(columns) => *split = columns,

@@ -4,9 +4,15 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod allocation;
+mod descriptors;
 mod movements;
 mod numbers;
 mod oracle;
+mod order;
+mod places;
 mod problem;
 mod products;
+mod refused;
+mod shared;
 mod text;

@@ -103,3 +103,39 @@ pub fn run(ptx: &str, threads: u32, words: usize, options: Options) -> Result<Ve
     device.try_run("k", &launch)?;
     Ok(device.download::<u32>(out, words))
 }
+
+/// Fills the first 8 KiB of shared memory with ones of f16, shown to the asynchronous proxy, and meets.
+pub const FILL: &str = "
+    shl.b32 %r1, %tid, 6;
+    add.u32 %r1, %mem, %r1;
+    mov.u32 %r2, 0x3c003c00;
+    st.shared.v4.u32 [%r1], {%r2, %r2, %r2, %r2};
+    st.shared.v4.u32 [%r1+16], {%r2, %r2, %r2, %r2};
+    st.shared.v4.u32 [%r1+32], {%r2, %r2, %r2, %r2};
+    st.shared.v4.u32 [%r1+48], {%r2, %r2, %r2, %r2};
+    fence.proxy.async.shared::cta;
+    bar.sync 0;
+";
+
+/// %rd10 describes an A of 128 x 16 and %rd11 a B of 16 x 16, both K-major without a swizzle, %r280 the operation; %p1
+/// is false: D is replaced.
+pub const DESCRIBE: &str = "
+    shr.u32 %r281, %mem, 4;
+    cvt.u64.u32 %rd10, %r281;
+    add.s64 %rd10, %rd10, 0x0000401000080000;
+    add.s64 %rd11, %rd10, 256;
+    mov.u32 %r280, 0x08040010;
+    setp.ne.u32 %p1, %tid, %tid;
+";
+
+pub const MMA: &str = "tcgen05.mma.cta_group::1.kind::f16 [%base], %rd10, %rd11, %r280, %p1;\n";
+pub const COMMIT: &str = "tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [%bar];\n";
+pub const AFTER: &str = "tcgen05.fence::after_thread_sync;\n";
+pub const BEFORE: &str = "tcgen05.fence::before_thread_sync;\n";
+pub const WAIT_LOAD: &str = "tcgen05.wait::ld.sync.aligned;\n";
+pub const WAIT_STORE: &str = "tcgen05.wait::st.sync.aligned;\n";
+
+/// `text` in the first thread alone; labels are made of `name`.
+pub fn first(text: &str, name: &str) -> String {
+    format!("@%other bra {name};\n{text}{name}: bar.warp.sync -1;\n")
+}
