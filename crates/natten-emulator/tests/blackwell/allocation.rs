@@ -7,7 +7,7 @@ use crate::text::{module, run};
 
 /// Registers that the bodies here use.
 const START: &str =
-    "ld.param.u64 %out, [p]; mov.u32 %tid, %tid.x; shr.u32 %warp, %tid, 5; mov.u32 %slot, slot;
+    "ld.param.u64 %out, [p]; mov.u32 %thread, %tid.x; shr.u32 %warp, %thread, 5; mov.u32 %slot, slot;
     setp.ne.u32 %others, %warp, 0;\n";
 
 fn alloc(columns: &str) -> String {
@@ -42,7 +42,7 @@ fn every_size_comes_and_goes() {
                 alloc(&size) + RELINQUISH + "st.global.u32 [%out], %base;\n" + &dealloc("%base", &size);
             let out =
                 run(&module(&format!("{START}{body}")), 32, 1, options).unwrap_or_else(|f| panic!("{f}"));
-            assert!(out[0] % 32 == 0 && out[0] + columns <= 512, "{columns} at {}", out[0]);
+            assert!(out[0].is_multiple_of(32) && out[0] + columns <= 512, "{columns} at {}", out[0]);
         }
     }
 }
@@ -137,9 +137,9 @@ fn a_leak_is_found_where_the_memory_came_from() {
 
 #[test]
 fn a_whole_warp_allocates_with_one_mind() {
-    let body = "add.u32 %r1, %tid, 32;\n".to_owned() + &alloc("%r1");
+    let body = "add.u32 %r1, %thread, 32;\n".to_owned() + &alloc("%r1");
     assert_eq!(problem(&body), TensorMemoryProblem::OperandsDiffer);
-    let body = "shl.b32 %r1, %tid, 2; add.u32 %slot, %slot, %r1;\n".to_owned() + &alloc("32");
+    let body = "shl.b32 %r1, %thread, 2; add.u32 %slot, %slot, %r1;\n".to_owned() + &alloc("32");
     assert_eq!(problem(&body), TensorMemoryProblem::OperandsDiffer);
     let of_half = fault(&alloc("32"), 16);
     assert!(matches!(of_half, FaultKind::TensorMemory { problem: TensorMemoryProblem::IncompleteWarp, .. }));

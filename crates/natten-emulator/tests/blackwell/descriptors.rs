@@ -11,7 +11,7 @@ use crate::text::{EPILOGUE, PROLOGUE, first, module};
 fn text() -> String {
     let mma = "ld.global.v2.u64 {%rd10, %rd11}, [%out];
         ld.global.u32 %r280, [%out+16];
-        setp.ne.u32 %p1, %tid, %tid;
+        setp.ne.u32 %p1, %thread, %thread;
         tcgen05.mma.cta_group::1.kind::f16 [%base], %rd10, %rd11, %r280, %p1;
         tcgen05.commit.cta_group::1.mbarrier::arrive::one.b64 [%bar];
         DONE: mbarrier.try_wait.parity.shared::cta.b64 %p7, [%bar], 0;
@@ -50,7 +50,8 @@ fn combines(idesc: u64) -> bool {
     let field = |first: u32, count: u32| idesc / 2u64.pow(first) % 2u64.pow(count);
     let half = field(4, 2) == 0;
     let elements = (field(7, 3), field(10, 3));
-    !(half && elements != (0, 0)) && !(field(24, 5) == 8 && field(17, 6) % 2 == 1)
+    let odd_width = field(24, 5) == 8 && field(17, 6) % 2 == 1;
+    (!half || elements == (0, 0)) && !odd_width
 }
 
 #[test]
@@ -65,7 +66,7 @@ fn every_field_is_looked_at() {
         let idesc = draw_fields(&mut draw, &instructions, &[]);
         let [a, b] = [0, 1].map(|_| draw_fields(&mut draw, &matrices, &small));
         // A base offset has no meaning without a swizzle.
-        let strange = |bits: u64| bits / 2u64.pow(61) == 0 && bits / 2u64.pow(49) % 8 != 0;
+        let strange = |bits: u64| bits / 2u64.pow(61) == 0 && !(bits / 2u64.pow(49)).is_multiple_of(8);
         let legal = |bits: u64| matrices.illegal(bits).is_none() && !strange(bits);
         let got = outcome(&device, a, b, idesc);
         let name = format!("A {a:#x}, B {b:#x}, idesc {idesc:#x}: {got:?}");

@@ -5,6 +5,7 @@
 mod support;
 
 mod allocation;
+mod assembled;
 mod descriptors;
 mod movements;
 mod numbers;

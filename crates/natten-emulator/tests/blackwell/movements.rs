@@ -57,7 +57,7 @@ impl Repeated<'_> {
 
 /// Puts 1024 times the thread plus the column into its lane.
 fn fill(columns: u64) -> String {
-    let mut text = "shl.b32 %r1, %tid, 10;\n".to_owned();
+    let mut text = "shl.b32 %r1, %thread, 10;\n".to_owned();
     for column in 0..columns {
         text += &format!("add.u32 %r2, %r1, {column};\n");
         text += &format!("tcgen05.st.sync.aligned.32x32b.x1.b32 [%mine+{column}], {{%r2}};\n");
@@ -67,7 +67,7 @@ fn fill(columns: u64) -> String {
 
 /// Writes `count` registers of each thread to its place.
 fn write_out(count: usize) -> String {
-    let mut text = format!("mul.lo.u32 %r2, %tid, {};\nmul.wide.u32 %rd1, %r2, 4;\n", count);
+    let mut text = format!("mul.lo.u32 %r2, %thread, {};\nmul.wide.u32 %rd1, %r2, 4;\n", count);
     text += "add.s64 %rd1, %out, %rd1;\n";
     for register in 0..count {
         text += &format!("st.global.u32 [%rd1+{}], %r{};\n", 4 * register, 10 + register);
@@ -137,12 +137,12 @@ fn stores_of_every_shape() {
         for column in 0..columns {
             body += &format!("tcgen05.st.sync.aligned.32x32b.x1.b32 [%mine+{column}], {{%r2}};\n");
         }
-        body += "tcgen05.wait::st.sync.aligned;\nshl.b32 %r1, %tid, 8;\n";
+        body += "tcgen05.wait::st.sync.aligned;\nshl.b32 %r1, %thread, 8;\n";
         (0..count).for_each(|r| body += &format!("add.u32 %r{}, %r1, {r};\n", 10 + r));
         body += &shape.store("", &format!("%mine+{}", lane << 16));
         body += "tcgen05.wait::st.sync.aligned;\n";
         body += &format!(
-            "mul.lo.u32 %r2, %tid, {columns};\nmul.wide.u32 %rd1, %r2, 4;\nadd.s64 %rd1, %out, %rd1;\n"
+            "mul.lo.u32 %r2, %thread, {columns};\nmul.wide.u32 %rd1, %r2, 4;\nadd.s64 %rd1, %out, %rd1;\n"
         );
         for column in 0..columns {
             body += &format!("tcgen05.ld.sync.aligned.32x32b.x1.b32 {{%r3}}, [%mine+{column}];\n");
@@ -173,7 +173,7 @@ fn halves_of_two_columns_in_one_register() {
         let (count, at) = (shape.registers(), format!("%mine+{}", lane << 16));
         // Low halves tell lane and column apart; what lies above them must not show.
         let mut body =
-            "shl.b32 %r1, %tid, 8;\nand.b32 %r1, %r1, 65535;\nadd.u32 %r1, %r1, 0x55550000;\n".to_owned();
+            "shl.b32 %r1, %thread, 8;\nand.b32 %r1, %r1, 65535;\nadd.u32 %r1, %r1, 0x55550000;\n".to_owned();
         for column in 0..2 * shape.columns() {
             body += &format!("add.u32 %r2, %r1, {column};\n");
             body += &format!("tcgen05.st.sync.aligned.32x32b.x1.b32 [%mine+{column}], {{%r2}};\n");

@@ -41,7 +41,7 @@ fn without(text: &str, part: &str) -> String {
 }
 
 const LOAD: &str = "tcgen05.ld.sync.aligned.32x32b.x1.b32 {%r2}, [%mine];\n";
-const STORE: &str = "tcgen05.st.sync.aligned.32x32b.x1.b32 [%mine], {%tid};\n";
+const STORE: &str = "tcgen05.st.sync.aligned.32x32b.x1.b32 [%mine], {%thread};\n";
 const MEET: &str = "bar.sync 1;\n";
 
 /// One operation and its commit by the first thread.
@@ -58,7 +58,7 @@ fn an_accumulator_is_read_behind_its_commit() {
     lacks(&without(&good, AFTER), TensorOrderProblem::AfterThreadSync);
     // A commit of another thread tells nothing of what the first one issued.
     let other = format!(
-        "{FILL}{DESCRIBE}{}setp.ne.u32 %p2, %tid, 1;\n@%p2 bra ELSE;\n{COMMIT}ELSE: bar.warp.sync -1;\n",
+        "{FILL}{DESCRIBE}{}setp.ne.u32 %p2, %thread, 1;\n@%p2 bra ELSE;\n{COMMIT}ELSE: bar.warp.sync -1;\n",
         first(MMA, "ISSUED")
     );
     lacks(&(other + &wait(0, "DONE") + AFTER + LOAD + WAIT_LOAD), TensorOrderProblem::Commit);
@@ -74,7 +74,7 @@ fn the_product_is_there_behind_the_commit() {
         + AFTER
         + LOAD
         + WAIT_LOAD
-        + "mul.wide.u32 %rd1, %tid, 4; add.s64 %rd1, %out, %rd1; st.global.u32 [%rd1], %r2;\n";
+        + "mul.wide.u32 %rd1, %thread, 4; add.s64 %rd1, %out, %rd1; st.global.u32 [%rd1], %r2;\n";
     for options in all_orders() {
         let out = run(&kernel(&body), 128, 128, options).unwrap_or_else(|fault| panic!("{fault}"));
         assert!(out.iter().all(|word| *word == 16f32.to_bits()), "{options:?}");
@@ -91,7 +91,7 @@ fn late_operations_show_where_races_are_not_looked_for() {
             + LOAD
             + WAIT_LOAD
             + &wait(0, "DONE")
-            + "mul.wide.u32 %rd1, %tid, 4; add.s64 %rd1, %out, %rd1; st.global.u32 [%rd1], %r2;\n"),
+            + "mul.wide.u32 %rd1, %thread, 4; add.s64 %rd1, %out, %rd1; st.global.u32 [%rd1], %r2;\n"),
     );
     let seen = |options: Options| {
         run(&text, 128, 128, Options { check_races: false, ..options })
@@ -111,14 +111,14 @@ fn late_operations_show_where_races_are_not_looked_for() {
 
 #[test]
 fn operations_of_one_thread_on_one_accumulator_need_nothing_between_them() {
-    let again = "setp.eq.u32 %p1, %tid, %tid;\n";
+    let again = "setp.eq.u32 %p1, %thread, %thread;\n";
     let issue = format!("{MMA}{again}{MMA}{MMA}{COMMIT}");
     let body = format!("{FILL}{DESCRIBE}{}", first(&issue, "ISSUED"))
         + &wait(0, "DONE")
         + AFTER
         + LOAD
         + WAIT_LOAD
-        + "mul.wide.u32 %rd1, %tid, 4; add.s64 %rd1, %out, %rd1; st.global.u32 [%rd1], %r2;\n";
+        + "mul.wide.u32 %rd1, %thread, 4; add.s64 %rd1, %out, %rd1; st.global.u32 [%rd1], %r2;\n";
     for options in all_orders() {
         let out = run(&kernel(&body), 128, 128, options).unwrap_or_else(|fault| panic!("{fault}"));
         assert!(out.iter().all(|word| *word == 48f32.to_bits()), "{options:?}: {out:?}");
@@ -150,14 +150,13 @@ fn operations_of_one_thread_on_one_accumulator_need_nothing_between_them() {
 }
 
 /// An A in tensor memory.
-const STORE8: &str =
-    "tcgen05.st.sync.aligned.32x32b.x8.b32 [%mine], {%tid, %tid, %tid, %tid, %tid, %tid, %tid, %tid};\n";
+const STORE8: &str = "tcgen05.st.sync.aligned.32x32b.x8.b32 [%mine], {%thread, %thread, %thread, %thread, %thread, %thread, %thread, %thread};\n";
 
 #[test]
 fn a_second_thread_waits_for_the_first_ones_commit() {
     let second = |sync: &str| {
         format!(
-            "{FILL}{DESCRIBE}{}{sync}setp.ne.u32 %p2, %tid, 64;\n@%p2 bra OVER;\n{MMA}OVER: bar.warp.sync -1;\n",
+            "{FILL}{DESCRIBE}{}{sync}setp.ne.u32 %p2, %thread, 64;\n@%p2 bra OVER;\n{MMA}OVER: bar.warp.sync -1;\n",
             first(&format!("{MMA}{COMMIT}"), "ISSUED")
         )
     };
@@ -174,7 +173,7 @@ fn stores_and_loads_of_a_warp_wait_for_each_other() {
         + WAIT_STORE
         + LOAD
         + WAIT_LOAD
-        + &STORE.replace("%tid", "%warp")
+        + &STORE.replace("%thread", "%warp")
         + "tcgen05.wait::st.sync.aligned; \n";
     runs(&good);
     lacks(&without(&good, WAIT_STORE), TensorOrderProblem::WaitStore);

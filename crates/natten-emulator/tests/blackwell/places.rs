@@ -24,7 +24,7 @@ fn load(at: &str) -> String {
 }
 
 fn store(at: &str) -> String {
-    format!("tcgen05.st.sync.aligned.32x32b.x1.b32 [{at}], {{%tid}};\n")
+    format!("tcgen05.st.sync.aligned.32x32b.x1.b32 [{at}], {{%thread}};\n")
 }
 
 fn mma(d: &str, a: &str) -> String {
@@ -41,13 +41,13 @@ fn beyond_the_last_column_and_lane() {
     for access in [load("%mine+512"), store("%mine+512"), load("%mine+8388608"), store("%mine+65535")] {
         assert_eq!(problem(&access), TensorMemoryProblem::OutOfRange, "{access}");
     }
-    let wide = "tcgen05.st.sync.aligned.32x32b.x2.b32 [%mine+511], {%tid, %tid};\n";
+    let wide = "tcgen05.st.sync.aligned.32x32b.x2.b32 [%mine+511], {%thread, %thread};\n";
     assert_eq!(problem(wide), TensorMemoryProblem::OutOfRange);
     assert_eq!(problem(&issued(&mma("%base+500", "%rd10"))), TensorMemoryProblem::OutOfRange);
     assert_eq!(problem(&issued(&mma("%base", "[%base+508]"))), TensorMemoryProblem::OutOfRange);
-    let split = "tcgen05.st.sync.aligned.16x32bx2.x1.b32 [%mine], 512, {%tid};\n";
+    let split = "tcgen05.st.sync.aligned.16x32bx2.x1.b32 [%mine], 512, {%thread};\n";
     assert_eq!(problem(split), TensorMemoryProblem::OutOfRange);
-    let split = "tcgen05.st.sync.aligned.16x32bx2.x1.b32 [%mine], 4294967295, {%tid};\n";
+    let split = "tcgen05.st.sync.aligned.16x32bx2.x1.b32 [%mine], 4294967295, {%thread};\n";
     assert_eq!(problem(split), TensorMemoryProblem::OutOfRange);
 }
 
@@ -61,7 +61,9 @@ fn columns_that_are_not_allocated() {
     };
     // Latest completion puts the neighbour in columns 0 to 447.
     assert_eq!(
-        problem("sub.u32 %mine, %mine, 1;\ntcgen05.st.sync.aligned.32x32b.x2.b32 [%mine], {%tid, %tid};\n"),
+        problem(
+            "sub.u32 %mine, %mine, 1;\ntcgen05.st.sync.aligned.32x32b.x2.b32 [%mine], {%thread, %thread};\n"
+        ),
         447
     );
     assert_eq!(problem(&issued(&mma("%base-16", "%rd10"))), 432);
@@ -83,7 +85,10 @@ fn first_lanes_that_cannot_be() {
     let only_first = |text: &str| format!("@%others bra OVER;\n{text}OVER:\n");
     assert_eq!(problem(&only_first(&store("%mine+1048576"))), at_16);
     let at_8 = TensorMemoryProblem::LaneAlignment { lane: 8, alignment: 16 };
-    assert_eq!(problem(&only_first("tcgen05.st.sync.aligned.16x64b.x1.b32 [%mine+524288], {%tid};\n")), at_8);
+    assert_eq!(
+        problem(&only_first("tcgen05.st.sync.aligned.16x64b.x1.b32 [%mine+524288], {%thread};\n")),
+        at_8
+    );
     let of_128 = TensorMemoryProblem::LaneAlignment { lane: 16, alignment: 128 };
     assert_eq!(problem(&issued(&mma("%base+1048576", "%rd10"))), of_128);
     let of_64 = "mov.u32 %r280, 0x04040010;\n".to_owned();
@@ -98,12 +103,12 @@ fn what_nobody_wrote() {
     let unwritten = |column: u32| TensorMemoryProblem::NeverWritten { lane: 0, column };
     assert_eq!(problem(&format!("@%others bra OVER;\n{}OVER:\n", load("%mine+7"))), unwritten(7));
     assert_eq!(problem(&issued(&mma("%base", "[%base+64]"))), unwritten(64));
-    let add = "setp.eq.u32 %p1, %tid, %tid;\n".to_owned();
+    let add = "setp.eq.u32 %p1, %thread, %thread;\n".to_owned();
     assert_eq!(problem(&issued(&(add.clone() + MMA))), unwritten(0));
     assert_eq!(problem(&issued(&(MMA.replace("%p1", "!%p1")))), unwritten(0));
     assert_eq!(problem(&issued(&(MMA.replace("%p1", "1")))), unwritten(0));
     // Half of the words is not enough for a packed A.
-    let halves = "tcgen05.st.sync.aligned.32x32b.x4.unpack::16b.b32 [%mine+64], {%tid, %tid, %tid, %tid};\n";
+    let halves = "tcgen05.st.sync.aligned.32x32b.x4.unpack::16b.b32 [%mine+64], {%thread, %thread, %thread, %thread};\n";
     let body = format!(
         "{halves}{WAIT_STORE}tcgen05.fence::before_thread_sync;\nbar.sync 0;\n{AFTER}{}",
         issued(&mma("%base", "[%base+64]"))
@@ -114,19 +119,20 @@ fn what_nobody_wrote() {
 #[test]
 fn a_freed_column_is_forgotten() {
     let again = "@%others bra OVER;
-        tcgen05.st.sync.aligned.32x32b.x1.b32 [%r1], {%tid};
+        tcgen05.st.sync.aligned.32x32b.x1.b32 [%r1], {%thread};
         tcgen05.wait::st.sync.aligned;
         tcgen05.dealloc.cta_group::1.sync.aligned.b32 %r1, 32;
         tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [%slot], 32;
         ld.shared.b32 %r1, [%slot];
         tcgen05.ld.sync.aligned.32x32b.x1.b32 {%r2}, [%r1];
         OVER:\n";
-    let body = "ld.param.u64 %out, [p]; mov.u32 %tid, %tid.x; shr.u32 %warp, %tid, 5; mov.u32 %slot, slot;
+    let body =
+        "ld.param.u64 %out, [p]; mov.u32 %thread, %tid.x; shr.u32 %warp, %thread, 5; mov.u32 %slot, slot;
         setp.ne.u32 %others, %warp, 0;
         tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [%slot], 32;
         ld.shared.b32 %r1, [%slot];\n"
-        .to_owned()
-        + again;
+            .to_owned()
+            + again;
     let fault = run(&module(&body), 32, 1, Options::default()).expect_err("a read of nothing").kind;
     assert!(
         matches!(fault, FaultKind::TensorMemory { problem: TensorMemoryProblem::NeverWritten { .. }, .. }),
@@ -143,7 +149,7 @@ fn one_thread_issues() {
 #[test]
 fn lanes_agree_on_the_address() {
     assert_eq!(
-        problem(&format!("add.u32 %r1, %mine, %tid;\n{}", load("%r1"))),
+        problem(&format!("add.u32 %r1, %mine, %thread;\n{}", load("%r1"))),
         TensorMemoryProblem::OperandsDiffer
     );
 }
@@ -178,7 +184,7 @@ fn renamed_registers_hold_what_was_loaded() {
         + &load("%mine")
         + "mov.b32 %r3, %r2;\n"
         + WAIT_LOAD
-        + "mul.wide.u32 %rd1, %tid, 4; add.s64 %rd1, %out, %rd1; st.global.u32 [%rd1], %r3;\n";
+        + "mul.wide.u32 %rd1, %thread, 4; add.s64 %rd1, %out, %rd1; st.global.u32 [%rd1], %r3;\n";
     let out = run(&kernel(&body), 128, 128, Options::default()).unwrap_or_else(|fault| panic!("{fault}"));
     assert_eq!(out, (0..128).collect::<Vec<u32>>());
 }

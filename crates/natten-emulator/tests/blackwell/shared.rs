@@ -43,7 +43,7 @@ fn ordinary_writes_are_shown_to_the_asynchronous_proxy() {
 #[test]
 fn matrices_stay_until_the_operation_is_over() {
     let issue = format!("{FILL}{DESCRIBE}{}", first(&format!("{MMA}{COMMIT}"), "ISSUED"));
-    let write = "mad.lo.u32 %r3, %tid, 4, %mem;\nst.shared.u32 [%r3], %tid;\n";
+    let write = "mad.lo.u32 %r3, %thread, 4, %mem;\nst.shared.u32 [%r3], %thread;\n";
     let overwritten = |kind: &FaultKind| matches!(kind, FaultKind::Race { previous, .. } if previous.actor == ISSUER && !previous.is_write);
     each_fault(&format!("{issue}bar.sync 1;\n{write}"), overwritten);
     // The fence orders nothing of shared memory, and a commit that was waited for does.

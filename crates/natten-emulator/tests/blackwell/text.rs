@@ -5,16 +5,16 @@ use natten_emulator::{Fault, Launch, Options};
 use crate::support::Device;
 
 /// Allocates all of tensor memory, initialises eight mbarriers for one arrival each, and meets. Then %base is the
-/// address, %mine that of the warp's lanes, %tid and %warp are numbers, %bar, %slot and %mem lie in shared memory, %out
+/// address, %mine that of the warp's lanes, %thread and %warp are numbers, %bar, %slot and %mem lie in shared memory, %out
 /// is the parameter; %other holds in all threads but the first, %others in all warps but the first.
 pub const PROLOGUE: &str = "
     ld.param.u64 %out, [p];
-    mov.u32 %tid, %tid.x;
-    shr.u32 %warp, %tid, 5;
+    mov.u32 %thread, %tid.x;
+    shr.u32 %warp, %thread, 5;
     mov.u32 %bar, bars;
     mov.u32 %slot, slot;
     mov.u32 %mem, memory;
-    setp.ne.u32 %other, %tid, 0;
+    setp.ne.u32 %other, %thread, 0;
     setp.ne.u32 %others, %warp, 0;
     @%others bra P_ALLOCATED;
     tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [%slot], 512;
@@ -58,7 +58,7 @@ pub fn module(body: &str) -> String {
     .reg .pred %other;
     .reg .pred %others;
     .reg .b32 %r<300>;
-    .reg .b32 %tid;
+    .reg .b32 %thread;
     .reg .b32 %warp;
     .reg .b32 %base;
     .reg .b32 %mine;
@@ -106,7 +106,7 @@ pub fn run(ptx: &str, threads: u32, words: usize, options: Options) -> Result<Ve
 
 /// Fills the first 8 KiB of shared memory with ones of f16, shown to the asynchronous proxy, and meets.
 pub const FILL: &str = "
-    shl.b32 %r1, %tid, 6;
+    shl.b32 %r1, %thread, 6;
     add.u32 %r1, %mem, %r1;
     mov.u32 %r2, 0x3c003c00;
     st.shared.v4.u32 [%r1], {%r2, %r2, %r2, %r2};
@@ -125,7 +125,7 @@ pub const DESCRIBE: &str = "
     add.s64 %rd10, %rd10, 0x0000401000080000;
     add.s64 %rd11, %rd10, 256;
     mov.u32 %r280, 0x08040010;
-    setp.ne.u32 %p1, %tid, %tid;
+    setp.ne.u32 %p1, %thread, %thread;
 ";
 
 pub const MMA: &str = "tcgen05.mma.cta_group::1.kind::f16 [%base], %rd10, %rd11, %r280, %p1;\n";
