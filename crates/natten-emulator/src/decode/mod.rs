@@ -57,6 +57,8 @@ struct Decoder<'e> {
     specials: HashMap<(SpecialRegister, RegClass), VReg>,
     /// Registers that a `wgmma` uses or a `tcgen05.ld` loads: they keep a physical register of their own.
     in_flight: Vec<bool>,
+    /// Those of the latter alone, until moves are followed.
+    loaded: Vec<bool>,
     tables: Vec<Vec<u32>>,
 }
 
@@ -74,6 +76,7 @@ pub(crate) fn decode(entry: &EntryAst, target: &Target) -> Result<Kernel, ParseE
         classes: entry.registers.clone(),
         specials: HashMap::new(),
         in_flight: vec![false; entry.registers.len()],
+        loaded: vec![false; entry.registers.len()],
         tables: Vec::new(),
     };
     for statement in &entry.statements {
@@ -117,6 +120,7 @@ impl Decoder<'_> {
     }
 
     fn finish(mut self) -> Kernel {
+        self.follow_loaded();
         let preloads: Vec<(VReg, SpecialRegister)> =
             self.specials.iter().map(|(&(s, _), &v)| (v, s)).collect();
         let mut pinned: Vec<bool> = self.in_flight.clone();

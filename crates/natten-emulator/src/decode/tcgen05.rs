@@ -180,7 +180,7 @@ impl Decoder<'_> {
         }
         let list = self.word_destinations(o, 0, count)?;
         for &slot in &list {
-            if let Some(flag) = self.in_flight.get_mut(slot as usize) {
+            if let Some(flag) = self.loaded.get_mut(slot as usize) {
                 *flag = true;
             }
         }

@@ -2,7 +2,8 @@
 //!
 //! The instruction set promises that an instruction which reads such a register gets what was loaded, and nothing else:
 //! no order of memory, and no protection of what is overwritten. So `tcgen05.wait::ld` is asked for before registers are
-//! used. A plain move may come before it, since compilers rename registers wherever they like.
+//! used. A plain move may come before it, since compilers rename registers wherever they like; the copy has to wait then
+//! as the register has.
 
 use crate::fault::{Exec, FaultKind, TensorMemoryProblem};
 use crate::inst::{Op, Slot};
@@ -40,17 +41,21 @@ impl Loading {
     }
 
     /// An instruction touches registers.
-    pub(crate) fn touch(&self, watch: &Watch, op: Op) -> Exec {
-        let is_pending = |slots: &[Slot]| slots.iter().any(|&slot| self.pending[slot as usize]);
-        let refuse = |problem| Err(FaultKind::TensorMemory { address: 0, problem }.into());
+    pub(crate) fn touch(&mut self, watch: &Watch, op: Op) -> Exec {
         if !self.any {
             return Ok(());
         }
-        if op != Op::Mov32 && is_pending(&watch.reads) {
+        let is_pending = |slots: &[Slot]| slots.iter().any(|&slot| self.pending[slot as usize]);
+        let refuse = |problem| Err(FaultKind::TensorMemory { address: 0, problem }.into());
+        let (reads, writes) = (is_pending(&watch.reads), is_pending(&watch.writes));
+        if reads && op != Op::Mov32 {
             return refuse(TensorMemoryProblem::RegisterRead);
         }
-        if is_pending(&watch.writes) {
+        if writes {
             return refuse(TensorMemoryProblem::RegisterWritten);
+        }
+        if reads {
+            watch.writes.iter().for_each(|&slot| self.pending[slot as usize] = true);
         }
         Ok(())
     }

@@ -12,26 +12,26 @@ use crate::scalar::{half, round};
 pub(super) const DEPTH: usize = 16;
 
 /// Bits of fraction that survive beside the largest addend.
-const FRACTION_BITS: i32 = 25;
+const FRACTION_BITS: i16 = 25;
 
 /// 2^128: no f32 is as large.
 const TOO_LARGE: f64 = 2.0 * (1u128 << 127) as f64;
 
 /// The exponent of zero, and the least of f32 and bf16.
-const LEAST_EXPONENT: i32 = -126;
+const LEAST_EXPONENT: i16 = -126;
 
 /// Sixteen lanes' rows of A, or one column of B again and again, as significands and exponents: (k, lane).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Split<const LANES: usize> {
     significands: [[f32; LANES]; DEPTH],
-    exponents: [[i32; LANES]; DEPTH],
+    exponents: [[i16; LANES]; DEPTH],
     finite: bool,
 }
 
 /// Significand from 1 to 2, less for subnormal numbers, and exponent of a number; what is not finite stays as it is.
 #[inline(always)]
-fn split(x: f32, least: i32) -> (f32, i32) {
-    let raw = (x.to_bits() >> 23 & 0xff) as i32;
+fn split(x: f32, least: i16) -> (f32, i16) {
+    let raw = (x.to_bits() >> 23 & 0xff) as i16;
     let exponent = match raw {
         255 => 0,
         _ if x == 0.0 => LEAST_EXPONENT,
@@ -44,12 +44,12 @@ fn split(x: f32, least: i32) -> (f32, i32) {
 
 /// 2 to the power of `exponent`, from -126 to 127; zero below.
 #[inline(always)]
-fn power(exponent: i32) -> f32 {
-    f32::from_bits(((127 + exponent).max(0) as u32) << 23)
+fn power(exponent: i16) -> f32 {
+    f32::from_bits((exponent.wrapping_add(127).max(0) as u32) << 23)
 }
 
 /// The least exponent of normal numbers.
-fn least_exponent(ty: MmaType) -> i32 {
+fn least_exponent(ty: MmaType) -> i16 {
     if ty == MmaType::F16 { -14 } else { LEAST_EXPONENT }
 }
 
@@ -90,11 +90,12 @@ pub(super) fn accumulate(c: [u32; 16], a: &Split<16>, b: &Split<8>, column: usiz
     })
 }
 
-/// Where all addends are finite; lanes with others get some number.
+/// Where all addends are finite; lanes with others get some number. Sums that cannot overflow are written as ones that may,
+/// since checks for that keep the compiler from working on several lanes at once.
 #[inline]
 fn fused(c: &[f32; 16], a: &Split<16>, b: &Split<8>, column: usize, half: bool) -> [u32; 16] {
     let least = if half { least_exponent(MmaType::F16) } else { LEAST_EXPONENT };
-    let (mut significands, mut largest) = ([0f32; 16], [0i32; 16]);
+    let (mut significands, mut largest) = ([0f32; 16], [0i16; 16]);
     for lane in 0..16 {
         (significands[lane], largest[lane]) = split(c[lane], least);
     }
@@ -102,16 +103,17 @@ fn fused(c: &[f32; 16], a: &Split<16>, b: &Split<8>, column: usize, half: bool) 
     for k in 0..DEPTH {
         let of_b = b.exponents[k][column];
         for lane in 0..16 {
-            largest[lane] = largest[lane].max(a.exponents[k][lane] + of_b);
+            largest[lane] = largest[lane].max(a.exponents[k][lane].wrapping_add(of_b));
         }
     }
     // Eight products below 4 with 25 bits of fraction just fit 32 bits.
     let mut halves = [[0i32; 16]; 2];
     for (half, sums) in halves.iter_mut().enumerate() {
         for k in 8 * half..8 * half + 8 {
-            let (of_b, exponent) = (b.significands[k][column], b.exponents[k][column]);
+            let of_b = b.significands[k][column];
+            let exponent = b.exponents[k][column] + FRACTION_BITS;
             for lane in 0..16 {
-                let shift = FRACTION_BITS + a.exponents[k][lane] + exponent - largest[lane];
+                let shift = a.exponents[k][lane].wrapping_add(exponent).wrapping_sub(largest[lane]);
                 let addend = (a.significands[k][lane] * of_b * power(shift)) as i32;
                 sums[lane] = sums[lane].wrapping_add(addend);
             }

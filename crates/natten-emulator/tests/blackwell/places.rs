@@ -173,6 +173,11 @@ fn registers_on_their_way() {
         assert_eq!(problem(&format!("{WAIT_STORE}add.u32 %r3, %r2, 1;")), TensorMemoryProblem::RegisterRead);
         // Another name for the register is what a compiler may give it at any time.
         assert_eq!(kind("mov.u32 %r3, %r2;"), Ok(()));
+        assert_eq!(
+            problem("mov.u32 %r3, %r2; mov.u32 %r4, %r3; add.u32 %r5, %r4, 1;"),
+            TensorMemoryProblem::RegisterRead
+        );
+        assert_eq!(kind(&format!("mov.u32 %r3, %r2; {WAIT_LOAD} add.u32 %r5, %r3, 1;")), Ok(()));
         assert_eq!(kind(&format!("{WAIT_LOAD}add.u32 %r3, %r2, 1; mov.u32 %r2, 1;")), Ok(()));
     }
 }
