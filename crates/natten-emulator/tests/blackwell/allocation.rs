@@ -154,3 +154,21 @@ fn the_address_goes_to_shared_memory() {
     assert!(matches!(to("%slot+2"), FaultKind::Misaligned { alignment: 4, .. }));
     assert!(matches!(to("%slot+1048576"), FaultKind::OutOfBounds { bytes: 4, .. }));
 }
+
+#[test]
+fn other_warps_read_the_address_behind_a_barrier() {
+    let body = |meet: &str| {
+        let take = "ld.shared.b32 %r1, [%slot];\n";
+        let give = "bar.sync 1;\n@%others bra OVER;\n".to_owned() + &dealloc("%base", "32") + "OVER:\n";
+        "@%others bra BEHIND;\n".to_owned() + &alloc("32") + "BEHIND:\n" + meet + take + &give
+    };
+    for options in all_orders() {
+        let run = |meet: &str| run(&module(&format!("{START}{}", body(meet))), 128, 1, options);
+        run("bar.sync 0;\n").unwrap_or_else(|fault| panic!("{options:?}: {fault}"));
+        let kind = run("").expect_err("a race").kind;
+        assert!(
+            matches!(kind, FaultKind::Race { .. } | FaultKind::Uninitialised { .. }),
+            "{options:?}: {kind}"
+        );
+    }
+}

@@ -8,6 +8,7 @@ use natten_emulator::Module;
 
 use crate::oracle::Movement;
 use crate::problem;
+use crate::tensor_maps;
 use crate::text::{
     AFTER, BEFORE, COMMIT, DESCRIBE, FILL, MMA, WAIT_LOAD, WAIT_STORE, first, kernel, registers, wait,
 };
@@ -55,6 +56,7 @@ fn programs() -> Vec<(String, String)> {
     );
     vec![
         ("products".into(), problem::PTX.to_owned()),
+        ("tensor_maps".into(), tensor_maps::text()),
         ("movements".into(), kernel(&forms)),
         (
             "others".into(),
