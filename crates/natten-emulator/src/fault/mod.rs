@@ -158,10 +158,8 @@ pub enum FaultKind {
         problem: WgmmaProblem,
     },
     /// Misuse of tensor memory.
-    #[error("tensor memory at {address:#010x}: {problem}")]
+    #[error("tensor memory: {problem}")]
     TensorMemory {
-        /// Address, its lane in the upper half; for allocations without one, the number of columns.
-        address: u32,
         /// What is wrong.
         problem: TensorMemoryProblem,
     },

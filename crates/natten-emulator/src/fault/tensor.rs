@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-/// Misuses of tensor memory.
+/// Misuses of tensor memory and of what works in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum TensorMemoryProblem {
@@ -24,8 +24,11 @@ pub enum TensorMemoryProblem {
     #[error("allocation after the permit to allocate was given up")]
     PermitRelinquished,
     /// `tcgen05.dealloc` of what is no start of an allocation.
-    #[error("nothing that was allocated begins here")]
-    NotAllocated,
+    #[error("nothing that was allocated begins at {address:#010x}")]
+    NotAllocated {
+        /// The address given, its lane in the upper half.
+        address: u32,
+    },
     /// `tcgen05.dealloc` with another number of columns than was allocated.
     #[error("{columns} columns given back of an allocation of {allocated}")]
     DeallocatedSize {
@@ -41,8 +44,13 @@ pub enum TensorMemoryProblem {
         columns: u32,
     },
     /// A column beyond 511 or a lane beyond 127.
-    #[error("outside of tensor memory")]
-    OutOfRange,
+    #[error("{columns} columns from {address:#010x} on lie outside")]
+    OutOfRange {
+        /// The first address, its lane in the upper half.
+        address: u32,
+        /// How many columns.
+        columns: u32,
+    },
     /// A column that the CTA did not allocate.
     #[error("column {column} is not allocated")]
     ColumnNotAllocated {

@@ -80,8 +80,7 @@ impl Cta<'_> {
             self.complete(pending).map_err(|trap| Fault { kind: trap.kind, site: None })?;
         }
         if let Some(Allocation { columns, warp, pc, .. }) = self.tensor_memory.allocations.leaked() {
-            let (address, problem) = (columns, TensorMemoryProblem::Leaked { columns });
-            let kind = FaultKind::TensorMemory { address, problem };
+            let kind = FaultKind::TensorMemory { problem: TensorMemoryProblem::Leaked { columns } };
             return Err(self.located_at(warp, pc, Trap { kind, lane: None }));
         }
         Ok(())

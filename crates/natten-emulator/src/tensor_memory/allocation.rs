@@ -6,7 +6,7 @@
 //! for something, and an allocation of all columns has to wait for that.
 
 use super::cells::{COLUMNS, GROUPS, Place, Unit};
-use super::{problem, uniform};
+use super::{fault, uniform};
 use crate::asynchronous::{Action, Pending};
 use crate::fault::{Exec, FaultKind, TensorMemoryProblem};
 use crate::inst::Inst;
@@ -68,11 +68,11 @@ impl Allocations {
     fn check(&self, columns: u32) -> Result<(), FaultKind> {
         check_count(columns)?;
         if self.relinquished {
-            return Err(problem(columns, TensorMemoryProblem::PermitRelinquished));
+            return Err(fault(TensorMemoryProblem::PermitRelinquished));
         }
         match self.latest {
             Some(before) if columns > before => {
-                Err(problem(columns, TensorMemoryProblem::AllocationGrew { columns, before }))
+                Err(fault(TensorMemoryProblem::AllocationGrew { columns, before }))
             }
             _ => Ok(()),
         }
@@ -81,11 +81,11 @@ impl Allocations {
     /// Fails unless a range of columns belongs to one allocation of the CTA.
     pub(super) fn check_range(&self, at: Place, columns: u32) -> Result<(), FaultKind> {
         if at.column >= COLUMNS || columns > COLUMNS - at.column || at.lane >= super::cells::LANES {
-            return Err(problem(at.address(), TensorMemoryProblem::OutOfRange));
+            return Err(fault(TensorMemoryProblem::OutOfRange { address: at.address(), columns }));
         }
         let holds = |column: u32| self.list.iter().any(|a| (a.first..a.first + a.columns).contains(&column));
         match (at.column..at.column + columns).find(|&column| !holds(column)) {
-            Some(column) => Err(problem(at.address(), TensorMemoryProblem::ColumnNotAllocated { column })),
+            Some(column) => Err(fault(TensorMemoryProblem::ColumnNotAllocated { column })),
             None => Ok(()),
         }
     }
@@ -95,7 +95,7 @@ fn check_count(columns: u32) -> Result<(), FaultKind> {
     if columns.is_power_of_two() && (UNIT..=COLUMNS).contains(&columns) {
         return Ok(());
     }
-    Err(problem(columns, TensorMemoryProblem::ColumnCount { columns }))
+    Err(fault(TensorMemoryProblem::ColumnCount { columns }))
 }
 
 impl Cta<'_> {
@@ -104,7 +104,7 @@ impl Cta<'_> {
         self.tensor_memory.allocations.check(columns)?;
         let to = self.shared_addresses(w, i.a, wide_address, i.imm);
         if to.iter().any(|address| *address != to[0]) {
-            return Err(problem(columns, TensorMemoryProblem::OperandsDiffer).into());
+            return Err(fault(TensorMemoryProblem::OperandsDiffer).into());
         }
         let to = self.shared.offset(to[0], 4, 4)?;
         if self.tensor_memory.allocations.latest.is_none() {
@@ -149,11 +149,11 @@ impl Cta<'_> {
         let allocations = &self.tensor_memory.allocations;
         let index = allocations.list.iter().position(|a| place.lane == 0 && a.first == place.column);
         let Some(index) = index else {
-            return Err(problem(address, TensorMemoryProblem::NotAllocated).into());
+            return Err(fault(TensorMemoryProblem::NotAllocated { address }).into());
         };
         let allocated = allocations.list[index].columns;
         if columns != allocated {
-            return Err(problem(address, TensorMemoryProblem::DeallocatedSize { columns, allocated }).into());
+            return Err(fault(TensorMemoryProblem::DeallocatedSize { columns, allocated }).into());
         }
         if let Some(races) = &mut self.races {
             let units = (place.column..place.column + columns)

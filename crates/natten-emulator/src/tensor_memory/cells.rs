@@ -1,6 +1,6 @@
 //! The cells of tensor memory, which of them were written, and addresses.
 
-use super::problem;
+use super::fault;
 use crate::fault::{FaultKind, TensorMemoryProblem};
 
 pub(crate) const LANES: u32 = 128;
@@ -111,6 +111,6 @@ impl Cells {
             return Ok(());
         }
         let (lane, column) = (16 * unit.group, unit.column);
-        Err(problem(unit.address(), TensorMemoryProblem::NeverWritten { lane, column }))
+        Err(fault(TensorMemoryProblem::NeverWritten { lane, column }))
     }
 }

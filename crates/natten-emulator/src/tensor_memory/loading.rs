@@ -5,7 +5,8 @@
 //! used. A plain move may come before it, since compilers rename registers wherever they like; the copy has to wait then
 //! as the register has.
 
-use crate::fault::{Exec, FaultKind, TensorMemoryProblem};
+use super::fault;
+use crate::fault::{Exec, TensorMemoryProblem};
 use crate::inst::{Op, Slot};
 use crate::module::Watch;
 
@@ -46,7 +47,7 @@ impl Loading {
             return Ok(());
         }
         let is_pending = |slots: &[Slot]| slots.iter().any(|&slot| self.pending[slot as usize]);
-        let refuse = |problem| Err(FaultKind::TensorMemory { address: 0, problem }.into());
+        let refuse = |problem| Err(fault(problem).into());
         let (reads, writes) = (is_pending(&watch.reads), is_pending(&watch.writes));
         if reads && op != Op::Mov32 {
             return refuse(TensorMemoryProblem::RegisterRead);

@@ -6,7 +6,7 @@
 
 use super::cells::{Place, Unit, Written};
 use super::descriptor::{self, Operation};
-use super::problem;
+use super::fault;
 use super::sum::{self, DEPTH, Split};
 use crate::fault::{Exec, FaultKind, MatrixOperand, TensorMemoryProblem};
 use crate::inst::{Inst, TensorMma};
@@ -89,7 +89,7 @@ impl Operation {
         let lane = place.lane;
         let alignment = if self.m == 128 { 128 } else { 16 };
         if lane >= 32 || !lane.is_multiple_of(alignment) {
-            return Err(problem(place.address(), TensorMemoryProblem::LaneAlignment { lane, alignment }));
+            return Err(fault(TensorMemoryProblem::LaneAlignment { lane, alignment }));
         }
         Ok(())
     }
@@ -113,7 +113,7 @@ impl Cta<'_> {
         let lane = m.trailing_zeros();
         if m.count_ones() != 1 {
             let lanes = m.count_ones();
-            return Err(problem(0, TensorMemoryProblem::SeveralIssuers { lanes }).into());
+            return Err(fault(TensorMemoryProblem::SeveralIssuers { lanes }).into());
         }
         let mut issued = self.operands(w, i, lane as usize, mma)?;
         (issued.issuer, issued.clock) = self.tensor_memory.mmas.next(w.id, lane);
@@ -152,7 +152,7 @@ impl Cta<'_> {
             operation.check_lane(a)?;
             if a.lane != d.lane {
                 let of = TensorMemoryProblem::LaneMismatch { a: a.lane, d: d.lane };
-                return Err(problem(a.address(), of));
+                return Err(fault(of));
             }
             if operation.transpose[0] {
                 let what = "a transposed A in tensor memory";

@@ -43,15 +43,15 @@ impl TensorMemory {
     }
 }
 
-fn problem(address: u32, problem: TensorMemoryProblem) -> FaultKind {
-    FaultKind::TensorMemory { address, problem }
+fn fault(problem: TensorMemoryProblem) -> FaultKind {
+    FaultKind::TensorMemory { problem }
 }
 
 /// An operand that the lanes of a whole warp share.
 fn uniform(values: &Lanes) -> Result<u32, FaultKind> {
     match values.iter().all(|value| *value == values[0]) {
         true => Ok(values[0]),
-        false => Err(problem(values[0], TensorMemoryProblem::OperandsDiffer)),
+        false => Err(fault(TensorMemoryProblem::OperandsDiffer)),
     }
 }
 
@@ -68,7 +68,7 @@ impl Cta<'_> {
             return Ok(Flow::Wait(Wait::Lanes(w.live)));
         }
         if !is_of_threads && m != !0 {
-            return Err(problem(0, TensorMemoryProblem::IncompleteWarp).into());
+            return Err(fault(TensorMemoryProblem::IncompleteWarp).into());
         }
         match operation {
             Tcgen05::Alloc { wide_address } => return self.tensor_alloc(w, i, wide_address),

@@ -1,7 +1,7 @@
 //! `tcgen05.ld` and `tcgen05.st`: which cell each register of each lane of a warp holds.
 
 use super::cells::{LANES, Place, Unit, Written};
-use super::{problem, uniform};
+use super::{fault, uniform};
 use crate::fault::{Exec, FaultKind, TensorMemoryProblem};
 use crate::inst::{Inst, Movement, MovementShape};
 use crate::machine::cta::Cta;
@@ -62,9 +62,10 @@ impl Movement {
     fn place(self, w: &Warp, address: u32) -> Result<Place, FaultKind> {
         let (place, warp) = (Place::of(address), w.id % 4);
         let lane = place.lane;
-        let refuse = |of| Err(problem(address, of));
+        let refuse = |problem| Err(fault(problem));
         if lane >= LANES {
-            return refuse(TensorMemoryProblem::OutOfRange);
+            let (_, columns) = self.ranges()[0];
+            return refuse(TensorMemoryProblem::OutOfRange { address, columns });
         }
         if lane / 32 != warp {
             return refuse(TensorMemoryProblem::ForeignLane { lane, warp });

@@ -116,12 +116,14 @@ fn no_allocation_without_a_permit() {
 
 #[test]
 fn only_what_was_allocated_is_given_back() {
+    // Latest completion puts an allocation of 64 columns behind 448 of a neighbour.
+    let not_allocated = |address| TensorMemoryProblem::NotAllocated { address };
     let body = alloc("64") + "add.u32 %r1, %base, 32;\n" + &dealloc("%r1", "32");
-    assert_eq!(problem(&body), TensorMemoryProblem::NotAllocated);
+    assert_eq!(problem(&body), not_allocated(480));
     let body = alloc("64") + "add.u32 %r1, %base, 65536;\n" + &dealloc("%r1", "64");
-    assert_eq!(problem(&body), TensorMemoryProblem::NotAllocated);
+    assert_eq!(problem(&body), not_allocated(65536 + 448));
     let body = alloc("64") + &dealloc("%base", "64") + &dealloc("%base", "64");
-    assert_eq!(problem(&body), TensorMemoryProblem::NotAllocated);
+    assert_eq!(problem(&body), not_allocated(448));
     let body = alloc("64") + &dealloc("%base", "32");
     assert_eq!(problem(&body), TensorMemoryProblem::DeallocatedSize { columns: 32, allocated: 64 });
 }

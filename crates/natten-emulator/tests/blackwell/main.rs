@@ -6,6 +6,7 @@ mod support;
 
 mod allocation;
 mod assembled;
+mod data_paths;
 mod descriptors;
 mod hostile;
 mod movements;

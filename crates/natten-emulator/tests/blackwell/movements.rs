@@ -181,11 +181,6 @@ fn halves_of_two_columns_in_one_register() {
         body += "tcgen05.wait::st.sync.aligned;\n";
         body += &shape.load(".pack::16b", &at);
         body += "tcgen05.wait::ld.sync.aligned;\n";
-        // And back again, further on.
-        body += &shape.store(".unpack::16b", &format!("%mine+{}", (lane << 16) + 256));
-        body += "tcgen05.wait::st.sync.aligned;\n";
-        body += &shape.load(".pack::16b", &format!("%mine+{}", (lane << 16) + 256));
-        body += "tcgen05.wait::ld.sync.aligned;\n";
         body += &write_out(count);
         let name = shape.opcode("ld", ".pack::16b");
         let out = run(&kernel(&body), 128, 128 * count, Options::default())
@@ -197,6 +192,59 @@ fn halves_of_two_columns_in_one_register() {
                 let expected = low(2 * column) + 65536 * low(2 * column + 1);
                 let got = out[thread as usize * count + register];
                 assert_eq!(u64::from(got), expected, "{name}, thread {thread}, register {register}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_register_into_the_halves_of_two_columns() {
+    each(|shape, lane| {
+        if shape.is_in_two() || shape.columns() > 128 {
+            return;
+        }
+        let count = shape.registers();
+        let mut body = "shl.b32 %r1, %thread, 8;\n".to_owned();
+        (0..count).for_each(|r| {
+            body += &format!("mad.lo.u32 %r{}, %r1, 65537, {};\n", 10 + r, r + 65536 * (r + 100))
+        });
+        body += &shape.store(".unpack::16b", &format!("%mine+{}", lane << 16));
+        body += "tcgen05.wait::st.sync.aligned;\n";
+        // Read back as words, of which the low halves count, by the table of words.
+        let words = Repeated { repeats: 2 * shape.repeats, ..*shape };
+        let most = 128 / shape.movement.registers() as usize;
+        if words.repeats > most {
+            return;
+        }
+        body += &words.load("", &format!("%mine+{}", lane << 16));
+        body += "tcgen05.wait::ld.sync.aligned;\n";
+        body += &write_out(words.registers());
+        let name = shape.opcode("st", ".unpack::16b");
+        let out = run(&kernel(&body), 128, 128 * words.registers(), Options::default());
+        let out = out.unwrap_or_else(|fault| panic!("{name}: {fault}"));
+        let mut cells = std::collections::HashMap::new();
+        for thread in 0..128u64 {
+            for register in 0..words.registers() {
+                let (row, column) = words.cell(thread % 32, register);
+                let low = out[thread as usize * words.registers() + register] % 65536;
+                cells.insert((thread / 32 * 32 + row, column), low);
+            }
+        }
+        for thread in 0..128u64 {
+            for register in 0..count {
+                let (row, column) = shape.cell(thread % 32, register);
+                let stored = (256 * thread as u32 % 65536, register as u32);
+                let at = |column: u64| cells[&(thread / 32 * 32 + row, column)];
+                assert_eq!(
+                    at(2 * column),
+                    stored.0 + stored.1,
+                    "{name}, thread {thread}, register {register}"
+                );
+                assert_eq!(
+                    at(2 * column + 1),
+                    stored.0 + stored.1 + 100,
+                    "{name}, thread {thread}, register {register}"
+                );
             }
         }
     });

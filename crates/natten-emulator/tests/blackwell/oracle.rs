@@ -219,3 +219,20 @@ impl Movement {
         (bit / self.lane_bits, bit % self.lane_bits / 32)
     }
 }
+
+/// M, D's first lane, and the lane of each row.
+pub fn data_paths() -> Vec<(u64, u64, Vec<u64>)> {
+    let path = |line: Vec<Vec<&'static str>>| {
+        let (m, first) = (number(line[0][0]), number(line[0][1]));
+        let lane = |mut row: u64| {
+            let mut lane = first;
+            for (extent, stride) in line[1].iter().map(|word| word.split_once(':').expect("extent:lanes")) {
+                lane += row % number(extent) * number(stride);
+                row /= number(extent);
+            }
+            lane
+        };
+        (m, first, (0..m).map(lane).collect())
+    };
+    table(include_str!("../truth/tcgen05/data_paths.txt")).map(path).collect()
+}

@@ -22,7 +22,12 @@ fn faults(text: &str) -> impl Iterator<Item = (Options, FaultKind)> + use<'_> {
 /// The body, without the parts named, faults for want of `missing`.
 fn lacks(body: &str, missing: TensorOrderProblem) {
     for (options, kind) in faults(&kernel(body)) {
-        let is_that = matches!(&kind, FaultKind::TensorOrder { missing: m, .. } if *m == missing);
+        // By the access itself: giving memory back at the end asks for order as well.
+        let is_access = |actor: Actor| !matches!(actor, Actor::TensorDealloc(_));
+        let is_that = matches!(
+            &kind,
+            FaultKind::TensorOrder { missing: m, current, .. } if *m == missing && is_access(current.actor)
+        );
         assert!(is_that, "{options:?}: {kind}, where {missing} was to be found, in {body}");
     }
 }
@@ -104,7 +109,8 @@ fn late_operations_show_where_races_are_not_looked_for() {
     let torn = (0..200).any(|seed| {
         let out = seen(Options { completion: Random, seed, ..Options::default() });
         let whole: Vec<bool> = out.chunks(16).map(|lanes| lanes.iter().all(is_product)).collect();
-        whole.contains(&true) && whole.contains(&false)
+        // One load, which all lanes of a warp take part in, saw both.
+        whole.chunks(2).any(|warp| warp[0] != warp[1])
     });
     assert!(torn);
 }

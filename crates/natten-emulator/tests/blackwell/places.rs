@@ -38,17 +38,22 @@ fn issued(text: &str) -> String {
 
 #[test]
 fn beyond_the_last_column_and_lane() {
-    for access in [load("%mine+512"), store("%mine+512"), load("%mine+8388608"), store("%mine+65535")] {
-        assert_eq!(problem(&access), TensorMemoryProblem::OutOfRange, "{access}");
-    }
+    let outside = |body: &str| match problem(body) {
+        TensorMemoryProblem::OutOfRange { address, columns } => (address % 65536, columns),
+        other => panic!("{other}"),
+    };
+    assert_eq!(outside(&load("%mine+512")), (512, 1));
+    assert_eq!(outside(&store("%mine+512")), (512, 1));
+    assert_eq!(outside(&load("%mine+8388608")), (0, 1));
+    assert_eq!(outside(&store("%mine+65535")), (65535, 1));
     let wide = "tcgen05.st.sync.aligned.32x32b.x2.b32 [%mine+511], {%thread, %thread};\n";
-    assert_eq!(problem(wide), TensorMemoryProblem::OutOfRange);
-    assert_eq!(problem(&issued(&mma("%base+500", "%rd10"))), TensorMemoryProblem::OutOfRange);
-    assert_eq!(problem(&issued(&mma("%base", "[%base+508]"))), TensorMemoryProblem::OutOfRange);
+    assert_eq!(outside(wide), (511, 2));
+    assert_eq!(outside(&issued(&mma("%base+500", "%rd10"))), (500, 16));
+    assert_eq!(outside(&issued(&mma("%base", "[%base+508]"))), (508, 8));
     let split = "tcgen05.st.sync.aligned.16x32bx2.x1.b32 [%mine], 512, {%thread};\n";
-    assert_eq!(problem(split), TensorMemoryProblem::OutOfRange);
+    assert_eq!(outside(split), (512, 1));
     let split = "tcgen05.st.sync.aligned.16x32bx2.x1.b32 [%mine], 4294967295, {%thread};\n";
-    assert_eq!(problem(split), TensorMemoryProblem::OutOfRange);
+    assert_eq!(outside(split).1, 1);
 }
 
 #[test]
