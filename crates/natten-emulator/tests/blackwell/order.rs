@@ -105,6 +105,14 @@ fn late_operations_show_where_races_are_not_looked_for() {
     let is_product = |word: &u32| *word == 16f32.to_bits();
     use natten_emulator::Completion::{Latest, Random};
     assert!(!seen(Options { completion: Latest, ..Options::default() })[96..].iter().all(is_product));
+    // A commit of another thread hurries nothing.
+    let elsewhere =
+        "setp.ne.u32 %p2, %thread, 1;\n@%p2 bra ELSE;\n".to_owned() + COMMIT + "ELSE: bar.warp.sync -1;\n";
+    let other = text.replace(COMMIT, "").replace(LOAD, &format!("{elsewhere}{}{LOAD}", wait(0, "ALSO")));
+    let other = other.replace(&wait(0, "DONE"), "");
+    let options = Options { completion: Latest, check_races: false, ..Options::default() };
+    let fault = run(&other, 128, 128, options);
+    assert!(!fault.expect("nothing to find when the check is off").iter().any(is_product));
     // In pieces: some sixteen lanes have the product and others have not.
     let torn = (0..200).any(|seed| {
         let out = seen(Options { completion: Random, seed, ..Options::default() });
@@ -294,4 +302,31 @@ fn memory_is_given_back_when_all_is_over() {
         let is_that = matches!(kind, FaultKind::TensorOrder { ref current, .. } if current.actor == Actor::TensorDealloc(0));
         assert!(is_that, "{options:?}: {kind}");
     }
+}
+
+#[test]
+fn a_commit_hands_on_what_its_operation_came_after() {
+    // The second warp stores again and tells the first one's thread alone, whose commit tells a thread of the third.
+    let reader = MMA.replace("[%base], %rd10", "[%base+64], [%base]");
+    let arrive = "setp.ne.u32 %p3, %thread, 32;\n@%p3 bra TOLD;\nmbarrier.arrive.shared::cta.b64 %rd20, [%bar+8];\nTOLD:\n";
+    let third = |text: &str| {
+        format!("setp.ne.u32 %p4, %thread, 64;\n@%p4 bra THIRD;\n{text}THIRD: bar.warp.sync -1;\n")
+    };
+    let again = format!(
+        "setp.ne.u32 %p2, %warp, 1;\n@%p2 bra STORED;\n{STORE8}tcgen05.wait::st.sync.aligned;\n{BEFORE}{arrive}STORED:\n"
+    );
+    let last = "tcgen05.commit.cta_group::1.mbarrier::arrive::one.b64 [%bar+16];\n";
+    let issue =
+        |hear: &str| first(&format!("{hear}{}{COMMIT}", MMA.replace("[%base]", "[%base+128]")), "ISSUED");
+    let whole = |hear: &str| {
+        format!("{STORE8}{WAIT_STORE}{BEFORE}{MEET}{AFTER}{FILL}{DESCRIBE}{again}{}", issue(hear))
+            + &third(&format!("{}{AFTER}{reader}{last}", wait(0, "HEARD")))
+            + &wait(0, "DONE")
+            + &wait(1, "DONE1")
+            + &wait(2, "DONE2")
+    };
+    let hear = wait(1, "TOLD1") + AFTER;
+    runs(&whole(&hear));
+    // Without the fence the operation does not come after the store, whatever the thread knows.
+    lacks(&whole(&wait(1, "TOLD1")), TensorOrderProblem::Synchronisation);
 }
