@@ -8,6 +8,7 @@ mod allocation;
 mod assembled;
 mod data_paths;
 mod descriptors;
+mod edited;
 mod hostile;
 mod movements;
 mod numbers;

@@ -153,12 +153,27 @@ impl Problem {
         Matrices { a: list(self.m, self.types[0]), b: list(self.n, self.types[1]) }
     }
 
+    /// The kernel that computes it.
+    pub fn entry(&self) -> &'static str {
+        if self.a_in_tensor_memory { "product_ts" } else { "product" }
+    }
+
     /// Runs it; D's words by row.
     pub fn run(
         &self,
         draw: &mut Draw,
         matrices: &Matrices,
         options: Options,
+    ) -> Result<(Vec<u32>, Counters), Fault> {
+        self.run_on(&Device::with(PTX, options), draw, matrices)
+    }
+
+    /// The same with the kernel of a device that somebody has edited.
+    pub fn run_on(
+        &self,
+        device: &Device,
+        draw: &mut Draw,
+        matrices: &Matrices,
     ) -> Result<(Vec<u32>, Counters), Fault> {
         let (layouts, fields) = (Layouts::read(), Fields::of_matrices());
         let mut image = Image { bytes: Vec::new(), layouts: &layouts };
@@ -173,7 +188,6 @@ impl Problem {
             Operand::draw(draw, self.n, self.steps, self.arrangements[1], start.next_multiple_of(16));
         image.put(&operand, self, &matrices.b, |step, bits| steps[step][1] = bits, &fields);
 
-        let device = Device::with(PTX, options);
         let bytes = device.upload(&image.bytes);
         let descriptors = device.upload(&steps.into_iter().flatten().collect::<Vec<u64>>());
         let out = device.memory.alloc((4 * self.m * self.n) as usize);
@@ -189,14 +203,12 @@ impl Problem {
             .arg(word(self.lane))
             .arg(word(self.n))
             .arg(out.to_le_bytes());
-        let mut entry = "product";
         if self.a_in_tensor_memory {
-            entry = "product_ts";
             let pairs = matrices.a.chunks(2).map(|pair| u32::from(pair[0]) + 65536 * u32::from(pair[1]));
             let words = device.upload(&pairs.collect::<Vec<u32>>());
             launch = launch.arg(words.to_le_bytes());
         }
-        let counters = device.try_run(entry, &launch)?;
+        let counters = device.try_run(self.entry(), &launch)?;
         Ok((device.download::<u32>(out, (self.m * self.n) as usize), counters))
     }
 
