@@ -2,10 +2,10 @@
 //! store at `tcgen05.wait::st`, an `mma` when somebody has waited for a commit behind it; and across threads two fences
 //! stand around whatever synchronises them, `before_thread_sync` and `after_thread_sync`.
 //!
-//! So each warp has four views of what everyone did: what is over as far as it knows; of that, what was handed to it
-//! between fences, or rather behind the first; what it may rely on, since it met the second fence or waited itself; and
-//! what it hands on. An access conflicts with an earlier one unless the third view has that. The first two are there to
-//! say what is missing.
+//! So each warp has four views of what everyone did: what is over as far as it knows; the part of that which was handed
+//! to it from behind a first fence; what it may rely on, since it waited for it itself or met a second fence after it was
+//! handed; and what it hands on. An access conflicts with an earlier one unless the third view has that. The first two are
+//! there to say what is missing.
 //!
 //! Accesses cover sixteen lanes of a column at a time: no shape of a load, a store or an `mma` cuts that in two. What one
 //! lane waits for, or fences, counts for its whole warp.

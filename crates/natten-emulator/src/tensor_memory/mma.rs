@@ -8,7 +8,7 @@ use super::cells::{Place, Unit, Written};
 use super::descriptor::{self, Operation};
 use super::fault;
 use super::sum::{self, DEPTH, Split};
-use crate::fault::{Exec, FaultKind, MatrixOperand, TensorMemoryProblem};
+use crate::fault::{DescriptorProblem, Exec, FaultKind, MatrixOperand, TensorMemoryProblem};
 use crate::inst::{Inst, TensorMma};
 use crate::machine::cta::Cta;
 use crate::machine::warp::Warp;
@@ -85,6 +85,16 @@ impl Operation {
         if self.m == 128 { 16 * group } else { group / 2 * 16 }
     }
 
+    /// A matrix in shared memory, by its descriptor.
+    fn part(self, descriptor: u64, operand: MatrixOperand) -> Result<Part, FaultKind> {
+        let (index, count) = match operand {
+            MatrixOperand::A => (0, self.m),
+            MatrixOperand::B => (1, self.n),
+        };
+        let (ty, k_major) = (self.types[index], !self.transpose[index]);
+        Ok(Part { descriptor: descriptor::matrix(descriptor, operand)?, ty, k_major, first: 0, count })
+    }
+
     fn check_lane(self, place: Place) -> Result<(), FaultKind> {
         let lane = place.lane;
         let alignment = if self.m == 128 { 128 } else { 16 };
@@ -138,36 +148,30 @@ impl Cta<'_> {
         let d = Place::of(word(0).wrapping_add(word(1)));
         operation.check_lane(d)?;
         self.tensor_memory.allocations.check_range(d, operation.n)?;
-        let part = |slot: u32, operand: MatrixOperand| {
-            let descriptor = descriptor::matrix(w.regs.wide(slot)[lane], operand)?;
-            let (index, count) = match operand {
-                MatrixOperand::A => (0, operation.m),
-                MatrixOperand::B => (1, operation.n),
-            };
-            let (ty, k_major) = (operation.types[index], !operation.transpose[index]);
-            Ok::<Part, FaultKind>(Part { descriptor, ty, k_major, first: 0, count })
-        };
         let a = if mma.a_in_tensor_memory {
-            let a = Place::of(w.regs.word(i.a)[lane].wrapping_add(word(3)));
-            operation.check_lane(a)?;
-            if a.lane != d.lane {
-                let of = TensorMemoryProblem::LaneMismatch { a: a.lane, d: d.lane };
-                return Err(fault(of));
-            }
-            if operation.transpose[0] {
-                let what = "a transposed A in tensor memory";
-                let problem = crate::fault::DescriptorProblem::Combination { what };
-                return Err(FaultKind::InstructionDescriptor { bits: word(2), problem });
-            }
-            self.tensor_memory.allocations.check_range(a, A_COLUMNS)?;
-            Left::Tensor(a)
+            let place = Place::of(w.regs.word(i.a)[lane].wrapping_add(word(3)));
+            self.check_a(place, d, operation, word(2))?;
+            Left::Tensor(place)
         } else {
-            Left::Shared(part(i.a, MatrixOperand::A)?)
+            Left::Shared(operation.part(w.regs.wide(i.a)[lane], MatrixOperand::A)?)
         };
-        let b = part(i.b, MatrixOperand::B)?;
+        let b = operation.part(w.regs.wide(i.b)[lane], MatrixOperand::B)?;
         let accumulate = (w.regs.pred(i.c) >> lane & 1 == 1) != (i.imm != 0);
         let groups = operation.groups(d.lane);
         Ok(Issued { issuer: 0, clock: 0, operation, a, b, d, accumulate, groups })
+    }
+
+    /// An A in tensor memory lies in D's lanes, by rows.
+    fn check_a(&self, a: Place, d: Place, operation: Operation, bits: u32) -> Result<(), FaultKind> {
+        operation.check_lane(a)?;
+        if a.lane != d.lane {
+            return Err(fault(TensorMemoryProblem::LaneMismatch { a: a.lane, d: d.lane }));
+        }
+        if operation.transpose[0] {
+            let problem = DescriptorProblem::Combination { what: "a transposed A in tensor memory" };
+            return Err(FaultKind::InstructionDescriptor { bits, problem });
+        }
+        self.tensor_memory.allocations.check_range(a, A_COLUMNS)
     }
 
     /// Initialisation and order of what lies in tensor memory. D counts as written from here on: nobody may look at it
@@ -186,15 +190,12 @@ impl Cta<'_> {
                 races.tensor.by_mma(who, None, of_a)?;
             }
         }
-        let (needed, written) = match operation.half_accumulators {
-            true => (Written::Halves, Written::Halves),
-            false => (Written::Words, Written::Words),
-        };
+        let of_each = if operation.half_accumulators { Written::Halves } else { Written::Words };
         for unit in of_d.clone() {
             if issued.accumulate {
-                cells.check_written(unit, needed)?;
+                cells.check_written(unit, of_each)?;
             }
-            cells.mark(unit, written);
+            cells.mark(unit, of_each);
         }
         if let Some(races) = &mut self.races {
             let chain = Chain { address: d.address(), m: operation.m, n: operation.n };
