@@ -68,9 +68,6 @@ impl Operation {
         if !(8..=256).contains(&n) {
             return illegal("N", n.into());
         }
-        if m == 128 && n % 16 != 0 {
-            return Err(DescriptorProblem::Combination { what: "M of 128 needs N in steps of 16" });
-        }
         let (negate, transpose) = ([flag(13), flag(14)], [flag(15), flag(16)]);
         Ok(Self { m, n, types, negate, transpose, half_accumulators })
     }

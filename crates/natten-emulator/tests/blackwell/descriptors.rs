@@ -50,8 +50,7 @@ fn combines(idesc: u64) -> bool {
     let field = |first: u32, count: u32| idesc / 2u64.pow(first) % 2u64.pow(count);
     let half = field(4, 2) == 0;
     let elements = (field(7, 3), field(10, 3));
-    let odd_width = field(24, 5) == 8 && field(17, 6) % 2 == 1;
-    (!half || elements == (0, 0)) && !odd_width
+    !half || elements == (0, 0)
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::support::all_orders;
 /// A problem drawn at random, of these arrangements.
 fn draw_problem(draw: &mut Draw, arrangements: [Arrangement; 2], a_in_tensor_memory: bool) -> Problem {
     let m = draw.of(&[64, 128]);
-    let n = if m == 64 { 8 * (1 + draw.below(16)) } else { 16 * (1 + draw.below(8)) };
+    let n = 8 * (1 + draw.below(16));
     let half = draw.below(4) == 0;
     let element = |draw: &mut Draw| if half { Element::F16 } else { draw.of(&[Element::F16, Element::Bf16]) };
     Problem {
@@ -87,7 +87,7 @@ fn a_from_tensor_memory() {
 fn every_width() {
     let arrangements = [ARRANGEMENTS[3]; 2];
     for n in (8..=256).step_by(8) {
-        let m = if n % 16 == 0 && n % 32 != 0 { 128 } else { 64 };
+        let m = if n % 24 == 0 { 128 } else { 64 };
         let (types, negate) = ([Element::Bf16; 2], [false; 2]);
         let a_in_tensor_memory = n % 64 == 0;
         let problem =
