@@ -85,10 +85,10 @@ fn split_f32(x: f32) -> (f64, i32) {
     (f64::from(x) / f64::from(exponent.max(-126)).exp2(), exponent.max(-126))
 }
 
-/// One step of accumulation in f32 after MMA-Sim (microsoft/MMA-Sim, mmasim/simulator/arithmetic.py and nv_ptx.py, class
-/// tcgen05mma): all addends cut off 25 bits below the largest exponent, summed exactly, cut off at f32.
-pub fn accumulate(c: f32, a: &[u16], b: &[u16], types: [Element; 2]) -> f32 {
-    let mut addends = vec![split_f32(c)];
+/// One step of accumulation after MMA-Sim (microsoft/MMA-Sim, mmasim/simulator/arithmetic.py and nv_ptx.py, class
+/// tcgen05mma): all addends cut off 25 bits below the largest exponent, summed exactly.
+fn summed(accumulator: (f64, i32), a: &[u16], b: &[u16], types: [Element; 2]) -> f64 {
+    let mut addends = vec![accumulator];
     for (&a, &b) in a.iter().zip(b) {
         let ((sa, ea), (sb, eb)) = (types[0].split(a), types[1].split(b));
         addends.push((sa * sb, ea + eb));
@@ -97,8 +97,30 @@ pub fn accumulate(c: f32, a: &[u16], b: &[u16], types: [Element; 2]) -> f32 {
     let cut = |&(significand, exponent): &(f64, i32)| {
         (significand * f64::from(25 + exponent - largest).exp2()).trunc()
     };
-    let sum = addends.iter().map(cut).sum::<f64>() * f64::from(largest - 25).exp2();
-    toward_zero(sum)
+    addends.iter().map(cut).sum::<f64>() * f64::from(largest - 25).exp2()
+}
+
+/// A step in f32: the sum is cut off.
+pub fn accumulate(c: f32, a: &[u16], b: &[u16], types: [Element; 2]) -> f32 {
+    toward_zero(summed(split_f32(c), a, b, types))
+}
+
+/// A step in f16: the sum is rounded to the nearest number, an even one where two are as near.
+pub fn accumulate_half(c: u16, a: &[u16], b: &[u16]) -> u16 {
+    let sum = summed(Element::F16.split(c), a, b, [Element::F16; 2]);
+    let exponent = (sum.abs().log2().floor().max(-14.0)) as i32;
+    let unit = f64::from(exponent - 10).exp2();
+    let rounded = (sum / unit).round_ties_even() * unit;
+    match rounded.abs() < 65536.0 {
+        true => Element::F16.encode(rounded),
+        false => {
+            if rounded > 0.0 {
+                0x7c00
+            } else {
+                0xfc00
+            }
+        }
+    }
 }
 
 /// The f32 next to a number on the side of zero.

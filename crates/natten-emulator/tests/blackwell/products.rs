@@ -2,7 +2,7 @@
 
 use natten_emulator::Options;
 
-use crate::numbers::{Element, accumulate};
+use crate::numbers::{Element, accumulate, accumulate_half};
 use crate::oracle::{ARRANGEMENTS, Arrangement};
 use crate::problem::{Draw, Problem};
 use crate::support::all_orders;
@@ -149,6 +149,41 @@ fn sums_are_those_of_mma_sim_bit_by_bit_and_near_the_exact_ones() {
                     "({row}, {column}): {got} is {error:e} from {exact}, {allowed:e} allowed"
                 );
             }
+        }
+    }
+}
+
+#[test]
+fn sums_of_f16_are_rounded_to_nearest() {
+    let problem = Problem {
+        m: 64,
+        n: 40,
+        steps: 4,
+        types: [Element::F16; 2],
+        negate: [false; 2],
+        half: true,
+        lane: 16,
+        arrangements: [ARRANGEMENTS[5]; 2],
+        a_in_tensor_memory: false,
+    };
+    // Sums that need rounding; subnormal ones; ones beyond the range.
+    for scale in [0, -13, 7] {
+        let mut draw = Draw::new(6);
+        let matrices = problem.matrices(&mut draw, |draw| {
+            let sign = if draw.below(2) == 0 { 1.0 } else { -1.0 };
+            sign * (1.0 + draw.below(1024) as f64 / 1024.0) * f64::from(scale - draw.below(2) as i32).exp2()
+        });
+        let (d, _) = problem.run(&mut draw, &matrices, Options::default()).unwrap_or_else(|f| panic!("{f}"));
+        for (at, word) in d.iter().enumerate() {
+            let (row, column) = (at / 40, at % 40);
+            let (a, b) = (&matrices.a[row * 64..][..64], &matrices.b[column * 64..][..64]);
+            let mut sum = 0;
+            for (a, b) in a.chunks(16).zip(b.chunks(16)) {
+                if Element::F16.decode(sum).is_finite() {
+                    sum = accumulate_half(sum, a, b);
+                }
+            }
+            assert_eq!(word % 65536, u32::from(sum), "({row}, {column}) at {scale}");
         }
     }
 }
