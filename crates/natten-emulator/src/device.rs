@@ -224,6 +224,8 @@ impl Device for Emulated {
         let replacements = lock(&self.shared.replacements);
         let text = replacements.get(entry).map_or(ptx, String::as_str);
         let module = Module::parse(text).map_err(failed("parsing a kernel"))?;
+        let ComputeCapability { major, minor } = self.shared.properties.compute_capability;
+        module.check_device(major, minor).map_err(failed("loading a kernel"))?;
         Ok(Function { module, entry })
     }
 

@@ -1,11 +1,12 @@
 //! Runs CUDA kernels, given as PTX, on a machine with no GPU: correctly, with every access checked.
 //!
 //! The emulator is there to be disagreed with. It executes warps of 32 lanes with divergence and
-//! reconvergence, tensor-core and asynchronous instructions included, and reports as typed faults
+//! reconvergence, tensor-core and asynchronous instructions included, up to `wgmma` on Hopper and `tcgen05` with its
+//! tensor memory on data-center Blackwell, and reports as typed faults
 //! what a GPU would let pass in silence: accesses out of bounds, reads of memory nobody wrote,
 //! misalignment, races (with vector clocks that know barriers, mbarriers, commit groups and the
-//! proxy fence, and between the lanes of a warp), registers read before they were written or without
-//! `wgmma.fence`, lanes that miss an aligned instruction, deadlocks with who waits for whom.
+//! proxy fence, and between the lanes of a warp; in tensor memory that know its waits and its two fences), registers read
+//! before they were written or without `wgmma.fence`, lanes that miss an aligned instruction, deadlocks with who waits for whom.
 //! Asynchronous work completes as early, as late or as randomly as the manual allows.
 //!
 //! ```
@@ -60,14 +61,16 @@ mod ptx;
 mod race;
 mod scalar;
 mod tensor;
+mod tensor_memory;
 mod timing;
 
 pub use asynchronous::tma::{Swizzle, TensorMapDesc, TensorMapError};
 pub use counters::{CLASSES, Class, Counters, Coverage};
 pub use device::{Emulated, Function, GlobalMemory, Selection};
 pub use fault::{
-    Accessor, Actor, Fault, FaultKind, MbarrierProblem, MemoryError, MemorySpace, ParseError, ParseProblem,
-    Site, Wait, WaitReason, WgmmaProblem,
+    Accessor, Actor, DescriptorProblem, Fault, FaultKind, MatrixOperand, MbarrierProblem, MemoryError,
+    MemorySpace, ParseError, ParseProblem, Site, TargetError, TensorMemoryProblem, TensorOrderProblem, Wait,
+    WaitReason, WgmmaProblem,
 };
 pub use launch::launch;
 pub use memory::Memory;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::decode;
-use crate::fault::ParseError;
+use crate::decode::{self, Target};
+use crate::fault::{ParseError, TargetError};
 use crate::inst::{Inst, NONE, Slot};
 use crate::mutate::beside::Beside;
 use crate::ptx::ast::{EntryAst, GlobalDecl, RegClass};
@@ -13,8 +13,7 @@ use crate::ptx::parse::parse_module;
 #[derive(Debug, Clone)]
 pub struct Module {
     pub(crate) entries: Vec<Entry>,
-    target: String,
-    version: (u32, u32),
+    target: Target,
     pub(crate) files: Vec<(u32, String)>,
     pub(crate) globals: Vec<GlobalDecl>,
 }
@@ -26,8 +25,17 @@ impl Module {
     /// Names the line of the first statement that is malformed or of a form the emulator does not know.
     pub fn parse(ptx: &str) -> Result<Self, ParseError> {
         let ast = parse_module(ptx)?;
-        let entries = ast.entries.iter().map(Entry::new).collect::<Result<_, _>>()?;
-        Ok(Self { entries, target: ast.target, version: ast.version, files: ast.files, globals: ast.globals })
+        let target = Target { name: ast.target, version: ast.version };
+        let entries = ast.entries.iter().map(|entry| Entry::new(entry, &target)).collect::<Result<_, _>>()?;
+        Ok(Self { entries, target, files: ast.files, globals: ast.globals })
+    }
+
+    /// Fails where a device of this compute capability does not load the module.
+    pub(crate) fn check_device(&self, major: u32, minor: u32) -> Result<(), TargetError> {
+        if self.target.loads_on(major, minor) {
+            return Ok(());
+        }
+        Err(TargetError { target: self.target.name.clone(), major, minor })
     }
 
     /// The kernels of the module, in the order of the text.
@@ -42,12 +50,12 @@ impl Module {
 
     /// The `.target`, such as `sm_80`.
     pub fn target(&self) -> &str {
-        &self.target
+        &self.target.name
     }
 
     /// The PTX `.version` as major and minor.
     pub fn version(&self) -> (u32, u32) {
-        self.version
+        self.target.version
     }
 
     pub(crate) fn file(&self, number: u32) -> Option<&str> {
@@ -90,7 +98,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn new(ast: &EntryAst) -> Result<Self, ParseError> {
+    fn new(ast: &EntryAst, target: &Target) -> Result<Self, ParseError> {
         let params = ast.params.iter().map(|p| Param {
             name: p.name.clone(),
             bytes: p.bytes as usize,
@@ -105,7 +113,7 @@ impl Entry {
             reqntid: ast.reqntid,
             minnctapersm: ast.minnctapersm,
             dynamic_shared: ast.dynamic_shared,
-            kernel: Arc::new(decode::decode(ast)?),
+            kernel: Arc::new(decode::decode(ast, target)?),
         })
     }
 
@@ -162,7 +170,7 @@ pub(crate) struct Origin {
 /// See [`Kernel::watches`].
 #[derive(Debug, Clone)]
 pub(crate) struct Watch {
-    /// Registers of some `wgmma` that the instruction reads and writes.
+    /// Registers of some `wgmma` or `tcgen05.ld` that the instruction reads and writes.
     pub reads: Box<[Slot]>,
     pub writes: Box<[Slot]>,
     /// Numbers of followed registers that it reads and writes, and of the predicate that guards it, or `NONE`.

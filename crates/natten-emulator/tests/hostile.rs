@@ -13,6 +13,7 @@ use proptest::prelude::*;
 static CORPUS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let mut corpus = edits::corpus("ptx");
     corpus.push(include_bytes!("hostile/seed.ptx").to_vec());
+    corpus.push(include_bytes!("blackwell/product.ptx").to_vec());
     corpus
 });
 

@@ -13,6 +13,7 @@ use crate::memory::{SHARED_WINDOW, WINDOW_BYTES};
 use crate::options::Completion;
 use crate::race::{COPIES, Races};
 use crate::scalar::Wides;
+use crate::tensor_memory::commit::Commit;
 use bulk::Transfer;
 
 /// An operation issued and not yet done.
@@ -32,6 +33,10 @@ pub(crate) enum Action {
     Store { transfer: Transfer, clock: u32 },
     /// An arrival once the warp's copies up to `clock` have landed.
     CopyArrival { clock: u32, mbarrier: u32 },
+    /// An arrival once the operations of a thread are over.
+    TensorCommit(Commit),
+    /// Another CTA of the multiprocessor gives its tensor memory back.
+    NeighbourLeaves,
 }
 
 impl Cta<'_> {
@@ -70,6 +75,11 @@ impl Cta<'_> {
                 let barrier = self.mbarriers.get(mbarrier)?;
                 barrier.gathering().complete(Races::queue(pending.warp, COPIES), clock);
                 barrier.arrive(1).map_err(Box::<crate::fault::Trap>::from)
+            }
+            Action::TensorCommit(commit) => self.complete_commit(&commit),
+            Action::NeighbourLeaves => {
+                self.tensor_memory.allocations.neighbour_left();
+                Ok(())
             }
         }
     }

@@ -7,6 +7,8 @@ mod collective;
 mod memory;
 mod modifiers;
 mod scalar;
+mod target;
+mod tcgen05;
 mod tensor;
 pub(crate) mod watch;
 
@@ -20,6 +22,7 @@ use crate::module::{Constants, Kernel, Line, Origin, Preload, SpecialRegister};
 use crate::ptx::ast::{EntryAst, Operand, RegClass, Statement, Symbol, VReg};
 use crate::ptx::parse::DYNAMIC_SHARED;
 use modifiers::Modifiers;
+pub(crate) use target::Target;
 
 type Decoded<T> = Result<T, ParseProblem>;
 
@@ -42,6 +45,7 @@ impl Touched {
 
 struct Decoder<'e> {
     entry: &'e EntryAst,
+    target: &'e Target,
     code: Vec<Inst>,
     lists: Vec<Slot>,
     touched: Vec<Touched>,
@@ -51,15 +55,18 @@ struct Decoder<'e> {
     /// Class of every virtual register, those of special registers included.
     classes: Vec<RegClass>,
     specials: HashMap<(SpecialRegister, RegClass), VReg>,
-    /// Registers that a `wgmma` uses: they keep a physical register of their own.
+    /// Registers that a `wgmma` uses or a `tcgen05.ld` loads: they keep a physical register of their own.
     in_flight: Vec<bool>,
+    /// Those of the latter alone, until moves are followed.
+    loaded: Vec<bool>,
     tables: Vec<Vec<u32>>,
 }
 
 /// Decodes a whole entry.
-pub(crate) fn decode(entry: &EntryAst) -> Result<Kernel, ParseError> {
+pub(crate) fn decode(entry: &EntryAst, target: &Target) -> Result<Kernel, ParseError> {
     let mut decoder = Decoder {
         entry,
+        target,
         code: Vec::with_capacity(entry.statements.len() + 1),
         lists: Vec::new(),
         touched: Vec::new(),
@@ -69,6 +76,7 @@ pub(crate) fn decode(entry: &EntryAst) -> Result<Kernel, ParseError> {
         classes: entry.registers.clone(),
         specials: HashMap::new(),
         in_flight: vec![false; entry.registers.len()],
+        loaded: vec![false; entry.registers.len()],
         tables: Vec::new(),
     };
     for statement in &entry.statements {
@@ -112,6 +120,7 @@ impl Decoder<'_> {
     }
 
     fn finish(mut self) -> Kernel {
+        self.follow_loaded();
         let preloads: Vec<(VReg, SpecialRegister)> =
             self.specials.iter().map(|(&(s, _), &v)| (v, s)).collect();
         let mut pinned: Vec<bool> = self.in_flight.clone();
@@ -192,6 +201,7 @@ impl Decoder<'_> {
             || self.memory(base, &mut m, o)?
             || self.collective(base, &mut m, o)?
             || self.tensor(base, &mut m, o)?
+            || self.tcgen05(base, &mut m, o)?
             || self.asynchronous(base, &mut m, o)?
             || self.control(base, &mut m, st)?;
         if !known {

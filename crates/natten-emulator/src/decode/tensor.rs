@@ -93,6 +93,9 @@ impl Decoder<'_> {
     }
 
     fn wgmma(&mut self, m: &mut Modifiers, o: Ops) -> Decoded<()> {
+        if self.target.lost_wgmma() {
+            return unsupported(format!("wgmma on target {}", self.target));
+        }
         let op = if m.take("fence") {
             Op::WgmmaFence
         } else if m.take("commit_group") {

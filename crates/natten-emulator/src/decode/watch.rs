@@ -54,6 +54,24 @@ pub(crate) fn is_move(op: Op) -> bool {
 }
 
 impl Decoder<'_> {
+    /// Copies of registers that a `tcgen05.ld` loads may be in flight like these: the compiler copies them before they are
+    /// used.
+    pub(super) fn follow_loaded(&mut self) {
+        let is_copy = |inst: &&Inst| inst.op == Op::Mov32;
+        let mut is_new = self.loaded.contains(&true);
+        while is_new {
+            is_new = false;
+            for (_, touched) in self.code.iter().zip(&self.touched).filter(|(inst, _)| is_copy(inst)) {
+                let is_loaded = |v: &VReg| self.loaded.get(*v as usize) == Some(&true);
+                if touched.sources().iter().any(is_loaded) && !touched.defs.iter().all(is_loaded) {
+                    touched.defs.iter().for_each(|&v| self.loaded[v as usize] = true);
+                    is_new = true;
+                }
+            }
+        }
+        self.in_flight.iter_mut().zip(&self.loaded).for_each(|(flag, loaded)| *flag |= loaded);
+    }
+
     /// What to look at before each instruction.
     pub(super) fn watches(&mut self, map: &Allocation, followed: &Followed) -> Vec<Watch> {
         let in_flight = &self.in_flight;

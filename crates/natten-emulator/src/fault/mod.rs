@@ -2,14 +2,16 @@
 
 mod parse;
 mod rules;
+mod tensor;
 mod wait;
 
 use std::fmt;
 
 use thiserror::Error;
 
-pub use parse::{MemoryError, ParseError, ParseProblem};
+pub use parse::{MemoryError, ParseError, ParseProblem, TargetError};
 pub use rules::{MbarrierProblem, WgmmaProblem};
+pub use tensor::{DescriptorProblem, MatrixOperand, TensorMemoryProblem, TensorOrderProblem};
 use wait::Listed;
 pub use wait::{Wait, WaitReason};
 
@@ -155,6 +157,42 @@ pub enum FaultKind {
         /// What is wrong.
         problem: WgmmaProblem,
     },
+    /// Misuse of tensor memory.
+    #[error("tensor memory: {problem}")]
+    TensorMemory {
+        /// What is wrong.
+        problem: TensorMemoryProblem,
+    },
+    /// Two accesses to tensor memory, at least one a write, in no order.
+    #[error("tensor memory at {address:#010x}: {current} is not ordered after {previous}: {missing}")]
+    TensorOrder {
+        /// Address of the conflict.
+        address: u32,
+        /// The access that was about to happen.
+        current: Accessor,
+        /// The access it conflicts with.
+        previous: Accessor,
+        /// What would order them.
+        missing: TensorOrderProblem,
+    },
+    /// An instruction descriptor of `tcgen05.mma` that the hardware refuses, or the emulator.
+    #[error("instruction descriptor {bits:#010x}: {problem}")]
+    InstructionDescriptor {
+        /// The descriptor.
+        bits: u32,
+        /// What is wrong.
+        problem: DescriptorProblem,
+    },
+    /// A shared-memory descriptor of `tcgen05.mma` that the hardware refuses, or the emulator.
+    #[error("shared-memory descriptor {bits:#018x} of {operand}: {problem}")]
+    MatrixDescriptor {
+        /// The descriptor.
+        bits: u64,
+        /// Whose it is.
+        operand: MatrixOperand,
+        /// What is wrong.
+        problem: DescriptorProblem,
+    },
     /// A register read by a lane that never wrote it.
     #[error("a register is read that was never written")]
     UnwrittenRegister,
@@ -241,6 +279,19 @@ pub enum Actor {
     BulkLoad(u32),
     /// Another CTA of the grid, by linear index.
     Cta(u32),
+    /// `tcgen05.ld` of a warp.
+    TensorLoad(u32),
+    /// `tcgen05.st` of a warp.
+    TensorStore(u32),
+    /// `tcgen05.mma` issued by one thread.
+    TensorMma {
+        /// Its warp.
+        warp: u32,
+        /// Its lane.
+        lane: u32,
+    },
+    /// `tcgen05.dealloc` of a warp.
+    TensorDealloc(u32),
 }
 
 impl fmt::Display for Actor {
@@ -253,6 +304,10 @@ impl fmt::Display for Actor {
             Actor::Wgmma(w) => write!(f, "wgmma of warp {w}"),
             Actor::BulkLoad(b) => write!(f, "a bulk load completing on mbarrier {b:#x}"),
             Actor::Cta(c) => write!(f, "CTA {c}"),
+            Actor::TensorLoad(w) => write!(f, "tcgen05.ld of warp {w}"),
+            Actor::TensorStore(w) => write!(f, "tcgen05.st of warp {w}"),
+            Actor::TensorMma { warp, lane } => write!(f, "tcgen05.mma of lane {lane} of warp {warp}"),
+            Actor::TensorDealloc(w) => write!(f, "tcgen05.dealloc of warp {w}"),
         }
     }
 }

@@ -47,6 +47,19 @@ pub enum ParseProblem {
     },
 }
 
+/// A device that does not load what its text is for.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("target {target} does not run on compute capability {major}.{minor}")]
+#[non_exhaustive]
+pub struct TargetError {
+    /// The text's `.target`.
+    pub target: String,
+    /// First number of the device's compute capability.
+    pub major: u32,
+    /// Second number.
+    pub minor: u32,
+}
+
 /// A host-side use of [`Memory`](crate::Memory) that is not valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]

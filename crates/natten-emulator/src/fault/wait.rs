@@ -50,6 +50,11 @@ pub enum WaitReason {
     },
     /// The other warps of the warpgroup.
     Warpgroup,
+    /// Columns of tensor memory for `tcgen05.alloc`.
+    TensorMemory {
+        /// Columns asked for.
+        columns: u32,
+    },
 }
 
 impl fmt::Display for Wait {
@@ -68,6 +73,7 @@ impl fmt::Display for Wait {
             WaitReason::Lanes { required } => write!(f, "lanes {required:#010x}"),
             WaitReason::Registers { count } => write!(f, "{count} registers"),
             WaitReason::Warpgroup => write!(f, "its warpgroup"),
+            WaitReason::TensorMemory { columns } => write!(f, "{columns} columns of tensor memory"),
         }
     }
 }

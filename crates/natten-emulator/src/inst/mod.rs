@@ -2,11 +2,13 @@
 
 mod memory;
 mod scalar;
+mod tcgen05;
 mod warp;
 
 use crate::counters::Class;
 pub(crate) use memory::*;
 pub(crate) use scalar::*;
+pub(crate) use tcgen05::*;
 pub(crate) use warp::*;
 
 /// Index of a register. The high bit selects the constant file that all warps share.
@@ -23,7 +25,7 @@ pub(crate) struct Inst {
     /// Predicate that enables lanes, or `NONE`.
     pub guard: Slot,
     pub guard_negated: bool,
-    /// Touches a register that a `wgmma` also uses, which may be in flight.
+    /// Touches a register that a `wgmma` or a `tcgen05.ld` also uses, which may be in flight.
     pub watched: bool,
     pub class: Class,
     pub d: Slot,
@@ -187,6 +189,7 @@ pub(crate) enum Op {
     WgmmaFence,
     WgmmaCommit,
     WgmmaWait,
+    Tcgen05(Tcgen05),
     SetMaxNReg {
         increase: bool,
     },

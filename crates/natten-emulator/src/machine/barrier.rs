@@ -145,6 +145,9 @@ impl Cta<'_> {
                     w.others[index].wait = Wait::Ready;
                 }
                 Wait::Registers(count) if self.registers_fit(w, count) => w.others[index].wait = Wait::Ready,
+                Wait::TensorMemory(columns) if self.tensor_memory.allocations.has_room(columns) => {
+                    w.others[index].wait = Wait::Ready;
+                }
                 _ => {}
             }
         }

@@ -20,6 +20,7 @@ use crate::race::Races;
 use crate::race::global::GlobalRaces;
 use crate::scalar::map;
 use crate::tensor::operand::Matrices;
+use crate::tensor_memory::TensorMemory;
 
 /// What all CTAs of a launch share.
 #[derive(Debug)]
@@ -90,6 +91,7 @@ pub(crate) struct Cta<'g> {
     /// The operations each warpgroup issued: instruction and descriptors.
     pub warpgroup_log: Vec<Vec<(u32, u64, u64)>>,
     pub matrices: Matrices,
+    pub tensor_memory: TensorMemory,
 }
 
 impl<'g> Cta<'g> {
@@ -120,6 +122,7 @@ impl<'g> Cta<'g> {
             registers_pool: 0,
             warpgroup_log: Vec::new(),
             matrices: Matrices::default(),
+            tensor_memory: TensorMemory::default(),
         }
     }
 
@@ -135,6 +138,7 @@ impl<'g> Cta<'g> {
         self.barriers = Default::default();
         self.mbarriers.clear();
         self.pending.clear();
+        self.tensor_memory.reset(options.check_initialised);
         self.events = 0;
         let threads = grid.threads();
         let warps = threads.div_ceil(32);
@@ -181,6 +185,7 @@ impl<'g> Cta<'g> {
         warp.carry = 0;
         warp.register_count = per_thread;
         warp.wgmma.reset(kernel.words);
+        warp.loading.reset(kernel.words);
         warp.cluster_generation = 0;
         warp.polled = None;
         warp.unwritten.clear();

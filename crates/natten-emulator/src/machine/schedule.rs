@@ -4,9 +4,10 @@ use super::cta::Cta;
 use super::execute::Flow;
 use super::warp::{Group, Wait, Warp};
 use crate::asynchronous::Pending;
-use crate::fault::{Exec, Fault, FaultKind, Site, Trap, Wait as Waiting, WaitReason};
+use crate::fault::{Exec, Fault, FaultKind, Site, TensorMemoryProblem, Trap, Wait as Waiting, WaitReason};
 use crate::inst::{NONE, Op};
 use crate::options::Completion;
+use crate::tensor_memory::allocation::Allocation;
 
 /// Instructions a warp runs before another gets a turn.
 const SLICE: u32 = 4096;
@@ -78,15 +79,20 @@ impl Cta<'_> {
         while let Some(pending) = self.pending.pop() {
             self.complete(pending).map_err(|trap| Fault { kind: trap.kind, site: None })?;
         }
+        if let Some(Allocation { columns, warp, pc, .. }) = self.tensor_memory.allocations.leaked() {
+            let kind = FaultKind::TensorMemory { problem: TensorMemoryProblem::Leaked { columns } };
+            return Err(self.located_at(warp, pc, Trap { kind, lane: None }));
+        }
         Ok(())
     }
 
     /// In random completion, now and then one operation completes between two slices.
     fn complete_some(&mut self) -> Result<(), Fault> {
-        if self.grid.options.completion != Completion::Random
-            || self.pending.is_empty()
-            || self.rng.below(3) != 0
-        {
+        if self.grid.options.completion != Completion::Random {
+            return Ok(());
+        }
+        self.land_some();
+        if self.pending.is_empty() || self.rng.below(3) != 0 {
             return Ok(());
         }
         let index = self.rng.below(self.pending.len());
@@ -257,6 +263,7 @@ impl Cta<'_> {
                     Wait::Barrier { id, .. } => self.barrier_wait(id),
                     Wait::Lanes(required) => WaitReason::Lanes { required },
                     Wait::Registers(count) => WaitReason::Registers { count },
+                    Wait::TensorMemory(columns) => WaitReason::TensorMemory { columns },
                     Wait::Ready | Wait::Yielded => match warp.polled {
                         Some((address, _)) => self.mbarriers.wait_reason(address),
                         None => continue,

@@ -3,6 +3,7 @@
 use super::registers::Registers;
 use crate::memory::local::Local;
 use crate::tensor::wgmma::WgmmaQueue;
+use crate::tensor_memory::loading::Loading;
 
 /// Why a group of lanes does not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub(crate) enum Wait {
     Barrier { id: usize, generation: u32 },
     /// Until the register pool can give this many per thread.
     Registers(u32),
+    /// Until so many columns of tensor memory are free.
+    TensorMemory(u32),
 }
 
 /// Lanes that share a program counter.
@@ -46,6 +49,8 @@ pub(crate) struct Warp {
     /// Generation of the cluster barrier this warp arrived in.
     pub cluster_generation: u32,
     pub wgmma: WgmmaQueue,
+    /// Registers that a `tcgen05.ld` may still write.
+    pub loading: Loading,
     /// For each register that is followed, the lanes that have not written it.
     pub unwritten: Vec<u32>,
     /// mbarrier address last polled without success, for the deadlock report.

@@ -23,7 +23,11 @@ impl Cta<'_> {
         if self.grid.options.check_initialised && kernel.followed != 0 {
             follow(w, watch, i, m)?;
         }
-        if m == 0 || matches!(i.op, Op::Wgmma(_)) { Ok(()) } else { w.wgmma.registers.touch(watch, i.op) }
+        if m == 0 || matches!(i.op, Op::Wgmma(_)) {
+            return Ok(());
+        }
+        w.loading.touch(watch, i.op)?;
+        w.wgmma.registers.touch(watch, i.op)
     }
 }
 

@@ -146,6 +146,7 @@ pub(super) fn computes(op: Op) -> bool {
             false
         }
         CpMbarrierArrive { .. } | Mbarrier(..) | Bulk(_) | BulkCommit | BulkWait { .. } | Wgmma(_) => false,
+        Tcgen05(_) => false,
         WgmmaFence | WgmmaCommit | WgmmaWait | SetMaxNReg { .. } | ClusterArrive | ClusterWait | Nop => false,
         _ => true,
     }

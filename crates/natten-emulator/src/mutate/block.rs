@@ -1,6 +1,6 @@
 //! Straight runs of instructions, which barriers can be moved in.
 
-use crate::inst::{Op, Space};
+use crate::inst::{Op, Space, Tcgen05};
 use crate::module::Kernel;
 
 /// For each instruction, whether something jumps there.
@@ -43,6 +43,12 @@ fn is_sync(op: Op) -> bool {
     use Op::{WgmmaCommit, WgmmaFence, WgmmaWait};
     matches!(op, Bar(_) | WarpSync | Fence(_) | CpCommit | CpWait | CpWaitAll | Mbarrier(..) | BulkCommit)
         || matches!(op, BulkWait { .. } | WgmmaFence | WgmmaCommit | WgmmaWait)
+        || matches!(op, Op::Tcgen05(operation) if !is_access(operation))
+}
+
+/// Works on tensor memory.
+fn is_access(operation: Tcgen05) -> bool {
+    matches!(operation, Tcgen05::Mma(_) | Tcgen05::Load(_) | Tcgen05::Store(_))
 }
 
 /// What barriers order: accesses of shared memory and asynchronous work.
@@ -51,6 +57,7 @@ fn is_ordered(op: Op) -> bool {
         Op::Load(access) | Op::Store(access) => access.space == Space::Shared,
         Op::Atom(atomic) => atomic.space == Space::Shared,
         Op::LdMatrix { .. } | Op::StMatrix { .. } | Op::CpAsync { .. } | Op::Bulk(_) | Op::Wgmma(_) => true,
+        Op::Tcgen05(operation) => is_access(operation),
         _ => false,
     }
 }

@@ -61,6 +61,9 @@ fn swap(site: &mut Site) {
         Op::Wgmma(wgmma) if !wgmma.a_in_registers && differ(a, b) => {
             site.change(NAME, "the two matrices", |inst| (inst.a, inst.b) = (b, a));
         }
+        Op::Tcgen05(Tcgen05::Mma(mma)) if !mma.a_in_tensor_memory && differ(a, b) => {
+            site.change(NAME, "the two matrices", |inst| (inst.a, inst.b) = (b, a));
+        }
         Op::Pack32 | Op::Unpack32 | Op::Pack64 | Op::Unpack64 => swap_in_list(site, NAME, 0, 1),
         Op::Load(access) | Op::Store(access) if access.count > 1 => swap_in_list(site, NAME, 0, 1),
         Op::LdMatrix { .. } | Op::StMatrix { .. } if site.list().len() > 1 => swap_in_list(site, NAME, 0, 1),

@@ -129,7 +129,7 @@ fn predicates(site: &mut Site) {
         Op::MovPred => site.operation("predicate operand", Op::PredNot),
         Op::PredNot => site.operation("predicate operand", Op::MovPred),
         Op::Selp32 | Op::Selp64 => negate(site, 1),
-        Op::Vote(_) => negate(site, 1),
+        Op::Vote(_) | Op::Tcgen05(Tcgen05::Mma(_)) => negate(site, 1),
         Op::Wgmma(_) => match site.literal(Place::C, RegClass::Pred) {
             Some(bits) => {
                 site.put("predicate operand", "other accumulation", Place::C, (RegClass::Pred, 1 - bits));

@@ -28,6 +28,16 @@ pub(super) fn edits(site: &mut Site, furthest: &dyn Fn(bool) -> Option<usize>) {
             site.put("copy source size", "always whole", Place::B, whole);
             site.put("copy source size", "always zeros", Place::B, (RegClass::Word, 0));
         }
+        Op::Tcgen05(
+            Tcgen05::WaitLoad
+            | Tcgen05::WaitStore
+            | Tcgen05::Commit { .. }
+            | Tcgen05::FenceBeforeThreadSync
+            | Tcgen05::FenceAfterThreadSync,
+        ) => {
+            site.drop_it(DROPPED);
+            moved(site, furthest);
+        }
         Op::CpMbarrierArrive { .. } => site.drop_it(DROPPED),
         Op::Mbarrier(kind, _) => mbarrier(site, kind, furthest),
         Op::Bulk(bulk) if bulk.rank == 0 => {

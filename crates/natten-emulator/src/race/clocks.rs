@@ -1,8 +1,10 @@
 //! Vector clocks: what a warp, or a synchronisation object, knows of everyone's past.
 
+use super::tensor::TensorEdge;
+
 /// Clock values by actor; missing ones are zero.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Clocks(Vec<u32>);
+pub(crate) struct Clocks(Vec<u32>);
 
 impl Clocks {
     #[inline]
@@ -83,6 +85,8 @@ pub(crate) struct Edge {
     pub(super) known: Clocks,
     pub(super) of_lanes: LaneClocks,
     pub(super) proxied: Clocks,
+    /// What it hands on of accesses to tensor memory.
+    pub(crate) tensor: TensorEdge,
 }
 
 impl Edge {

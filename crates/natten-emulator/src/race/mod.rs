@@ -16,6 +16,7 @@ mod clocks;
 pub(crate) mod global;
 mod lanes;
 mod readers;
+pub(crate) mod tensor;
 
 use std::collections::HashMap;
 
@@ -26,6 +27,7 @@ pub(crate) use clocks::Edge;
 use clocks::{Epoch, SomeLanes, WarpClocks};
 use lanes::{LaneOrder, Touch};
 use readers::{NOBODY, Readers};
+use tensor::TensorOrder;
 
 /// How an access takes part in races.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,8 +100,9 @@ pub(crate) struct Races {
     lanes: LaneOrder,
     /// Edges through single addresses: flags and locks.
     variables: HashMap<u64, Edge>,
-    /// Shared address of each mbarrier that became an actor.
-    mbarriers: Vec<u32>,
+    /// Actors that are no queue of a warp, numbered behind those.
+    others: Vec<Actor>,
+    pub(crate) tensor: TensorOrder,
     /// The last check hung on which lanes had accessed the cell.
     asked_lanes: bool,
 }
@@ -118,7 +121,8 @@ impl Races {
             readers: Readers::default(),
             lanes: LaneOrder::new(warps, cells),
             variables: HashMap::new(),
-            mbarriers: Vec::new(),
+            others: Vec::new(),
+            tensor: TensorOrder::new(warps),
             asked_lanes: false,
         }
     }
@@ -130,13 +134,19 @@ impl Races {
 
     /// The actor for bulk loads that complete on an mbarrier.
     pub(crate) fn mbarrier_actor(&mut self, address: u32) -> u32 {
-        let index = match self.mbarriers.iter().position(|&a| a == address) {
-            Some(index) => index,
-            None => {
-                self.mbarriers.push(address);
-                self.mbarriers.len() - 1
-            }
-        };
+        self.other(Actor::BulkLoad(address))
+    }
+
+    /// The actor for what the `tcgen05.mma` of one thread read.
+    pub(crate) fn mma_actor(&mut self, warp: u32, lane: u32) -> u32 {
+        self.other(Actor::TensorMma { warp, lane })
+    }
+
+    fn other(&mut self, actor: Actor) -> u32 {
+        let index = self.others.iter().position(|&other| other == actor).unwrap_or_else(|| {
+            self.others.push(actor);
+            self.others.len() - 1
+        });
         KINDS * self.warps.len() as u32 + index as u32
     }
 
@@ -144,7 +154,7 @@ impl Races {
         let warps = self.warps.len() as u32;
         if actor >= KINDS * warps {
             let index = (actor - KINDS * warps) as usize;
-            return Actor::BulkLoad(self.mbarriers.get(index).copied().unwrap_or(0));
+            return self.others.get(index).copied().unwrap_or(Actor::BulkLoad(0));
         }
         let warp = actor / KINDS;
         match actor % KINDS {
@@ -213,6 +223,11 @@ impl Races {
             let previous = Accessor { actor, is_write: kind == AccessKind::Read };
             FaultKind::Race { space, address, current, previous }.lane(lane)
         })
+    }
+
+    /// A write by an instruction that orders it before and after what its own warp does there.
+    pub(crate) fn by_warp(&mut self, warp: u32, offset: usize, bytes: u32) -> Result<(), FaultKind> {
+        self.access(self.by(warp, AccessKind::Write), offset, bytes, &mut Step::NONE.clone())
     }
 
     /// Accesses by asynchronous work that `warp` issued, to ranges given as offset and length; fails with the number of
@@ -360,6 +375,7 @@ impl Races {
         let clocks = &mut self.warps[warp as usize];
         edge.of_lanes.join(&clocks.of_lanes);
         edge.proxied.join(&clocks.proxied);
+        self.tensor.release(warp, &mut edge.tensor);
         if lanes & live == live {
             edge.known.join(&clocks.known);
         } else {
@@ -381,6 +397,7 @@ impl Races {
         clocks.known.join(&edge.known);
         clocks.proxied.join(&edge.proxied);
         clocks.of_lanes.join(&edge.of_lanes);
+        self.tensor.acquire(warp, &edge.tensor);
         let since = self.lanes.since(warp);
         let some = edge.of_lanes.get(warp);
         let mut back = if some.clock >= since { some.lanes } else { 0 };

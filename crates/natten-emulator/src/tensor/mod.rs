@@ -45,6 +45,7 @@ impl Cta<'_> {
             Op::Mbarrier(kind, wide) => return self.mbarrier(w, i, m, kind, wide),
             Op::Bulk(_) | Op::BulkCommit | Op::BulkWait { .. } => return self.bulk(w, i, m),
             Op::Wgmma(_) | Op::WgmmaFence | Op::WgmmaCommit | Op::WgmmaWait => self.wgmma(w, i)?,
+            Op::Tcgen05(operation) => return self.tcgen05(w, i, m, operation),
             Op::SetMaxNReg { increase } => return self.set_registers(w, i, increase),
             // Every operation is handled by one of the dispatchers.
             _ => return Err(FaultKind::Trap.into()),

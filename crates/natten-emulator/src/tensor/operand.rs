@@ -1,4 +1,4 @@
-//! `wgmma`'s operands in shared memory: matrix descriptors, and the matrices behind them.
+//! Operands of `wgmma` and of `tcgen05.mma` in shared memory: matrix descriptors, and the matrices behind them.
 
 use super::element;
 use crate::Swizzle;
@@ -8,18 +8,18 @@ use crate::memory::shared::Shared;
 
 /// A matrix in shared memory. Offsets in bytes; see [`Descriptor::chunk_offset`] for their meaning.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Descriptor {
-    start: u32,
-    leading: u32,
-    stride: u32,
-    swizzle: Swizzle,
+pub(crate) struct Descriptor {
+    pub start: u32,
+    pub leading: u32,
+    pub stride: u32,
+    pub swizzle: Swizzle,
     /// Base offset: which row of addresses, of 128 bytes, has the pattern's row 0. For matrices that start inside a period.
-    base: u32,
+    pub base: u32,
 }
 
 /// A part of an operand: `count` rows (of A) or columns (of B) from `first` on, each of the operation's depth along k.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Part {
+pub(crate) struct Part {
     pub descriptor: Descriptor,
     pub ty: MmaType,
     /// k is contiguous.
@@ -34,6 +34,7 @@ pub(super) fn depth(ty: MmaType) -> usize {
 }
 
 impl Descriptor {
+    /// Of `wgmma`.
     pub(super) fn decode(bits: u64) -> Self {
         let field = |at: u32| ((bits >> at) as u32 & 0x3fff) << 4;
         let swizzle = match bits >> 62 {
@@ -73,7 +74,7 @@ impl Descriptor {
 
 impl Part {
     /// Line, chunk and address of every 16 bytes.
-    pub(super) fn chunks(self) -> impl Iterator<Item = (u32, u32, u32)> {
+    pub(crate) fn chunks(self) -> impl Iterator<Item = (u32, u32, u32)> {
         let per_chunk = if self.ty == MmaType::Tf32 { 4 } else { 8 };
         let end = self.first + self.count;
         let (lines, chunks) = if self.k_major {
@@ -105,7 +106,7 @@ impl Part {
     }
 
     /// Sixteen rows, (row, k).
-    pub(super) fn rows(self, shared: &Shared) -> [[f32; 16]; 16] {
+    pub(crate) fn rows(self, shared: &Shared) -> [[f32; 16]; 16] {
         let mut rows = [[0f32; 16]; 16];
         self.for_each(shared, |row, k, value| rows[row][k] = value);
         rows
@@ -113,7 +114,7 @@ impl Part {
 }
 
 /// Eight columns by k, (k, column).
-pub(super) type Block = [[f32; 8]; 16];
+pub(crate) type Block = [[f32; 8]; 16];
 
 /// Matrices read lately: the four warps of a warpgroup, and often other warpgroups, multiply with the same ones.
 #[derive(Debug, Default)]
@@ -127,7 +128,7 @@ const RECENT: usize = 32;
 
 impl Matrices {
     /// The columns of `part` in blocks of eight.
-    pub(super) fn blocks(&mut self, shared: &Shared, part: Part) -> &[Block] {
+    pub(crate) fn blocks(&mut self, shared: &Shared, part: Part) -> &[Block] {
         let version = shared.version();
         let found = self.recent.iter().position(|(p, v, _)| *p == part && *v == version);
         let at = found.unwrap_or_else(|| {
