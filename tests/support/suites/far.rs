@@ -21,7 +21,7 @@ pub fn checks<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
     let specs = windows(scope.has_tiles());
     let given = if scope.is_kernel() { scope.every(&specs) } else { scope.problems(&specs) };
     for Given { index, element_type, spec, place } in given {
-        let at = Arrangements::all(place);
+        let at = Arrangements::apart(place);
         let (is_forward, is_backward) = (scope.forward, scope.backward && !scope.has_tiles());
         let own = spec.clone();
         let large = format!("oracle large scale {index} {element_type}");

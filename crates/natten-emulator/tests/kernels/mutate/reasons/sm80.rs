@@ -297,6 +297,83 @@ pub const REASONS: &[Reason] = &[
         why: "sums of a walk over far scores, of rows that have seen keys, begin with the smallest number instead of 0",
         ..ANY
     },
+    Reason {
+        operator: "narrow address",
+        kernel: &["_backward_", "_sm80_"],
+        into: &["add.s64", ", 3;"],
+        kind: Kind::SameValue,
+        why: "rows of statistics lie densely, and they are fewer than 2^31: whoever fills them counts them in 32 bits",
+        ..ANY
+    },
+    Reason {
+        kernel: &["_backward_", "_sm80_"],
+        text: &["and.pred"],
+        near: &[
+            "setp.lt.s32 %p, %r, %r;\n=> and.pred %p, %p, %p;\nld.param.u32 %r, [%rd+];\nsetp.eq.s32 %p, %r, 1;",
+        ],
+        kind: Kind::SameOutput,
+        why: "a box without rows stores nothing, whether or not its cta leaves at once",
+        ..ANY
+    },
+    Reason {
+        operator: "compare bound",
+        kernel: &["_sm80_"],
+        text: &["setp.lt.s32", ", 16"],
+        near: &["shl.b32 %r, %r, 1;\n=> setp.lt.s32 %p, %r, 16;"],
+        kind: Kind::SameOutput,
+        why: "once more by a shift of all 32 bits, which adds none",
+        ..ANY
+    },
+    Reason {
+        operator: "barrier moved",
+        kernel: &["_backward_query_sm80_"],
+        text: &["cp.async.commit_group"],
+        to: "before",
+        kind: Kind::StrongerBarrier,
+        why: "rows that join the group of the first tile are waited for at the head of that tile, as are all copies",
+        ..ANY
+    },
+    Reason {
+        operator: "barrier moved",
+        kernel: &["_sm80_"],
+        text: &["cp.async.wait_group 0"],
+        near: &["=> cp.async.wait_group 0;\nbar.sync 0;"],
+        to: "before",
+        kind: Kind::StrongerBarrier,
+        why: "what is read between is no copy's, and the barrier behind it is passed once all have waited",
+        ..ANY
+    },
+    Reason {
+        operator: "integer literal",
+        kernel: &["_backward_", "_sm80_"],
+        text: &["and.b32", ", 31"],
+        near: &["=> and.b32 %r, %r, 31;\nshr.u32 %r, %r, 3;\nor.b32 %r, %r, %r;\nor.b32 %r, %r,"],
+        to: "twice that",
+        kind: Kind::SameOutput,
+        why: "the bit of the warp that gets in is set already, by the row's place among the passes",
+        ..ANY
+    },
+    Reason {
+        operator: "shuffle lane",
+        kernel: &["_forward_sm80_"],
+        text: &["shfl.sync.idx.b32 %f"],
+        near: &["and.b32 %r, %r, 28;", "=> shfl.sync.idx.b32 %f"],
+        within: 12,
+        kind: Kind::SameValue,
+        why: "the lanes of a quad hold the same sum",
+        ..ANY
+    },
+    Reason {
+        operator: "memory offset",
+        kernel: &["_forward_sm80_"],
+        text: &["ld.shared.u32"],
+        near: &[
+            "ld.shared.u32 %r, [%rd+];\n=> ld.shared.u32 %r, [%rd+];\nmul.lo.s32 %r, %r, %r;\nld.shared.u32 %r, [%rd+];\nmul.lo.s32",
+        ],
+        kind: Kind::SameOutput,
+        why: "a walk over far scores takes no tile for full: of their number it asks whether it is 0",
+        ..ANY
+    },
 ];
 
 /// Where they go in the table of 64 keys.
