@@ -260,7 +260,7 @@ fn coarse_statistics<E: Element, S: Subject>(
 
 /// Components of a query and of a key whose product is a little less than [`EDGE`], in every element type.
 const EDGE_OF_QUERY: [f64; 3] = [4096.0, 64.0, 1.0];
-const EDGE_OF_KEY: [f64; 3] = [11328.0, 1824.0, 94.5];
+const EDGE_OF_KEY: [f64; 3] = [11264.0, 5920.0, 94.5];
 /// What f32 makes of the product as a log-sum-exp. In powers of two it makes 2^26 of it, from where on they are coarse, and of the product
 /// itself the next smaller number.
 const EDGE: f64 = 46_516_320.0;

@@ -59,7 +59,7 @@ fn in_parts<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
             checks.push(Check::new(name, ends.clone(), move |subject| {
                 let each =
                     ends.iter().flat_map(|&end| [(end, longest), (longest, end)]).map(|(dim, dim_v)| {
-                        let spec = Spec::attention(150, 5, false).dims(dim, dim_v);
+                        let spec = Spec::attention(300, 5, false).dims(dim, dim_v);
                         in_type!(element_type, E => {
                             let expected = Expected::<E>::of(&spec.draw(95)).once(index.is_multiple_of(2));
                             expected.check_backward(subject, Arrangements::all(place))

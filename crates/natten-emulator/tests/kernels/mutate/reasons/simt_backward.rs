@@ -10,6 +10,8 @@ const HALF_AND_ON: &[&str] = &[", 31", "add.s32", "shr.s32", "add.s32", "add.s32
 
 const ALONE: &str = "a group of one item loads no row that the item does not see: what is multiplied by a weight of 0 is a row that it has seen";
 
+const STATISTICS: &str = "rows of statistics lie densely, and they are fewer than 2^31: whoever fills them counts them in 32 bits; steps are larger where a walk has ended";
+
 pub const REASONS: &[Reason] = &[
     Reason {
         operator: "shuffle ",
@@ -90,8 +92,8 @@ pub const REASONS: &[Reason] = &[
         operator: "narrow address",
         kernel: &["natten_backward_", "_simt_"],
         into: &["add.s64", ", 3;"],
-        kind: Kind::SameValue,
-        why: "rows of statistics lie densely, and they are fewer than 2^31: whoever fills them counts them in 32 bits",
+        kind: Kind::SameOutput,
+        why: STATISTICS,
         ..ANY
     },
     Reason {
@@ -160,8 +162,8 @@ pub const REASONS: &[Reason] = &[
         operator: "narrow address",
         kernel: &["natten_backward_", "_simt_"],
         into: &[", 3;"],
-        kind: Kind::SameValue,
-        why: "rows of statistics lie densely, and they are fewer than 2^31: whoever fills them counts them in 32 bits",
+        kind: Kind::SameOutput,
+        why: STATISTICS,
         ..ANY
     },
     Reason {
@@ -302,6 +304,24 @@ pub const REASONS: &[Reason] = &[
         near: &["=> shfl.sync.bfly.b32 %r", "max.s32"],
         kind: Kind::SameValue,
         why: "the lanes of a group make the same trips",
+        ..ANY
+    },
+    Reason {
+        operator: "float literal",
+        kernel: &["natten_backward_", "_simt_f32_d8"],
+        text: &["setp.neu.f32 visible"],
+        to: "one",
+        kind: Kind::BelowTolerance,
+        why: "rows that do not fill a lane have 4 elements, and 0 for the others: all that changes is the sign of a zero",
+        ..ANY
+    },
+    Reason {
+        operator: "float literal",
+        kernel: &["natten_backward_", "_simt_"],
+        text: &["setp.gt.f32", "0f00000000"],
+        to: "one",
+        kind: Kind::BelowTolerance,
+        why: "an exponent above 0 is rounding, or far above it beside a coarse log-sum-exp: none is between 0 and 1",
         ..ANY
     },
 ];

@@ -7,6 +7,8 @@ const IN_STEPS: &str = "the wait for all copies at the head of each tile: these 
 
 const FEW_PARTS: &str = "sums are made in parts where boxes of rows are few: 128 at most, of 128 rows of 256 elements, which are places of 32 bits";
 
+const LINES_OF_FULL: &str = "from line to line of full tiles, of which a walk over far scores has none";
+
 const FEWER_FULL: &str = "of what the first or the last row meets it is the end that tells which tiles all rows meet: fewer of them have no mask, and those with one give the same";
 
 pub const REASONS: &[Reason] = &[
@@ -372,6 +374,26 @@ pub const REASONS: &[Reason] = &[
         ],
         kind: Kind::SameOutput,
         why: "a walk over far scores takes no tile for full: of their number it asks whether it is 0",
+        ..ANY
+    },
+    Reason {
+        operator: "narrow address",
+        kernel: &["_forward_sm80_"],
+        text: &["sub.s64"],
+        near: &["=> sub.s64 %rd, %rd, %rd;\nst.shared.u64"],
+        kind: Kind::SameOutput,
+        why: LINES_OF_FULL,
+        ..ANY
+    },
+    Reason {
+        operator: "memory offset",
+        kernel: &["_forward_sm80_"],
+        text: &["ld.shared.u64"],
+        near: &[
+            "=> ld.shared.u64 %rd, [%rd+];\nmul.lo.s64 %rd, %rd, %rd;\nsub.s64 %rd, %rd, %rd;\nst.shared.u64",
+        ],
+        kind: Kind::SameOutput,
+        why: LINES_OF_FULL,
         ..ANY
     },
 ];
