@@ -3,7 +3,7 @@
 //! Large scales on small queries and keys make ordinary weights. So do scores that all come to lie far from 0 together: they are
 //! exact, for a component of their own adds the same to each and the others are quarters.
 
-use natten::{Element, Inputs, Output, Saved, Tensor};
+use natten::{Element, ElementType, Inputs, Output, Saved, Tensor};
 
 use super::oracle::{Arrangements, Expected, place_inputs, placed_gradients};
 use super::scope::Given;
@@ -56,8 +56,13 @@ pub fn checks<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
                 move |subject| in_type!(element_type, E => coarse_statistics::<E, S>(subject, &spec, place)),
             ));
         }
+        // In f64 a log-sum-exp of f32 is not coarse but wrong.
+        let is_exact = scope.types().next() == Some(ElementType::F64);
         for given in scope.alone(&Spec::attention(20, 7, false).dims(16, 16).scale(1.0), 2) {
             let Given { element_type, spec, place, .. } = given;
+            if is_exact || element_type == ElementType::F64 {
+                continue;
+            }
             checks.push(Check::new(
                 format!("oracle just coarse log-sum-exps {element_type}"),
                 spec.clone(),
