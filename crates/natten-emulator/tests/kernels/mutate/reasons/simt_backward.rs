@@ -135,7 +135,7 @@ pub const REASONS: &[Reason] = &[
     Reason {
         kernel: &["natten_backward_", "_simt_f16_d8"],
         near: &["visible"],
-        within: 80,
+        within: 160,
         kind: Kind::NeverExecuted,
         why: "aligned rows of at most 8 elements of 16 bits have 8, and fill the lanes: the loop for others is for longer rows",
         ..ANY
@@ -143,7 +143,7 @@ pub const REASONS: &[Reason] = &[
     Reason {
         kernel: &["natten_backward_", "_simt_bf16_d8"],
         near: &["visible"],
-        within: 80,
+        within: 160,
         kind: Kind::NeverExecuted,
         why: "aligned rows of at most 8 elements of 16 bits have 8, and fill the lanes: the loop for others is for longer rows",
         ..ANY
