@@ -38,6 +38,9 @@ impl<D: Device> Cuda<D> {
         let passes =
             [Pass::Forward(problem)].into_iter().chain(with_backward.then_some(Pass::Backward(problem)));
         for pass in passes {
+            let kernel = self.dense_offer(pass, layout)?.bid.kernel;
+            // A kernel that fails its trial is not in the next offer.
+            self.may_launch(kernel);
             for launch in &self.dense_offer(pass, layout)?.launches {
                 submit::load(self.device(), launch.kernel)?;
             }
