@@ -3,6 +3,7 @@
 mod boxes;
 pub(crate) mod rows;
 mod simt;
+mod sm100;
 mod sm80;
 mod sm90;
 
@@ -10,4 +11,4 @@ use crate::family::Family;
 
 /// All families, preferred ones first where two predict the same time.
 pub(crate) static FAMILIES: &[&dyn Family] =
-    &[&sm90::Sm90, &sm80::Sm80, &simt::Simt, &rows::Rows];
+    &[&sm100::Sm100, &sm90::Sm90, &sm80::Sm80, &simt::Simt, &rows::Rows];
