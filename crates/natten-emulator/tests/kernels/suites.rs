@@ -18,6 +18,7 @@ mount! {
     simt: devices(5, 0), Scope::cuda(false);
     ampere: devices(8, 0), Scope::cuda(true);
     hopper: devices(9, 0), Scope::cuda(true);
+    blackwell: devices(10, 0), Scope::cuda(true);
 }
 
 /// When asynchronous work completes, and how many multiprocessors there are.
@@ -55,6 +56,8 @@ const GROUPS: &[(&str, Pick)] = &[
     ("forward, Ampere, longer rows", |k| is_on(k, 8) && k.head_dim > 64),
     ("forward, Hopper, up to 64", |k| is_on(k, 9) && k.head_dim <= 64),
     ("forward, Hopper, longer rows", |k| is_on(k, 9) && k.head_dim > 64),
+    ("forward, Blackwell, up to 64", |k| is_on(k, 10) && k.head_dim <= 64),
+    ("forward, Blackwell, longer rows", |k| is_on(k, 10) && k.head_dim > 64),
     ("backward of queries", |k| {
         k.operation == Operation::BackwardQuery && !is_of_ampere(k) && !has_longest_rows(k)
     }),
@@ -152,6 +155,8 @@ by_name! {
     forward_sm80_long: "forward, Ampere, longer rows";
     forward_sm90_short: "forward, Hopper, up to 64";
     forward_sm90_long: "forward, Hopper, longer rows";
+    forward_sm100_short: "forward, Blackwell, up to 64";
+    forward_sm100_long: "forward, Blackwell, longer rows";
     backward_query: "backward of queries";
     backward_key: "backward of keys";
     backward_longest: "backward, longest rows";
