@@ -306,7 +306,7 @@ pub(crate) fn reason_in_table(kernel: &Kernel, query: &Query<'_>) -> Option<Reje
         return Some(RejectionReason::Alignment);
     }
     let failed = query.failed_trial.filter(|_| is_untried(kernel));
-    failed.map(|FailedTrial { kernel, how }| RejectionReason::NotTrusted { kernel, how })
+    failed.map(FailedTrial::reason)
 }
 
 /// What is against a kernel that counts tokens in 32 bits.

@@ -20,7 +20,7 @@ use crate::error::CudaError;
 use crate::families::FAMILIES;
 use crate::family::{Pass, Query, Request, best_fit};
 use crate::registry::{Facts, Kernel, Operation};
-use crate::rejection::{Rejection, Rejections};
+use crate::rejection::{Rejection, RejectionReason, Rejections};
 use crate::submit::{self, SubmitError};
 use crate::views::Views;
 
@@ -48,6 +48,13 @@ impl fmt::Display for TrialFailure {
 pub(crate) struct FailedTrial {
     pub kernel: &'static str,
     pub how: TrialFailure,
+}
+
+impl FailedTrial {
+    /// Why no kernel of the family is taken.
+    pub fn reason(self) -> RejectionReason {
+        RejectionReason::NotTrusted { kernel: self.kernel, how: self.how }
+    }
 }
 
 /// What has been found out in a context.

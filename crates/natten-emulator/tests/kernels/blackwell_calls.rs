@@ -106,6 +106,13 @@ fn what_differs_is_passed_by() {
         let second = run::<bf16>(&cuda, &call(64)).unwrap();
         assert!(second.is_right() && second.on_ampere && !second.on_blackwell && !second.on_cuda_cores);
         assert_eq!(failure(&cuda), Some(TrialFailure::Differs));
+        let said: Vec<_> = cuda.kernels().filter_map(|(kernel, reason)| Some((kernel, reason?))).collect();
+        let is_told = |kernel: &str| {
+            said.iter().any(|(entry, reason)| {
+                *entry == kernel && matches!(reason, RejectionReason::NotTrusted { .. })
+            })
+        };
+        assert!(kernels_of("sm100", Operation::Forward).all(|kernel| is_told(kernel.entry)), "{said:?}");
         // The family is, not the kernel alone.
         assert!(!run::<f16>(&cuda, &call(32)).unwrap().on_blackwell);
     }
