@@ -190,10 +190,10 @@ fn a_sample_leaves_nothing_out() {
         sampled.extend(names_of_every(&scope));
         whole.extend(names_of_every(&scope.more(1)));
     }
-    for (family, [sampled, whole]) in families {
-        let missing: Vec<_> = whole.difference(&sampled).collect();
-        assert!(missing.is_empty(), "{family}: no kernel's sample has {missing:?}");
-    }
+    let missing =
+        families.iter().map(|(family, [sampled, whole])| (family, whole.difference(sampled).collect()));
+    let missing: Vec<(_, Vec<_>)> = missing.filter(|(_, checks): &(_, Vec<_>)| !checks.is_empty()).collect();
+    assert!(missing.is_empty(), "checks that no kernel's sample has: {missing:?}");
 }
 
 /// Checks that each kernel of a family has, without their element types.
