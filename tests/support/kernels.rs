@@ -102,7 +102,7 @@ fn of_registry(kernel: &'static registry::Kernel) -> Option<Shipped> {
 /// decide.
 pub fn asking_for<D: Device>(cuda: Cuda<D>, kernel: &Shipped) -> Cuda<D> {
     match asked(kernel) {
-        Some(entry) => cuda.with_request(Request { entry: Some(entry), tiling: None }),
+        Some(entry) => cuda.with_request(Request { entry: Some(entry), ..Request::default() }),
         None => cuda,
     }
 }
@@ -112,7 +112,7 @@ pub fn asking_for<D: Device>(cuda: Cuda<D>, kernel: &Shipped) -> Cuda<D> {
 pub fn in_boxes<D: Device>(cuda: Cuda<D>, kernel: &Shipped, nth: u64) -> Option<Cuda<D>> {
     let takes_boxes = match kernel.operation {
         Operation::Forward => true,
-        Operation::BackwardQuery => kernel.capability.major == 8,
+        Operation::BackwardQuery | Operation::BackwardKey => kernel.capability.major == 8,
         _ => false,
     };
     let tile = registry::by_name(kernel.entry).filter(|_| takes_boxes)?.tile()?;
@@ -130,7 +130,11 @@ pub fn in_boxes<D: Device>(cuda: Cuda<D>, kernel: &Shipped, nth: u64) -> Option<
     };
     let (query_tile, key_tile) = (sides(tile.queries), sides(tile.keys));
     let tiling = Some(Tiling { query_tile, key_tile, key_start: KeyStart::Dynamic });
-    Some(cuda.with_request(Request { entry: Some(kernel.entry), tiling }))
+    let entry = asked(kernel);
+    Some(cuda.with_request(match kernel.operation {
+        Operation::BackwardKey => Request { entry, tiling_of_keys: tiling, ..Request::default() },
+        _ => Request { entry, tiling, ..Request::default() },
+    }))
 }
 
 /// By what name to ask for it. Of a backward the kernel of the queries' gradient is asked for; that of the keys' belongs to

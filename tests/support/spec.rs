@@ -261,12 +261,13 @@ pub struct Case {
 }
 
 impl Case {
-    /// The same with scores around -60: a score of 0 beside them would have all the weight.
+    /// The same with scores around -60: a score of 0 beside them would have all the weight. Components are eighths, so that products
+    /// add up exactly: where all of them have one sign, a unit that cuts sums off instead of rounding them errs always to one side.
     pub fn negative(mut self) -> Self {
         // The mean of a product of magnitudes of normal deviates is 2 / pi.
         self.spec.scale = Some(94.0 / self.spec.head_dim as f32);
         let each = |tensor: &mut Tensor<f64>, sign: f64| {
-            tensor.as_mut_slice().iter_mut().for_each(|x| *x = sign * x.abs());
+            tensor.as_mut_slice().iter_mut().for_each(|x| *x = sign * (8.0 * x.abs()).round() / 8.0);
         };
         each(&mut self.inputs.query, 1.0);
         each(&mut self.inputs.key, -1.0);

@@ -267,7 +267,7 @@ fn time_kernels(driver: &Driver, spec: &Spec, published: &str) -> Result<(), Cud
     let bucket = kernels().map(Facts::longest_row).filter(|&d| d >= spec.dims[0]).min();
     let of_type = kernels().filter(|kernel| kernel.element_type() == ElementType::Bf16);
     for kernel in of_type.filter(|kernel| Some(kernel.longest_row()) == bucket) {
-        let request = Request { entry: Some(kernel.entry), tiling: None };
+        let request = Request { entry: Some(kernel.entry), ..Request::default() };
         let output = Output { out: out.view_mut(), lse: None };
         let asked = gpu.clone().with_request(request);
         let boxes = match asked.explain(&problem, &inputs.map(CudaTensor::view), &output) {

@@ -22,6 +22,8 @@ pub struct Request {
     pub entry: Option<&'static str>,
     /// These boxes, for a kernel on tiles of their size.
     pub tiling: Option<Tiling>,
+    /// These, for the kernel of a backward's pass over keys, where boxes can be asked of it.
+    pub tiling_of_keys: Option<Tiling>,
 }
 
 /// What is to be computed.

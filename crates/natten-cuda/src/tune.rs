@@ -25,7 +25,7 @@ pub struct Candidate {
 /// At most `most` ways: the one that a call takes first, then each kernel's best boxes in turn.
 pub(crate) fn tune(query: &Query<'_>, most: usize) -> Result<Vec<Candidate>, CudaError> {
     let candidate = |bid: &Bid| Candidate {
-        request: Request { entry: Some(bid.kernel.entry), tiling: bid.tiling },
+        request: Request { entry: Some(bid.kernel.entry), tiling: bid.tiling, ..Request::default() },
         threads: bid.kernel.threads,
         issued_over_useful: issued(bid, query).first().map_or(1.0, |(_, ratio)| *ratio),
         microseconds: bid.microseconds,

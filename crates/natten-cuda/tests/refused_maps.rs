@@ -123,7 +123,7 @@ fn the_next_best_runs_and_is_remembered() {
 
     // Asked for by name there is no other.
     let entry = Some("natten_forward_sm90_bf16_d128");
-    let asked = cuda.clone().with_request(Request { entry, tiling: None });
+    let asked = cuda.clone().with_request(Request { entry, ..Request::default() });
     let output = Output { out: out.view_mut(), lse: None };
     let refused = asked.forward(ForwardCall::new(&problem, inputs, output).unwrap()).unwrap_err();
     assert!(matches!(refused, CudaError::Unsupported(_)), "{refused}");

@@ -66,7 +66,7 @@ fn small_kernels(wanted: &str) -> Result<()> {
 
 /// bf16 video of 64 channels: the same problem on CUDA cores, by `mma.sync` and by `wgmma`.
 fn shipped_kernels(wanted: &str) -> Result<()> {
-    let ampere = Request { entry: Some("natten_forward_sm80_bf16_d64_q64_k64"), tiling: None };
+    let ampere = Request { entry: Some("natten_forward_sm80_bf16_d64_q64_k64"), ..Request::default() };
     for (name, cuda) in [
         ("natten_forward_simt_bf16_d64", Cuda::new(Emulated::new(7, 5))),
         ("natten_forward_sm80_bf16_d64_q64_k64", Cuda::new(Emulated::new(8, 0)).with_request(ampere)),

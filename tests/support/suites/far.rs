@@ -3,7 +3,7 @@
 //! Large scales on small queries and keys make ordinary weights. So do scores that all come to lie far from 0 together: they are
 //! exact, for a component of their own adds the same to each and the others are quarters.
 
-use natten::{Element, Inputs, Output, Saved, Tensor};
+use natten::{Element, ElementType, Inputs, Output, Saved, Tensor};
 
 use super::oracle::{Arrangements, Expected, place_inputs, placed_gradients};
 use super::scope::Given;
@@ -21,7 +21,7 @@ pub fn checks<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
     let specs = windows(scope.has_tiles());
     let given = if scope.is_kernel() { scope.every(&specs) } else { scope.problems(&specs) };
     for Given { index, element_type, spec, place } in given {
-        let at = Arrangements::all(place);
+        let at = Arrangements::apart(place);
         let (is_forward, is_backward) = (scope.forward, scope.backward && !scope.has_tiles());
         let own = spec.clone();
         let large = format!("oracle large scale {index} {element_type}");
@@ -56,8 +56,13 @@ pub fn checks<S: Subject>(checks: &mut Vec<Check<S>>, scope: &Scope) {
                 move |subject| in_type!(element_type, E => coarse_statistics::<E, S>(subject, &spec, place)),
             ));
         }
+        // In f64 a log-sum-exp of f32 is not coarse but wrong.
+        let is_exact = scope.types().next() == Some(ElementType::F64);
         for given in scope.alone(&Spec::attention(20, 7, false).dims(16, 16).scale(1.0), 2) {
             let Given { element_type, spec, place, .. } = given;
+            if is_exact || element_type == ElementType::F64 {
+                continue;
+            }
             checks.push(Check::new(
                 format!("oracle just coarse log-sum-exps {element_type}"),
                 spec.clone(),
@@ -260,7 +265,7 @@ fn coarse_statistics<E: Element, S: Subject>(
 
 /// Components of a query and of a key whose product is a little less than [`EDGE`], in every element type.
 const EDGE_OF_QUERY: [f64; 3] = [4096.0, 64.0, 1.0];
-const EDGE_OF_KEY: [f64; 3] = [11328.0, 1824.0, 94.5];
+const EDGE_OF_KEY: [f64; 3] = [11264.0, 5920.0, 94.5];
 /// What f32 makes of the product as a log-sum-exp. In powers of two it makes 2^26 of it, from where on they are coarse, and of the product
 /// itself the next smaller number.
 const EDGE: f64 = 46_516_320.0;

@@ -305,6 +305,21 @@ pub fn parts() -> Vec<Spec> {
     ]
 }
 
+/// A causal axis in stride blocks, the last of which is cut off in either of two residues, one of a query more than the other: each
+/// axis in turn. Where it ends decides about where windows start.
+pub fn leaders() -> Vec<Spec> {
+    [[9, 2, 3], [2, 9, 3], [2, 3, 9]]
+        .map(|shape: [usize; 3]| {
+            let long = shape.map(|extent| extent == 9);
+            let on_long = |value: usize| long.map(|is_long| if is_long { value } else { 1 });
+            Spec::na(&shape, &shape.map(|extent| if extent == 9 { 4 } else { extent }))
+                .stride(&on_long(3))
+                .dilation(&on_long(2))
+                .causal(&long)
+        })
+        .to_vec()
+}
+
 /// Lines along each axis, so long that each lane group of a warp, and each warp, has a place of its own along it: what they see
 /// grows from one to the next, stays, and shrinks, so that none of them can do with what another one knows. One head, so that
 /// neighbours are no heads of one place.

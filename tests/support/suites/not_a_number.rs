@@ -25,10 +25,11 @@ pub fn checks<S: Subject>(scope: &Scope) -> Vec<Check<S>> {
             if is_forward { forward::<E, S>(subject, &spec) } else { backward::<E, S>(subject, &spec) }
         })
     });
-    // Rows that fill the lanes and shorter ones have loops of their own.
-    let line = Spec::na(&[19], &[4]).heads(2, 1);
-    let in_turn = [("full", scope.full_rows(&line)), ("shorter", scope.fit(&line, 1))].map(|(rows, line)| {
-        let name = format!("oracle not a number in turn, {rows} rows {element_type}");
+    // Rows that fill the lanes and shorter ones have loops of their own. With strides neighbours' windows differ by several tokens.
+    let lines = [Spec::na(&[19], &[4]).heads(2, 1), Spec::na(&[20], &[5]).stride(&[3]).heads(2, 1)];
+    let of_rows = |line: &Spec| [("full", scope.full_rows(line)), ("shorter", scope.fit(line, 1))];
+    let in_turn = lines.iter().flat_map(of_rows).enumerate().map(|(nth, (rows, line))| {
+        let name = format!("oracle not a number in turn {}, {rows} rows {element_type}", nth / 2);
         Check::new(name, line.clone(), move |subject| {
             in_type!(element_type, E => {
                 if is_forward { in_turn_forward::<E, S>(subject, &line) } else { in_turn_backward::<E, S>(subject, &line) }
@@ -40,7 +41,7 @@ pub fn checks<S: Subject>(scope: &Scope) -> Vec<Check<S>> {
 
 /// Neighbours on a line whose rows are NaN in turn: of each lane group's items some see the token and some do not, and it is each
 /// of the tokens that a lane group takes at once.
-const IN_TURN: std::ops::Range<usize> = 8..12;
+const IN_TURN: std::ops::Range<usize> = 7..13;
 
 /// Rows of a token in a tensor of one batch item.
 fn spoil_token<E: Element>(tensor: &mut Tensor<E>, token: usize, heads: usize) {

@@ -48,6 +48,10 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
         let given = (&given, Arrangements::all(given.place));
         in_type!(given.0.element_type, E => each_pass::<E, S>(&mut checks, passes, "negative", given, negative));
     }
+    for given in scope.every(&list::leaders()) {
+        let given = (&given, Arrangements::all(given.place));
+        in_type!(given.0.element_type, E => each_pass::<E, S>(&mut checks, passes, "leaders", given, once));
+    }
     for given in scope.every(&list::lines(scope.longest_row())) {
         let given = (&given, Arrangements::all(given.place));
         in_type!(given.0.element_type, E => each_pass::<E, S>(&mut checks, passes, "lines", given, once));
@@ -206,6 +210,14 @@ impl Arrangements {
     /// Everything in one way.
     pub fn all(place: Place) -> Self {
         Arrangements { inputs: [place; 4], out: place, gradients: place }
+    }
+
+    /// Queries, keys and values each in another way: no stride of one is that of another.
+    pub fn apart(place: Place) -> Self {
+        let first = Arrangement::ALL.iter().position(|&one| one == place.arrangement).unwrap_or(0);
+        let nth = |n: usize| Arrangement::ALL[(first + n) % Arrangement::ALL.len()];
+        let inputs = [0, 1, 2, 0].map(|n| Place { arrangement: nth(n), ..place });
+        Arrangements { inputs, ..Self::all(place) }
     }
 }
 

@@ -221,6 +221,11 @@ impl Scope {
         self.is_kernel() && self.rows.is_none()
     }
 
+    /// The number of this subject among those that share checks.
+    pub fn nth(&self) -> usize {
+        self.first
+    }
+
     /// Whether kernels share checks among them, each making some.
     pub fn shares(&self) -> bool {
         self.shares && Breadth::asked() <= Breadth::Usual

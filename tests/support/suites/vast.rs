@@ -97,7 +97,10 @@ fn apart(scope: &Scope) -> Vec<(Spec, Spread)> {
         (volume, [Along::X, Along::Y]),
         (plane.heads(2, 1).batch(2), [Along::Batch, Along::Z]),
     ];
-    specs.into_iter().map(|(spec, pair)| (spec.additional(3), Spread::Apart(pair))).collect()
+    // Where a planner takes tiles of several rows along every axis.
+    let cube = (Spec::na(&[4, 6, 8], &[3, 4, 5]).heads(2, 1), [Along::X, Along::Y]);
+    let specs = specs.into_iter().chain(scope.has_tiles().then_some(cube));
+    specs.map(|(spec, pair)| (spec.additional(3), Spread::Apart(pair))).collect()
 }
 
 /// Each axis so much longer that places along it take more than 16 bits and mostly all that they may, and offsets more than
@@ -118,6 +121,11 @@ fn longer(scope: &Scope) -> Vec<(Spec, Spread)> {
     let tokens = 2 * end(rows, if scope.has_tiles() { 256 } else { 64 });
     let line = Spec::na(&[tokens], &[5]);
     let pairs = [
+        // Lines of statistics that are longer than 32 bits of bytes.
+        [
+            (Spec::na(&[2, tokens], &[2, 5]), Spread::Longer(Along::Z, most)),
+            (Spec::na(&[2, tokens, 1], &[2, 4, 1]), Spread::Longer(Along::Y, most)),
+        ],
         [
             (line.clone().heads(2, 1).causal(&[true]), Spread::Longer(Along::Z, 2 * most)),
             (line.stride(&[2]).dilation(&[2]), Spread::Longer(Along::Z, most)),
@@ -153,7 +161,7 @@ fn of_problem<S: Subject>(scope: &Scope, given: Given, spread: Spread, boxes: Op
     Check::new(name, given.spec.clone(), move |subject: &S| {
         let mut subject = spread_out(subject, spread)?;
         if let Some(Boxes { number, .. }) = boxes {
-            // A pass over keys has no boxes of its own to ask for.
+            // Hopper's backward passes have no boxes that can be asked for.
             let Some(in_boxes) = subject.in_boxes(number) else { return Ok(()) };
             subject = in_boxes;
         }

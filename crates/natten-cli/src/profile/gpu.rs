@@ -105,7 +105,7 @@ pub fn run<E: Element, D: Timed>(job: &Job<'_>, backend: &'static str, device: D
     }
     let chosen = way(
         &Candidate {
-            request: Request { entry: Some(decision.kernel), tiling: decision.tiling },
+            request: Request { entry: Some(decision.kernel), tiling: decision.tiling, ..Request::default() },
             threads: decision.threads,
             issued_over_useful: decision.issued_over_useful,
             microseconds: decision.microseconds,
@@ -348,7 +348,7 @@ fn code(default: &Decision, chosen: &Decision) -> String {
         )
     });
     format!(
-        "Cuda::new(device).with_request(Request {{ entry: Some({:?}), tiling: {} }})",
+        "Cuda::new(device).with_request(Request {{ entry: Some({:?}), tiling: {}, ..Request::default() }})",
         chosen.kernel,
         tiling.unwrap_or_else(|| "None".to_owned())
     )

@@ -67,7 +67,7 @@ fn reversed_axes_go_to_another_family() {
     compare(&operands, &problem, &found).unwrap();
 
     // Asked for by name, the family says why it cannot.
-    let asked = cuda.clone().with_request(Request { entry: Some(kernel.entry), tiling: None });
+    let asked = cuda.clone().with_request(Request { entry: Some(kernel.entry), ..Request::default() });
     let output = Output { out: out.view_mut(), lse: Some(lse.view_mut()) };
     let refused = asked.forward(ForwardCall::new(&problem, inputs, output).unwrap()).unwrap_err().to_string();
     assert!(
@@ -165,7 +165,7 @@ fn products_of_a_backward_are_those_planned() {
         let operands = Operands::<bf16>::draw(&case);
         let problem = operands.problem(&case.params);
         let entry = Some("natten_backward_query_sm90_bf16_d64");
-        let cuda = hopper(1, Completion::Random).with_request(Request { entry, tiling: None });
+        let cuda = hopper(1, Completion::Random).with_request(Request { entry, ..Request::default() });
         let device = case::OnDevice::upload(&cuda, &operands);
         let decisions = cuda.explain_backward(&problem, &device.inputs()).unwrap();
         let reference::Forward { out, lse } = reference::forward(&problem, &operands.inputs());
@@ -199,7 +199,8 @@ fn each_length_of_residues_is_a_launch_of_one_call() {
     let operands = Operands::<bf16>::draw(&case);
     let problem = operands.problem(&case.params);
     let entry = "natten_forward_sm90_bf16_d64";
-    let cuda = hopper(1, Completion::Random).with_request(Request { entry: Some(entry), tiling: None });
+    let cuda =
+        hopper(1, Completion::Random).with_request(Request { entry: Some(entry), ..Request::default() });
     let device = case::OnDevice::upload(&cuda, &operands);
     let mut out = cuda.allocate::<bf16>(&problem.out_shape()).unwrap();
     let output = Output { out: out.view_mut(), lse: None };

@@ -24,7 +24,8 @@ fn a_thread_block_costs_little_beside_its_tiles() {
         ("2-D w16, s16", [1, 64, 64], image.stride([1, 16, 16]), 6_800.0),
         ("Cosmos, s1,8,16", [16, 24, 32], Params::new([16, 24, 16]).stride([1, 8, 16]), 100_900.0),
     ] {
-        let cuda = Cuda::new(Emulated::new(8, 0)).with_request(Request { entry: Some(ENTRY), tiling: None });
+        let cuda =
+            Cuda::new(Emulated::new(8, 0)).with_request(Request { entry: Some(ENTRY), ..Request::default() });
         let plain = Options { check_races: false, check_initialised: false, ..Options::default() };
         cuda.device().set_options(plain);
         let case = Case::new(tokens, params).heads(1, 1).dims(128, 128);

@@ -21,7 +21,11 @@ fn check<E: Element>(
     case: &Case,
     tiling: Option<Tiling>,
 ) -> Result<Counters, String> {
-    let cuda = Cuda::new(device.clone()).with_request(Request { entry: Some(kernel.entry), tiling });
+    let cuda = Cuda::new(device.clone()).with_request(Request {
+        entry: Some(kernel.entry),
+        tiling,
+        ..Request::default()
+    });
     let operands = Operands::<E>::draw(case);
     let problem = operands.problem(&case.params);
     device.take_counters();

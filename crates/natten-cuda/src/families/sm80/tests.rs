@@ -109,11 +109,11 @@ fn requests_are_met_or_refused() {
     let half = problem([40, 40], 1, 64, Params::new([3, 3]), ElementType::F16);
     let entry = Some("natten_forward_sm80_f16_d64_q64_k64");
     let tiling = Tiling { query_tile: [1, 4, 16], key_tile: [1, 2, 32], key_start: KeyStart::Dynamic };
-    let request = Request { entry, tiling: Some(tiling) };
+    let request = Request { entry, tiling: Some(tiling), ..Request::default() };
     let choice = decide(&half, true, &device(1, 163), &request).unwrap();
     assert_eq!((Some(choice.kernel), choice.tiling), (entry, Some(tiling)));
     let wrong = Tiling { key_tile: [1, 3, 21], ..tiling };
-    let asked = Request { entry, tiling: Some(wrong) };
+    let asked = Request { entry, tiling: Some(wrong), ..Request::default() };
     let Err(CudaError::Unsupported(Rejections(reasons))) = decide(&half, true, &device(1, 163), &asked)
     else {
         panic!("no such boxes");
@@ -129,7 +129,7 @@ fn choices_are_kept_apart() {
     let [many, again, one] = [108, 108, 1].map(|count| offered(&image, &device(count, 163), &anything));
     assert!(Arc::ptr_eq(&many, &again) && !Arc::ptr_eq(&many, &one));
     let entry = Some("natten_forward_sm80_f16_d64_q128_k64");
-    let asked = offered(&image, &device(108, 163), &Request { entry, tiling: None });
+    let asked = offered(&image, &device(108, 163), &Request { entry, ..Request::default() });
     assert_eq!(Some(asked.bid.kernel.entry), entry);
     assert_ne!(Some(many.bid.kernel.entry), entry);
     // Another scale is another parameter.

@@ -286,7 +286,7 @@ fn short_rows_and_small_windows_go_to_the_faster_family() {
     assert!(matches!(wasted, RejectionReason::WastedScores { .. }), "{wasted}");
     // What is asked for by name runs.
     let entry = Some("natten_forward_sm90_bf16_d32");
-    let asked = decide(&tiny, true, &h100(), &Request { entry, tiling: None });
+    let asked = decide(&tiny, true, &h100(), &Request { entry, ..Request::default() });
     assert_eq!(Some(asked.kernel), entry);
 }
 

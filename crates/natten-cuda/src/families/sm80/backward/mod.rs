@@ -71,7 +71,10 @@ pub(super) fn issued_over_useful(
 /// The kernel of a pass over keys, and how it cuts these axes.
 fn of_keys(query: &Query<'_>, axes: &[Axis; 3]) -> Result<(&'static Kernel, Cut), RejectionReason> {
     let kernel = best_fit("sm80", Operation::BackwardKey, query)?;
-    let cut = kernel.tile().and_then(|tile| tiles::best(tile, axes));
+    let cut = kernel.tile().and_then(|tile| match &query.request.tiling_of_keys {
+        Some(asked) => tiles::asked(asked, tile, axes),
+        None => tiles::best(tile, axes),
+    });
     Ok((kernel, cut.ok_or(RejectionReason::NotAskedFor)?))
 }
 

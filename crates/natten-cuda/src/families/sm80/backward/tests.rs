@@ -55,7 +55,7 @@ fn few_keys_are_shared() {
     let small = offered(&problem, true, &small, &Request::default());
     // On more multiprocessors another family may be faster.
     let entry = Some(small.bid.kernel.entry);
-    let large = offered(&problem, true, &large, &Request { entry, tiling: None });
+    let large = offered(&problem, true, &large, &Request { entry, ..Request::default() });
     let grids = |offer: &Offer| -> Vec<_> { offer.launches.iter().map(|launch| launch.grid).collect() };
     assert_eq!(grids(&small), grids(&large));
     let (keys, splits) = (small.launches[2].grid[0], small.launches[2].grid[1]);
@@ -81,7 +81,7 @@ fn what_goes_elsewhere() {
         ..device(132, 227)
     };
     let entry = "natten_backward_query_sm80_bf16_d64_q128_k32";
-    let asked = offered(&video, true, &hopper, &Request { entry: Some(entry), tiling: None });
+    let asked = offered(&video, true, &hopper, &Request { entry: Some(entry), ..Request::default() });
     let entries: Vec<_> = asked.launches.iter().map(|launch| launch.kernel.entry).collect();
     assert_eq!(entries[1..], [entry, "natten_backward_key_sm80_bf16_d64_q32_k128"]);
 }

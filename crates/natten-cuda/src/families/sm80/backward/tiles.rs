@@ -4,7 +4,7 @@
 //! Every count is a product over axes of sums along one axis, each worked out once for a side of keys and all sides of
 //! queries. The pass over queries is cut as a forward is (../tiles.rs).
 
-use natten_core::plan::fitting_boxes;
+use natten_core::plan::{Tiling, box_log2, fitting_boxes};
 use natten_core::window::Axis;
 
 use crate::registry::Tile;
@@ -85,6 +85,14 @@ pub(super) fn best(tile: Tile, axes: &[Axis; 3]) -> Option<Cut> {
         }
     }
     best
+}
+
+/// The cut into these boxes, if they are of the tile's size.
+pub(super) fn asked(tiling: &Tiling, tile: Tile, axes: &[Axis; 3]) -> Option<Cut> {
+    let Tiling { query_tile: queries, key_tile: keys, .. } = *tiling;
+    box_log2(&queries, tile.queries).zip(box_log2(&keys, tile.keys))?;
+    let along = std::array::from_fn(|a| sum_axis(&axes[a], keys[a]));
+    Some(cut(keys, queries, &along))
 }
 
 fn cut(keys: [usize; 3], queries: [usize; 3], along: &[[Counts; SIDES]; 3]) -> Cut {

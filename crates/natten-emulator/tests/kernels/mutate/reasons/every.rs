@@ -51,4 +51,12 @@ pub const REASONS: &[Reason] = &[
         why: "whether the scale is negative: one that is no number is refused",
         ..ANY
     },
+    Reason {
+        operator: "float literal",
+        text: &["mov.f32", "0f00000000"],
+        to: "one",
+        kind: Kind::SameOutput,
+        why: "what sums begin as is multiplied by a weight of 0 before it counts",
+        ..ANY
+    },
 ];

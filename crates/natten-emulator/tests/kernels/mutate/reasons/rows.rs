@@ -164,4 +164,19 @@ pub const REASONS: &[Reason] = &[
         why: "an address of a branch that there is not, at which nothing is read",
         ..ANY
     },
+    Reason {
+        operator: "narrow address",
+        kernel: &["natten_sum_partials_"],
+        into: &["add.s64", ", 2;"],
+        kind: Kind::SameValue,
+        why: "parts with places along every axis are made where boxes of rows are few, and additional keys lie along one",
+        ..ANY
+    },
+    Reason {
+        kernel: &["natten_sum_partials_f32"],
+        near: &["setp.eq.s32 %p, %r, 1;", "mul.hi.u32", "shr.u32"],
+        kind: Kind::NeverExecuted,
+        why: "in f32 parts are of additional keys alone, which lie along one axis",
+        ..ANY
+    },
 ];

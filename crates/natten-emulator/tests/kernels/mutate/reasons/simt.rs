@@ -285,4 +285,37 @@ pub const REASONS: &[Reason] = &[
         why: LAST_END,
         ..ANY
     },
+    Reason {
+        operator: "integer literal",
+        kernel: &["_simt_bf16_"],
+        text: &["selp.b32", "2147418112"],
+        to: "twice that",
+        kind: Kind::BelowTolerance,
+        why: "one NaN for another",
+        ..ANY
+    },
+    Reason {
+        operator: "integer literal",
+        kernel: &["_simt_", "_unaligned"],
+        text: &["mov.u32", ", 0"],
+        near: &["=> mov.u32 %r, 0;\n@%p bra", "ld.global.nc.u16"],
+        to: "one more",
+        kind: Kind::SameOutput,
+        why: "what stands for elements beyond a row's end is multiplied by what stands for the other row's",
+        ..ANY
+    },
+    Reason {
+        operator: "compare ",
+        kernel: &["_query_simt_"],
+        text: &["setp.gt.s32"],
+        near: &[
+            "=> setp.gt.s32 %p, %r, %r;",
+            "\nselp.u32",
+            "\nmax.s32 %r, %r, 0;\nmin.s32 %r, %r, %r;\nbra.uni",
+        ],
+        within: 40,
+        kind: Kind::SameOutput,
+        why: LAST_END,
+        ..ANY
+    },
 ];

@@ -10,6 +10,8 @@ const HALF_AND_ON: &[&str] = &[", 31", "add.s32", "shr.s32", "add.s32", "add.s32
 
 const ALONE: &str = "a group of one item loads no row that the item does not see: what is multiplied by a weight of 0 is a row that it has seen";
 
+const STATISTICS: &str = "rows of statistics lie densely, and they are fewer than 2^31: whoever fills them counts them in 32 bits; steps are larger where a walk has ended";
+
 pub const REASONS: &[Reason] = &[
     Reason {
         operator: "shuffle ",
@@ -90,8 +92,8 @@ pub const REASONS: &[Reason] = &[
         operator: "narrow address",
         kernel: &["natten_backward_", "_simt_"],
         into: &["add.s64", ", 3;"],
-        kind: Kind::SameValue,
-        why: "rows of statistics lie densely, and they are fewer than 2^31: whoever fills them counts them in 32 bits",
+        kind: Kind::SameOutput,
+        why: STATISTICS,
         ..ANY
     },
     Reason {
@@ -159,9 +161,9 @@ pub const REASONS: &[Reason] = &[
     Reason {
         operator: "narrow address",
         kernel: &["natten_backward_", "_simt_"],
-        into: &["sub.s64", ", 3;"],
-        kind: Kind::SameValue,
-        why: "rows of statistics lie densely, and they are fewer than 2^31: whoever fills them counts them in 32 bits",
+        into: &[", 3;"],
+        kind: Kind::SameOutput,
+        why: STATISTICS,
         ..ANY
     },
     Reason {
@@ -175,7 +177,7 @@ pub const REASONS: &[Reason] = &[
         ..ANY
     },
     Reason {
-        operator: "shuffle lane",
+        operator: "shuffle ",
         kernel: &["_backward_key_simt_"],
         text: &["shfl.sync.bfly.b32", ", 0, 0x1f"],
         kind: Kind::SameValue,
@@ -215,6 +217,111 @@ pub const REASONS: &[Reason] = &[
         to: "one",
         kind: Kind::SameOutput,
         why: ALONE,
+        ..ANY
+    },
+    Reason {
+        operator: "float literal",
+        kernel: &["_backward_query_simt_", "_d1024"],
+        text: &["setp.neu.f32 visible"],
+        to: "one",
+        kind: Kind::SameOutput,
+        why: ALONE,
+        ..ANY
+    },
+    Reason {
+        kernel: &["natten_backward_", "_simt_"],
+        text: &["or.pred"],
+        near: &["setp.ne.s32", "setp.ne.s32", "=> or.pred"],
+        within: 3,
+        kind: Kind::SameOutput,
+        why: "the loop for rows of any length does for those that fill the lanes as well",
+        ..ANY
+    },
+    Reason {
+        operator: "compare bound",
+        kernel: &["natten_backward_key_simt_f32_"],
+        text: &["setp.gt.s32", ", 0"],
+        near: &["ld.param.u32 %r, [%rd+];\n=> setp.gt.s32 %p, %r, 0;\nld.param.u64"],
+        kind: Kind::SameOutput,
+        why: "in f32 the sums of a part are stored as whole gradients are, and the first part lies where those do",
+        ..ANY
+    },
+    Reason {
+        operator: "operation",
+        kernel: &["_backward_key_simt_"],
+        near: &["=> not.b32 %r, %r;\nadd.s32", "setp.lt.s32"],
+        to: "mov32",
+        kind: Kind::SameOutput,
+        why: "a walk that ends later than it need is none the worse: its items tell what they see",
+        ..ANY
+    },
+    Reason {
+        kernel: &["_backward_key_simt_"],
+        text: &["selp.u32"],
+        near: &[
+            "setp.gt.s32 %p, %r, %r;\n=> selp.u32",
+            "\nadd.s32",
+            "setp.ge.s32",
+            "bra",
+            "\nsetp.eq.s32 %p, %r, 1;\n$L",
+        ],
+        within: 24,
+        kind: Kind::SameOutput,
+        why: "of the first window only its start is asked for, which is held to the queries that there are once more",
+        ..ANY
+    },
+    Reason {
+        operator: "compare bound",
+        kernel: &["natten_backward_", "_simt_"],
+        text: &["setp.lt.s32", ", 1"],
+        into: &["or.pred", "bra"],
+        kind: Kind::SameOutput,
+        why: "where items are found once more they are where they were, whether or not that is worked out again",
+        ..ANY
+    },
+    Reason {
+        operator: "integer literal",
+        kernel: &["natten_backward_", "_simt_"],
+        near: &["=> add.s32 %r, %r, -1;\nmin.s32 %r, %r, %r;\nshr.s32"],
+        kind: Kind::SameOutput,
+        why: "groups of a head that there is not store nothing, whichever head they are given",
+        ..ANY
+    },
+    Reason {
+        operator: "operation",
+        kernel: &["_backward_query_simt_"],
+        text: &["shr.s32", ", 1"],
+        near: &["=> shr.s32 %r, %r, 1;\nsub.s32 %r, %r, %r;\nmax.s32 %r, %r, 0;"],
+        to: "int2(shl",
+        kind: Kind::SameOutput,
+        why: STARTS_EARLIER,
+        ..ANY
+    },
+    Reason {
+        operator: "shuffle lane",
+        kernel: &["natten_backward_", "_simt_"],
+        text: &["shfl.sync.bfly.b32 %r"],
+        near: &["=> shfl.sync.bfly.b32 %r", "max.s32"],
+        kind: Kind::SameValue,
+        why: "the lanes of a group make the same trips",
+        ..ANY
+    },
+    Reason {
+        operator: "float literal",
+        kernel: &["natten_backward_", "_simt_f32_d8"],
+        text: &["setp.neu.f32 visible"],
+        to: "one",
+        kind: Kind::BelowTolerance,
+        why: "rows that do not fill a lane have 4 elements, and 0 for the others: all that changes is the sign of a zero",
+        ..ANY
+    },
+    Reason {
+        operator: "float literal",
+        kernel: &["natten_backward_", "_simt_"],
+        text: &["setp.gt.f32", "0f00000000"],
+        to: "one",
+        kind: Kind::BelowTolerance,
+        why: "an exponent above 0 is rounding, or far above it beside a coarse log-sum-exp: none is between 0 and 1",
         ..ANY
     },
 ];

@@ -7,6 +7,8 @@ const IN_STEPS: &str = "the wait for all copies at the head of each tile: these 
 
 const FEW_PARTS: &str = "sums are made in parts where boxes of rows are few: 128 at most, of 128 rows of 256 elements, which are places of 32 bits";
 
+const LINES_OF_FULL: &str = "from line to line of full tiles, of which a walk over far scores has none";
+
 const FEWER_FULL: &str = "of what the first or the last row meets it is the end that tells which tiles all rows meet: fewer of them have no mask, and those with one give the same";
 
 pub const REASONS: &[Reason] = &[
@@ -295,6 +297,103 @@ pub const REASONS: &[Reason] = &[
         to: "one",
         kind: Kind::BelowTolerance,
         why: "sums of a walk over far scores, of rows that have seen keys, begin with the smallest number instead of 0",
+        ..ANY
+    },
+    Reason {
+        operator: "narrow address",
+        kernel: &["_backward_", "_sm80_"],
+        into: &["add.s64", ", 3;"],
+        kind: Kind::SameValue,
+        why: "rows of statistics lie densely, and they are fewer than 2^31: whoever fills them counts them in 32 bits",
+        ..ANY
+    },
+    Reason {
+        kernel: &["_backward_", "_sm80_"],
+        text: &["and.pred"],
+        near: &[
+            "setp.lt.s32 %p, %r, %r;\n=> and.pred %p, %p, %p;\nld.param.u32 %r, [%rd+];\nsetp.eq.s32 %p, %r, 1;",
+        ],
+        kind: Kind::SameOutput,
+        why: "a box without rows stores nothing, whether or not its cta leaves at once",
+        ..ANY
+    },
+    Reason {
+        operator: "compare bound",
+        kernel: &["_sm80_"],
+        text: &["setp.lt.s32", ", 16"],
+        near: &["shl.b32 %r, %r, 1;\n=> setp.lt.s32 %p, %r, 16;"],
+        kind: Kind::SameOutput,
+        why: "once more by a shift of all 32 bits, which adds none",
+        ..ANY
+    },
+    Reason {
+        operator: "barrier moved",
+        kernel: &["_backward_query_sm80_"],
+        text: &["cp.async.commit_group"],
+        to: "before",
+        kind: Kind::StrongerBarrier,
+        why: "rows that join the group of the first tile are waited for at the head of that tile, as are all copies",
+        ..ANY
+    },
+    Reason {
+        operator: "barrier moved",
+        kernel: &["_sm80_"],
+        text: &["cp.async.wait_group 0"],
+        near: &["=> cp.async.wait_group 0;\nbar.sync 0;"],
+        to: "before",
+        kind: Kind::StrongerBarrier,
+        why: "what is read between is no copy's, and the barrier behind it is passed once all have waited",
+        ..ANY
+    },
+    Reason {
+        operator: "integer literal",
+        kernel: &["_backward_", "_sm80_"],
+        text: &["and.b32", ", 31"],
+        near: &["=> and.b32 %r, %r, 31;\nshr.u32 %r, %r, 3;\nor.b32 %r, %r, %r;\nor.b32 %r, %r,"],
+        to: "twice that",
+        kind: Kind::SameOutput,
+        why: "the bit of the warp that gets in is set already, by the row's place among the passes",
+        ..ANY
+    },
+    Reason {
+        operator: "shuffle lane",
+        kernel: &["_forward_sm80_"],
+        text: &["shfl.sync.idx.b32 %f"],
+        near: &["and.b32 %r, %r, 28;", "=> shfl.sync.idx.b32 %f"],
+        within: 12,
+        kind: Kind::SameValue,
+        why: "the lanes of a quad hold the same sum",
+        ..ANY
+    },
+    Reason {
+        operator: "memory offset",
+        kernel: &["_forward_sm80_"],
+        text: &["ld.shared.u32"],
+        near: &[
+            "ld.shared.u32 %r, [%rd+];\n=> ld.shared.u32 %r, [%rd+];\nmul.lo.s32 %r, %r, %r;\nld.shared.u32 %r, [%rd+];\nmul.lo.s32",
+        ],
+        kind: Kind::SameOutput,
+        why: "a walk over far scores takes no tile for full: of their number it asks whether it is 0",
+        ..ANY
+    },
+    Reason {
+        operator: "narrow address",
+        kernel: &["_forward_sm80_"],
+        text: &["sub.s64"],
+        near: &["=> sub.s64 %rd, %rd, %rd;\nst.shared.u64"],
+        kind: Kind::SameOutput,
+        why: LINES_OF_FULL,
+        ..ANY
+    },
+    Reason {
+        operator: "memory offset",
+        kernel: &["_forward_sm80_"],
+        text: &["ld.shared.u64"],
+        near: &[
+            "=> ld.shared.u64 %rd, [%rd+];\nmul.lo.s64 %rd, %rd, %rd;\nsub.s64 %rd, %rd, %rd;\nst.shared.u64",
+        ],
+        kind: Kind::SameOutput,
+        why: LINES_OF_FULL,
         ..ANY
     },
 ];
