@@ -144,7 +144,7 @@ fn attend<E: Element, D: Device>(
     inputs: &Inputs<Tensor<E>>,
     properties: &Properties,
 ) -> Result<Results<E>, CudaError> {
-    let request = Request { entry: Some(kernel.entry), tiling: None };
+    let request = Request { entry: Some(kernel.entry), ..Request::default() };
     let cuda = Cuda::new(device.clone()).with_request(request);
     let inputs = inputs.try_map(|_, tensor| cuda.upload(&tensor.view()))?;
     // Poisoned: what is not written differs.
