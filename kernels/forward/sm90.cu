@@ -39,7 +39,7 @@ NATTEN_DEVICE void forward(const ForwardParamsSm90& p) {
     init_ring<C::ITEMS>(shared + C::QUERY_FULL, shared + C::QUERY_EMPTY, 1, 4 * C::WARPGROUPS);
     arch::fence_async_proxy();  // the copy engine completes some of them
   }
-  fill_bits<C::KEYS, C::THREADS>(p.key_box_log2, shared + C::BITS_AT);
+  fill_bits<FragmentColumns<C::KEYS>, C::THREADS>(p.key_box_log2, shared + C::BITS_AT);
   __syncthreads();
 
   if (warp < 4) {

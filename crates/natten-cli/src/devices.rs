@@ -67,7 +67,10 @@ struct Gpu {
 
 impl Gpu {
     #[cfg(feature = "cuda")]
-    fn new(properties: &natten::cuda::device::Properties) -> Self {
+    fn new(
+        properties: &natten::cuda::device::Properties,
+        kernels: impl Iterator<Item = (&'static str, Option<natten::cuda::RejectionReason>)>,
+    ) -> Self {
         let kernel = |(entry, reason): (&str, Option<natten::cuda::RejectionReason>)| {
             (entry.to_owned(), reason.map(|reason| reason.to_string()))
         };
@@ -75,7 +78,7 @@ impl Gpu {
             name: properties.name.clone(),
             capability: properties.compute_capability.to_string(),
             memory_bytes: properties.memory_bytes,
-            kernels: natten::cuda::kernels_on(properties).map(kernel).collect(),
+            kernels: kernels.map(kernel).collect(),
         }
     }
 
@@ -119,7 +122,7 @@ impl Gpu {
 /// The GPUs of this machine, and why there are none.
 #[cfg(feature = "cuda")]
 fn gpus() -> (Vec<Gpu>, Option<String>) {
-    use natten::cuda::{Device, driver::Driver};
+    use natten::cuda::{Cuda, Device, driver::Driver};
     let mut found = Vec::new();
     loop {
         let driver = match Driver::new(found.len()) {
@@ -128,7 +131,9 @@ fn gpus() -> (Vec<Gpu>, Option<String>) {
             Err(_) if !found.is_empty() => return (found, None),
             Err(error) => return (found, Some(error.to_string())),
         };
-        found.push(Gpu::new(driver.properties()));
+        // Kernels that no chip has run are held to others here, as a first call would.
+        let cuda = Cuda::new(driver);
+        found.push(Gpu::new(cuda.device().properties(), cuda.kernels()));
     }
 }
 
@@ -167,20 +172,20 @@ pub fn cpu_name() -> Option<String> {
 
 #[cfg(all(test, feature = "cuda"))]
 mod tests {
-    use natten::cuda::ComputeCapability;
     use natten::cuda::device::Properties;
+    use natten::cuda::{ComputeCapability, kernels_on};
 
     use super::*;
 
     fn families_on(major: u32, minor: u32, shared_bytes: usize) -> String {
-        let gpu = Gpu::new(&Properties {
+        let properties = Properties {
             name: "a GPU".to_owned(),
             compute_capability: ComputeCapability { major, minor },
             multiprocessors: 1,
             shared_bytes_per_block: shared_bytes,
             memory_bytes: 1 << 30,
-        });
-        gpu.text()
+        };
+        Gpu::new(&properties, kernels_on(&properties)).text()
     }
 
     #[test]
@@ -190,7 +195,14 @@ mod tests {
         };
         let hopper = families_on(9, 0, 227 << 10);
         assert!(line(&hopper, "natten_forward_sm90 ").ends_with("can run"), "{hopper}");
-        assert!(!hopper.contains("no:") && !hopper.contains("window_dump"), "{hopper}");
+        assert!(!hopper.contains("window_dump"), "{hopper}");
+        let refused: Vec<&str> = hopper.lines().filter(|line| line.contains("no:")).collect();
+        assert!(
+            refused.iter().all(|line| line.contains("runs on compute capability 10.0 alone")),
+            "{hopper}"
+        );
+        let blackwell = families_on(10, 0, 227 << 10);
+        assert!(line(&blackwell, "natten_forward_sm100 ").ends_with("can run"), "{blackwell}");
         let ada = families_on(8, 9, 99 << 10);
         assert!(line(&ada, "natten_forward_sm90 ").contains("runs on compute capability 9.0 alone"), "{ada}");
         assert!(line(&ada, "natten_forward_sm80 ").ends_with("can run"), "{ada}");

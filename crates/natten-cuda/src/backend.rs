@@ -18,7 +18,9 @@ use crate::error::CudaError;
 use crate::families::rows;
 use crate::family::{MergeRows, Pass, Query};
 use crate::params::MERGE_BRANCHES;
+use crate::registry::Kernel;
 use crate::submit::{self, SubmitError};
+use crate::trust;
 use crate::views::{Slot, Views};
 
 impl<D: Device> Cuda<D> {
@@ -52,7 +54,8 @@ impl<D: Device> Cuda<D> {
     }
 
     pub(crate) fn query<'a>(&'a self, pass: Pass<'a>, views: &'a Views) -> Query<'a> {
-        Query::new(pass, views, self.device().properties(), self.request())
+        let failed = self.device().functions().trials.failed().filter(|_| self.holds_trials());
+        Query::new(pass, views, self.device().properties(), self.request()).after_trials(failed)
     }
 
     /// A view of memory that someone else owns, with strides in elements.
@@ -170,6 +173,11 @@ impl<D: Device> Cuda<D> {
         Ok(placed)
     }
 
+    /// Whether calls are trusted to a kernel: where no chip has run it, it is held to others first.
+    pub(crate) fn may_launch(&self, kernel: &'static Kernel) -> bool {
+        !self.holds_trials() || !trust::is_untried(kernel) || trust::is_trusted(self.device(), kernel)
+    }
+
     /// Runs a pass on the best offer whose tensor maps the driver takes. `workspace` gives scratch memory of so many bytes, or
     /// nothing where `placed` has some that is large enough.
     fn run(
@@ -179,9 +187,13 @@ impl<D: Device> Cuda<D> {
         workspace: impl Fn(usize, &Self) -> Result<Option<CudaTensor<f32, D>>, CudaError>,
     ) -> Result<(), CudaError> {
         let Placed { views, addresses, .. } = &mut placed;
-        let query = self.query(pass, views);
+        let mut query = self.query(pass, views);
         let mut choice = choose(&query)?;
         loop {
+            if !self.may_launch(choice.offer.bid.kernel) {
+                query = self.query(pass, views);
+                choice = choose(&query)?;
+            }
             let memory = workspace(choice.offer.workspace_bytes, self)?;
             if let Some(memory) = &memory {
                 addresses.set(Slot::WORKSPACE, memory.address());

@@ -15,6 +15,7 @@ use crate::family::{Bid, Family, MergeRows, Offer, Pass, Query, Refused, Request
 use crate::memo::{Memo, hash_of};
 use crate::registry::{Kernel, kernels_of};
 use crate::rejection::{MapError, Rejection, RejectionReason, Rejections};
+use crate::trust::FailedTrial;
 use crate::views::Views;
 
 /// What runs a pass.
@@ -157,6 +158,7 @@ struct Key<'a> {
     multiprocessors: u32,
     shared_bytes: usize,
     request: Request,
+    failed_trial: Option<FailedTrial>,
 }
 
 #[derive(PartialEq, Eq, Hash)]
@@ -215,6 +217,7 @@ impl<'a> Key<'a> {
             multiprocessors: properties.multiprocessors,
             shared_bytes: properties.shared_bytes_per_block,
             request: *query.request,
+            failed_trial: query.failed_trial,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::capability::ComputeCapability;
 use crate::error::DeviceError;
+use crate::trust::Trials;
 
 /// Facts about a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,12 +174,13 @@ pub trait Device: Clone + Send + Sync + 'static {
 /// Kernels by entry name, each compiled at most once a context, whatever the number of threads and streams.
 #[derive(Debug)]
 pub struct FunctionCache<F> {
+    pub(crate) trials: Trials,
     loaded: Mutex<HashMap<&'static str, Arc<F>>>,
 }
 
 impl<F> Default for FunctionCache<F> {
     fn default() -> Self {
-        FunctionCache { loaded: Mutex::new(HashMap::new()) }
+        FunctionCache { trials: Trials::default(), loaded: Mutex::new(HashMap::new()) }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::error::CudaError;
 use crate::parts;
 use crate::registry::{Facts, Kernel, Operation, by_name, kernels_of};
 use crate::rejection::RejectionReason;
+use crate::trust::{FailedTrial, is_untried};
 use crate::views::{Slot, Views};
 
 /// What a caller asks of the choice: nothing, by default. For benchmarks and tests.
@@ -110,13 +111,20 @@ pub struct Query<'a> {
     pub properties: &'a Properties,
     /// What the caller wants.
     pub request: &'a Request,
+    /// What speaks against kernels that no chip has run.
+    pub(crate) failed_trial: Option<FailedTrial>,
     tables: OnceCell<PlanTables>,
 }
 
 impl<'a> Query<'a> {
     /// A question.
     pub fn new(pass: Pass<'a>, views: &'a Views, properties: &'a Properties, request: &'a Request) -> Self {
-        Query { pass, views, properties, request, tables: OnceCell::new() }
+        Query { pass, views, properties, request, failed_trial: None, tables: OnceCell::new() }
+    }
+
+    /// The same, after kernels that no chip has run were held to others on the device.
+    pub(crate) fn after_trials(self, failed_trial: Option<FailedTrial>) -> Self {
+        Query { failed_trial, ..self }
     }
 
     /// The kernel that the caller wants for this pass.
@@ -254,6 +262,11 @@ pub(crate) trait Family: Sync {
     /// As the table of kernels says it.
     fn name(&self) -> &'static str;
 
+    /// Whether no chip has run its kernels: they are held to others before a call is trusted to them.
+    fn is_untried(&self) -> bool {
+        false
+    }
+
     /// What is against a kernel besides what the table says of it.
     fn reason_against(&self, kernel: &'static Kernel, query: &Query<'_>) -> Option<RejectionReason>;
 
@@ -291,7 +304,11 @@ pub(crate) fn reason_in_table(kernel: &Kernel, query: &Query<'_>) -> Option<Reje
     if max > 0 && found > max {
         return Some(RejectionReason::HeadDim { max, found });
     }
-    (kernel.needs_alignment && !query.views.is_aligned).then_some(RejectionReason::Alignment)
+    if kernel.needs_alignment && !query.views.is_aligned {
+        return Some(RejectionReason::Alignment);
+    }
+    let failed = query.failed_trial.filter(|_| is_untried(kernel));
+    failed.map(FailedTrial::reason)
 }
 
 /// What is against a kernel that counts tokens in 32 bits.

@@ -10,10 +10,11 @@ use crate::cuda::Cuda;
 use crate::device::{Device, Properties};
 use crate::error::CudaError;
 use crate::explain::{self, Decision};
-use crate::family::{Launch, MergeRows, Offer, Pass, Query};
-use crate::registry::{Kernel, Operation};
-use crate::rejection::Rejections;
+use crate::family::{Launch, MergeRows, Offer, Pass, Query, reason_on};
+use crate::registry::{self, Kernel, Operation};
+use crate::rejection::{RejectionReason, Rejections};
 use crate::submit;
+use crate::trust::FailedTrial;
 use crate::tune::{self, Candidate};
 use crate::views::{Addresses, Views};
 
@@ -38,11 +39,27 @@ impl<D: Device> Cuda<D> {
         let passes =
             [Pass::Forward(problem)].into_iter().chain(with_backward.then_some(Pass::Backward(problem)));
         for pass in passes {
+            let kernel = self.dense_offer(pass, layout)?.bid.kernel;
+            // A kernel that fails its trial is not in the next offer.
+            self.may_launch(kernel);
             for launch in &self.dense_offer(pass, layout)?.launches {
                 submit::load(self.device(), launch.kernel)?;
             }
         }
         Ok(())
+    }
+
+    /// Every kernel of the operator, with the reason why calls on this device are not trusted to it, if there is one. A kernel that
+    /// no chip has run yet is held to others for that, if it has not been before.
+    pub fn kernels(&self) -> impl Iterator<Item = (&'static str, Option<RejectionReason>)> {
+        registry::kernels().map(|kernel| {
+            let reason = reason_on(kernel, self.device().properties());
+            let failed = || {
+                let is_trusted = self.may_launch(kernel);
+                self.device().functions().trials.failed().filter(|_| !is_trusted)
+            };
+            (kernel.entry, reason.or_else(|| failed().map(FailedTrial::reason)))
+        })
     }
 
     /// The kernel that would run on dense tensors, or why none can.

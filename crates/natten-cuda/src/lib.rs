@@ -39,6 +39,7 @@ mod rejection;
 mod starts;
 mod submit;
 mod tma;
+mod trust;
 mod tune;
 mod views;
 
@@ -54,6 +55,7 @@ pub use inspect::LayoutSummary;
 pub use predict::{BackwardPrediction, PredictedPass, Prediction, predict_backward, predict_forward};
 pub use rejection::{MapError, Rejection, RejectionReason, Rejections};
 pub use submit::{SubmitError, submit};
+pub use trust::TrialFailure;
 pub use tune::Candidate;
 pub use views::{Addresses, Slot};
 

@@ -5,6 +5,7 @@ use std::fmt;
 use natten_core::ElementType;
 
 use crate::capability::ComputeCapability;
+use crate::trust::TrialFailure;
 
 /// Why a kernel was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +85,13 @@ pub enum RejectionReason {
     NoQueries,
     /// The copy engine cannot read a tensor as it lies.
     TensorMap(MapError),
+    /// No chip had run its family before, and on this device one of its kernels failed where it was held to others.
+    NotTrusted {
+        /// That kernel.
+        kernel: &'static str,
+        /// How.
+        how: TrialFailure,
+    },
     /// A kernel of another family is predicted to end earlier.
     PredictedSlower {
         /// That one.
@@ -103,6 +111,7 @@ impl RejectionReason {
             | RejectionReason::Slower { .. }
             | RejectionReason::Preferred { .. }
             | RejectionReason::PredictedSlower { .. }
+            | RejectionReason::NotTrusted { .. }
             | RejectionReason::WastedScores { .. } => (0, 0),
             RejectionReason::OnlyOn { .. } => (1, 0),
             RejectionReason::ComputeCapability { .. } => (2, 0),
@@ -155,6 +164,9 @@ impl fmt::Display for RejectionReason {
             RejectionReason::NoKeys => write!(f, "needs at least one key"),
             RejectionReason::NoQueries => write!(f, "needs at least one query"),
             RejectionReason::TensorMap(reason) => write!(f, "cannot map a tensor: {reason}"),
+            RejectionReason::NotTrusted { kernel, how } => {
+                write!(f, "is not trusted: {kernel} {how} when it was first used on this device")
+            }
             RejectionReason::PredictedSlower { than, nanoseconds, own_nanoseconds } => {
                 let [own, other] = [own_nanoseconds, nanoseconds].map(|&time| time as f64 / 1e3);
                 write!(f, "would take {own:.0} us, {than} {other:.0} us")
@@ -199,6 +211,7 @@ impl Rejections {
             }
             RejectionReason::TooManyTokens { .. } => format!("axes of up to {} tokens", i32::MAX),
             RejectionReason::NoKeys | RejectionReason::NoQueries => "another kernel".to_owned(),
+            RejectionReason::NotTrusted { .. } => "a call that asks for it by name".to_owned(),
             RejectionReason::WastedScores { .. }
             | RejectionReason::NotAskedFor
             | RejectionReason::Slower { .. }

@@ -32,7 +32,8 @@ pub(crate) fn tune(query: &Query<'_>, most: usize) -> Result<Vec<Candidate>, Cud
     };
     let mut found = vec![candidate(&choose(query)?.offer.bid)];
     let anything = Request::default();
-    let open = Query::new(query.pass, query.views, query.properties, &anything);
+    let open =
+        Query::new(query.pass, query.views, query.properties, &anything).after_trials(query.failed_trial);
     let (mut lists, mut walking) = (Vec::new(), Vec::new());
     // Two at least: a family keeps back what only its limits are against where one way is wanted.
     ask(&open, most.max(2), |_, _, answer| {

@@ -88,8 +88,8 @@ pub struct Capability {
 pub struct Kernel {
     /// Name of entry and text.
     pub entry: &'static str,
-    /// The kernels of one source and one way to launch: `simt`, `sm80`, `sm90`, `rows`, or `measure`, which is no part of
-    /// the operator.
+    /// The kernels of one source and one way to launch: `simt`, `sm80`, `sm90`, `sm100`, `rows`, or `measure`, which is no
+    /// part of the operator.
     pub family: &'static str,
     /// What it computes.
     pub operation: Operation,

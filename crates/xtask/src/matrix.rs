@@ -50,6 +50,14 @@ pub(crate) const SM90: Target = Target {
     assemblers: &[("12.9", "sm_90a"), ("13.0", "sm_90a")],
 };
 
+/// `tcgen05` came with PTX 8.6 (CUDA 12.8). The text runs on this one architecture.
+pub(crate) const SM100: Target = Target {
+    arch: "compute_100a",
+    version: "8.6",
+    capability: Capability { major: 10, minor: 0, only: true },
+    assemblers: &[("12.9", "sm_100a"), ("13.0", "sm_100a")],
+};
+
 /// What a kernel is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
@@ -107,6 +115,8 @@ pub(crate) fn entries() -> Vec<Entry> {
     entries.extend(HALVES.into_iter().flat_map(|element| SM90_TILES.map(|tile| sm90_entry(element, tile))));
     entries.extend(HALVES.into_iter().flat_map(sm80_backward_entries));
     entries.extend(HALVES.into_iter().flat_map(sm90_backward_entries));
+    // Behind older ones: a kernel's number in the table decides which sample of the checks it gets.
+    entries.extend(HALVES.into_iter().flat_map(|element| SM100_TILES.map(|tile| sm100_entry(element, tile))));
     entries.extend(row_entries());
     entries.extend(measuring_entries());
     entries
@@ -262,6 +272,30 @@ fn sm90_entry(element: Element, [head_dim, warpgroups, keys]: [u32; 3]) -> Entry
             format!("NATTEN_TYPE={}", element.in_kernels()),
             format!("NATTEN_HEAD_DIM={head_dim}"),
             format!("NATTEN_KEYS={keys}"),
+            format!("NATTEN_WARPGROUPS={warpgroups}"),
+        ],
+    }
+}
+
+/// head_dim and softmax warpgroups (128 queries each). With two of them products of one run under the softmax of the other;
+/// one wastes less of a small window, and gives a small problem twice the thread blocks.
+const SM100_TILES: [[u32; 2]; 6] = [[32, 2], [32, 1], [64, 2], [64, 1], [128, 2], [128, 1]];
+
+fn sm100_entry(element: Element, [head_dim, warpgroups]: [u32; 2]) -> Entry {
+    let suffix = if warpgroups == 2 { "" } else { "_q128" };
+    Entry {
+        name: format!("natten_forward_sm100_{}_d{head_dim}{suffix}", element.name()),
+        family: "sm100",
+        operation: Operation::Forward,
+        source: "forward/sm100.cu",
+        target: SM100,
+        element,
+        max_head_dim: head_dim,
+        needs_alignment: true,
+        shape: Shape::Tiles { queries: 128 * warpgroups, keys: 128 },
+        defines: vec![
+            format!("NATTEN_TYPE={}", element.in_kernels()),
+            format!("NATTEN_HEAD_DIM={head_dim}"),
             format!("NATTEN_WARPGROUPS={warpgroups}"),
         ],
     }

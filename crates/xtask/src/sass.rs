@@ -11,6 +11,8 @@ pub(crate) struct Mix {
     pub loads: u32,
     pub shuffles: u32,
     pub tensor: u32,
+    /// Loads from tensor memory and stores to it.
+    pub moves: u32,
 }
 
 /// The shortest loop that holds most of the arithmetic. A kernel may have its loop twice, for rows that fill the lanes and, longer,
@@ -33,28 +35,16 @@ pub(crate) fn main_loop(listing: &str) -> Option<Mix> {
 /// the one without masks. Only the usual way through them counts: code that a branch can jump over (rescaling, masks of
 /// additional keys) is rare, but for products.
 pub(crate) fn warpgroup_loops(listing: &str, kinds: usize) -> Vec<Mix> {
-    let code = parse(listing);
-    let mut spans: Vec<(usize, usize)> = Vec::new();
-    for (at, instruction) in code.instructions.iter().enumerate() {
-        let start = instruction.target.as_ref().and_then(|label| code.labels.get(label));
-        if let Some(&start) = start.filter(|&&start| start <= at && instruction.opcode.starts_with("BRA")) {
-            spans.push((start, at));
-        }
-    }
-    // Waits for barriers that ptxas moved behind the end jump back too: the real loops are the shortest.
-    spans.sort_by_key(|&(start, end)| end - start);
-    let holds_tile = |&(start, end): &(usize, usize)| {
-        let mix = code.mix(start, end);
-        mix.tensor > 0 && mix.special > 0
-    };
-    let mut loops: Vec<Mix> = spans
-        .iter()
-        .copied()
-        .filter(holds_tile)
-        .take(2 * kinds)
-        .map(|(start, end)| code.usual_mix(start, end))
-        .collect();
+    let mut loops = parse(listing).shortest_loops(2 * kinds, |mix| mix.tensor > 0 && mix.special > 0);
     loops.sort_by_key(|mix| (mix.tensor, mix.total));
+    loops
+}
+
+/// The loops of a softmax warpgroup, whose products are another warp's: without masks, and with them. The usual way through
+/// them, as above: it has an exponential for each of so many keys.
+pub(crate) fn softmax_loops(listing: &str, keys: u32) -> Vec<Mix> {
+    let mut loops = parse(listing).shortest_loops(2, |mix| mix.moves > 0 && mix.special >= keys);
+    loops.sort_by_key(|mix| mix.total);
     loops
 }
 
@@ -108,6 +98,22 @@ struct Code {
 }
 
 impl Code {
+    /// The usual way through the shortest loops that hold what is asked for. Waits for barriers that ptxas moved behind the end
+    /// jump back too, which makes longer loops.
+    fn shortest_loops(&self, count: usize, holds: impl Fn(&Mix) -> bool) -> Vec<Mix> {
+        let mut spans: Vec<(usize, usize)> = Vec::new();
+        for (at, instruction) in self.instructions.iter().enumerate() {
+            let start = instruction.target.as_ref().and_then(|label| self.labels.get(label));
+            if let Some(&start) = start.filter(|&&start| start <= at && instruction.opcode.starts_with("BRA"))
+            {
+                spans.push((start, at));
+            }
+        }
+        spans.sort_by_key(|&(start, end)| end - start);
+        let holding = spans.into_iter().filter(|&(start, end)| holds(&self.mix(start, end)));
+        holding.take(count).map(|(start, end)| self.usual_mix(start, end)).collect()
+    }
+
     fn mix(&self, start: usize, end: usize) -> Mix {
         let mut mix = Mix::default();
         self.instructions[start..=end].iter().for_each(|instruction| mix.add(&instruction.opcode));
@@ -170,6 +176,7 @@ impl Mix {
             "LDG" | "LD" | "LDS" | "LDSM" => self.loads += 1,
             "SHFL" => self.shuffles += 1,
             "HMMA" | "HGMMA" | "UTCHMMA" | "IMMA" => self.tensor += 1,
+            "LDTM" | "STTM" => self.moves += 1,
             _ => {}
         }
     }

@@ -68,6 +68,10 @@ pub(crate) fn run(root: &Path, entries: &[Entry]) -> Result<(), TaskError> {
                 Shape::Tiles { queries, keys } if entry.family == "sm90" => {
                     report_warpgroups(entry, release, &assembled, [queries, keys], &listing);
                 }
+                Shape::Tiles { queries, keys } if entry.family == "sm100" => {
+                    bad +=
+                        usize::from(!report_softmax(entry, release, &assembled, [queries, keys], &listing));
+                }
                 Shape::Tiles { queries, keys } => {
                     let loops = sass::tile_loops(&listing);
                     let on = (release, arch);
@@ -184,6 +188,38 @@ fn report_warpgroups(
             f64::from(slots.max(least)) / f64::from(least)
         );
     }
+}
+
+/// As [`report_warpgroups`], of a softmax warpgroup's loops: products are issued by one thread beside them. False where there
+/// are not two loops or anything spills.
+fn report_softmax(
+    entry: &Entry,
+    release: &str,
+    assembled: &Assembled,
+    [queries, keys]: [u32; 2],
+    listing: &str,
+) -> bool {
+    let warpgroups = queries / 128;
+    let products = 2 * queries * keys * entry.max_head_dim / 4096;
+    // 128 bytes a clock: both operands of the scores, and values, whose weights lie in tensor memory.
+    let shared =
+        warpgroups * (entry.max_head_dim / 16 * (128 + keys) + keys / 16 * entry.max_head_dim) * 32 / 128;
+    let exponentials = queries * keys / 16;
+    let loops = sass::softmax_loops(listing, keys);
+    for (kind, mix) in ["full", "masked"].into_iter().zip(&loops) {
+        let slots = mix.total * warpgroups;
+        let least = products.max(exponentials).max(shared);
+        println!(
+            "{:<36} {release:>5} {:>4} regs {:>3} spilled | {kind:<6} {queries}x{keys}: {:>4} instr a warp, {slots:>5} slots, \
+             products {products} clk, shared {shared} clk, exp {exponentials} clk, time {:.2}",
+            entry.name,
+            assembled.registers,
+            assembled.spill_bytes,
+            mix.total,
+            f64::from(slots.max(least)) / f64::from(least)
+        );
+    }
+    loops.len() == 2 && assembled.spill_bytes == 0
 }
 
 /// Matrix products of a tile of columns.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// The parameters of the Hopper forward kernel, field by field; natten-cuda/src/sm90/params.rs mirrors this file.
+// The parameters of the forward kernels that have boxes copied, Hopper's and Blackwell's, field by field;
+// natten-cuda/src/families/boxes/params.rs mirrors this file.
 #pragma once
 #include "arch/tma.cuh"
 #include "params.h"
@@ -34,7 +35,7 @@ struct ForwardParamsSm90 {
   int neighbours[3];      // items come in boxes of so many tiles, axis 2 fastest inside and among them; then heads, then batch
   Divisor heads;
   int items;              // query tiles of all heads and batch items
-  int query_box_log2[3];  // queries of one warpgroup along each axis, log2; 64 in all
+  int query_box_log2[3];  // queries of one warpgroup along each axis, log2; 64 in all, or 128 on Blackwell
   int query_side;         // the axis along which the warpgroups' boxes stand side by side
   int key_box_log2[3];    // keys of one tile along each axis, log2
   MapSteps query_steps;

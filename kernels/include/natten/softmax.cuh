@@ -134,88 +134,91 @@ NATTEN_DEVICE float backward_weight(float score, float unit, float lse_log2) {
   return arch::exp2_approx(exponent > 0.0f ? 0.0f : exponent);
 }
 
-// For the two rows that a lane holds of a fragment of 16 rows, as tensor cores leave it: scores[4 n + 2 half + e] is column
-// 8 n + 2 (lane % 4) + e of row lane / 4 + 8 half.
+// For the rows that a lane holds, or holds a part of, as tensor cores leave their scores.
 //
 // References are near 0 or far. Near ones are in powers of two, and a weight is 2^(score * scale_log2 - reference), one
 // multiply-add. Far from 0 numbers are further apart than weights may differ, and then leave f32. So a far reference is a
 // score as products leave it, and a weight is 2^((score - reference) * scale_log2), which is right for any. Whether references
 // are far the warp agrees on.
-struct FragmentSoftmax {
-  float reference[2];  // weights are relative to 2^reference, or to the weight of the score that it is
-  float sum[2];        // of this lane's columns
+template <int ROWS>
+struct RowSoftmax {
+  float reference[ROWS];  // weights are relative to 2^reference, or to the weight of the score that it is
+  float sum[ROWS];        // of this lane's columns
 
   __device__ __forceinline__ void clear() {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      reference[half] = NATTEN_LOWEST;
-      sum[half] = 0.0f;
+    for (int row = 0; row < ROWS; ++row) {
+      reference[row] = NATTEN_LOWEST;
+      sum[row] = 0.0f;
     }
   }
 
   // A score of the row beyond this moves its near reference.
-  __device__ __forceinline__ float limit(int half) const { return move_limit(reference[half]); }
+  __device__ __forceinline__ float limit(int row) const { return move_limit(reference[row]); }
 
   // Once some row of the warp must: moves the reference of a row to its largest score; what the row's result must be
   // multiplied by. ALONE: only a row that must itself, otherwise every row whose score is larger, which is one comparison
   // less.
   template <bool ALONE>
-  __device__ __forceinline__ float move(int half, const float& top_log2) {
-    const float old = reference[half];
+  __device__ __forceinline__ float move(int row, const float& top_log2) {
+    const float old = reference[row];
     const bool moves = !ALONE || top_log2 > move_limit(old);
     const float to = ALONE ? top_log2 : fmaxf(top_log2, old);
     const float factor = moves ? arch::exp2_approx(old - to) : 1.0f;
-    reference[half] = moves ? to : old;
-    sum[half] *= factor;
+    reference[row] = moves ? to : old;
+    sum[row] *= factor;
     return factor;
   }
 
   // The weight of a score, 0 for -inf; counts it.
-  __device__ __forceinline__ float weigh(int half, float score, float scale_log2) {
-    const float weight = arch::exp2_approx(fmaf(score, scale_log2, -reference[half]));
-    sum[half] += weight;
+  __device__ __forceinline__ float weigh(int row, float score, float scale_log2) {
+    const float weight = arch::exp2_approx(fmaf(score, scale_log2, -reference[row]));
+    sum[row] += weight;
     return weight;
   }
 
   // Whether a near reference is too far by now, of a row that has seen keys.
-  __device__ __forceinline__ bool is_lost(int half) const {
-    return fabsf(reference[half]) > NATTEN_FAR && reference[half] > NATTEN_LOWEST;
+  __device__ __forceinline__ bool is_lost(int row) const {
+    return fabsf(reference[row]) > NATTEN_FAR && reference[row] > NATTEN_LOWEST;
   }
 
   // Makes near references far, as exactly as their distance from 0 allows.
   __device__ __forceinline__ void go_far(float scale_log2) {
     const float inverse = arch::reciprocal_approx(scale_log2);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float near = reference[half], close = near * inverse;
+    for (int row = 0; row < ROWS; ++row) {
+      const float near = reference[row], close = near * inverse;
       const float far = fmaf(fmaf(-close, scale_log2, near), inverse, close);
       // Of a row that has seen no key the lowest stays, or becomes NaN on the way.
-      reference[half] = near > NATTEN_LOWEST ? far : NATTEN_LOWEST;
+      reference[row] = near > NATTEN_LOWEST ? far : NATTEN_LOWEST;
     }
   }
 
   // move and weigh for far references.
-  __device__ __forceinline__ float move_far(int half, float top, float scale_log2) {
-    const float to = fmaxf(top, reference[half]);
-    const float factor = arch::exp2_approx((reference[half] - to) * scale_log2);
-    reference[half] = to;
-    sum[half] *= factor;
+  __device__ __forceinline__ float move_far(int row, float top, float scale_log2) {
+    const float to = fmaxf(top, reference[row]);
+    const float factor = arch::exp2_approx((reference[row] - to) * scale_log2);
+    reference[row] = to;
+    sum[row] *= factor;
     return factor;
   }
 
-  __device__ __forceinline__ float weigh_far(int half, float score, float scale_log2) {
-    const float weight = arch::exp2_approx((score - reference[half]) * scale_log2);
-    sum[half] += weight;
+  __device__ __forceinline__ float weigh_far(int row, float score, float scale_log2) {
+    const float weight = arch::exp2_approx((score - reference[row]) * scale_log2);
+    sum[row] += weight;
     return weight;
   }
 
   // The log-sum-exp of a row whose weights sum up to `total`.
-  __device__ __forceinline__ float log_sum_exp(int half, float total, bool is_far, float scale) const {
-    const float near = natten::log_sum_exp(reference[half], total);
+  __device__ __forceinline__ float log_sum_exp(int row, float total, bool is_far, float scale) const {
+    const float near = natten::log_sum_exp(reference[row], total);
     // Not in powers of two: the natural one may be the largest number there is.
-    const float far = fmaf(reference[half], scale, arch::log2_approx(total) * NATTEN_LN_2);
+    const float far = fmaf(reference[row], scale, arch::log2_approx(total) * NATTEN_LN_2);
     return is_far && total != 0.0f ? far : near;
   }
 };
+
+// The two rows of a fragment of 16: scores[4 n + 2 half + e] is column 8 n + 2 (lane % 4) + e of row lane / 4 + 8 half.
+typedef RowSoftmax<2> FragmentSoftmax;
 
 }  // namespace natten

@@ -112,6 +112,8 @@ fn longer(scope: &Scope) -> Vec<(Spec, Spread)> {
     let (rows, heads) = match scope.longest_row() {
         0..32 => (512, 16),
         32 => (256, 8),
+        // Blackwell's forward takes 256 whatever their length.
+        _ if scope.has_tiles() && scope.forward => (256, 8),
         _ if scope.has_tiles() => (192, 8),
         257.. => (64, 8),
         _ => (128, 8),

@@ -29,6 +29,13 @@ impl Clocks {
         }
     }
 
+    /// Joins the clocks of actors from this number on.
+    pub(super) fn join_from(&mut self, other: &Clocks, first: u32) {
+        for (actor, &clock) in other.0.iter().enumerate().skip(first as usize) {
+            self.raise(actor as u32, clock);
+        }
+    }
+
     pub(super) fn join(&mut self, other: &Clocks) {
         if self.0.len() < other.0.len() {
             self.0.resize(other.0.len(), 0);
@@ -94,6 +101,12 @@ impl Edge {
     pub(crate) fn complete(&mut self, actor: u32, clock: u32) {
         self.known.raise(actor, clock);
         self.proxied.raise(actor, clock);
+    }
+
+    /// Adds asynchronous operations that came before one that is complete.
+    pub(crate) fn complete_all(&mut self, done: &Clocks) {
+        self.known.join(done);
+        self.proxied.join(done);
     }
 }
 

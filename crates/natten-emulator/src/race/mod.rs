@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use crate::fault::{Accessor, Actor, Exec, FaultKind, MemorySpace};
 use crate::memory::SHARED_BASE;
 use crate::scalar::Lanes;
-pub(crate) use clocks::Edge;
+pub(crate) use clocks::{Clocks, Edge};
 use clocks::{Epoch, SomeLanes, WarpClocks};
 use lanes::{LaneOrder, Touch};
 use readers::{NOBODY, Readers};
@@ -102,6 +102,8 @@ pub(crate) struct Races {
     variables: HashMap<u64, Edge>,
     /// Actors that are no queue of a warp, numbered behind those.
     others: Vec<Actor>,
+    /// Of the last `tcgen05.mma` of each actor: the copies that its issuer had waited for.
+    copied_before: HashMap<u32, Clocks>,
     pub(crate) tensor: TensorOrder,
     /// The last check hung on which lanes had accessed the cell.
     asked_lanes: bool,
@@ -122,6 +124,7 @@ impl Races {
             lanes: LaneOrder::new(warps, cells),
             variables: HashMap::new(),
             others: Vec::new(),
+            copied_before: HashMap::new(),
             tensor: TensorOrder::new(warps),
             asked_lanes: false,
         }
@@ -140,6 +143,18 @@ impl Races {
     /// The actor for what the `tcgen05.mma` of one thread read.
     pub(crate) fn mma_actor(&mut self, warp: u32, lane: u32) -> u32 {
         self.other(Actor::TensorMma { warp, lane })
+    }
+
+    /// A `tcgen05.mma` of an actor is issued by a warp: it comes after the copies that the warp has waited for.
+    pub(crate) fn mma_issued(&mut self, actor: u32, warp: u32) {
+        let first = KINDS * self.warps.len() as u32;
+        let known = &self.warps[warp as usize].known;
+        self.copied_before.entry(actor).or_default().join_from(known, first);
+    }
+
+    /// What is over once the last `tcgen05.mma` of an actor is, of copies to shared memory.
+    pub(crate) fn copied_before(&self, actor: u32) -> Clocks {
+        self.copied_before.get(&actor).cloned().unwrap_or_default()
     }
 
     fn other(&mut self, actor: Actor) -> u32 {

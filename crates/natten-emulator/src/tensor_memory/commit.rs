@@ -5,8 +5,8 @@ use crate::fault::Exec;
 use crate::inst::Inst;
 use crate::machine::cta::Cta;
 use crate::machine::warp::Warp;
-use crate::race::AccessKind;
 use crate::race::tensor::TensorEdge;
+use crate::race::{AccessKind, Clocks};
 
 /// A commit on its way.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub(crate) struct Commit {
     actor: u32,
     /// What is over then of tensor memory.
     done: TensorEdge,
+    /// And of copies to shared memory, which they came after.
+    copied: Clocks,
 }
 
 impl Cta<'_> {
@@ -28,12 +30,14 @@ impl Cta<'_> {
             let mbarrier = addresses[lane] as u32;
             self.mbarriers.get(mbarrier).map_err(|kind| kind.lane(lane))?;
             let issuer = self.tensor_memory.mmas.issuer(w.id, lane as u32);
-            let mut commit = Commit { mbarrier, issuer, actor: 0, done: TensorEdge::default() };
+            let (done, copied) = (TensorEdge::default(), Clocks::default());
+            let mut commit = Commit { mbarrier, issuer, actor: 0, done, copied };
             if let Some(races) = &mut self.races {
                 races.by_lane(w.id, lane, offset, 8, AccessKind::Atomic)?;
                 if let Some((_, clock)) = issuer {
                     commit.actor = races.mma_actor(w.id, lane as u32);
                     commit.done = races.tensor.over_with(w.id, lane as u32, clock);
+                    commit.copied = races.copied_before(commit.actor);
                 }
             }
             self.submit(Pending { warp: w.id, pc: w.pc, action: Action::TensorCommit(commit) })?;
@@ -50,6 +54,7 @@ impl Cta<'_> {
         if let Some((_, clock)) = commit.issuer {
             let gathering = barrier.gathering();
             gathering.complete(commit.actor, clock);
+            gathering.complete_all(&commit.copied);
             gathering.tensor.complete(&commit.done);
         }
         barrier.arrive(1).map_err(Box::<crate::fault::Trap>::from)

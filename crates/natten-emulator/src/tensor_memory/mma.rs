@@ -220,6 +220,7 @@ impl Cta<'_> {
         }
         if let Some(races) = &mut self.races {
             let actor = (races.mma_actor(w.id, lane), issued.clock);
+            races.mma_issued(actor.0, w.id);
             let ranges = offsets.iter().map(|&offset| (offset, 16));
             races.by_queue(actor, w.id, true, AccessKind::Read, ranges).map_err(|(_, kind)| kind)?;
         }

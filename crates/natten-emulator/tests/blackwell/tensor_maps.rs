@@ -1,7 +1,7 @@
 //! Matrices that the copy engine brings by tensor map, as a kernel does it: registers given from warp to warp, a thread
 //! elected, boxes swizzled, one product over two boxes.
 
-use natten_emulator::{Launch, Swizzle, TensorMapDesc};
+use natten_emulator::{Fault, Launch, Options, Swizzle, TensorMapDesc};
 
 use crate::numbers::Element;
 use crate::problem::Draw;
@@ -89,6 +89,67 @@ OVER:";
     module(&format!("{PROLOGUE}{body}")).replace("k(.param .u64 p)", maps)
 }
 
+/// The same, where another warp has the first box of A copied over it once a commit has told of the products.
+fn refilled() -> String {
+    let again = "
+    bra OVER;
+AGAIN:
+    setp.ne.u32 %p3, %warp, 5;
+    @%p3 bra OVER;
+    elect.sync %r1|%p4, 0xffffffff;
+    @!%p4 bra OVER;
+EMPTY:
+    mbarrier.try_wait.parity.shared::cta.b64 %p5, [%bar+8], 0;
+    @!%p5 bra EMPTY;
+    mov.b64 %rd2, a_map;
+    cvta.param.u64 %rd2, %rd2;
+    mbarrier.arrive.expect_tx.shared::cta.b64 %rd4, [%bar], 16384;
+    cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%mem], [%rd2, {0, 0}], [%bar];
+AGAIN_FULL:
+    mbarrier.try_wait.parity.shared::cta.b64 %p5, [%bar], 1;
+    @!%p5 bra AGAIN_FULL;
+OVER:";
+    let other_warps = "@%p3 bra OVER;\n    elect.sync";
+    let text = text();
+    assert!(text.contains(other_warps) && text.contains("\nOVER:"));
+    text.replacen(other_warps, "@%p3 bra AGAIN;\n    elect.sync", 1).replacen("\nOVER:", again, 1)
+}
+
+/// Rings hand their stages back so: whoever waits for the commit need not have seen the first copy arrive.
+#[test]
+fn a_commit_orders_the_copies_that_its_products_came_after() {
+    let good = refilled();
+    // It waits for the copies alone, while products still read them.
+    let early = good.replacen("[%bar+8], 0;\n    @!%p5 bra EMPTY;", "[%bar], 0;\n    @!%p5 bra EMPTY;", 1);
+    assert_ne!(good, early);
+    for options in all_orders() {
+        multiply(&good, options).unwrap_or_else(|fault| panic!("{options:?}: {fault}"));
+        // A race, or elements that products read while they are written.
+        assert!(multiply(&early, options).is_err(), "no fault under {options:?}");
+    }
+}
+
+/// Runs a product of ones and hands back nothing but faults.
+fn multiply(text: &str, options: Options) -> Result<(), Fault> {
+    let device = Device::with(text, options);
+    let ones = |count: usize| vec![Element::Bf16.encode(1.0); count];
+    let (a, b) = (device.upload(&ones(128 * 128)), device.upload(&ones(128 * 64)));
+    let out = device.memory.alloc(4 * 128 * 64);
+    device.try_run("k", &launch(a, b, out)).map(|_| ())
+}
+
+/// A is 128 x 128, B 128 x 64.
+fn launch(a: u64, b: u64, out: u64) -> Launch {
+    let map = |base: u64, row: u64, rows: u64, height: u32| {
+        TensorMapDesc::new(base, 2, &[row, rows], &[2 * row], &[64, height]).with_swizzle(Swizzle::B128)
+    };
+    Launch::new([1, 1, 1], [256, 1, 1])
+        .shared(48 << 10)
+        .arg(map(a, 128, 128, 128).to_bytes())
+        .arg(map(b, 64, 128, 64).to_bytes())
+        .arg(out.to_le_bytes())
+}
+
 #[test]
 fn boxes_are_what_descriptors_describe() {
     let text = text();
@@ -101,15 +162,8 @@ fn boxes_are_what_descriptors_describe() {
         let device = Device::with(&text, options);
         let (da, db) = (device.upload(&encoded(&a)), device.upload(&encoded(&b)));
         let out = device.memory.alloc(4 * 128 * 64);
-        let map = |base: u64, row: u64, rows: u64, height: u32| {
-            TensorMapDesc::new(base, 2, &[row, rows], &[2 * row], &[64, height]).with_swizzle(Swizzle::B128)
-        };
-        let launch = Launch::new([1, 1, 1], [256, 1, 1])
-            .shared(48 << 10)
-            .arg(map(da, 128, 128, 128).to_bytes())
-            .arg(map(db, 64, 128, 64).to_bytes())
-            .arg(out.to_le_bytes());
-        let counters = device.try_run("k", &launch).unwrap_or_else(|fault| panic!("{options:?}: {fault}"));
+        let counters =
+            device.try_run("k", &launch(da, db, out)).unwrap_or_else(|fault| panic!("{options:?}: {fault}"));
         assert_eq!(counters.mma_flops, 2 * 128 * 64 * 128);
         let d = device.download::<f32>(out, 128 * 64);
         for row in 0..128 {

@@ -1,5 +1,6 @@
 //! Every kernel that natten-cuda ships, run in the emulator against natten-core's f64 reference.
 
+mod blackwell_calls;
 mod case;
 mod counters;
 mod device;

@@ -11,6 +11,7 @@
 // valid behind it.
 #pragma once
 #include "convert.cuh"
+#include "settle.cuh"
 
 namespace natten {
 namespace arch {
@@ -24,12 +25,6 @@ static __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.comm
 template <int PENDING>
 static __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(PENDING) : "memory");
-}
-
-template <int COUNT>
-static __device__ __forceinline__ void settle(float (&values)[COUNT]) {
-#pragma unroll
-  for (int i = 0; i < COUNT; ++i) asm volatile("" : "+f"(values[i]) :: "memory");
 }
 
 // Which swizzle a tile in shared memory was written with; the value is the descriptor's field.

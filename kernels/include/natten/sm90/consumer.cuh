@@ -2,6 +2,8 @@
 // A consumer warpgroup of the Hopper kernel: 64 queries against every key tile of the item.
 #pragma once
 #include "../softmax.cuh"
+#include "config.cuh"
+#include "mask.cuh"
 #include "rows.cuh"
 
 namespace natten {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 // What the producers of the Hopper kernels ask of the copy engine: a tile as slabs, and the rows of an item.
 #pragma once
-#include "config.cuh"
+#include "../params_sm90.h"
+#include "item.cuh"
 
 namespace natten {
 namespace sm90 {
@@ -15,7 +16,7 @@ NATTEN_DEVICE void load_slabs(unsigned to, int slab_bytes, unsigned barrier, con
     arch::load_box(to + slab * slab_bytes, &map, barrier, slab * C::SLAB, at[2], at[1], at[0], outer);
 }
 
-// Loads a tensor's rows of an item: a box of 64 for each warpgroup, side by side along an axis.
+// Loads a tensor's rows of an item: a box for each warpgroup, side by side along an axis.
 template <class C>
 NATTEN_DEVICE void load_rows(unsigned to, unsigned barrier, const arch::TensorMap& map, const MapSteps& steps,
                              const WorkItem& item, const int (&box_log2)[3], const int& side) {
@@ -30,8 +31,8 @@ NATTEN_DEVICE void load_rows(unsigned to, unsigned barrier, const arch::TensorMa
   }
 #pragma unroll 1
   for (int w = 0; w < C::WARPGROUPS; ++w) {
-    load_slabs<C>(to, 64 * C::SLAB_ROW_BYTES, barrier, map, at, outer);
-    to += 64 * C::HEAD_DIM * 2;
+    load_slabs<C>(to, C::BOX_ROWS * C::SLAB_ROW_BYTES, barrier, map, at, outer);
+    to += C::BOX_ROWS * C::HEAD_DIM * 2;
 #pragma unroll
     for (int a = 0; a < 3; ++a) at[a] += a == side ? 1 << box_log2[a] : 0;
   }

@@ -6,37 +6,19 @@
 // depends on the axis, the bound and lane % 4 only. All these words stand in shared memory, made once per cta;
 // a row's mask is the conjunction of two of them per axis, whatever the box.
 #pragma once
-#include "../place.cuh"
 #include "../softmax.cuh"
-#include "config.cuh"
+#include "bits.cuh"
+#include "item.cuh"
 
 namespace natten {
 namespace sm90 {
 
-// First entry of an axis in the table of words.
-NATTEN_DEVICE int axis_entry(const int (&box_log2)[3], int axis) {
-  return (axis > 0 ? (1 << box_log2[0]) + 1 : 0) + (axis > 1 ? (1 << box_log2[1]) + 1 : 0);
-}
-
-// All threads of the cta fill the table for tiles of so many columns.
-template <int COLUMNS, int THREADS>
-NATTEN_DEVICE void fill_bits(const int (&box_log2)[3], unsigned bits) {
-  for (int a = 0; a < 3; ++a) {
-    const int side = 1 << box_log2[a];
-    const int below = bits_below(box_log2, a);
-    for (int entry = (int)threadIdx.x; entry < (side + 1) * 4; entry += THREADS) {
-      unsigned word = 0;
-      for (int bit = 0; bit < COLUMNS / 4; ++bit) {
-        const int column = bit / 2 * 8 + entry % 4 * 2 + bit % 2;
-        word |= (low_bits(column >> below, box_log2[a]) >= entry / 4 ? 1u : 0u) << bit;
-      }
-      arch::store_shared(bits + axis_entry(box_log2, a) * 16 + entry * 4, word);
-    }
-  }
-}
-
-// Rows note their windows in table entries, ready to be addresses.
-enum { BITS_ENTRY_BYTES = 16 };
+// The columns of a lane's words, for bits.cuh.
+template <int COLUMNS>
+struct FragmentColumns {
+  enum { BITS = COLUMNS / 4 };
+  NATTEN_DEVICE int of(int word, int bit) { return bit / 2 * 8 + word * 2 + bit % 2; }
+};
 
 // Which of a thread's columns of the tile whose first column is `first` are met by two rows.
 NATTEN_DEVICE void row_masks(const int (&box_log2)[3], unsigned bits, const RowNote (&rows)[2], const int (&first)[3],

@@ -5,6 +5,7 @@
 // of the whole run, counted over all items, uses stage j mod STAGES of both rings.
 #pragma once
 #include "copies.cuh"
+#include "ring.cuh"
 #include "work.cuh"
 
 namespace natten {

@@ -3,7 +3,9 @@
 // and its result's way out.
 #pragma once
 #include "../arch/memory.cuh"
-#include "mask.cuh"
+#include "../params.h"
+#include "bits.cuh"
+#include "item.cuh"
 
 namespace natten {
 namespace sm90 {
@@ -60,9 +62,9 @@ NATTEN_DEVICE long long head_offset(const Strides& strides, const WorkItem::Head
   return head.batch * strides.batch + head.head * strides.head;
 }
 
-// 16 rows of a warp's result lie in shared memory in chunks of 16 bytes. The exclusive or spreads the eight rows that are
+// A warp's ROWS rows of a result lie in shared memory in chunks of 16 bytes. The exclusive or spreads the eight rows that are
 // written together over all banks.
-template <class C>
+template <class C, int ROWS = 16>
 struct RowChunks {
   enum { CHUNKS = C::HEAD_DIM / 8, CHUNK_XOR = CHUNKS < 8 ? CHUNKS - 1 : 7 };
 
@@ -71,7 +73,7 @@ struct RowChunks {
   // From shared memory to result `which` of rows with the first of these notes, so many elements a row.
   static __device__ __forceinline__ void copy_out(unsigned from, const RowNote& first, int which, void* out, const int& length,
                                                   int lane) {
-    for (int index = lane; index < 16 * CHUNKS; index += 32) {
+    for (int index = lane; index < ROWS * CHUNKS; index += 32) {
       const int row = index / CHUNKS;
       const int chunk = index % CHUNKS;
       const long long at = RowNote{first.address + row * RowNote::BYTES}.result(which);

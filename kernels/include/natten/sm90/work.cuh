@@ -2,7 +2,8 @@
 // How the producer of the Hopper kernel finds a work item: its place in the grid, and the key tiles that it sees.
 #pragma once
 #include "../grid.cuh"
-#include "config.cuh"
+#include "../params_sm90.h"
+#include "item.cuh"
 
 namespace natten {
 namespace sm90 {

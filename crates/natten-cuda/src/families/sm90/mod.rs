@@ -5,22 +5,19 @@
 
 mod backward;
 mod cost;
-mod launch;
-mod params;
 #[cfg(test)]
 mod tests;
-mod tiles;
 
 use natten_core::Problem;
-use natten_core::plan::{KeyStart, PlanTables};
-use natten_core::window::Axis;
+use natten_core::plan::KeyStart;
 
 use crate::cost::{LAUNCH, traffic};
+use crate::families::boxes;
 use crate::family::{Bid, Family, Offer, Pass, Query, Refused};
 use crate::parts;
 use crate::registry::Kernel;
 use crate::rejection::RejectionReason;
-use tiles::{Work, of_tiling, ranked};
+pub(in crate::families) use cost::rates;
 
 /// The family.
 pub(crate) struct Sm90;
@@ -55,17 +52,7 @@ impl Family for Sm90 {
             Pass::Backward(problem) => return backward::bids(kernel, query, problem),
             Pass::Merge(_) | Pass::MergeBackward(_) => return Ok(Vec::new()),
         };
-        let axes = problem.axes();
-        let mut bids = if problem.is_packed() {
-            // As if all sequences were one: each gets boxes of its own when the bid is laid out.
-            let tables = PlanTables::of_axes(axes, problem.additional_keys());
-            bids_on(kernel, query, problem, (axes, &tables), most)?
-        } else {
-            bids_on(kernel, query, problem, (axes, query.tables(problem)), most)?
-        };
-        for bid in &mut bids {
-            bid.microseconds *= parts::count(kernel, problem);
-        }
+        let bids = boxes::bids((kernel, rates), query, problem, most)?;
         // What is asked for runs; who asks for several ways wants to time them.
         let is_open = query.asked().is_none() && query.request.tiling.is_none() && most == 1;
         match bids.first().filter(|_| is_open).and_then(|bid| wasted(bid, query, problem)) {
@@ -77,14 +64,14 @@ impl Family for Sm90 {
     fn lay_out(&self, bid: &Bid, query: &Query<'_>) -> Result<Offer, Refused> {
         match query.pass {
             Pass::Backward(problem) => backward::lay_out(bid, query, problem),
-            _ => launch::lay_out(bid, query),
+            _ => boxes::lay_out(bid, query, rates),
         }
     }
 
     #[cfg(test)]
     fn parameter_bytes(&self, operation: crate::registry::Operation) -> usize {
         match operation {
-            crate::registry::Operation::Forward => size_of::<params::ForwardParamsSm90>(),
+            crate::registry::Operation::Forward => size_of::<boxes::ForwardParamsSm90>(),
             _ => size_of::<backward::params::BackwardParamsSm90>(),
         }
     }
@@ -93,12 +80,7 @@ impl Family for Sm90 {
         if let Pass::Backward(problem) = query.pass {
             return backward::issued_over_useful(bid, query, problem);
         }
-        let counts = bid.tiling.zip(query.pass.problem());
-        let issued = counts.map(|(tiling, problem)| {
-            let of_part = query.tables(problem).counts(&tiling).issued_over_useful();
-            (bid.kernel, parts::count(bid.kernel, problem) * of_part)
-        });
-        issued.into_iter().collect()
+        boxes::issued_over_useful(bid, query)
     }
 }
 
@@ -116,28 +98,4 @@ fn wasted(bid: &Bid, query: &Query<'_>, problem: &Problem) -> Option<u64> {
     let issued = counts.issued as f64 * parts::count(bid.kernel, problem);
     let percent = (issued * 2.0 * f64::from(bid.kernel.max_head_dim) / useful * 100.0) as u64;
     (percent > WASTE_LIMIT_PERCENT).then_some(percent)
-}
-
-/// The bids of a kernel on one mask of the problem, at least one.
-fn bids_on(
-    kernel: &'static Kernel,
-    query: &Query<'_>,
-    problem: &Problem,
-    (axes, tables): (&[Axis; 3], &PlanTables),
-    most: usize,
-) -> Result<Vec<Bid>, RejectionReason> {
-    let heads = problem.batch() * problem.heads();
-    let work = Work { axes, tables, heads, multiprocessors: query.properties.multiprocessors };
-    match &query.request.tiling {
-        None => Ok(ranked(kernel, &work, most)),
-        Some(tiling) => {
-            let asked = of_tiling(kernel, &work, tiling);
-            asked.map(|bid| vec![bid]).ok_or(RejectionReason::NotAskedFor)
-        }
-    }
-}
-
-/// Consumer warpgroups, 64 queries each; one more produces.
-fn warpgroups(kernel: &Kernel) -> usize {
-    kernel.threads as usize / 128 - 1
 }

@@ -30,6 +30,7 @@ const FAMILIES: &[Family] = &[
     Family { name: "simt-forward", holds: |k| is(k, Operation::Forward, 0) },
     Family { name: "sm80-forward", holds: |k| is(k, Operation::Forward, 8) },
     Family { name: "sm90-forward", holds: |k| is(k, Operation::Forward, 9) },
+    Family { name: "sm100-forward", holds: |k| is(k, Operation::Forward, 10) },
     Family { name: "simt-query", holds: |k| is(k, Operation::BackwardQuery, 0) },
     Family { name: "simt-key", holds: |k| is(k, Operation::BackwardKey, 0) },
     Family { name: "sm80-backward", holds: |k| is_backward(k, 8) },

@@ -58,6 +58,7 @@ struct BackwardConfig {
   enum {
     HEAD_DIM = HEAD_DIM_,
     COLUMNS = COLUMNS_,
+    BOX_ROWS = 64,  // of one warpgroup
     OF_KEYS = OF_KEYS_,
     OUTPUTS = OF_KEYS ? 2 : 1,
     // Gradients that are worked out by items of their own, and those that an item sums up.
@@ -74,9 +75,9 @@ struct BackwardConfig {
     SLABS = HEAD_DIM / SLAB,
     SLAB_ROW_BYTES = SLAB * 2,
     SWIZZLE = SLAB == 64 ? arch::SWIZZLE_128_BYTES : arch::SWIZZLE_64_BYTES,
-    ROW_SLAB_BYTES = 64 * SLAB_ROW_BYTES,
+    ROW_SLAB_BYTES = BOX_ROWS * SLAB_ROW_BYTES,
     COLUMN_SLAB_BYTES = COLUMNS * SLAB_ROW_BYTES,
-    ROW_BOX_BYTES = 64 * HEAD_DIM * 2,  // of one warpgroup and one operand
+    ROW_BOX_BYTES = BOX_ROWS * HEAD_DIM * 2,  // of one warpgroup and one operand
     ROW_TILE_BYTES = WARPGROUPS * ROW_BOX_BYTES,
     COLUMN_TILE_BYTES = COLUMNS * HEAD_DIM * 2,
 

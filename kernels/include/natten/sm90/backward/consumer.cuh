@@ -7,6 +7,7 @@
 #pragma once
 #include "../../arch/math.cuh"
 #include "../../arch/warp.cuh"
+#include "../mask.cuh"
 #include "work.cuh"
 
 namespace natten {

@@ -1,4 +1,4 @@
-//! The family's launches: one for each class of residues of each sequence and each part of its values, with tensor maps of
+//! The launches: one for each class of residues of each sequence and each part of its values, with tensor maps of
 //! the caller's own layout.
 
 use std::collections::HashMap;
@@ -9,6 +9,7 @@ use natten_core::plan::PlanTables;
 use natten_core::{PackedSequence, Problem};
 
 use super::bids_on;
+use super::cost::RatesOf;
 use super::params::ForwardParamsSm90;
 use super::tiles::{neighbours, query_box};
 use crate::classes::{Class, classes};
@@ -24,8 +25,8 @@ use crate::views::Slot;
 
 const ADDRESSES: [Patch; 2] = patches!(ForwardParamsSm90, out: OUT, lse: LSE);
 
-/// Everything for a bid.
-pub(super) fn lay_out(bid: &Bid, query: &Query<'_>) -> Result<Offer, Refused> {
+/// Everything for a bid of a family with these rates.
+pub(in crate::families) fn lay_out(bid: &Bid, query: &Query<'_>, rates: RatesOf) -> Result<Offer, Refused> {
     let mut offer = Offer { bid: *bid, launches: Vec::new(), workspace_bytes: 0 };
     let Some(problem) = query.pass.problem() else { return Ok(offer) };
     let mut known = HashMap::new();
@@ -39,7 +40,8 @@ pub(super) fn lay_out(bid: &Bid, query: &Query<'_>) -> Result<Offer, Refused> {
             Some(known) => *known,
             None => {
                 let tables = PlanTables::of_axes(axes, problem.additional_keys());
-                let bids = bids_on(bid.kernel, query, problem, (axes, &tables), 1).map_err(Refused::By)?;
+                let bids =
+                    bids_on((bid.kernel, rates), query, problem, (axes, &tables), 1).map_err(Refused::By)?;
                 known.insert(*axes, bids[0]);
                 bids[0]
             }
@@ -162,7 +164,7 @@ impl Part<'_> {
 }
 
 /// How the tiles of a class are shared out among ctas, which are as many as there are multiprocessors.
-pub(super) struct Shares {
+pub(in crate::families) struct Shares {
     pub tiles: [Divisor; 3],
     pub residues: [Divisor; 3],
     pub neighbours: [i32; 3],
@@ -199,7 +201,7 @@ impl Shares {
 }
 
 /// A tensor of a call as the copy engine is told of it, from a token along the last axis on.
-pub(super) fn row_view(
+pub(in crate::families) fn row_view(
     query: &Query<'_>,
     batch: usize,
     (slot, start): (Slot, usize),

@@ -1,4 +1,4 @@
-//! The boxes that the Hopper kernels cut queries and keys into: any with power-of-two sides, the cheapest of them.
+//! The boxes that queries and keys are cut into: any with power-of-two sides, the cheapest of them.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::HashSet;
@@ -6,14 +6,11 @@ use std::collections::HashSet;
 use natten_core::plan::{KeyStart, PlanTables, Tiling, abreast, box_log2, fitting_boxes};
 use natten_core::window::Axis;
 
-use super::cost::{Cut, predict};
-use super::warpgroups;
+use super::cost::{Cut, RatesOf, predict};
+use super::{box_queries, warpgroups};
 use crate::classes::{Class, classes};
 use crate::family::Bid;
 use crate::registry::{Facts, Kernel};
-
-/// Queries of one warpgroup.
-const QUERIES: usize = 64;
 
 /// Keys of a tile.
 fn keys(kernel: &Kernel) -> usize {
@@ -27,6 +24,7 @@ pub(super) struct Work<'a> {
     /// Batch items times heads.
     pub heads: usize,
     pub multiprocessors: u32,
+    pub rates: RatesOf,
 }
 
 /// A way to cut it. Cheapest first; among equals, long runs along the axis that lies densest in memory.
@@ -70,7 +68,8 @@ pub(super) fn of_tiling(kernel: &'static Kernel, work: &Work<'_>, tiling: &Tilin
     let full_tiles = of_queries.full_tiles(tiling.key_tile);
     let query_tiles = of_queries.query_tiles();
     let cut = Cut { sides: &tiling.query_tile, query_tiles, key_tiles, full_tiles };
-    let microseconds = predict(kernel, &cut, &classes(work.axes), work.heads, work.multiprocessors);
+    let microseconds =
+        predict(&(work.rates)(kernel), &cut, &classes(work.axes), work.heads, work.multiprocessors);
     Some(Bid { kernel, tiling: Some(tiling), side, microseconds })
 }
 
@@ -79,16 +78,17 @@ pub(super) fn query_box(kernel: &Kernel, tiling: &Tiling, side: usize) -> Option
     let mut one = tiling.query_tile;
     one[side] /= warpgroups(kernel);
     let is_all = abreast(one, side, warpgroups(kernel)) == tiling.query_tile;
-    box_log2(&one, QUERIES).filter(|_| is_all)
+    box_log2(&one, box_queries(kernel)).filter(|_| is_all)
 }
 
 fn each_candidate(kernel: &'static Kernel, work: &Work<'_>, mut visit: impl FnMut(Candidate)) {
-    let Work { axes, tables, heads, multiprocessors } = *work;
+    let Work { axes, tables, heads, multiprocessors, .. } = *work;
+    let rates = (work.rates)(kernel);
     let classes = classes(axes);
     let longest_query = axes.each_ref().map(|axis| axis.query_extent.div_ceil(axis.dilation));
     let longest_key = axes.each_ref().map(|axis| axis.key_extent.div_ceil(axis.dilation));
     let key_boxes = fitting_boxes(keys(kernel), &longest_key);
-    for query_box in fitting_boxes(QUERIES, &longest_query) {
+    for query_box in fitting_boxes(box_queries(kernel), &longest_query) {
         let open = |&side: &usize| longest_query[side] > query_box[side];
         let mut sides: Vec<usize> = (0..3).filter(open).collect();
         if sides.is_empty() {
@@ -102,7 +102,7 @@ fn each_candidate(kernel: &'static Kernel, work: &Work<'_>, mut visit: impl FnMu
                 let (key_tiles, full_tiles) =
                     (of_queries.key_tiles(key_tile), of_queries.full_tiles(key_tile));
                 let cut = Cut { sides: &query_tile, query_tiles, key_tiles, full_tiles };
-                let microseconds = predict(kernel, &cut, &classes, heads, multiprocessors);
+                let microseconds = predict(&rates, &cut, &classes, heads, multiprocessors);
                 let tiling = Some(Tiling { query_tile, key_tile, key_start: KeyStart::Dynamic });
                 let runs = (key_tile[2].ilog2(), query_box[2].ilog2() + u32::from(side == 2));
                 visit(Candidate { bid: Bid { kernel, tiling, side, microseconds }, runs: Reverse(runs) });
@@ -168,7 +168,13 @@ mod tests {
 
     fn best(problem: &Problem) -> (Bid, TileCounts) {
         let tables = PlanTables::of(problem);
-        let work = Work { axes: problem.axes(), tables: &tables, heads: 1, multiprocessors: 132 };
+        let work = Work {
+            axes: problem.axes(),
+            tables: &tables,
+            heads: 1,
+            multiprocessors: 132,
+            rates: crate::families::sm90::rates,
+        };
         let of_type = |kernel: &&Kernel| kernel.element_type() == ElementType::Bf16;
         let kernels = kernels_of("sm90", Operation::Forward).filter(of_type);
         let kernels = kernels.filter(|kernel| kernel.longest_row() == problem.head_dim());
@@ -200,7 +206,13 @@ mod tests {
     fn tilings_are_read_back() {
         let problem = problem([11, 19, 30], 64, Params::new([5, 9, 7]).stride([2, 3, 1]));
         let tables = PlanTables::of(&problem);
-        let work = Work { axes: problem.axes(), tables: &tables, heads: 1, multiprocessors: 132 };
+        let work = Work {
+            axes: problem.axes(),
+            tables: &tables,
+            heads: 1,
+            multiprocessors: 132,
+            rates: crate::families::sm90::rates,
+        };
         for kernel in kernels_of("sm90", Operation::Forward) {
             for bid in ranked(kernel, &work, 40) {
                 let tiling = bid.tiling.unwrap();

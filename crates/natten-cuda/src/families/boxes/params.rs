@@ -1,4 +1,4 @@
-//! The Hopper kernel's parameters: `kernels/include/natten/params_sm90.h`, mirrored field by field.
+//! The parameters of kernels on boxes: `kernels/include/natten/params_sm90.h`, mirrored field by field.
 //!
 //! Field comments are there. The tests hold sizes and offsets against the header's assertions.
 #![allow(missing_docs)]

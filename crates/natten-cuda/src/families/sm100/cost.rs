@@ -1,0 +1,20 @@
+//! What tiles and work items of this family are expected to cost, in microseconds of one multiprocessor of a B200.
+//!
+//! **Predictions, every one: no chip has run this family.** Two warpgroups: the larger of what products and exponentials of a tile
+//! take, and two waits of 200 clocks for a commit. One: the whole chain of scores, weights and sums, and 600 clocks of waits.
+//! At 1.85 GHz, and up to two fifths more for what nobody counted (docs/kernels-sm100.md). All that they decide is which boxes are
+//! taken, and that this family comes before the others.
+
+use crate::families::boxes::{Rates, warpgroups};
+use crate::registry::Kernel;
+
+/// Two warpgroups take turns on the tensor cores; one waits for its own products.
+pub(super) fn rates(kernel: &Kernel) -> Rates {
+    let full = match (kernel.max_head_dim, warpgroups(kernel)) {
+        (32 | 64, 2) => 1.6,
+        (_, 2) => 1.9,
+        (32 | 64, _) => 1.2,
+        _ => 1.5,
+    };
+    Rates { full, masked: full * 1.2, item: 3.0 }
+}
