@@ -26,7 +26,9 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
                 suite.checks.push(of_problem(scope, given, spread, None));
             }
         }
+        suite.checks = scope.sampled(suite.checks);
         // Tiles of many rows along every axis, where a planner would choose long ones.
+        let mut in_boxes = Vec::new();
         if scope.is_kernel() && scope.has_tiles() {
             // Where kernels share checks, one of each kind.
             let every = if scope.shares() { 4 } else { 1 };
@@ -34,17 +36,19 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
             for (n, (spec, spread)) in all {
                 let boxes = Boxes { number: 100 + n as u64, is_far: scope.forward && n >= BOXES - FAR };
                 for given in scope.alone(&spec, n) {
-                    suite.checks.push(of_problem(scope, given, spread, Some(boxes)));
+                    in_boxes.push(of_problem(scope, given, spread, Some(boxes)));
                 }
             }
         }
+        suite.checks.extend(scope.sampled(in_boxes));
     }
+    let mut merges = Vec::new();
     if scope.merge {
         for (n, &spread) in MERGED.iter().enumerate() {
             for element_type in scope.types() {
                 let place = scope.place(Arrangement::ALL[n % 5], n);
                 let name = format!("vast merge {spread:?} {element_type}");
-                suite.checks.push(Check::new(name, (spread, place), move |subject: &S| {
+                merges.push(Check::new(name, (spread, place), move |subject: &S| {
                     let what = Merging {
                         count: [12, 12, 12, 2, 3][n],
                         spread: 3.0,
@@ -60,7 +64,7 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
             }
         }
     }
-    suite.checks = scope.sampled(suite.checks);
+    suite.checks.extend(scope.sampled(merges));
     suite
 }
 
@@ -99,7 +103,7 @@ fn apart(scope: &Scope) -> Vec<(Spec, Spread)> {
     ];
     // Where a planner takes tiles of several rows along every axis.
     let cube = (Spec::na(&[4, 6, 8], &[3, 4, 5]).heads(2, 1), [Along::X, Along::Y]);
-    let specs = specs.into_iter().chain(scope.has_tiles().then_some(cube));
+    let specs = specs.into_iter().chain((scope.has_tiles() && !scope.shares()).then_some(cube));
     specs.map(|(spec, pair)| (spec.additional(3), Spread::Apart(pair))).collect()
 }
 
@@ -123,11 +127,6 @@ fn longer(scope: &Scope) -> Vec<(Spec, Spread)> {
     let tokens = 2 * end(rows, if scope.has_tiles() { 256 } else { 64 });
     let line = Spec::na(&[tokens], &[5]);
     let pairs = [
-        // Lines of statistics that are longer than 32 bits of bytes.
-        [
-            (Spec::na(&[2, tokens], &[2, 5]), Spread::Longer(Along::Z, most)),
-            (Spec::na(&[2, tokens, 1], &[2, 4, 1]), Spread::Longer(Along::Y, most)),
-        ],
         [
             (line.clone().heads(2, 1).causal(&[true]), Spread::Longer(Along::Z, 2 * most)),
             (line.stride(&[2]).dilation(&[2]), Spread::Longer(Along::Z, most)),
@@ -148,7 +147,13 @@ fn longer(scope: &Scope) -> Vec<(Spec, Spread)> {
             ),
         ],
     ];
-    let chosen = pairs.into_iter().enumerate().flat_map(|(n, pair)| scope.of_pair(pair, n));
+    // Lines of statistics that are longer than 32 bits of bytes.
+    let lines = [
+        (Spec::na(&[2, tokens], &[2, 5]), Spread::Longer(Along::Z, most)),
+        (Spec::na(&[2, tokens, 1], &[2, 4, 1]), Spread::Longer(Along::Y, most)),
+    ];
+    let alone = if scope.shares() { Vec::new() } else { lines.to_vec() };
+    let chosen = pairs.into_iter().enumerate().flat_map(|(n, pair)| scope.of_pair(pair, n)).chain(alone);
     chosen.map(|(spec, spread)| (spec.scale(0.25), spread)).collect()
 }
 
