@@ -161,7 +161,7 @@ pub const REASONS: &[Reason] = &[
     Reason {
         operator: "narrow address",
         kernel: &["natten_backward_", "_simt_"],
-        into: &[", 3;"],
+        into: &["sub.s64", ", 3;"],
         kind: Kind::SameOutput,
         why: STATISTICS,
         ..ANY
