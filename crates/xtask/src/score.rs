@@ -14,7 +14,7 @@ use crate::{TaskError, wheels};
 /// shares take registers of every lane there, and registers are given out for newer devices.
 const SPILL_BYTES_OF_OLD: u32 = 400;
 
-/// The same on newer devices: two words, once a kernel.
+/// The same on newer devices: two words.
 const SPILL_BYTES: u32 = 8;
 
 /// Prints a table; fails if anything spills beyond that, does not assemble, or takes too many instructions a score.
