@@ -5,14 +5,12 @@
 
 use std::time::{Duration, Instant};
 
-use natten_core::plan::{KeyStart, TileCounts, rank_tilings};
 use natten_core::{Element, ElementType, Layout, Problem, bf16, f16};
 use natten_cuda::driver::Driver;
-use natten_cuda::registry::{Facts, Tile, by_name};
 use natten_cuda::{ComputeCapability, Cuda, CudaError};
 use serde_json::{Value, json};
 
-use crate::calls::{Operands, Set, backward_pass, fill_kernel, forward};
+use crate::calls::{Operands, Set, backward_pass, fill_kernel, forward, issued_over_useful, ways};
 use crate::driver::{Checked, Failure, Gpu, Timer, copy};
 use crate::problems::{Timed, problems};
 use natten_tests::watched::{Launches, Watched};
@@ -25,6 +23,14 @@ pub struct Request {
     pub seconds: u64,
     /// Rate of a large bf16 matrix product, if it was measured.
     pub matmul_tflops: Option<f64>,
+    /// Only these architectures, types and lengths of heads; all where nothing is said.
+    pub capabilities: Option<Vec<ComputeCapability>>,
+    pub types: Option<Vec<ElementType>>,
+    pub head_dims: Option<Vec<usize>>,
+    /// No backward.
+    pub forward_only: bool,
+    /// Of each forward so many ways, as the tuner ranks them, in turns.
+    pub ways: usize,
 }
 
 /// A slow call is timed a few times only.
@@ -36,6 +42,22 @@ const LONGEST_WAIT: Duration = Duration::from_millis(150);
 const SLOW: (f64, f64) = (6.0, 0.4);
 /// A call longer than this, in milliseconds, is timed once after its warm-up.
 const LONG_MS: f64 = 300.0;
+
+/// Each of several ways is timed so many times, in turns.
+const TURNS: usize = 3;
+
+/// What was found of one call.
+struct Run<'a> {
+    launches: &'a Launches,
+    backward: bool,
+    /// Milliseconds, sorted.
+    times: &'a [f64],
+    sets: usize,
+    /// Of its result to the first family's.
+    difference: Option<f64>,
+    /// Pairs computed over pairs wanted.
+    ratio: Option<f64>,
+}
 
 /// One family: the device posing for a capability.
 struct Family {
@@ -61,6 +83,7 @@ pub fn run(gpu: &Gpu, driver: &Driver, request: &Request) -> Checked<Value> {
     let families: Vec<Family> = [own]
         .into_iter()
         .chain(posing.into_iter().filter(|&older| older < own))
+        .filter(|capability| request.capabilities.as_ref().is_none_or(|wanted| wanted.contains(capability)))
         .map(|capability| {
             let device = Watched::posing(driver.clone(), capability);
             Family { capability, cuda: Cuda::new(device.clone()), device }
@@ -76,7 +99,13 @@ pub fn run(gpu: &Gpu, driver: &Driver, request: &Request) -> Checked<Value> {
         }
         for (i, &head_dim) in timed.head_dims.iter().enumerate() {
             let types = if i == 0 || timed.every_type { timed.types.len() } else { 1 };
+            if request.head_dims.as_ref().is_some_and(|wanted| !wanted.contains(&head_dim)) {
+                continue;
+            }
             for &ty in &timed.types[..types] {
+                if request.types.as_ref().is_some_and(|wanted| !wanted.contains(&ty)) {
+                    continue;
+                }
                 let done = match ty {
                     ElementType::F32 => bench.measure::<f32>(&timed, head_dim, &mut lines),
                     ElementType::F16 => bench.measure::<f16>(&timed, head_dim, &mut lines),
@@ -113,7 +142,7 @@ impl Bench<'_> {
         }
         let problem = timed.problem(head_dim, E::TYPE).map_err(|text| Failure { text })?;
         let bytes = timed.elements(head_dim) * size_of::<E>();
-        let has_backward = timed.backward.contains(&head_dim);
+        let has_backward = timed.backward.contains(&head_dim) && !self.request.forward_only;
         let tensors = if has_backward { 8 } else { 4 };
         // Three times the cache, so that a set has left it when its turn comes again.
         let count = (3 * self.gpu.l2_bytes).div_ceil(tensors * bytes).clamp(1, 24);
@@ -168,10 +197,17 @@ impl Bench<'_> {
                 }
                 let (times, host_ms) = self.times(count, &call)?;
                 let difference = self.difference::<E>(&sets[0], bytes, backward, &mut sample)?;
-                let mut line = self.line(timed, &problem, &launches, backward, &times, count, difference);
+                let layouts = (layout, lse_layout);
+                let ratio = issued_over_useful::<E>(&family.cuda, &problem, &sets[0], layouts, backward).ok();
+                let run =
+                    Run { launches: &launches, backward, times: &times, sets: count, difference, ratio };
+                let mut line = self.line(timed, &problem, &run);
                 (line["host_ms"], line["plan_ms"]) = (json!(host_ms), json!(plan_ms));
                 println!("{}", row(&line));
                 lines.push(line);
+            }
+            if self.request.ways > 1 {
+                self.ways::<E>(family, timed, &problem, &sets, (layout, lse_layout), lines)?;
             }
         }
         Ok(())
@@ -250,22 +286,56 @@ impl Bench<'_> {
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "a line has many columns")]
-    fn line(
+    /// Times the best ways of a forward in turns, and says how each cuts the problem.
+    fn ways<E: Element>(
         &self,
+        family: &Family,
         timed: &Timed,
         problem: &Problem,
-        launches: &Launches,
-        backward: bool,
-        times: &[f64],
-        sets: usize,
-        difference: Option<f64>,
-    ) -> Value {
+        sets: &[Set],
+        layouts: (Layout, Layout),
+        lines: &mut Vec<Value>,
+    ) -> Checked<()> {
+        let failure = |error: CudaError| Failure { text: error.to_string() };
+        let ways = ways::<E>(&family.cuda, problem, &sets[0], layouts, self.request.ways).map_err(failure)?;
+        let asking: Vec<_> =
+            ways.iter().map(|way| Cuda::new(family.device.clone()).with_request(way.request)).collect();
+        let mut medians = vec![Vec::new(); ways.len()];
+        for _ in 0..TURNS {
+            for (cuda, medians) in asking.iter().zip(&mut medians) {
+                let call =
+                    |i: usize| forward::<E>(cuda, problem, &sets[i % sets.len()], layouts.0, layouts.1);
+                let (times, _) = self.times(sets.len(), &call)?;
+                medians.push(times[(times.len() - 1) / 2]);
+            }
+        }
+        for (way, medians) in ways.iter().zip(&mut medians) {
+            medians.sort_by(f64::total_cmp);
+            let (kernel, ms) = (way.request.entry.unwrap_or("?"), medians[medians.len() / 2]);
+            let boxes = way
+                .request
+                .tiling
+                .map_or(String::new(), |tiling| format!("{:?} x {:?}", tiling.query_tile, tiling.key_tile));
+            let (issued, predicted) = (way.issued_over_useful, way.microseconds / 1e3);
+            let name = kernel.replace("natten_", "").replace("forward_", "");
+            println!(
+                "    {name:<26} {boxes:<28} {ms:>9.4} ms, predicted {predicted:>9.4}, issued/useful {issued:.2}"
+            );
+            lines.push(json!({
+                "problem": timed.name, "head_dim": problem.head_dim(), "type": problem.element_type().name(), "way": kernel,
+                "boxes": boxes, "median_ms": ms, "predicted_ms": predicted, "issued_over_useful": issued,
+            }));
+        }
+        Ok(())
+    }
+
+    fn line(&self, timed: &Timed, problem: &Problem, run: &Run<'_>) -> Value {
+        let &Run { launches, backward, times, sets, difference, ratio } = run;
         let factor = if backward { 2.5 } else { 1.0 };
         let median = times[(times.len() - 1) / 2];
         let useful = problem.useful_flops() * factor;
         let main = main_kernel(launches);
-        let issued = issued_over_useful(problem, main).map(|ratio| useful * ratio);
+        let issued = ratio.map(|ratio| useful * ratio);
         let rate = |flops: f64| flops / median / 1e9;
         let shapes: Vec<Value> = launches
             .iter()
@@ -327,19 +397,6 @@ fn row(line: &Value) -> String {
         number("host_ms"),
         number("plan_ms"),
     )
-}
-
-/// Scores computed over scores needed, from a kernel's tile sizes and the planner's best boxes for them; 1 for kernels that
-/// work on exact windows.
-fn issued_over_useful(problem: &Problem, kernel: &str) -> Option<f64> {
-    if kernel.contains("_simt_") {
-        return Some(1.0);
-    }
-    let Tile { queries, keys } = by_name(kernel)?.tile()?;
-    // Three boxes of 64 side by side make 192 rows.
-    let queries = if queries.is_power_of_two() { queries } else { 64 };
-    let counts: TileCounts = rank_tilings(problem, queries, keys, KeyStart::Dynamic).first()?.1;
-    Some(counts.issued_over_useful())
 }
 
 /// Bytes read and written a second by a copy of a gigabyte, in terabytes.

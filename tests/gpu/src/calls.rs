@@ -5,7 +5,7 @@ use natten_core::{
     Saved,
 };
 use natten_cuda::driver::Driver;
-use natten_cuda::{Cuda, CudaError, CudaView, CudaViewMut};
+use natten_cuda::{Candidate, Cuda, CudaError, CudaView, CudaViewMut};
 
 use crate::driver::{Buffer, Checked, Gpu, Module, Parameter};
 use crate::truth::kernel::{ENTRY, Kernel};
@@ -96,6 +96,46 @@ pub fn forward<E: Element>(
         lse: Some(view_mut(cuda, &set.lse, lse_layout)),
     };
     cuda.forward::<E>(ForwardCall::new(problem, inputs(cuda, set, layout), output)?)
+}
+
+/// Pairs computed for each that is wanted, as planned, of a forward or a backward. Of a backward's seven products, five of which
+/// are counted as wanted, three are the pass over queries'.
+///
+/// # Errors
+/// The backend's.
+pub fn issued_over_useful<E: Element>(
+    cuda: &Cuda<Watched<Driver>>,
+    problem: &Problem,
+    set: &Set,
+    (layout, lse_layout): (Layout, Layout),
+    backward: bool,
+) -> Result<f64, CudaError> {
+    let inputs = inputs::<E>(cuda, set, layout);
+    if backward {
+        let ratios: Vec<f64> =
+            cuda.explain_backward(problem, &inputs)?.iter().map(|pass| pass.issued_over_useful).collect();
+        return Ok(match ratios[..] {
+            [of_queries, of_keys] => (3.0 * of_queries + 4.0 * of_keys) / 5.0,
+            _ => ratios.iter().copied().fold(1.0, f64::max),
+        });
+    }
+    let (out, lse) = (view_mut(cuda, &set.tensors[3], layout), view_mut(cuda, &set.lse, lse_layout));
+    Ok(cuda.explain::<E>(problem, &inputs, &Output { out, lse: Some(lse) })?.issued_over_useful)
+}
+
+/// At most `most` ways to run a forward, as the tuner ranks them.
+///
+/// # Errors
+/// The backend's.
+pub fn ways<E: Element>(
+    cuda: &Cuda<Watched<Driver>>,
+    problem: &Problem,
+    set: &Set,
+    (layout, lse_layout): (Layout, Layout),
+    most: usize,
+) -> Result<Vec<Candidate>, CudaError> {
+    let (out, lse) = (view_mut(cuda, &set.tensors[3], layout), view_mut(cuda, &set.lse, lse_layout));
+    cuda.tune::<E>(problem, &inputs(cuda, set, layout), &Output { out, lse: Some(lse) }, most)
 }
 
 /// Queues a backward pass on a set of eight tensors.

@@ -22,6 +22,8 @@ use natten_cuda::{ComputeCapability, Device};
 use natten_emulator::Emulated;
 use serde_json::{Value, json};
 
+const TYPES: [ElementType; 3] = [ElementType::F32, ElementType::F16, ElementType::Bf16];
+
 const USAGE: &str = "\
 usage: natten-gpu-kit COMMAND [ARGUMENT...]
 
@@ -34,6 +36,8 @@ usage: natten-gpu-kit COMMAND [ARGUMENT...]
                              emulator=1 (on the emulator: no GPU needed) sample=1 (what there is no time for is no failure)
   bench OUT [OPTION=VALUE...]
                              times problems.json (OUT/bench.json); options: filter=TEXT,TEXT seconds=N matmul=TFLOPS
+                             capabilities=9.0,8.0 types=bf16,f16 head_dims=64,128 passes=forward ways=N (of each
+                             forward the N ways that the tuner ranks first, in turns, with their boxes)
   once PROBLEM [OPTION=VALUE...]
                              runs a problem of problems.json once, for a profiler; options: head_dim=N type=bf16
                              capability=9.0 backward=1
@@ -96,13 +100,17 @@ impl Options<'_> {
         self.get(name).and_then(|value| value.parse().ok()).unwrap_or(default)
     }
 
+    /// Several values with commas between; nothing if one of them is none.
+    fn list<T>(&self, name: &str, one: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+        self.get(name).and_then(|list| list.split(',').map(one).collect())
+    }
+
     /// Capabilities as `9.0,8.0`.
     fn capabilities(&self, name: &str) -> Option<Vec<ComputeCapability>> {
-        let one = |text: &str| {
+        self.list(name, |text| {
             let (major, minor) = text.split_once('.')?;
             Some(ComputeCapability { major: major.parse().ok()?, minor: minor.parse().ok()? })
-        };
-        self.get(name).and_then(|list| list.split(',').map(one).collect())
+        })
     }
 }
 
@@ -139,6 +147,11 @@ fn run(gpu: &Gpu, command: &str, places: &[PathBuf], options: &Options) -> std::
                 filters: filters.map(str::to_owned).collect(),
                 seconds: options.number("seconds", 500),
                 matmul_tflops: options.get("matmul").and_then(|rate| rate.parse().ok()),
+                capabilities: options.capabilities("capabilities"),
+                types: options.list("types", |name| TYPES.into_iter().find(|ty| ty.name() == name)),
+                head_dims: options.list("head_dims", |text| text.parse().ok()),
+                forward_only: options.get("passes") == Some("forward"),
+                ways: options.number("ways", 1) as usize,
             };
             let mut report = bench::run(gpu, &driver()?, &request).map_err(|failure| failed(&failure))?;
             report["device"] = describe(gpu);
@@ -147,8 +160,7 @@ fn run(gpu: &Gpu, command: &str, places: &[PathBuf], options: &Options) -> std::
         }
         "once" => {
             let type_name = options.get("type").unwrap_or("bf16");
-            let types = [ElementType::F32, ElementType::F16, ElementType::Bf16];
-            let element_type = types.into_iter().find(|ty| ty.name() == type_name);
+            let element_type = TYPES.into_iter().find(|ty| ty.name() == type_name);
             let own = natten_cuda::Device::properties(&driver()?).compute_capability;
             let target = once::Target {
                 problem: places[0].to_string_lossy().into_owned(),
