@@ -31,7 +31,9 @@ NATTEN_DEVICE void init_barriers(unsigned shared) {
   const int warps = 4 * C::WARPGROUPS;
   sm90::init_ring<C::STAGES>(shared + C::KEY_FULL, shared + C::KEY_EMPTY, 1, warps);
   sm90::init_ring<C::STAGES>(shared + C::VALUE_FULL, shared + C::VALUE_EMPTY, 1, 1);
-  sm90::init_ring<C::ITEMS>(shared + C::QUERY_FULL, shared + C::QUERY_EMPTY, 1, warps + 1);  // the issuer reads items too
+  // The producer and the issuer read items, too.
+  sm90::init_ring<C::ITEMS>(shared + C::QUERY_FULL, shared + C::QUERY_EMPTY, 1, warps + 2);
+  for (int item = 0; item < C::ITEMS; ++item) arch::barrier_init(shared + C::ITEM_READY + 8 * item, 1);
   for (int group = 0; group < C::WARPGROUPS; ++group) {
     arch::barrier_init(shared + C::SCORES_FULL + 8 * group, 1);
     arch::barrier_init(shared + C::WEIGHTS_FULL + 8 * group, 4);
@@ -51,7 +53,8 @@ NATTEN_DEVICE void forward(const ForwardParamsSm90& p) {
     arch::tensor_allocate<C::COLUMNS>(shared + C::TENSOR_AT);
     arch::tensor_allocate_no_more();
   }
-  sm90::fill_bits<RunColumns, C::THREADS>(p.key_box_log2, shared + C::BITS_AT);
+  sm90::fill_bits<RunColumns, C::THREADS>(AnyBox{p.key_sides}, shared + C::BITS_AT);
+  sm90::clear_padding<C>(shared, AnyBox{p.key_sides}.rows());
   arch::tensor_fence_before();
   __syncthreads();
   arch::tensor_fence_after();
@@ -66,6 +69,10 @@ NATTEN_DEVICE void forward(const ForwardParamsSm90& p) {
     if (warp == 1 && arch::elect_one()) {
       Issuer<C> issuer = {p, shared, tensor};
       issuer.run();
+    }
+    if (warp == 2 && arch::elect_one()) {
+      const sm90::ItemProducer<C> producer = {p, shared};
+      producer.run();
     }
     arch::sync_warp();
   } else {

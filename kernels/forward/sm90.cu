@@ -36,16 +36,21 @@ NATTEN_DEVICE void forward(const ForwardParamsSm90& p) {
   if (threadIdx.x == 0) {
     init_ring<C::STAGES>(shared + C::KEY_FULL, shared + C::KEY_EMPTY, 1, 4 * C::WARPGROUPS);
     init_ring<C::STAGES>(shared + C::VALUE_FULL, shared + C::VALUE_EMPTY, 1, 4 * C::WARPGROUPS);
-    init_ring<C::ITEMS>(shared + C::QUERY_FULL, shared + C::QUERY_EMPTY, 1, 4 * C::WARPGROUPS);
+    init_ring<C::ITEMS>(shared + C::QUERY_FULL, shared + C::QUERY_EMPTY, 1, 4 * C::WARPGROUPS + 1);  // the producer reads items
+    for (int item = 0; item < C::ITEMS; ++item) arch::barrier_init(shared + C::ITEM_READY + 8 * item, 1);
     arch::fence_async_proxy();  // the copy engine completes some of them
   }
-  fill_bits<FragmentColumns<C::KEYS>, C::THREADS>(p.key_box_log2, shared + C::BITS_AT);
+  fill_bits<FragmentColumns<C::KEYS>, C::THREADS>(AnyBox{p.key_sides}, shared + C::BITS_AT);
+  clear_padding<C>(shared, AnyBox{p.key_sides}.rows());
   __syncthreads();
 
   if (warp < 4) {
     arch::lower_registers<C::PRODUCER_REGISTERS>();
     if (warp == 0 && arch::elect_one()) {
       Producer<C> producer = {p, shared};
+      producer.run();
+    } else if (warp == 1 && arch::elect_one()) {
+      const ItemProducer<C> producer = {p, shared};
       producer.run();
     }
   } else {

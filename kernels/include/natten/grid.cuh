@@ -18,25 +18,29 @@ NATTEN_DEVICE void ends_see(const Axis& axis, int residue, int base, int boxes, 
 }
 
 // The key tiles along one axis, and the box of those without a mask among them.
+template <class Side>
 struct AxisTiles {
-  int side_log2;
+  Side side;
   int keys;         // from the first to the last one seen
   int seen_by_all;  // so many of the first keys are not beyond what the first query sees
   int full_begin;
 
-  __device__ __forceinline__ int tiles() const { return (keys + (1 << side_log2) - 1) >> side_log2; }
+  __device__ __forceinline__ int tiles() const { return reaching(keys); }
   // Not before full_begin.
-  __device__ __forceinline__ int full_end() const { return maximum(seen_by_all >> side_log2, full_begin); }
+  __device__ __forceinline__ int full_end() const { return maximum(side.whole(seen_by_all), full_begin); }
+  // So many tiles hold the first n keys.
+  __device__ __forceinline__ int reaching(int n) const { return side.whole(n + side.length() - 1); }
 };
 
-// Cuts an axis into tiles of 2^side_log2 keys, given what the first and the last query of the box see along it.
-NATTEN_DEVICE AxisTiles cut_axis(int side_log2, const Range& by_first, const Range& by_last) {
-  const int side = 1 << side_log2;
+// Cuts an axis into tiles, given what the first and the last query of the box see along it.
+template <class Side>
+NATTEN_DEVICE AxisTiles<Side> cut_axis(const Side& side, const Range& by_first, const Range& by_last) {
+  const int length = side.length();
   const int keys = maximum(by_last.end - by_first.start, 0);
   // Keys begin .. end, counted from the first, are seen by all queries of the box.
   const int begin = maximum(by_last.start - by_first.start, 0);
   const int end = maximum(by_first.end - by_first.start, 0);
-  return {side_log2, keys, end, (begin + side - 1) >> side_log2};
+  return {side, keys, end, side.whole(begin + length - 1)};
 }
 
 // The key tiles of a query tile: a grid, and inside it the box of tiles without a mask.
@@ -50,7 +54,7 @@ struct KeyGrid {
 
   // Cuts axis a.
   __device__ __forceinline__ void cut(int a, int side_log2, const Range& by_first, const Range& by_last) {
-    const AxisTiles axis = cut_axis(side_log2, by_first, by_last);
+    const AxisTiles<Log2Side> axis = cut_axis(Log2Side{side_log2}, by_first, by_last);
     log2[a] = side_log2;
     count[a] = axis.keys;
     tiles[a] = axis.tiles();

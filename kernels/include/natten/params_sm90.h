@@ -37,7 +37,7 @@ struct ForwardParamsSm90 {
   int items;              // query tiles of all heads and batch items
   int query_box_log2[3];  // queries of one warpgroup along each axis, log2; 64 in all, or 128 on Blackwell
   int query_side;         // the axis along which the warpgroups' boxes stand side by side
-  int key_box_log2[3];    // keys of one tile along each axis, log2
+  Divisor key_sides[3];   // keys of one tile along each axis, any box that has room in a tile
   MapSteps query_steps;
   MapSteps key_steps;
   MapSteps value_steps;
@@ -45,13 +45,13 @@ struct ForwardParamsSm90 {
   MapSteps additional_value_steps;
 };
 
-static_assert(sizeof(MapSteps) == 20 && sizeof(ForwardParamsSm90) == 1152, "");
+static_assert(sizeof(MapSteps) == 20 && sizeof(ForwardParamsSm90) == 1216, "");
 NATTEN_OFFSET(ForwardParamsSm90, out, 640);
 NATTEN_OFFSET(ForwardParamsSm90, geometry, 736);
 NATTEN_OFFSET(ForwardParamsSm90, tiles, 924);
 NATTEN_OFFSET(ForwardParamsSm90, residues, 960);
 NATTEN_OFFSET(ForwardParamsSm90, neighbours, 996);
 NATTEN_OFFSET(ForwardParamsSm90, items, 1020);
-NATTEN_OFFSET(ForwardParamsSm90, query_steps, 1052);
+NATTEN_OFFSET(ForwardParamsSm90, query_steps, 1076);
 
 }  // namespace natten

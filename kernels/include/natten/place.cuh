@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 // Where on the axes a piece of work lies: its place in a grid of tiles, rows of a box, tokens of a residue.
 //
-// A box of tokens has power-of-two sides, any of them, given at run time; row r of it has its coordinates in bit fields of
-// r, axis 2 lowest.
+// A box of tokens has sides that are given at run time, and its rows are counted along axis 2 first. Where all sides are
+// powers of two, row r of it has its coordinates in bit fields of r.
 #pragma once
 #include "window.cuh"
 
@@ -46,6 +46,43 @@ NATTEN_DEVICE int coordinate(const int (&log2)[3], int row, int a) {
 
 // The bits of a row number below those of axis a.
 NATTEN_DEVICE int bits_below(const int (&log2)[3], int a) { return a == 2 ? 0 : log2[2] + (a == 0 ? log2[1] : 0); }
+
+// The side of a box along an axis: a power of two, or any number.
+struct Log2Side {
+  int log2;
+
+  __device__ __forceinline__ int length() const { return 1 << log2; }
+  // So many whole sides have room in n.
+  __device__ __forceinline__ int whole(int n) const { return n >> log2; }
+};
+
+struct AnySide {
+  const Divisor& side;
+
+  __device__ __forceinline__ int length() const { return (int)side.value; }
+  __device__ __forceinline__ int whole(int n) const { return divide(n, side); }
+};
+
+// A box whose sides are all of one of these kinds.
+struct Log2Box {
+  const int (&log2)[3];
+
+  __device__ __forceinline__ Log2Side along(int a) const { return {log2[a]}; }
+  __device__ __forceinline__ int coordinate(int row, int a) const { return natten::coordinate(log2, row, a); }
+};
+
+struct AnyBox {
+  const Divisor (&sides)[3];
+
+  __device__ __forceinline__ AnySide along(int a) const { return {sides[a]}; }
+  __device__ __forceinline__ int rows() const { return (int)(sides[0].value * sides[1].value * sides[2].value); }
+  // A row behind the last has a coordinate along axis 0 that is none of the box's.
+  __device__ __forceinline__ int coordinate(int row, int a) const {
+    if (a < 2) row = divide(row, sides[2]);
+    if (a < 1) return divide(row, sides[1]);
+    return take_index(row, sides[a]);
+  }
+};
 
 // The token at a position of a residue.
 NATTEN_DEVICE long long token_at(const Axis& axis, int residue, long long position) {

@@ -1,13 +1,13 @@
 //! Calls on a Hopper device: what is chosen, compiled and launched.
 
-use natten_core::plan::TileCounts;
+use natten_core::plan::{KeyStart, Tiling};
 use natten_core::{
     Backend, Element, ElementType, ForwardCall, Inputs, Layout, Output, Params, Problem, Saved, Tensor, bf16,
     reference,
 };
 use natten_cuda::registry::Operation;
-use natten_cuda::{Cuda, CudaTensor, CudaView, Device, LayoutSummary, Request};
-use natten_emulator::{Completion, Emulated, Options};
+use natten_cuda::{Cuda, CudaTensor, CudaView, Decision, Device, LayoutSummary, Request};
+use natten_emulator::{Completion, Counters, Emulated, Options};
 use natten_tests::compare::each_within;
 use natten_tests::kernels::shipped;
 use natten_tests::{Arrangement, OnDevice, Place, Placed, Spec, Subject, Watched};
@@ -192,6 +192,47 @@ fn empty_sequences_leave_the_others_on_tensor_cores() {
     }
 }
 
+/// A forward's two products of 64 elements are of the pairs that its decision speaks of.
+fn assert_pairs(counters: &Counters, decision: &Decision, problem: &Problem) {
+    let pairs = counters.mma_flops as f64 / (2.0 * 2.0 * 64.0);
+    let planned = decision.issued_over_useful * problem.scores() as f64;
+    assert!((pairs - planned).abs() < 0.5, "{pairs} pairs, {planned} planned: {decision:?}");
+}
+
+/// A tile is multiplied by the warpgroups that see something of it, once: whatever its box, and however scores lie, but where references
+/// have to move.
+#[test]
+fn products_of_a_forward_are_those_planned() {
+    let entry = "natten_forward_sm90_bf16_d64_q192";
+    let small = Params::new([3, 7, 7]);
+    let strided = Params::new([1, 9, 9]).stride([1, 4, 4]).dilation([1, 2, 1]);
+    let boxes = [None, Some([1, 7, 18]), Some([2, 3, 20]), Some([1, 1, 1]), Some([4, 4, 8])];
+    for (tokens, params) in
+        [([4, 16, 24], small), ([1, 32, 33], strided), ([2, 20, 24], Params::new([2, 20, 24]))]
+    {
+        let case = Case::new(tokens, params).dims(64, 64);
+        let operands = Operands::<bf16>::draw(&case);
+        let problem = operands.problem(&case.params);
+        for key_tile in boxes {
+            let tiling = key_tile.map(|key_tile| Tiling {
+                query_tile: [1, 24, 8],
+                key_tile,
+                key_start: KeyStart::Dynamic,
+            });
+            let request = Request { entry: Some(entry), tiling, ..Request::default() };
+            let cuda = hopper(2, Completion::Random).with_request(request);
+            let device = case::OnDevice::upload(&cuda, &operands);
+            let mut out = cuda.allocate::<bf16>(&problem.out_shape()).unwrap();
+            let output = Output { out: out.view_mut(), lse: None };
+            let decision = cuda.explain(&problem, &device.inputs(), &output).unwrap();
+            assert!(tiling.is_none_or(|asked| decision.tiling == Some(asked)), "{decision:?}");
+            cuda.device().take_counters();
+            cuda.forward(ForwardCall::new(&problem, device.inputs(), output).unwrap()).unwrap();
+            assert_pairs(&cuda.device().take_counters()[entry], &decision, &problem);
+        }
+    }
+}
+
 /// A call of the backend launches once for each length of residues, nothing else; nobody asks for the log-sum-exp.
 #[test]
 fn each_length_of_residues_is_a_launch_of_one_call() {
@@ -205,13 +246,12 @@ fn each_length_of_residues_is_a_launch_of_one_call() {
     let mut out = cuda.allocate::<bf16>(&problem.out_shape()).unwrap();
     let output = Output { out: out.view_mut(), lse: None };
     let decision = cuda.explain(&problem, &device.inputs(), &output).unwrap();
-    let planned = TileCounts::of(&problem, &decision.tiling.unwrap()).issued_over_useful();
-    assert!((decision.issued_over_useful - planned).abs() < 1e-9 * planned);
     cuda.device().take_counters();
     cuda.forward(ForwardCall::new(&problem, device.inputs(), output).unwrap()).unwrap();
     let counters = cuda.device().take_counters();
     assert_eq!(counters.keys().copied().collect::<Vec<_>>(), [entry]);
     assert_eq!(counters[entry].ctas, 4);
+    assert_pairs(&counters[entry], &decision, &problem);
     let lse = reference::forward(&problem, &operands.inputs()).lse.cast::<f32>();
     compare(&operands, &problem, &(cuda.download(&out).unwrap(), lse)).unwrap();
 }

@@ -41,6 +41,15 @@ static __device__ __forceinline__ void named_barrier_sync(int id, int threads) {
   asm volatile("barrier.cta.sync.aligned %0, %1;" :: "r"(id), "r"(threads) : "memory");
 }
 
+// The same, and whether any of the threads says so.
+static __device__ __forceinline__ bool named_barrier_any(int id, int threads, bool says) {
+  unsigned any;
+  asm volatile("{ .reg .pred says, any; setp.ne.u32 says, %3, 0; barrier.cta.red.or.aligned.pred any, %1, %2, says; "
+               "selp.u32 %0, 1, 0, any; }"
+               : "=r"(any) : "r"(id), "r"(threads), "r"((unsigned)says) : "memory");
+  return any != 0;
+}
+
 static __device__ __forceinline__ void named_barrier_arrive(int id, int threads) {
   asm volatile("barrier.cta.arrive.aligned %0, %1;" :: "r"(id), "r"(threads) : "memory");
 }

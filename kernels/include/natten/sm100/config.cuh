@@ -29,6 +29,7 @@ struct Config {
     KEYS = 128,
     BOX_ROWS = 128,  // queries of one warpgroup: a row for each of its threads, and for each lane of tensor memory
     STAGES = 2,      // of K, and as many of V
+    LEAVES_OUT = 0,  // one thread issues for all
     THREADS = 128 * (WARPGROUPS + 1),
     // One warpgroup beside the helpers has registers enough as they are.
     SHARES_REGISTERS = WARPGROUPS == 2,
@@ -65,7 +66,8 @@ struct Config {
     VALUE_EMPTY = VALUE_FULL + 8 * STAGES,
     QUERY_FULL = VALUE_EMPTY + 8 * STAGES,
     QUERY_EMPTY = QUERY_FULL + 8 * ITEMS,
-    SCORES_FULL = QUERY_EMPTY + 8 * ITEMS,         // per warpgroup, as the two below
+    ITEM_READY = QUERY_EMPTY + 8 * ITEMS,
+    SCORES_FULL = ITEM_READY + 8 * ITEMS,          // per warpgroup, as the two below
     WEIGHTS_FULL = SCORES_FULL + 8 * WARPGROUPS,
     SUMS_FULL = WEIGHTS_FULL + 8 * WARPGROUPS,
     TENSOR_AT = SUMS_FULL + 8 * WARPGROUPS,        // where tensor memory was given

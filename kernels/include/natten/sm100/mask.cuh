@@ -19,15 +19,16 @@ struct RunColumns {
 };
 
 // Which columns of the tile whose first column is `first` a row meets.
-NATTEN_DEVICE void row_mask(const int (&box_log2)[3], unsigned bits, const RowNote& row, const int (&first)[3],
+template <class Box>
+NATTEN_DEVICE void row_mask(const Box& box, unsigned bits, const RowNote& row, const int (&first)[3],
                             unsigned (&mask)[MASK_WORDS]) {
 #pragma unroll
   for (int w = 0; w < MASK_WORDS; ++w) mask[w] = 0xffffffffu;
 #pragma unroll
   for (int a = 0; a < 3; ++a) {
-    const unsigned words = bits + sm90::axis_entry(box_log2, a) * sm90::BITS_ENTRY_BYTES;
+    const unsigned words = bits + sm90::axis_entry(box, a) * sm90::BITS_ENTRY_BYTES;
     const int before = first[a] * sm90::BITS_ENTRY_BYTES;
-    const int last = sm90::BITS_ENTRY_BYTES << box_log2[a];
+    const int last = box.along(a).length() * sm90::BITS_ENTRY_BYTES;
     const Range window = row.window(a);
     int from[MASK_WORDS], to[MASK_WORDS];
     arch::load_shared(from, words + clamp(window.start - before, 0, last));

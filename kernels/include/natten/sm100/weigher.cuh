@@ -52,7 +52,7 @@ struct Weigher {
     arch::barrier_wait(shared + C::KEY_FULL + 8 * stage, tile / C::STAGES & 1);
     const KeyTile place = KeyTile::load(shared + C::TILES_AT + KeyTile::BYTES * stage);
     if (place.additional > 0) column_mask(place.additional, seen);
-    else row_mask(p.key_box_log2, shared + C::BITS_AT, row_note(lane), place.first, seen);
+    else row_mask(AnyBox{p.key_sides}, shared + C::BITS_AT, row_note(lane), place.first, seen);
   }
 
   __device__ __forceinline__ void load_scores() {

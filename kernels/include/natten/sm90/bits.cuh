@@ -4,32 +4,41 @@
 // An entry has four words. Which columns their bits stand for is the kernel's, as its scores lie in registers.
 #pragma once
 #include "../arch/shared.cuh"
+#include "../arch/warp.cuh"
 #include "../place.cuh"
 
 namespace natten {
 namespace sm90 {
 
 // First entry of an axis in the table.
-NATTEN_DEVICE int axis_entry(const int (&box_log2)[3], int axis) {
-  return (axis > 0 ? (1 << box_log2[0]) + 1 : 0) + (axis > 1 ? (1 << box_log2[1]) + 1 : 0);
+template <class Box>
+NATTEN_DEVICE int axis_entry(const Box& box, int axis) {
+  return (axis > 0 ? box.along(0).length() + 1 : 0) + (axis > 1 ? box.along(1).length() + 1 : 0);
 }
 
 // Rows note their windows in table entries, ready to be addresses.
 enum { BITS_ENTRY_BYTES = 16 };
 
-// All threads of the cta fill the table. Columns::of says which column a bit of a word stands for.
-template <class Columns, int THREADS>
-NATTEN_DEVICE void fill_bits(const int (&box_log2)[3], unsigned bits) {
-  for (int a = 0; a < 3; ++a) {
-    const int side = 1 << box_log2[a];
-    const int below = bits_below(box_log2, a);
-    for (int entry = (int)threadIdx.x; entry < (side + 1) * 4; entry += THREADS) {
-      unsigned word = 0;
-      for (int bit = 0; bit < Columns::BITS; ++bit) {
-        const int column = Columns::of(entry % 4, bit);
-        word |= (low_bits(column >> below, box_log2[a]) >= entry / 4 ? 1u : 0u) << bit;
+// All warps of the cta fill the table, a word of every bound along an axis at a time. Columns::of says which column a bit of a word
+// stands for. Columns behind the box's last lie beyond its side along axis 0, the last bound there, so no window has them.
+template <class Columns, int THREADS, class Box>
+NATTEN_DEVICE void fill_bits(const Box& box, unsigned bits) {
+  const int lane = (int)threadIdx.x % 32;
+#pragma unroll 1
+  for (int number = (int)threadIdx.x / 32; number < 12; number += THREADS / 32) {
+    const int a = number / 4, word = number % 4;
+    const int at = lane < Columns::BITS ? box.coordinate(Columns::of(word, lane), a) : -1;
+    const unsigned words = bits + axis_entry(box, a) * BITS_ENTRY_BYTES + word * 4;
+    const int bounds = box.along(a).length() + 1;
+#pragma unroll 1
+    for (int first = 0; first < bounds; first += 32) {
+      unsigned mine = 0;  // of bound first + lane
+#pragma unroll
+      for (int i = 0; i < 32; ++i) {
+        const unsigned mask = arch::ballot(at >= first + i);
+        mine = lane == i ? mask : mine;
       }
-      arch::store_shared(bits + axis_entry(box_log2, a) * BITS_ENTRY_BYTES + entry * 4, word);
+      if (first + lane < bounds) arch::store_shared(words + (first + lane) * BITS_ENTRY_BYTES, mine);
     }
   }
 }

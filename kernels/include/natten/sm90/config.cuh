@@ -21,7 +21,8 @@ struct Config {
     HEAD_DIM = HEAD_DIM_,
     KEYS = KEYS_,
     WARPGROUPS = WARPGROUPS_,
-    STAGES = 2,  // of K, and as many of V
+    STAGES = HEAD_DIM <= 64 ? 4 : 2,  // of K, and as many of V
+    LEAVES_OUT = 1,                   // each warpgroup the tiles that its queries do not see
     THREADS = 128 * (WARPGROUPS + 1),
     PRODUCER_REGISTERS = WARPGROUPS == 2 ? 40 : 32,
     CONSUMER_REGISTERS = WARPGROUPS == 2 ? 232 : 160,
@@ -32,6 +33,9 @@ struct Config {
     SLAB_ROW_BYTES = SLAB * 2,
     SWIZZLE = SLAB == 64 ? arch::SWIZZLE_128_BYTES : arch::SWIZZLE_64_BYTES,
     BOX_ROWS = 64,  // queries of one warpgroup
+    // References move to scores so many powers of two above them, before the largest sum of a lane's KEYS / 4 weights is beyond
+    // NATTEN_LARGEST_WEIGHT.
+    LAZY_MAXIMUM = KEYS == 128 ? 3 : 4,
     QUERY_SLAB_BYTES = BOX_ROWS * SLAB_ROW_BYTES,
     KEY_SLAB_BYTES = KEYS * SLAB_ROW_BYTES,
     QUERY_BOX_BYTES = BOX_ROWS * HEAD_DIM * 2,
@@ -58,7 +62,8 @@ struct Config {
     VALUE_EMPTY = VALUE_FULL + 8 * STAGES,
     QUERY_FULL = VALUE_EMPTY + 8 * STAGES,
     QUERY_EMPTY = QUERY_FULL + 8 * ITEMS,
-    SHARED_BYTES = QUERY_EMPTY + 8 * ITEMS
+    ITEM_READY = QUERY_EMPTY + 8 * ITEMS,
+    SHARED_BYTES = ITEM_READY + 8 * ITEMS
   };
   static_assert(SHARED_BYTES <= 227 * 1024, "shared memory of one cta");
   static_assert(PRODUCER_REGISTERS * 128 + CONSUMER_REGISTERS * 128 * WARPGROUPS <= 65536, "registers");

@@ -35,6 +35,8 @@ struct Consumer {
   unsigned weights[STEPS][4];     // (64 queries, KEYS) as pairs
   FragmentSoftmax softmax;
   unsigned is_far;    // whether its references are: not 0
+  unsigned line;               // of the last masked tile
+  unsigned seen_in_line[2];    // columns of its tiles that rows see along all axes but the line's
 
   // What is noted of a row of this warp's 16.
   __device__ __forceinline__ RowNote row_note(int row) const {
@@ -55,7 +57,8 @@ struct Consumer {
     }
   }
 
-  // Warpgroups take turns at issuing multiplications, so that one does its softmax while another's run.
+  // Warpgroups take turns at issuing the products of tiles without a mask, which all of them work on, so that one does its softmax
+  // while another's run.
   __device__ __forceinline__ void take_turn() const { arch::named_barrier_sync(1 + group, 256); }
   __device__ __forceinline__ void pass_turn() const {
     arch::named_barrier_arrive(group + 1 == C::WARPGROUPS ? 1 : 2 + group, 256);
@@ -99,38 +102,63 @@ struct Consumer {
 
   // Which scores of the next tile of keys are seen. Its keys are there, its scores need not be.
   __device__ __forceinline__ void find_seen(unsigned (&seen)[2]) {
-    const KeyTile tile = KeyTile::load(shared + C::TILES_AT + KeyTile::BYTES * key.stage);
+    const unsigned note = shared + C::TILES_AT + KeyTile::BYTES * key.stage;
+    const KeyTile tile = KeyTile::load(note);
+    const unsigned number = KeyTile::line(note);
     // Lane 0 will say that this place may be overwritten: all lanes have read it by then, and noted down their rows.
     arch::sync_warp();
     if (tile.additional > 0) {
       seen[0] = seen[1] = column_mask(tile.additional);
-    } else {
-      const RowNote rows[2] = {row_note(lane / 4), row_note(lane / 4 + 8)};
-      row_masks(p.key_box_log2, shared + C::BITS_AT, rows, tile.first, seen);
+      return;
     }
+    const RowNote rows[2] = {row_note(lane / 4), row_note(lane / 4 + 8)};
+    const int side = p.query_side;
+    if (number != line) {
+      line = number;
+      seen_in_line[0] = seen_in_line[1] = 0xffffffffu;
+#pragma unroll
+      for (int a = 0; a < 3; ++a) {
+        if (a != side) meet_along(a, AnyBox{p.key_sides}, shared + C::BITS_AT, rows, tile.first[a], seen_in_line);
+      }
+    }
+    seen[0] = seen_in_line[0];
+    seen[1] = seen_in_line[1];
+    meet_along(side, AnyBox{p.key_sides}, shared + C::BITS_AT, rows, pick(tile.first, side), seen);
   }
 
-  // Turns scores into weights in place. Moves the references before if some score of the warp is far above its row's. Returns
-  // whether; then factor is what the result must be multiplied by.
-  __device__ __forceinline__ bool weigh(float (&factor)[2]) {
+  // Turns scores into weights in place. Their sums are the tile's alone, so that a row's bits do not depend on whether the tile was
+  // resumed with because of another row.
+  template <bool MAY_BE_FAR>
+  __device__ __forceinline__ void weigh(float (&sums)[2]) {
+    FragmentSoftmax tile = {{softmax.reference[0], softmax.reference[1]}, {0.0f, 0.0f}};
+    if (MAY_BE_FAR && is_far != 0) {
+#pragma unroll
+      for (int i = 0; i < SCORES; ++i) scores[i] = tile.weigh_far(i / 2 % 2, scores[i], p.geometry.scale_log2);
+    } else {
+#pragma unroll
+      for (int i = 0; i < SCORES; ++i) scores[i] = tile.weigh(i / 2 % 2, scores[i], p.geometry.scale_log2);
+    }
+    sums[0] = tile.sum[0];
+    sums[1] = tile.sum[1];
+  }
+
+  __device__ __forceinline__ void count(const float (&sums)[2]) {
+    softmax.sum[0] += sums[0];
+    softmax.sum[1] += sums[1];
+  }
+
+  // Moves the references if some score of the warp is more than so many powers of two above its row's. Returns whether; then factor
+  // is what the result must be multiplied by.
+  __device__ __forceinline__ bool move_beyond(float powers, float (&factor)[2]) {
     const float scale_log2 = p.geometry.scale_log2;
     float top[2] = {scores[0], scores[2]};
 #pragma unroll
     for (int i = 0; i < SCORES; ++i) top[i / 2 % 2] = fmaxf(top[i / 2 % 2], scores[i]);
     bool must = false;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) must |= top[half] * scale_log2 > softmax.limit(half);
+    for (int half = 0; half < 2; ++half) must |= top[half] * scale_log2 > softmax.reference[half] + powers;
     const bool moves = (arch::ballot(must) | is_far) != 0;
-    if (moves) {
-      move(top, factor);
-      if (is_far != 0) {
-#pragma unroll
-        for (int i = 0; i < SCORES; ++i) scores[i] = softmax.weigh_far(i / 2 % 2, scores[i], scale_log2);
-        return true;
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < SCORES; ++i) scores[i] = softmax.weigh(i / 2 % 2, scores[i], scale_log2);
+    if (moves) move(top, factor);
     return moves;
   }
 
@@ -173,60 +201,137 @@ struct Consumer {
     key.template advance<C::STAGES>();
   }
 
-  // The scores of one tile while the tile before it is multiplied with its values.
-  template <bool MASKED>
-  __device__ __forceinline__ void step() {
-    arch::barrier_wait(shared + C::KEY_FULL + 8 * key.stage, key.parity);
-    take_turn();
-    issue_scores();
+  // Once its values have been multiplied, they may go.
+  __device__ __forceinline__ void release_values() {
+    arrive(C::VALUE_EMPTY + 8 * value.stage);
+    value.template advance<C::STAGES>();
+  }
+
+  __device__ __forceinline__ void await_values() const {
     arch::barrier_wait(shared + C::VALUE_FULL + 8 * value.stage, value.parity);
+  }
+  __device__ __forceinline__ void await_keys() const { arch::barrier_wait(shared + C::KEY_FULL + 8 * key.stage, key.parity); }
+
+  // Whether this warpgroup's queries see nothing of the next tile of keys, which are there. Lane 0 alone looks, and later says
+  // that the place may be overwritten.
+  __device__ __forceinline__ bool leaves_out() const {
+    const unsigned boxes = lane == 0 ? KeyTile::left_out(shared + C::TILES_AT + KeyTile::BYTES * key.stage) : 0;
+    return (arch::shuffle_from(boxes, 0) >> group & 1) != 0;
+  }
+
+  // Hands the next tile back as it is. Its values have to be there: a phase that nobody waited for could be taken for another.
+  __device__ __forceinline__ void leave_out() {
+    release_keys();
+    await_values();
+    release_values();
+  }
+
+  // The scores of one tile while the tile before it is multiplied with its values. A careful warpgroup moves references to scores far
+  // above them first. Otherwise weights are taken relative to the references as they are, without looking at the scores; false where
+  // that will not do, and then the tile is to be resumed with.
+  template <bool MASKED, bool CAREFUL>
+  __device__ __forceinline__ bool step() {
+    if (!MASKED) await_keys();
+    if (!MASKED) take_turn();
+    issue_scores();
+    await_values();
     issue_out();
-    pass_turn();
+    if (!MASKED) pass_turn();
     unsigned seen[2];
     if (MASKED) find_seen(seen);
     arch::wgmma_wait<1>();
     arch::settle(scores);
-    release_keys();
+    if (CAREFUL) release_keys();
     if (MASKED) hide(scores, seen);
     float factor[2];
-    const bool moved = weigh(factor);
+    const bool moves = CAREFUL && move_beyond(NATTEN_LAZY_MAXIMUM, factor);
+    float sums[2];
+    weigh<CAREFUL>(sums);
     arch::wgmma_wait<0>();
     arch::settle(out);
-    arrive(C::VALUE_EMPTY + 8 * value.stage);
-    value.template advance<C::STAGES>();
-    if (moved) rescale(factor);
+    release_values();
+    if (CAREFUL && moves) rescale(factor);
+    if (!CAREFUL) {
+      // A sum is as large as its largest weight. One that is NaN will do: so is its row's result.
+      const bool fails = is_far != 0 || sums[0] > NATTEN_LARGEST_WEIGHT || sums[1] > NATTEN_LARGEST_WEIGHT;
+      if (arch::ballot(arch::named_barrier_any(8 + group, 128, fails)) != 0) return false;
+      release_keys();
+    }
+    count(sums);
     pack_weights();
+    return true;
   }
 
-  __device__ __forceinline__ void first_tile(const WorkItem& item, bool masked) {
-    arch::barrier_wait(shared + C::KEY_FULL + 8 * key.stage, key.parity);
-    take_turn();
+  // A tile while no weights wait for their values: the first one, one behind a tile that was left out, or one for which the references
+  // have to move.
+  __device__ __forceinline__ void resume(bool masked, bool has_turn) {
+    if (has_turn) take_turn();
     issue_scores();
-    pass_turn();
-    describe_rows(item);
+    if (has_turn) pass_turn();
     unsigned seen[2] = {0xffffffffu, 0xffffffffu};
     if (masked) find_seen(seen);
     arch::wgmma_wait<0>();
     arch::settle(scores);
     release_keys();
-    if (masked) hide(scores, seen);
+    hide(scores, seen);
+    float factor[2];
+    if (move_beyond(C::LAZY_MAXIMUM, factor)) rescale(factor);
+    float sums[2];
+    weigh<true>(sums);
+    count(sums);
+    pack_weights();
+  }
+
+  __device__ __forceinline__ void last_values() {
+    await_values();
+    issue_out();
+    arch::wgmma_wait<0>();
+    arch::settle(out);
+    release_values();
+  }
+
+  // The tiles behind `tile`, those without a mask first, up to one that is left out or a step that fails. Whether it did not.
+  template <bool CAREFUL>
+  __device__ __forceinline__ bool steps(const WorkItem::Head& head, int& tile) {
+#pragma unroll 1
+    for (; tile < head.full; ++tile) {
+      if (!step<false, CAREFUL>()) return false;
+    }
+#pragma unroll 1
+    for (; tile < head.tiles; ++tile) {
+      await_keys();
+      if (leaves_out()) break;
+      if (!step<true, CAREFUL>()) return false;
+    }
+    return true;
+  }
+
+  // All tiles of an item, those without a mask first.
+  __device__ __forceinline__ void walk(const WorkItem::Head& head) {
 #pragma unroll
     for (int i = 0; i < OUTS; ++i) out[i] = 0.0f;
     softmax.clear();
     // Such scales leave near no score of note.
     is_far = p.geometry.scale_log2 > NATTEN_FAR;
-    float factor[2];
-    weigh(factor);
-    pack_weights();
-  }
-
-  __device__ __forceinline__ void last_values() {
-    arch::barrier_wait(shared + C::VALUE_FULL + 8 * value.stage, value.parity);
-    issue_out();
-    arch::wgmma_wait<0>();
-    arch::settle(out);
-    arrive(C::VALUE_EMPTY + 8 * value.stage);
-    value.template advance<C::STAGES>();
+    // Where all tiles are masked, rows see their first key in one tile or another, and then references move.
+    bool is_careful = head.full == 0;
+    bool waits = true;  // weights for their values
+#pragma unroll 1
+    for (int tile = 0; tile < head.tiles;) {
+      await_keys();
+      if (leaves_out()) {
+        leave_out();
+        ++tile;
+        continue;
+      }
+      // A step that failed has had the turn.
+      resume(tile >= head.full, tile < head.full && waits);
+      ++tile;
+      if (is_careful) waits = steps<true>(head, tile);
+      else waits = steps<false>(head, tile);
+      if (waits) last_values();
+      else is_careful = true;
+    }
   }
 
   // Divides by the sums; writes the log-sum-exp, and the result through shared memory in rows of 16-byte chunks.
@@ -259,6 +364,7 @@ struct Consumer {
 
   // The largest score must have the largest weight, so a negative scale's sign goes to the queries.
   __device__ __forceinline__ void negate_queries() const {
+    const int lane = arch::opaque(this->lane);
 #pragma unroll 1
     for (int at = (warp * 32 + lane) * 16; at < C::QUERY_BOX_BYTES; at += 128 * 16) {
       int words[4];
@@ -274,20 +380,18 @@ struct Consumer {
   __device__ __forceinline__ void run() {
     key = {0, 0};
     value = {0, 0};
+    line = 0xffffffffu;  // none
     if (group == C::WARPGROUPS - 1) pass_turn();  // the first turn is warpgroup 0's
-    for (unsigned count = 0;; ++count) {
-      const RingPlace place = RingPlace::of<C::ITEMS>(count);
+    for (RingPlace place = {0, 0};; place.template advance<C::ITEMS>()) {
       const WorkItem item = {shared + C::ITEM_AT + place.stage * WorkItem::BYTES};
       query = shared + C::QUERY_AT + place.stage * C::QUERY_TILE_BYTES + group * C::QUERY_BOX_BYTES;
-      arch::barrier_wait(shared + C::QUERY_FULL + 8 * place.stage, place.parity);
+      arch::barrier_wait(shared + C::ITEM_READY + 8 * place.stage, place.parity);
       const WorkItem::Head head = item.head();
       if (head.tiles == 0) break;
+      describe_rows(item);
+      arch::barrier_wait(shared + C::QUERY_FULL + 8 * place.stage, place.parity);
       if (p.geometry.scale < 0.0f) negate_queries();
-      first_tile(item, head.full == 0);
-      int tile = 1;
-      for (; tile < head.full; ++tile) step<false>();
-      for (; tile < head.tiles; ++tile) step<true>();
-      last_values();
+      walk(head);
       store();
       arrive(C::QUERY_EMPTY + 8 * place.stage);
     }

@@ -16,6 +16,18 @@ NATTEN_DEVICE void load_slabs(unsigned to, int slab_bytes, unsigned barrier, con
     arch::load_box(to + slab * slab_bytes, &map, barrier, slab * C::SLAB, at[2], at[1], at[0], outer);
 }
 
+// Zeroes the rows of all stages of keys and values that tiles of so many keys leave empty: weights of 0 are multiplied with
+// what stands there. All threads of the cta take part, before the first copy.
+template <class C>
+NATTEN_DEVICE void clear_padding(unsigned shared, int keys) {
+  const int bytes = (C::KEYS - keys) * C::SLAB_ROW_BYTES;
+  for (int slab = 0; slab < 2 * C::STAGES * C::SLABS; ++slab) {
+    const unsigned from = shared + C::KEY_AT + slab * C::KEY_SLAB_BYTES + keys * C::SLAB_ROW_BYTES;
+    for (int at = (int)threadIdx.x * 16; at < bytes; at += C::THREADS * 16) arch::store_shared(from + at, 0, 0, 0, 0);
+  }
+  arch::fence_async_proxy();  // products read them
+}
+
 // Loads a tensor's rows of an item: a box for each warpgroup, side by side along an axis.
 template <class C>
 NATTEN_DEVICE void load_rows(unsigned to, unsigned barrier, const arch::TensorMap& map, const MapSteps& steps,

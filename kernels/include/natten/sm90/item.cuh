@@ -25,7 +25,7 @@ struct WorkItem {
     int first_column;  // coordinate of the first column met
     int tiles;         // column tiles
   };
-  enum { HEAD_AT = 0, ALONG_AT = 16, FULL_AT = 64, OUTER_AT = 88, BYTES = 96 };
+  enum { HEAD_AT = 0, ALONG_AT = 16, FULL_AT = 64, OUTER_AT = 88, MET_AT = 96, NUMBER_AT = 120, BYTES = 128 };
 
   unsigned address;
 
@@ -75,6 +75,20 @@ struct WorkItem {
   }
   __device__ __forceinline__ bool in_full_box(int a, int at) const { return at >= lower(0, a) && at < upper(0, a); }
 
+  // The tiles that the rows of one warpgroup's box meet along the axis that the boxes stand side by side on.
+  __device__ __forceinline__ Range met(int box) const {
+    int words[2];
+    arch::load_shared(words, address + MET_AT + 8 * box);
+    return {words[0], words[1]};
+  }
+  __device__ __forceinline__ void set_met(int box, const Range& met) const {
+    arch::store_shared(address + MET_AT + 8 * box, met.start, met.end);
+  }
+
+  // How many items of the cta came before: for the producer, whose registers are few.
+  __device__ __forceinline__ unsigned number() const { return arch::load_shared(address + NUMBER_AT); }
+  __device__ __forceinline__ void set_number(unsigned number) const { arch::store_shared(address + NUMBER_AT, number); }
+
   // Outermost coordinate of the columns in the tensor maps of their two operands (keys and values, or queries and d_out).
   __device__ __forceinline__ int outer(int side) const { return (int)arch::load_shared(address + OUTER_AT + 4 * side); }
   __device__ __forceinline__ void set_outer(int first, int second) const {
@@ -84,10 +98,18 @@ struct WorkItem {
 
 // The key tile of a stage.
 struct KeyTile {
-  enum { BYTES = 16 };
+  enum { LEFT_OUT_AT = 16, LINE_AT = 20, BYTES = 32 };
 
   int first[3];    // coordinates of its first key
   int additional;  // additional keys from this tile on; 0: a tile of the window
+
+  // Which warpgroups' rows see none of its keys, a bit each.
+  NATTEN_DEVICE unsigned left_out(unsigned address) { return arch::load_shared(address + LEFT_OUT_AT); }
+  // The number of its line's first tile: tiles of a line differ along the side of the warpgroups' boxes alone.
+  NATTEN_DEVICE unsigned line(unsigned address) { return arch::load_shared(address + LINE_AT); }
+  NATTEN_DEVICE void set_line(unsigned address, unsigned left_out, unsigned line) {
+    arch::store_shared(address + LEFT_OUT_AT, (int)left_out, (int)line);
+  }
 
   NATTEN_DEVICE KeyTile load(unsigned address) {
     int words[4];

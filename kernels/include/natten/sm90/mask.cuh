@@ -2,7 +2,7 @@
 // Masks of the Hopper kernels: one bit for each score that a thread holds of a row.
 //
 // Score d[4 n + 2 half + e] of a thread is column 8 n + 2 (lane % 4) + e of the tile; its bit is 2 n + e. A column's
-// place in the tile's box is cut from its bits, axis 2 lowest. "Coordinate along an axis >= bound" is a word that
+// place in the tile's box follows from its number, axis 2 fastest. "Coordinate along an axis >= bound" is a word that
 // depends on the axis, the bound and lane % 4 only. All these words stand in shared memory, made once per cta;
 // a row's mask is the conjunction of two of them per axis, whatever the box.
 #pragma once
@@ -20,25 +20,30 @@ struct FragmentColumns {
   NATTEN_DEVICE int of(int word, int bit) { return bit / 2 * 8 + word * 2 + bit % 2; }
 };
 
-// Which of a thread's columns of the tile whose first column is `first` are met by two rows.
-NATTEN_DEVICE void row_masks(const int (&box_log2)[3], unsigned bits, const RowNote (&rows)[2], const int (&first)[3],
-                             unsigned (&mask)[2]) {
-  mask[0] = mask[1] = 0xffffffffu;
+// Which of a thread's columns of a tile are met by two rows along one axis, where the tile's first column is at `first`.
+template <class Box>
+NATTEN_DEVICE void meet_along(int a, const Box& box, unsigned bits, const RowNote (&rows)[2], int first, unsigned (&mask)[2]) {
   // Each lane reads its own word of an entry: it shifts by that much what it clamps, and what it clamps to.
   const int word = (int)threadIdx.x % 4 * 4;
+  const unsigned words = bits + axis_entry(box, a) * BITS_ENTRY_BYTES;
+  const int shift = word - first * BITS_ENTRY_BYTES;
+  const int last = word + box.along(a).length() * BITS_ENTRY_BYTES;
 #pragma unroll
-  for (int a = 0; a < 3; ++a) {
-    const unsigned words = bits + axis_entry(box_log2, a) * BITS_ENTRY_BYTES;
-    const int shift = word - first[a] * BITS_ENTRY_BYTES;
-    const int last = word + (BITS_ENTRY_BYTES << box_log2[a]);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const Range window = rows[half].window(a);
-      const unsigned from = arch::load_shared(words + clamp(window.start + shift, word, last));
-      const unsigned to = arch::load_shared(words + clamp(window.end + shift, word, last));
-      mask[half] &= from & ~to;
-    }
+  for (int half = 0; half < 2; ++half) {
+    const Range window = rows[half].window(a);
+    const unsigned from = arch::load_shared(words + clamp(window.start + shift, word, last));
+    const unsigned to = arch::load_shared(words + clamp(window.end + shift, word, last));
+    mask[half] &= from & ~to;
   }
+}
+
+// Along all axes.
+template <class Box>
+NATTEN_DEVICE void row_masks(const Box& box, unsigned bits, const RowNote (&rows)[2], const int (&first)[3],
+                             unsigned (&mask)[2]) {
+  mask[0] = mask[1] = 0xffffffffu;
+#pragma unroll
+  for (int a = 0; a < 3; ++a) meet_along(a, box, bits, rows, first[a], mask);
 }
 
 // Which of a thread's columns are among the first `count`: of even columns and of odd ones the lowest, a bit for every

@@ -8,6 +8,12 @@
 namespace natten {
 namespace sm90 {
 
+// Where the rows of an item begin along an axis.
+struct RowStart {
+  int base;  // position
+  int residue;
+};
+
 // Boxes of queries side by side in a tile along an axis, one a warpgroup.
 template <int WARPGROUPS>
 NATTEN_DEVICE int query_boxes(const ForwardParamsSm90& p, int axis) {
@@ -40,6 +46,26 @@ NATTEN_DEVICE int find_tiles(const Divisor (&tiles)[3], const int (&neighbours)[
   return (int)rest;
 }
 
+// Notes down which tiles along the axis on which boxes stand side by side each of them meets: none, if it has no query or these
+// see no key.
+template <class C>
+NATTEN_DEVICE void note_met(const ForwardParamsSm90& p, const Axis& axis, const RowStart& start, const AxisTiles<AnySide>& cut,
+                            int first_key, const WorkItem& item) {
+  const int queries = query_count(axis, start.residue), keys = key_count(axis, start.residue);
+  const int side = 1 << p.query_box_log2[p.query_side];
+#pragma unroll 1
+  for (int box = 0; box < C::WARPGROUPS; ++box) {
+    const int first = start.base + box * side;
+    Range met = {0, 0};
+    if (first < queries) {
+      const int begin = window(axis, queries, keys, first).start - first_key;
+      const int end = window(axis, queries, keys, minimum(first + side, queries) - 1).end - first_key;
+      if (begin < end) met = {cut.side.whole(begin), cut.reaching(end)};
+    }
+    item.set_met(box, met);
+  }
+}
+
 // Describes item `index`; false, and nothing useful there, if its residue has no queries in this tile.
 template <class C>
 NATTEN_DEVICE bool describe_item(const ForwardParamsSm90& p, int index, const WorkItem& item) {
@@ -48,6 +74,7 @@ NATTEN_DEVICE bool describe_item(const ForwardParamsSm90& p, int index, const Wo
   const int head_kv = divide(head, p.geometry.heads_per_kv);
   int key_outer = batch * p.key_steps.batch + head_kv * p.key_steps.head;
   int value_outer = batch * p.value_steps.batch + head_kv * p.value_steps.head;
+  const bool is_filled = AnyBox{p.key_sides}.rows() == C::KEYS;
   bool exists = true;
   int full = 1;
   int tiles = 1;
@@ -62,10 +89,12 @@ NATTEN_DEVICE bool describe_item(const ForwardParamsSm90& p, int index, const Wo
 
     Range by_first, by_last;
     ends_see(axis, here.residue, base, boxes, p.query_box_log2[a], by_first, by_last);
-    const AxisTiles cut = cut_axis(p.key_box_log2[a], by_first, by_last);
-    const Range full_box = {cut.full_begin, cut.full_end()};
-    // Consumers have a tile to begin with in any item: where no query sees a key, one that is all hidden.
+    const AxisTiles<AnySide> cut = cut_axis(AnyBox{p.key_sides}.along(a), by_first, by_last);
+    // Rows of a tile that hold no key are hidden as those are that no query sees, so such tiles are all masked.
+    const Range full_box = is_filled ? Range{cut.full_begin, cut.full_end()} : Range{0, 0};
+    // There is a tile in any item: where no query sees a key, one that is all hidden.
     const int along_axis = maximum(cut.tiles(), 1);
+    if (C::LEAVES_OUT && a == p.query_side) note_met<C>(p, axis, {base, here.residue}, cut, by_first.start, item);
     tiles *= along_axis;
     full *= full_box.end - full_box.start;
     key_outer += here.residue * p.key_steps.residue[a];

@@ -5,13 +5,12 @@ use std::collections::HashMap;
 use std::mem::offset_of;
 use std::ops::Range;
 
-use natten_core::plan::PlanTables;
 use natten_core::{PackedSequence, Problem};
 
-use super::bids_on;
 use super::cost::RatesOf;
 use super::params::ForwardParamsSm90;
 use super::tiles::{neighbours, query_box};
+use super::{bids_on, keys_of};
 use crate::classes::{Class, classes};
 use crate::error::CudaError;
 use crate::family::{Bid, Launch, MapPatch, Offer, Patch, Query, Refused, patches};
@@ -39,9 +38,7 @@ pub(in crate::families) fn lay_out(bid: &Bid, query: &Query<'_>, rates: RatesOf)
             _ if !problem.is_packed() => *bid,
             Some(known) => *known,
             None => {
-                let tables = PlanTables::of_axes(axes, problem.additional_keys());
-                let bids =
-                    bids_on((bid.kernel, rates), query, problem, (axes, &tables), 1).map_err(Refused::By)?;
+                let bids = bids_on((bid.kernel, rates), query, problem, axes, 1).map_err(Refused::By)?;
                 known.insert(*axes, bids[0]);
                 bids[0]
             }
@@ -72,7 +69,7 @@ impl Part<'_> {
         let Some(tiling) = self.bid.tiling else { return Err(Refused::By(RejectionReason::NotAskedFor)) };
         let query_log2 = query_box(kernel, &tiling, self.bid.side).ok_or(RejectionReason::NotAskedFor);
         let query_log2 = query_log2.map_err(Refused::By)?;
-        let key_log2 = tiling.key_tile.map(usize::ilog2);
+        let key_side = |a: usize| Divisor::new("the keys of a tile", tiling.key_tile[a]);
         let (maps, steps) = self.maps(class, query_log2.map(|log2| 1 << log2)).map_err(|reason| {
             // Another kernel of the family would read the same tensors the same way; other families do not.
             Refused::By(RejectionReason::TensorMap(reason))
@@ -87,7 +84,7 @@ impl Part<'_> {
             heads: Divisor::new("the number of heads", problem.heads())?,
             query_box_log2: query_log2.map(|log2| log2 as i32),
             query_side: self.bid.side as i32,
-            key_box_log2: key_log2.map(|log2| log2 as i32),
+            key_sides: [key_side(0)?, key_side(1)?, key_side(2)?],
             query_steps,
             key_steps,
             value_steps,
@@ -127,8 +124,7 @@ impl Part<'_> {
         };
         let key_box = self.bid.tiling.map_or([1; 3], |tiling| tiling.key_tile);
         let (query_tile, key_tile) = (tile(query_box), tile(key_box));
-        let keys = key_box.iter().product();
-        let list = Tile { side: [1, 1, keys], dilation: [1; 3], residues: [1; 3], ..key_tile };
+        let list = Tile { side: [1, 1, keys_of(kernel)], dilation: [1; 3], residues: [1; 3], ..key_tile };
         let PackedSequence { query_start, key_start, axes } = self.sequence;
         let [queries, keys] = [axes.map(|axis| axis.query_extent), axes.map(|axis| axis.key_extent)];
         let (heads, heads_kv) = (problem.heads(), problem.heads_kv());

@@ -27,12 +27,14 @@ pub struct ForwardParamsSm90 {
     pub items: i32,
     pub query_box_log2: [i32; 3],
     pub query_side: i32,
-    pub key_box_log2: [i32; 3],
+    pub key_sides: [Divisor; 3],
     pub query_steps: MapSteps,
     pub key_steps: MapSteps,
     pub value_steps: MapSteps,
     pub additional_key_steps: MapSteps,
     pub additional_value_steps: MapSteps,
+    /// The kernel's struct is aligned as its tensor maps are.
+    pub padding: [u64; 5],
 }
 
 #[cfg(test)]

@@ -1,26 +1,23 @@
-//! The boxes that queries and keys are cut into: any with power-of-two sides, the cheapest of them.
+//! The boxes that queries and keys are cut into, the cheapest of them. Those of queries have power-of-two sides. Those of keys have
+//! any that a tile has room for: what a box of queries sees is seldom a power of two.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::HashSet;
 
-use natten_core::plan::{KeyStart, PlanTables, Tiling, abreast, box_log2, fitting_boxes};
+use natten_core::plan::{KeyStart, Tiling, abreast, box_log2, fitting_boxes};
 use natten_core::window::Axis;
 
+use super::along::{Along, AxisCounts};
 use super::cost::{Cut, RatesOf, predict};
-use super::{box_queries, warpgroups};
+use super::{box_queries, keys_of, warpgroups};
 use crate::classes::{Class, classes};
 use crate::family::Bid;
-use crate::registry::{Facts, Kernel};
-
-/// Keys of a tile.
-fn keys(kernel: &Kernel) -> usize {
-    kernel.tile().map_or(1, |tile| tile.keys)
-}
+use crate::registry::Kernel;
 
 /// What is to be cut: one mask.
 pub(super) struct Work<'a> {
     pub axes: &'a [Axis; 3],
-    pub tables: &'a PlanTables,
+    pub additional_keys: usize,
     /// Batch items times heads.
     pub heads: usize,
     pub multiprocessors: u32,
@@ -59,18 +56,42 @@ pub(super) fn ranked(kernel: &'static Kernel, work: &Work<'_>, most: usize) -> V
 
 /// The boxes that a tiling asks for, if it is one of the kernel's.
 pub(super) fn of_tiling(kernel: &'static Kernel, work: &Work<'_>, tiling: &Tiling) -> Option<Bid> {
-    box_log2(&tiling.key_tile, keys(kernel))?;
-    // The innermost axis that the warpgroups can stand along.
-    let side = [2, 1, 0].into_iter().find(|&side| query_box(kernel, tiling, side).is_some())?;
+    if !takes(kernel, work, tiling.key_tile.iter().product()) {
+        return None;
+    }
     let tiling = Tiling { key_start: KeyStart::Dynamic, ..*tiling };
-    let of_queries = work.tables.query_tile(tiling.query_tile, KeyStart::Dynamic);
-    let key_tiles = of_queries.key_tiles(tiling.key_tile);
-    let full_tiles = of_queries.full_tiles(tiling.key_tile);
-    let query_tiles = of_queries.query_tiles();
-    let cut = Cut { sides: &tiling.query_tile, query_tiles, key_tiles, full_tiles };
-    let microseconds =
-        predict(&(work.rates)(kernel), &cut, &classes(work.axes), work.heads, work.multiprocessors);
-    Some(Bid { kernel, tiling: Some(tiling), side, microseconds })
+    let (classes, mut tables) = (classes(work.axes), Tables::new(work.axes));
+    let sides = (0..3).filter(|&side| query_box(kernel, &tiling, side).is_some());
+    let candidates = sides.map(|side| candidate(kernel, work, &classes, (tiling, side), &mut tables));
+    let best = candidates.min_by(|a, b| a.order().partial_cmp(&b.order()).unwrap_or(Ordering::Equal));
+    best.map(|candidate| candidate.bid)
+}
+
+/// What a tiling costs with the warpgroups side by side along an axis.
+fn candidate(
+    kernel: &'static Kernel,
+    work: &Work<'_>,
+    classes: &[Class],
+    (tiling, side): (Tiling, usize),
+    tables: &mut Tables<'_>,
+) -> Candidate {
+    let cut = tables.cut(kernel, work, (&tiling, side));
+    let microseconds = predict(&(work.rates)(kernel), &cut, classes, work.heads, work.multiprocessors);
+    let queries = tiling.query_tile[2] / boxes_along(kernel, 2, side);
+    let runs = Reverse((tiling.key_tile[2].ilog2(), queries.ilog2() + u32::from(side == 2)));
+    Candidate { bid: Bid { kernel, tiling: Some(tiling), side, microseconds }, runs }
+}
+
+/// How a tiling cuts the mask, with the warpgroups along an axis.
+pub(super) fn cut_of(kernel: &Kernel, work: &Work<'_>, tiling: &Tiling, side: usize) -> Cut {
+    Tables::new(work.axes).cut(kernel, work, (tiling, side))
+}
+
+/// Whether the kernel takes boxes of so many keys. Rows of a tile behind those of its box are zeros, which additional keys would
+/// overwrite.
+fn takes(kernel: &Kernel, work: &Work<'_>, keys: usize) -> bool {
+    let most = keys_of(kernel);
+    keys == most || (1..most).contains(&keys) && work.additional_keys == 0
 }
 
 /// Sides of one warpgroup's box, log2, of those that stand side by side along an axis; nothing if they cannot.
@@ -82,12 +103,12 @@ pub(super) fn query_box(kernel: &Kernel, tiling: &Tiling, side: usize) -> Option
 }
 
 fn each_candidate(kernel: &'static Kernel, work: &Work<'_>, mut visit: impl FnMut(Candidate)) {
-    let Work { axes, tables, heads, multiprocessors, .. } = *work;
-    let rates = (work.rates)(kernel);
+    let axes = work.axes;
     let classes = classes(axes);
     let longest_query = axes.each_ref().map(|axis| axis.query_extent.div_ceil(axis.dilation));
     let longest_key = axes.each_ref().map(|axis| axis.key_extent.div_ceil(axis.dilation));
-    let key_boxes = fitting_boxes(keys(kernel), &longest_key);
+    let powers = fitting_boxes(keys_of(kernel), &longest_key);
+    let mut tables = Tables::new(axes);
     for query_box in fitting_boxes(box_queries(kernel), &longest_query) {
         let open = |&side: &usize| longest_query[side] > query_box[side];
         let mut sides: Vec<usize> = (0..3).filter(open).collect();
@@ -96,18 +117,105 @@ fn each_candidate(kernel: &'static Kernel, work: &Work<'_>, mut visit: impl FnMu
         }
         for side in sides {
             let query_tile = abreast(query_box, side, warpgroups(kernel));
-            let of_queries = tables.query_tile(query_tile, KeyStart::Dynamic);
-            let query_tiles = of_queries.query_tiles();
-            for &key_tile in &key_boxes {
-                let (key_tiles, full_tiles) =
-                    (of_queries.key_tiles(key_tile), of_queries.full_tiles(key_tile));
-                let cut = Cut { sides: &query_tile, query_tiles, key_tiles, full_tiles };
-                let microseconds = predict(&rates, &cut, &classes, heads, multiprocessors);
-                let tiling = Some(Tiling { query_tile, key_tile, key_start: KeyStart::Dynamic });
-                let runs = (key_tile[2].ilog2(), query_box[2].ilog2() + u32::from(side == 2));
-                visit(Candidate { bid: Bid { kernel, tiling, side, microseconds }, runs: Reverse(runs) });
+            let most =
+                [0, 1, 2].map(|a| tables.along(a, query_box[a], boxes_along(kernel, a, side)).most_keys);
+            let others =
+                if work.additional_keys == 0 { snug_boxes(keys_of(kernel), most) } else { Vec::new() };
+            for &key_tile in powers.iter().chain(&others) {
+                let tiling = Tiling { query_tile, key_tile, key_start: KeyStart::Dynamic };
+                visit(candidate(kernel, work, &classes, (tiling, side), &mut tables));
             }
         }
+    }
+}
+
+/// Boxes of at most `size` keys that cut `most` keys along each axis into as many tiles as a longer side would: along axes 0 and 1 the
+/// shortest sides for a number of tiles, along axis 2 what is left.
+fn snug_boxes(size: usize, most: [usize; 3]) -> Vec<[usize; 3]> {
+    // The shortest side that cuts `most` keys into no more tiles than `side` does.
+    let shortest = |a: usize, side: usize| most[a].max(1).div_ceil(most[a].max(1).div_ceil(side));
+    let sides = |a: usize, room: usize| {
+        let mut side = room;
+        std::iter::from_fn(move || {
+            let found = (side > 0).then(|| shortest(a, side))?;
+            side = found - 1;
+            Some(found)
+        })
+    };
+    let pairs = sides(0, size).flat_map(|x| sides(1, size / x).map(move |y| (x, y)));
+    pairs.map(|(x, y)| [x, y, shortest(2, size / (x * y))]).collect()
+}
+
+/// Boxes of the warpgroups along an axis, where they stand side by side along `side`.
+fn boxes_along(kernel: &Kernel, axis: usize, side: usize) -> usize {
+    if axis == side { warpgroups(kernel) } else { 1 }
+}
+
+/// What is counted along each axis, kept for the many tilings that share it.
+struct Tables<'a> {
+    axes: &'a [Axis; 3],
+    rows: [Vec<Row>; 3],
+}
+
+/// An axis cut into tiles of so many boxes of so many queries, with the counts that were asked for by their sides of keys.
+struct Row {
+    queries: usize,
+    boxes: usize,
+    along: Along,
+    counts: Vec<Option<AxisCounts>>,
+}
+
+impl<'a> Tables<'a> {
+    fn new(axes: &'a [Axis; 3]) -> Self {
+        Tables { axes, rows: [const { Vec::new() }; 3] }
+    }
+
+    fn row(&mut self, a: usize, queries: usize, boxes: usize) -> &mut Row {
+        let rows = &mut self.rows[a];
+        let place = rows.iter().position(|row| (row.queries, row.boxes) == (queries, boxes));
+        let place = place.unwrap_or_else(|| {
+            let along = Along::new(&self.axes[a], queries, boxes);
+            rows.push(Row { queries, boxes, along, counts: Vec::new() });
+            rows.len() - 1
+        });
+        &mut rows[place]
+    }
+
+    fn along(&mut self, a: usize, queries: usize, boxes: usize) -> &Along {
+        &self.row(a, queries, boxes).along
+    }
+
+    /// How a tiling cuts the mask, with the warpgroups along an axis.
+    fn cut(&mut self, kernel: &Kernel, work: &Work<'_>, (tiling, side): (&Tiling, usize)) -> Cut {
+        let keys = keys_of(kernel);
+        let is_filled = tiling.key_tile.iter().product::<usize>() == keys;
+        let warpgroups = warpgroups(kernel) as u64;
+        let mut cut = Cut { sides: tiling.query_tile, query_tiles: 1, key_tiles: 1, full_tiles: 1, met: 1 };
+        for a in 0..3 {
+            let boxes = boxes_along(kernel, a, side);
+            let row = self.row(a, tiling.query_tile[a] / boxes, boxes);
+            let counts = row.counts(tiling.key_tile[a]);
+            cut.query_tiles = cut.query_tiles.saturating_mul(row.along.query_tiles);
+            cut.key_tiles = cut.key_tiles.saturating_mul(counts.all);
+            cut.full_tiles = cut.full_tiles.saturating_mul(if is_filled { counts.full } else { 0 });
+            cut.met = cut.met.saturating_mul(if a == side { counts.met } else { counts.all });
+        }
+        let of_list = |tiles: usize| cut.query_tiles.saturating_mul(tiles as u64);
+        let (all, full) =
+            (of_list(work.additional_keys.div_ceil(keys)), of_list(work.additional_keys / keys));
+        cut.key_tiles = cut.key_tiles.saturating_add(all);
+        cut.full_tiles = cut.full_tiles.saturating_add(full);
+        cut.met = cut.met.saturating_add(all.saturating_mul(warpgroups));
+        cut
+    }
+}
+
+impl Row {
+    fn counts(&mut self, side: usize) -> AxisCounts {
+        if self.counts.len() <= side {
+            self.counts.resize(side + 1, None);
+        }
+        *self.counts[side].get_or_insert_with(|| self.along.counts(side))
     }
 }
 
@@ -167,10 +275,9 @@ mod tests {
     }
 
     fn best(problem: &Problem) -> (Bid, TileCounts) {
-        let tables = PlanTables::of(problem);
         let work = Work {
             axes: problem.axes(),
-            tables: &tables,
+            additional_keys: 0,
             heads: 1,
             multiprocessors: 132,
             rates: crate::families::sm90::rates,
@@ -205,10 +312,9 @@ mod tests {
     #[test]
     fn tilings_are_read_back() {
         let problem = problem([11, 19, 30], 64, Params::new([5, 9, 7]).stride([2, 3, 1]));
-        let tables = PlanTables::of(&problem);
         let work = Work {
             axes: problem.axes(),
-            tables: &tables,
+            additional_keys: 0,
             heads: 1,
             multiprocessors: 132,
             rates: crate::families::sm90::rates,

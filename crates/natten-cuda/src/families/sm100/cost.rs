@@ -16,5 +16,5 @@ pub(super) fn rates(kernel: &Kernel) -> Rates {
         (32 | 64, _) => 1.2,
         _ => 1.5,
     };
-    Rates { full, masked: full * 1.2, item: 3.0 }
+    Rates { full, masked: full * 1.2, start: 0.0, item: 3.0, leave_out: None }
 }

@@ -53,6 +53,6 @@ impl Family for Sm100 {
     }
 
     fn issued_over_useful(&self, bid: &Bid, query: &Query<'_>) -> Vec<(&'static Kernel, f64)> {
-        boxes::issued_over_useful(bid, query)
+        boxes::issued_over_useful(bid, query, cost::rates)
     }
 }

@@ -80,7 +80,7 @@ impl Family for Sm90 {
         if let Pass::Backward(problem) = query.pass {
             return backward::issued_over_useful(bid, query, problem);
         }
-        boxes::issued_over_useful(bid, query)
+        boxes::issued_over_useful(bid, query, rates)
     }
 }
 

@@ -118,7 +118,7 @@ struct BackwardConsumer {
       seen[0] = seen[1] = column_mask(tile.additional);
     } else {
       const RowNote notes[2] = {row_note(lane / 4), row_note(lane / 4 + 8)};
-      row_masks(p.column_box_log2, shared + C::BITS_AT, notes, tile.first, seen);
+      row_masks(Log2Box{p.column_box_log2}, shared + C::BITS_AT, notes, tile.first, seen);
     }
   }
 

@@ -54,7 +54,7 @@ NATTEN_DEVICE bool describe_item(const BackwardParamsSm90& p, int index, const W
 
     const Range by_first = meets<C::OF_KEYS>(axis, here.residue, base);
     const Range by_last = meets<C::OF_KEYS>(axis, here.residue, minimum(base + side, rows) - 1);
-    const AxisTiles cut = cut_axis(p.column_box_log2[a], by_first, by_last);
+    const AxisTiles<Log2Side> cut = cut_axis(Log2Box{p.column_box_log2}.along(a), by_first, by_last);
     const Range mine = a == p.split_axis ? share_of(p.splits, part.split, cut.tiles()) : Range{0, cut.tiles()};
     const int count = mine.end - mine.start;
     const Range full_box = {clamp(cut.full_begin - mine.start, 0, count), clamp(cut.full_end() - mine.start, 0, count)};
