@@ -26,6 +26,7 @@ struct Config {
   enum {
     HEAD_DIM = HEAD_DIM_,
     WARPGROUPS = WARPGROUPS_,
+    BOXES = WARPGROUPS,  // of queries, side by side
     KEYS = 128,
     BOX_ROWS = 128,  // queries of one warpgroup: a row for each of its threads, and for each lane of tensor memory
     STAGES = 2,      // of K, and as many of V

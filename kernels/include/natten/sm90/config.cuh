@@ -21,6 +21,7 @@ struct Config {
     HEAD_DIM = HEAD_DIM_,
     KEYS = KEYS_,
     WARPGROUPS = WARPGROUPS_,
+    BOXES = WARPGROUPS,  // of queries, side by side
     STAGES = 2,  // of K, and as many of V
     THREADS = 128 * (WARPGROUPS + 1),
     PRODUCER_REGISTERS = WARPGROUPS == 2 ? 40 : 32,
