@@ -22,7 +22,6 @@ using sm90::WorkItem;
 template <class TYPE, int HEAD_DIM_, int WARPGROUPS_>
 struct Config {
   typedef TYPE Type;
-  typedef typename TYPE::Inputs Inputs;
   enum {
     HEAD_DIM = HEAD_DIM_,
     WARPGROUPS = WARPGROUPS_,
