@@ -48,15 +48,15 @@ NATTEN_DEVICE void column_mask(int count, unsigned (&mask)[WORDS]) {
   }
 }
 
-// Scores that are not seen become -inf, whose weight is zero.
+// What is not seen becomes something else: a score or an exponent -inf, whose weight is zero.
 template <int COUNT, int WORDS>
-NATTEN_DEVICE void hide(float (&scores)[COUNT], const unsigned (&mask)[WORDS]) {
-  static_assert(COUNT == 32 * WORDS, "a bit for each score");
+NATTEN_DEVICE void hide(float (&values)[COUNT], const unsigned (&mask)[WORDS], float instead) {
+  static_assert(COUNT == 32 * WORDS, "a bit for each of them");
 #pragma unroll
   for (int w = 0; w < WORDS; ++w) {
 #pragma unroll
     for (int bit = 0; bit < 32; ++bit) {
-      if (!(mask[w] & 1u << bit)) scores[32 * w + bit] = -NATTEN_INFINITY;
+      if (!(mask[w] & 1u << bit)) values[32 * w + bit] = instead;
     }
   }
 }

@@ -135,7 +135,7 @@ struct Weigher {
     if (MASKED) find_seen(seen);
     load_scores();
     arrive(C::KEY_EMPTY + 8 * (tile % C::STAGES));
-    if (MASKED) hide(scores, seen);
+    if (MASKED) hide(scores, seen, -NATTEN_INFINITY);
     float factor;
     const bool moved = weigh(factor);
     store_weights();
