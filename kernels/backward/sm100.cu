@@ -21,7 +21,8 @@
 // Barriers: columns full (bytes, and in the pass over keys the lanes that gather statistics), columns empty (a commit and all
 // softmax warps), tile posted for each stage; rows full, rows empty for each item; S full, P summed, dP full, sums full (commits),
 // S taken, dS full (all softmax warps).
-// Registers: a softmax thread has 64 scores and 64 gradients of theirs; 224 in all, for which the helpers give up all but 56.
+// Registers: a softmax thread has 64 weights, their 32 pairs, and 32 gradients at a time; 224 in all, for which the helpers give up
+// all but 56.
 #include <natten/launch.cuh>
 #include <natten/sm100/backward/differentiator.cuh>
 #include <natten/sm100/backward/issuer.cuh>
