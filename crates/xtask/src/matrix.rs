@@ -117,6 +117,10 @@ pub(crate) fn entries() -> Vec<Entry> {
     entries.extend(HALVES.into_iter().flat_map(sm90_backward_entries));
     // Behind older ones: a kernel's number in the table decides which sample of the checks it gets.
     entries.extend(HALVES.into_iter().flat_map(|element| SM100_TILES.map(|tile| sm100_entry(element, tile))));
+    // Each pass in both types: fewer kernels in a row would leave checks out.
+    for pass in [Operation::BackwardQuery, Operation::BackwardKey] {
+        entries.extend(HALVES.into_iter().flat_map(|element| sm100_backward_entries(element, pass)));
+    }
     entries.extend(row_entries());
     entries.extend(measuring_entries());
     entries
@@ -331,6 +335,30 @@ fn sm90_backward_entries(element: Element) -> Vec<Entry> {
         })
     };
     [Operation::BackwardQuery, Operation::BackwardKey].into_iter().enumerate().flat_map(of_pass).collect()
+}
+
+/// Rows and columns of a tile: lanes of tensor memory, and as many columns as it holds of scores and their gradients beside both
+/// results. Products of fewer columns would read more of shared memory than there is.
+const SM100_BACKWARD_SIDE: u32 = 128;
+
+/// The pass over queries or over keys.
+fn sm100_backward_entries(element: Element, operation: Operation) -> [Entry; 3] {
+    [32, 64, 128].map(|head_dim| Entry {
+        name: format!("natten_{}_sm100_{}_d{head_dim}", operation.name(), element.name()),
+        family: "sm100",
+        operation,
+        source: "backward/sm100.cu",
+        target: SM100,
+        element,
+        max_head_dim: head_dim,
+        needs_alignment: true,
+        shape: Shape::Tiles { queries: SM100_BACKWARD_SIDE, keys: SM100_BACKWARD_SIDE },
+        defines: vec![
+            format!("NATTEN_TYPE={}", element.in_kernels()),
+            format!("NATTEN_HEAD_DIM={head_dim}"),
+            format!("NATTEN_PASS={}", u32::from(operation == Operation::BackwardKey)),
+        ],
+    })
 }
 
 /// Row by row work around the passes.

@@ -11,7 +11,7 @@ usage: cargo xtask mutate [OPTION..]
 
   --sample           what CI runs: a few edits of each family, and the rate that they must reach
   --family NAME,..   only families whose name contains one of these: simt-forward, sm80-forward, sm90-forward, sm100-forward,
-                     simt-query, simt-key, sm80-backward, sm90-backward, rows
+                     simt-query, simt-key, sm80-backward, sm90-backward, sm100-backward, rows
   --kernel NAME      only kernels whose name contains this
   --edits N          edits of each family and seed (60)
   --kernels N        kernels of a family that they are spread over, drawn by the seed (6)

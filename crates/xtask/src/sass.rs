@@ -41,9 +41,9 @@ pub(crate) fn warpgroup_loops(listing: &str, kinds: usize) -> Vec<Mix> {
 }
 
 /// The loops of a softmax warpgroup, whose products are another warp's: without masks, and with them. The usual way through
-/// them, as above: it has an exponential for each of so many keys.
-pub(crate) fn softmax_loops(listing: &str, keys: u32) -> Vec<Mix> {
-    let mut loops = parse(listing).shortest_loops(2, |mix| mix.moves > 0 && mix.special >= keys);
+/// them, as above: it has an exponential for each of so many scores of a thread.
+pub(crate) fn softmax_loops(listing: &str, scores: u32) -> Vec<Mix> {
+    let mut loops = parse(listing).shortest_loops(2, |mix| mix.moves > 0 && mix.special >= scores);
     loops.sort_by_key(|mix| mix.total);
     loops
 }

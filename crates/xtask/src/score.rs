@@ -69,8 +69,8 @@ pub(crate) fn run(root: &Path, entries: &[Entry]) -> Result<(), TaskError> {
                     report_warpgroups(entry, release, &assembled, [queries, keys], &listing);
                 }
                 Shape::Tiles { queries, keys } if entry.family == "sm100" => {
-                    bad +=
-                        usize::from(!report_softmax(entry, release, &assembled, [queries, keys], &listing));
+                    let tile = [queries, keys];
+                    bad += usize::from(!report_softmax(entry, release, &assembled, facts, tile, &listing));
                 }
                 Shape::Tiles { queries, keys } => {
                     let loops = sass::tile_loops(&listing);
@@ -190,22 +190,25 @@ fn report_warpgroups(
     }
 }
 
-/// As [`report_warpgroups`], of a softmax warpgroup's loops: products are issued by one thread beside them. False where there
-/// are not two loops or anything spills.
+/// As [`report_warpgroups`], of a softmax warpgroup's loops: products are issued by one thread beside them, and tensor memory holds
+/// what they are added up in and an operand of each sum. False where there are not two loops or anything spills.
 fn report_softmax(
     entry: &Entry,
     release: &str,
     assembled: &Assembled,
+    facts: Facts,
     [queries, keys]: [u32; 2],
     listing: &str,
 ) -> bool {
-    let warpgroups = queries / 128;
-    let products = 2 * queries * keys * entry.max_head_dim / 4096;
-    // 128 bytes a clock: both operands of the scores, and values, whose weights lie in tensor memory.
-    let shared =
-        warpgroups * (entry.max_head_dim / 16 * (128 + keys) + keys / 16 * entry.max_head_dim) * 32 / 128;
+    let warpgroups = facts.threads / 128 - 1;
+    // Both operands of a product for 128 rows in shared memory, or the columns alone.
+    let columns = if entry.operation == Operation::BackwardKey { queries } else { keys };
+    let boxes = queries * keys / columns / 128;
+    let Products { scores, sums } = warpgroup_products(entry)[0];
+    let products = (scores + sums) * queries * keys * entry.max_head_dim / 4096;
+    let shared = boxes * (scores * (128 + columns) + sums * columns) * entry.max_head_dim * 2 / 128;
     let exponentials = queries * keys / 16;
-    let loops = sass::softmax_loops(listing, keys);
+    let loops = sass::softmax_loops(listing, queries * keys / (128 * warpgroups));
     for (kind, mix) in ["full", "masked"].into_iter().zip(&loops) {
         let slots = mix.total * warpgroups;
         let least = products.max(exponentials).max(shared);

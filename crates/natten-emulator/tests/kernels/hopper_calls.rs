@@ -2,15 +2,14 @@
 
 use natten_core::plan::{KeyStart, Tiling};
 use natten_core::{
-    Backend, Element, ElementType, ForwardCall, Inputs, Layout, Output, Params, Problem, Saved, Tensor, bf16,
+    Backend, Element, ElementType, ForwardCall, Inputs, Layout, Output, Params, Problem, Tensor, bf16,
     reference,
 };
 use natten_cuda::registry::Operation;
 use natten_cuda::{Cuda, CudaTensor, CudaView, Decision, Device, LayoutSummary, Request};
 use natten_emulator::{Completion, Counters, Emulated, Options};
 use natten_tests::compare::each_within;
-use natten_tests::kernels::shipped;
-use natten_tests::{Arrangement, OnDevice, Place, Placed, Spec, Subject, Watched};
+use natten_tests::{Arrangement, OnDevice, Place, Placed, Spec, Subject};
 
 use crate::case::{self, Case, Operands};
 
@@ -93,103 +92,6 @@ fn reversed_outputs_are_written() {
     let found = out.written("a reversed output");
     let expected = subject.attend(&problem, &inputs).unwrap().out;
     each_within("out", &found, &expected, |exact| 0.02 + 0.01 * exact.abs()).unwrap();
-}
-
-/// A Hopper GPU of so many multiprocessors that is asked for the backward of a bucket of head_dim.
-fn backward_subject(head_dim: usize, multiprocessors: u32) -> OnDevice<Watched<Emulated>> {
-    let entry = format!("natten_backward_query_sm90_bf16_d{head_dim}");
-    let kernel = shipped().iter().find(|kernel| kernel.entry == entry).expect("a shipped kernel");
-    let device = Emulated::new(9, 0);
-    let completion = if multiprocessors == 1 { Completion::Latest } else { Completion::Random };
-    device.set_options(Options { seed: 3, completion, ..Options::default() });
-    OnDevice::guarded("hopper", Watched::new(device).of_multiprocessors(multiprocessors)).asking_for(kernel)
-}
-
-/// All gradients of a problem, and the kernels that ran; close to the reference's.
-fn differentiated(subject: &OnDevice<Watched<Emulated>>, spec: &Spec) -> (Vec<Tensor<bf16>>, Vec<String>) {
-    let problem = spec.problem(natten_core::ElementType::Bf16);
-    let case = spec.draw(5);
-    let inputs = case.rounded::<bf16>();
-    let reference::Forward { out, lse } = reference::forward(&problem, &inputs.map(Tensor::view));
-    let (out, lse): (Tensor<bf16>, Tensor<f32>) = (out.cast(), lse.cast());
-    let d_out: Tensor<bf16> = case.d_out.cast();
-    let saved = Saved { out: &out, lse: &lse, d_out: &d_out, d_lse: None };
-    subject.device().take_launches();
-    let found = subject.differentiate(&problem, &inputs, &saved).expect("served");
-    let ran = subject.device().take_launches().into_keys().map(str::to_owned).collect();
-    let of_reference = Saved { out: out.view(), lse: lse.view(), d_out: d_out.view(), d_lse: None };
-    let expected = reference::backward(&problem, &inputs.map(Tensor::view), &of_reference);
-    let found: Vec<_> = [found.query, found.key, found.value]
-        .into_iter()
-        .chain(found.additional.into_iter().flatten())
-        .collect();
-    let lists = expected.additional.into_iter().flatten();
-    for (found, expected) in
-        found.iter().zip([expected.query, expected.key, expected.value].into_iter().chain(lists))
-    {
-        let largest = expected.as_slice().iter().fold(0f64, |most, x| most.max(x.abs()));
-        each_within("a gradient", found, &expected, |exact| 0.01 * (exact.abs() + largest)).unwrap();
-    }
-    (found, ran)
-}
-
-/// Passes of few row tiles share their column tiles out, along an axis or by the heads that share keys, and so does the pass
-/// over additional keys. Sums of the parts are the same bits on devices of any size.
-#[test]
-fn split_passes_add_up() {
-    let mut window = Spec::na(&[1, 40, 40], &[1, 9, 9]).dims(32, 32).heads(2, 1).additional(70);
-    window.batch = 2;
-    for (head_dim, spec) in [
-        (64, Spec::attention(64, 3000, false).dims(64, 64)),
-        (128, Spec::na(&[96], &[90]).heads(24, 1).dims(128, 128)),
-        (32, window),
-        (256, Spec::attention(1500, 100, false).dims(256, 192)),
-    ] {
-        let (one, ran) = differentiated(&backward_subject(head_dim, 1), &spec);
-        assert!(ran.iter().any(|entry| entry.contains("sum_partials")), "{ran:?}: {spec:?}");
-        assert!(!ran.iter().any(|entry| entry.contains("simt")), "{ran:?}: {spec:?}");
-        let (three, _) = differentiated(&backward_subject(head_dim, 3), &spec);
-        for (one, three) in one.iter().zip(&three) {
-            assert_eq!(one.as_slice(), three.as_slice(), "{spec:?}");
-        }
-    }
-}
-
-/// The products that a backward issues are those that its plan counts: tiles that a warpgroup leaves out are not among them.
-#[test]
-fn products_of_a_backward_are_those_planned() {
-    let small = Params::new([3, 7, 7]);
-    let strided = Params::new([1, 9, 9]).stride([1, 4, 4]).dilation([1, 2, 1]);
-    for (tokens, params) in [([4, 16, 16], small), ([1, 32, 32], strided)] {
-        let case = Case::new(tokens, params).dims(64, 64);
-        let operands = Operands::<bf16>::draw(&case);
-        let problem = operands.problem(&case.params);
-        let entry = Some("natten_backward_query_sm90_bf16_d64");
-        let cuda = hopper(1, Completion::Random).with_request(Request { entry, ..Request::default() });
-        let device = case::OnDevice::upload(&cuda, &operands);
-        let decisions = cuda.explain_backward(&problem, &device.inputs()).unwrap();
-        let reference::Forward { out, lse } = reference::forward(&problem, &operands.inputs());
-        let (out, lse): (Tensor<bf16>, Tensor<f32>) = (out.cast(), lse.cast());
-        cuda.device().take_counters();
-        case::backward(&cuda, &problem, &operands, &device, (&out, &lse, false)).unwrap();
-        let counters = cuda.device().take_counters();
-        assert_eq!(decisions.len(), 2);
-        for (decision, products) in decisions.iter().zip([3.0, 4.0]) {
-            let pairs = counters[decision.kernel].mma_flops as f64 / (products * 2.0 * 64.0);
-            let planned = decision.issued_over_useful * problem.scores() as f64;
-            assert!((pairs - planned).abs() < 0.5, "{pairs} pairs, {planned} planned: {decision:?}");
-        }
-    }
-}
-
-/// Of a packed batch, sequences without queries or without keys go to CUDA cores alone.
-#[test]
-fn empty_sequences_leave_the_others_on_tensor_cores() {
-    let spec = Spec::packed(&[70, 0, 40, 65], &[70, 5, 0, 90], false).heads(4, 2).dims(64, 40);
-    let (_, ran) = differentiated(&backward_subject(64, 2), &spec);
-    for part in ["backward_query_sm90", "backward_key_sm90", "backward_query_simt", "backward_key_simt"] {
-        assert!(ran.iter().any(|entry| entry.contains(part)), "{part}: {ran:?}");
-    }
 }
 
 /// A forward's two products of 64 elements are of the pairs that its decision speaks of.

@@ -1,6 +1,7 @@
 //! Every kernel that natten-cuda ships, run in the emulator against natten-core's f64 reference.
 
 mod blackwell_calls;
+mod box_backwards;
 mod case;
 mod counters;
 mod device;

@@ -59,16 +59,18 @@ const GROUPS: &[(&str, Pick)] = &[
     ("forward, Blackwell, up to 64", |k| is_on(k, 10) && k.head_dim <= 64),
     ("forward, Blackwell, longer rows", |k| is_on(k, 10) && k.head_dim > 64),
     ("backward of queries", |k| {
-        k.operation == Operation::BackwardQuery && !is_of_ampere(k) && !has_longest_rows(k)
+        k.operation == Operation::BackwardQuery && !has_backward_groups(k) && !has_longest_rows(k)
     }),
     ("backward of keys", |k| {
-        k.operation == Operation::BackwardKey && !is_of_ampere(k) && !has_longest_rows(k)
+        k.operation == Operation::BackwardKey && !has_backward_groups(k) && !has_longest_rows(k)
     }),
     ("backward, longest rows", |k| {
         matches!(k.operation, Operation::BackwardQuery | Operation::BackwardKey) && has_longest_rows(k)
     }),
-    ("backward, Ampere, up to 64", |k| is_backward_of_ampere(k) && k.head_dim <= 64),
-    ("backward, Ampere, longer rows", |k| is_backward_of_ampere(k) && k.head_dim > 64),
+    ("backward, Ampere, up to 64", |k| is_backward_on(k, 8) && k.head_dim <= 64),
+    ("backward, Ampere, longer rows", |k| is_backward_on(k, 8) && k.head_dim > 64),
+    ("backward, Blackwell, up to 64", |k| is_backward_on(k, 10) && k.head_dim <= 64),
+    ("backward, Blackwell, longer rows", |k| is_backward_on(k, 10) && k.head_dim > 64),
     ("rows", |k| {
         use Operation::{CopyRows, Delta, Merge, MergeBackward, SumPartials};
         matches!(k.operation, Delta | SumPartials | Merge | MergeBackward | CopyRows)
@@ -84,12 +86,13 @@ fn has_longest_rows(kernel: &Shipped) -> bool {
     kernel.head_dim > 256
 }
 
-fn is_of_ampere(kernel: &Shipped) -> bool {
-    kernel.on_tensor_cores && kernel.capability.major == 8
+fn is_backward_on(kernel: &Shipped, major: u32) -> bool {
+    kernel.on_tensor_cores && kernel.capability.major == major && kernel.operation != Operation::Forward
 }
 
-fn is_backward_of_ampere(kernel: &Shipped) -> bool {
-    is_of_ampere(kernel) && kernel.operation != Operation::Forward
+/// Of which each pass is in groups by the length of rows.
+fn has_backward_groups(kernel: &Shipped) -> bool {
+    is_backward_on(kernel, 8) || is_backward_on(kernel, 10)
 }
 
 /// What a kernel went through.
@@ -162,6 +165,8 @@ by_name! {
     backward_longest: "backward, longest rows";
     backward_sm80_short: "backward, Ampere, up to 64";
     backward_sm80_long: "backward, Ampere, longer rows";
+    backward_sm100_short: "backward, Blackwell, up to 64";
+    backward_sm100_long: "backward, Blackwell, longer rows";
     rows: "rows";
 }
 

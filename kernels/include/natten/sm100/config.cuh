@@ -22,10 +22,10 @@ using sm90::WorkItem;
 template <class TYPE, int HEAD_DIM_, int WARPGROUPS_>
 struct Config {
   typedef TYPE Type;
-  typedef typename TYPE::Inputs Inputs;
   enum {
     HEAD_DIM = HEAD_DIM_,
     WARPGROUPS = WARPGROUPS_,
+    BOXES = WARPGROUPS,  // of queries, side by side
     KEYS = 128,
     BOX_ROWS = 128,  // queries of one warpgroup: a row for each of its threads, and for each lane of tensor memory
     STAGES = 2,      // of K, and as many of V

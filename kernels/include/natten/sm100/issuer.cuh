@@ -13,14 +13,15 @@ namespace sm100 {
 
 template <class C>
 struct Issuer {
-  typedef arch::TensorProduct<typename C::Inputs, C::BOX_ROWS, C::KEYS, false> ScoreProduct;
-  typedef arch::TensorProduct<typename C::Inputs, C::BOX_ROWS, C::HEAD_DIM, true> SumProduct;
+  typedef arch::TensorProduct<C::BOX_ROWS, C::KEYS, false> ScoreProduct;
+  typedef arch::TensorProduct<C::BOX_ROWS, C::HEAD_DIM, true> SumProduct;
 
   const ForwardParamsSm90& p;
   unsigned shared;
   unsigned tensor;
   unsigned queries;        // of the item
-  unsigned score_product;
+  unsigned score_product;  // descriptors
+  unsigned sum_product;
 
   static __device__ __forceinline__ unsigned stage(unsigned tile) { return tile % C::STAGES; }
   static __device__ __forceinline__ unsigned parity(unsigned tile) { return tile / C::STAGES & 1; }
@@ -59,7 +60,7 @@ struct Issuer {
 #pragma unroll
     for (int key = 0; key < C::KEYS; key += 16) {
       const unsigned long long b_step = key * C::SLAB_ROW_BYTES >> 4;
-      arch::tensor_multiply_from(C::sums(tensor, group), C::scores(tensor, group) + key / 2, b + b_step, SumProduct::WORD,
+      arch::tensor_multiply_from(C::sums(tensor, group), C::scores(tensor, group) + key / 2, b + b_step, sum_product,
                                  adds || key > 0);
     }
     arch::tensor_commit(shared + C::SUMS_FULL + 8 * group);
@@ -89,7 +90,9 @@ struct Issuer {
 
   __device__ __forceinline__ void run() {
     // The largest score must have the largest weight, so a negative scale's sign goes to the queries.
-    score_product = ScoreProduct::WORD | (p.geometry.scale < 0.0f ? (unsigned)ScoreProduct::NEGATE_A : 0u);
+    const unsigned formats = arch::tensor_formats(C::Type::pack_pair(1.0f, 1.0f));
+    score_product = ScoreProduct::WORD | formats | (p.geometry.scale < 0.0f ? (unsigned)ScoreProduct::NEGATE_A : 0u);
+    sum_product = SumProduct::WORD | formats;
     unsigned tile = 0;
 #pragma unroll 1
     for (unsigned count = 0;; ++count) {

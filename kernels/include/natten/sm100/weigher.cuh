@@ -2,6 +2,7 @@
 // A softmax warpgroup of the Blackwell kernel: 128 queries, one a thread, against every key tile of the item.
 #pragma once
 #include "../sm90/rows.cuh"
+#include "config.cuh"
 #include "mask.cuh"
 
 namespace natten {
@@ -11,7 +12,8 @@ template <class C>
 struct Weigher {
   typedef typename C::Type Type;
   enum { OUT = 0, LSE = 1 };  // a row's results
-  typedef sm90::RowChunks<C, 32> Chunks;
+  enum { MASK_WORDS = C::KEYS / 32 };
+  typedef sm90::RowChunks<C::HEAD_DIM, 32> Chunks;
 
   const ForwardParamsSm90& p;
   unsigned shared;
@@ -133,7 +135,7 @@ struct Weigher {
     if (MASKED) find_seen(seen);
     load_scores();
     arrive(C::KEY_EMPTY + 8 * (tile % C::STAGES));
-    if (MASKED) hide(scores, seen);
+    if (MASKED) hide(scores, seen, -NATTEN_INFINITY);
     float factor;
     const bool moved = weigh(factor);
     store_weights();

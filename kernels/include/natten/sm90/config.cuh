@@ -21,6 +21,7 @@ struct Config {
     HEAD_DIM = HEAD_DIM_,
     KEYS = KEYS_,
     WARPGROUPS = WARPGROUPS_,
+    BOXES = WARPGROUPS,               // of queries, side by side
     STAGES = HEAD_DIM <= 64 ? 4 : 2,  // of K, and as many of V
     LEAVES_OUT = 1,                   // each warpgroup the tiles that its queries do not see
     THREADS = 128 * (WARPGROUPS + 1),

@@ -18,7 +18,7 @@ struct Consumer {
     STEPS = C::KEYS / 16             // of 16 keys, in P V
   };
   enum { OUT = 0, LSE = 1 };         // a row's results
-  typedef RowChunks<C> Chunks;
+  typedef RowChunks<C::HEAD_DIM> Chunks;
   typedef arch::Wgmma<typename Type::Inputs, C::KEYS> ScoreProduct;
   typedef arch::Wgmma<typename Type::Inputs, C::HEAD_DIM> OutProduct;
 

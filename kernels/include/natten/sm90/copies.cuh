@@ -28,7 +28,7 @@ NATTEN_DEVICE void clear_padding(unsigned shared, int keys) {
   arch::fence_async_proxy();  // products read them
 }
 
-// Loads a tensor's rows of an item: a box for each warpgroup, side by side along an axis.
+// Loads a tensor's rows of an item: boxes side by side along an axis.
 template <class C>
 NATTEN_DEVICE void load_rows(unsigned to, unsigned barrier, const arch::TensorMap& map, const MapSteps& steps,
                              const WorkItem& item, const int (&box_log2)[3], const int& side) {
@@ -42,7 +42,7 @@ NATTEN_DEVICE void load_rows(unsigned to, unsigned barrier, const arch::TensorMa
     outer += along.residue * steps.residue[a];
   }
 #pragma unroll 1
-  for (int w = 0; w < C::WARPGROUPS; ++w) {
+  for (int box = 0; box < C::BOXES; ++box) {
     load_slabs<C>(to, C::BOX_ROWS * C::SLAB_ROW_BYTES, barrier, map, at, outer);
     to += C::BOX_ROWS * C::HEAD_DIM * 2;
 #pragma unroll

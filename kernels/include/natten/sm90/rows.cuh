@@ -62,11 +62,11 @@ NATTEN_DEVICE long long head_offset(const Strides& strides, const WorkItem::Head
   return head.batch * strides.batch + head.head * strides.head;
 }
 
-// A warp's ROWS rows of a result lie in shared memory in chunks of 16 bytes. The exclusive or spreads the eight rows that are
+// A warp's ROWS rows of a result, LENGTH elements each, lie in shared memory in chunks of 16 bytes. The exclusive or spreads the eight rows that are
 // written together over all banks.
-template <class C, int ROWS = 16>
+template <int LENGTH, int ROWS = 16>
 struct RowChunks {
-  enum { CHUNKS = C::HEAD_DIM / 8, CHUNK_XOR = CHUNKS < 8 ? CHUNKS - 1 : 7 };
+  enum { CHUNKS = LENGTH / 8, CHUNK_XOR = CHUNKS < 8 ? CHUNKS - 1 : 7 };
 
   static __device__ __forceinline__ int at(int row, int chunk) { return (row * CHUNKS + (chunk ^ (row & CHUNK_XOR))) * 16; }
 

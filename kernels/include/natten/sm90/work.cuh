@@ -14,10 +14,10 @@ struct RowStart {
   int residue;
 };
 
-// Boxes of queries side by side in a tile along an axis, one a warpgroup.
-template <int WARPGROUPS>
+// Boxes of queries side by side in a tile along an axis.
+template <int BOXES>
 NATTEN_DEVICE int query_boxes(const ForwardParamsSm90& p, int axis) {
-  return axis == p.query_side ? WARPGROUPS : 1;
+  return axis == p.query_side ? BOXES : 1;
 }
 
 // Notes down which tile of which residue item `index` is along each axis, as one number; returns the rest of the
@@ -83,7 +83,7 @@ NATTEN_DEVICE bool describe_item(const ForwardParamsSm90& p, int index, const Wo
     const Axis& axis = p.geometry.axes[a];
     const int along = longest_first(axis, item.tile(a), p.tiles[a]);
     const Place here = find_place(along, p.residues[a]);
-    const int boxes = query_boxes<C::WARPGROUPS>(p, a);
+    const int boxes = query_boxes<C::BOXES>(p, a);
     const int base = here.box * (boxes << p.query_box_log2[a]);
     exists &= base < query_count(axis, here.residue);
 

@@ -1,8 +1,9 @@
-//! What the forward families share whose kernels have boxes of the caller's own layout copied, Hopper's and Blackwell's: which
-//! boxes there are and which are cheapest, tensor maps, parameters, launches. What differs is how many queries a warpgroup has, and
-//! what tiles cost.
+//! What the families share whose kernels have boxes of the caller's own layout copied, Hopper's and Blackwell's: which boxes there
+//! are and which are cheapest, tensor maps, parameters, launches. What differs is how many queries a warpgroup has, and what tiles
+//! cost. The forward is here, the backward in a folder.
 
 mod along;
+pub(in crate::families) mod backward;
 mod cost;
 mod launch;
 mod params;

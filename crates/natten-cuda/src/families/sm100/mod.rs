@@ -1,14 +1,14 @@
-//! Products in tensor memory and the copy engine of data-center Blackwell: forward calls on 16-bit rows that lie well.
+//! Products in tensor memory and the copy engine of data-center Blackwell: calls on 16-bit rows that lie well.
 //!
-//! Boxes, maps and launches are those of Hopper's forward (boxes/), with 128 queries a warpgroup. Everything of a backward,
-//! and rows longer than 128, are for other families. No chip has run the kernels yet: calls on a device pass them by unless they have been
-//! held to the SIMT family's there (trust.rs).
+//! Boxes, maps and launches are those of Hopper's kernels (boxes/), with 128 queries a warpgroup in a forward, and 128 rows an item in
+//! a backward. Rows longer than 128 are for other families. No chip has run the kernels yet: calls on a device pass them by unless
+//! they have been held to the SIMT family's there (trust.rs).
 
 mod cost;
 #[cfg(test)]
 mod tests;
 
-use crate::families::boxes;
+use crate::families::boxes::{self, backward};
 use crate::family::{Bid, Family, Offer, Pass, Query, Refused};
 use crate::registry::Kernel;
 use crate::rejection::RejectionReason;
@@ -16,6 +16,10 @@ use cost::rates;
 
 /// The family.
 pub(crate) struct Sm100;
+
+/// Its backward: one box of rows, a row for each lane of tensor memory.
+const BACKWARD: backward::Design =
+    backward::Design { family: "sm100", boxes: 1, rates: cost::backward_rates, multiprocessors: 148 };
 
 impl Family for Sm100 {
     fn name(&self) -> &'static str {
@@ -39,20 +43,30 @@ impl Family for Sm100 {
     ) -> Result<Vec<Bid>, RejectionReason> {
         match query.pass {
             Pass::Forward(problem) => boxes::bids((kernel, rates), query, problem, most),
-            _ => Ok(Vec::new()),
+            Pass::Backward(problem) => backward::bids(&BACKWARD, kernel, query, problem),
+            Pass::Merge(_) | Pass::MergeBackward(_) => Ok(Vec::new()),
         }
     }
 
     fn lay_out(&self, bid: &Bid, query: &Query<'_>) -> Result<Offer, Refused> {
-        boxes::lay_out(bid, query, rates)
+        match query.pass {
+            Pass::Backward(problem) => backward::lay_out(&BACKWARD, bid, query, problem),
+            _ => boxes::lay_out(bid, query, rates),
+        }
     }
 
     #[cfg(test)]
-    fn parameter_bytes(&self, _operation: crate::registry::Operation) -> usize {
-        size_of::<boxes::ForwardParamsSm90>()
+    fn parameter_bytes(&self, operation: crate::registry::Operation) -> usize {
+        match operation {
+            crate::registry::Operation::Forward => size_of::<boxes::ForwardParamsSm90>(),
+            _ => size_of::<backward::BackwardParamsSm90>(),
+        }
     }
 
     fn issued_over_useful(&self, bid: &Bid, query: &Query<'_>) -> Vec<(&'static Kernel, f64)> {
-        boxes::issued_over_useful(bid, query, cost::rates)
+        match query.pass {
+            Pass::Backward(problem) => backward::issued_over_useful(&BACKWARD, bid, query, problem),
+            _ => boxes::issued_over_useful(bid, query, cost::rates),
+        }
     }
 }

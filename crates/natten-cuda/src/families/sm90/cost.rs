@@ -1,7 +1,7 @@
 //! What tiles and work items of this family cost, in microseconds of one multiprocessor of an H100. Fitted to the times in
 //! docs/performance.md, section 6.
 
-use crate::families::boxes::{LeaveOut, Rates, warpgroups};
+use crate::families::boxes::{LeaveOut, Rates, backward, warpgroups};
 use crate::registry::Kernel;
 
 /// Tiles of 128 queries, fitted to the times of all problems and to 90 other ways to cut them (56 at head_dim 64). Predictions come within an
@@ -18,4 +18,22 @@ pub(in crate::families) fn rates(kernel: &Kernel) -> Rates {
     let full = full * if warpgroups == 3 { 1.36 } else { 1.0 };
     let leave_out = Some(LeaveOut { warpgroups, share });
     Rates { full, masked: full * (1.0 + mask), start: 2.0, item, leave_out }
+}
+
+/// Of a tile of 128 rows and 64 columns, fitted to whole calls in bf16: 4 of head_dim 32, 12 of 64, 9 of 128, 5 of 256.
+/// They come within a seventh of their times; a pass was never timed alone, so its share is that of its products. Tiles of 256 have 32 columns,
+/// and of the two kinds of items of its pass over keys these are the mean.
+pub(super) fn backward_rates(head_dim: u32, rows: backward::Rows) -> backward::Rates {
+    use backward::Rows;
+    let (full, masked, item) = match (head_dim, rows) {
+        (0..=32, Rows::Queries) => (0.53, 0.89, 3.9),
+        (0..=32, Rows::Keys) => (0.87, 1.26, 4.8),
+        (33..=64, Rows::Queries) => (0.71, 1.02, 4.0),
+        (33..=64, Rows::Keys) => (1.19, 1.43, 5.5),
+        (65..=128, Rows::Queries) => (1.11, 1.75, 5.7),
+        (65..=128, Rows::Keys) => (1.84, 2.21, 8.2),
+        (_, Rows::Queries) => (1.58, 1.92, 8.4),
+        (_, Rows::Keys) => (1.33, 1.61, 8.4),
+    };
+    backward::Rates { full, masked, item }
 }

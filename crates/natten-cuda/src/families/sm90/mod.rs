@@ -3,7 +3,6 @@
 //! A call is one launch, but for dilations that do not divide their axis (classes.rs), packed sequences, and values that are
 //! taken in parts (parts.rs).
 
-mod backward;
 mod cost;
 #[cfg(test)]
 mod tests;
@@ -12,7 +11,7 @@ use natten_core::Problem;
 use natten_core::plan::KeyStart;
 
 use crate::cost::{LAUNCH, traffic};
-use crate::families::boxes;
+use crate::families::boxes::{self, backward};
 use crate::family::{Bid, Family, Offer, Pass, Query, Refused};
 use crate::parts;
 use crate::registry::Kernel;
@@ -21,6 +20,10 @@ pub(in crate::families) use cost::rates;
 
 /// The family.
 pub(crate) struct Sm90;
+
+/// Its backward: a box of 64 rows for each of two warpgroups.
+pub(in crate::families) const BACKWARD: backward::Design =
+    backward::Design { family: "sm90", boxes: 2, rates: cost::backward_rates, multiprocessors: 132 };
 
 /// Scores that boxes of 64 queries compute per score in the windows, in percent, above which a call runs on CUDA cores if
 /// these are said to end sooner at [`WALKED`]. Their times as measured since are longer, by which tensor cores would win more
@@ -49,7 +52,7 @@ impl Family for Sm90 {
     ) -> Result<Vec<Bid>, RejectionReason> {
         let problem = match query.pass {
             Pass::Forward(problem) => problem,
-            Pass::Backward(problem) => return backward::bids(kernel, query, problem),
+            Pass::Backward(problem) => return backward::bids(&BACKWARD, kernel, query, problem),
             Pass::Merge(_) | Pass::MergeBackward(_) => return Ok(Vec::new()),
         };
         let bids = boxes::bids((kernel, rates), query, problem, most)?;
@@ -63,7 +66,7 @@ impl Family for Sm90 {
 
     fn lay_out(&self, bid: &Bid, query: &Query<'_>) -> Result<Offer, Refused> {
         match query.pass {
-            Pass::Backward(problem) => backward::lay_out(bid, query, problem),
+            Pass::Backward(problem) => backward::lay_out(&BACKWARD, bid, query, problem),
             _ => boxes::lay_out(bid, query, rates),
         }
     }
@@ -72,13 +75,13 @@ impl Family for Sm90 {
     fn parameter_bytes(&self, operation: crate::registry::Operation) -> usize {
         match operation {
             crate::registry::Operation::Forward => size_of::<boxes::ForwardParamsSm90>(),
-            _ => size_of::<backward::params::BackwardParamsSm90>(),
+            _ => size_of::<backward::BackwardParamsSm90>(),
         }
     }
 
     fn issued_over_useful(&self, bid: &Bid, query: &Query<'_>) -> Vec<(&'static Kernel, f64)> {
         if let Pass::Backward(problem) = query.pass {
-            return backward::issued_over_useful(bid, query, problem);
+            return backward::issued_over_useful(&BACKWARD, bid, query, problem);
         }
         boxes::issued_over_useful(bid, query, rates)
     }

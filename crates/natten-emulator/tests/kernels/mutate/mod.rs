@@ -35,6 +35,7 @@ const FAMILIES: &[Family] = &[
     Family { name: "simt-key", holds: |k| is(k, Operation::BackwardKey, 0) },
     Family { name: "sm80-backward", holds: |k| is_backward(k, 8) },
     Family { name: "sm90-backward", holds: |k| is_backward(k, 9) },
+    Family { name: "sm100-backward", holds: |k| is_backward(k, 10) },
     Family { name: "rows", holds: is_of_rows },
 ];
 

@@ -8,7 +8,9 @@
 #include "../../arch/math.cuh"
 #include "../../arch/warp.cuh"
 #include "../mask.cuh"
-#include "work.cuh"
+#include "../rows.cuh"
+#include "config.cuh"
+#include "results.cuh"
 
 namespace natten {
 namespace sm90 {
@@ -23,7 +25,7 @@ struct BackwardConsumer {
   };
   // Which sums a tile adds to: d_row0, d_row1 or both.
   enum { OF_SCORES = 1, OF_WEIGHTS = 2 };
-  typedef RowChunks<C> Chunks;
+  typedef RowChunks<C::HEAD_DIM> Chunks;
   typedef arch::Wgmma<typename Type::Inputs, C::COLUMNS> ScoreProduct;
   typedef arch::Wgmma<typename Type::Inputs, C::HEAD_DIM> OutProduct;
 
@@ -228,21 +230,13 @@ struct BackwardConsumer {
     for (; tile < head.tiles; ++tile) step<true, SUMS>();
   }
 
-  // An output by a number that need not be constant.
-  __device__ __forceinline__ void* address_of(int output) const { return output == 0 ? p.d_row[0] : p.d_row[1]; }
-  __device__ __forceinline__ long long split_stride_of(int output) const {
-    return output == 0 ? p.split_strides[0] : p.split_strides[1];
-  }
-  __device__ __forceinline__ float factor_of(int output) const { return output == 0 ? p.geometry.scale : 1.0f; }
-  __device__ __forceinline__ int length_of(int output) const {
-    return output == 0 ? p.geometry.head_dim : p.geometry.head_dim_v;
-  }
+  __device__ __forceinline__ BackwardResults results() const { return {p}; }
 
   // Writes a gradient through shared memory, over the item's rows of operand `over`.
   __device__ __forceinline__ void store(const float (&sum)[OUTS], int output, int over) {
     const int lane = arch::opaque(this->lane);
     const unsigned to = rows + over * C::ROW_TILE_BYTES + warp * 16 * C::HEAD_DIM * 2;
-    const float factor = factor_of(output);
+    const float factor = results().factor_of(output);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = lane / 4 + 8 * half;
@@ -257,22 +251,22 @@ struct BackwardConsumer {
       }
     }
     arch::sync_warp();
-    Chunks::copy_out(to, row_note(0), output, address_of(output), length_of(output), lane);
+    Chunks::copy_out(to, row_note(0), output, results().address_of(output), results().length_of(output), lane);
   }
 
   // Writes the partial sums of a split, each lane its own.
   __device__ __forceinline__ void store_partial(const float (&sum)[OUTS], int output, int split) {
     const int lane = arch::opaque(this->lane);
-    const float factor = factor_of(output);
+    const float factor = results().factor_of(output);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const long long at = row_note(lane / 4 + 8 * half).result(output);
       if (at == RowNote::ABSENT) continue;
-      float* to = (float*)address_of(output) + split * split_stride_of(output) + at + lane % 4 * 2;
+      float* to = (float*)results().address_of(output) + split * results().split_stride_of(output) + at + lane % 4 * 2;
 #pragma unroll
       for (int chunk = 0; chunk < Chunks::CHUNKS; ++chunk) {
         const float* values = &sum[4 * chunk + 2 * half];
-        if (chunk * 8 < length_of(output)) arch::store_pair(to + chunk * 8, values[0] * factor, values[1] * factor);
+        if (chunk * 8 < results().length_of(output)) arch::store_pair(to + chunk * 8, values[0] * factor, values[1] * factor);
       }
     }
   }

@@ -6,6 +6,7 @@
 #pragma once
 #include "../../arch/copy.cuh"
 #include "../copies.cuh"
+#include "../ring.cuh"
 #include "work.cuh"
 
 namespace natten {
@@ -139,7 +140,7 @@ struct BackwardProducer {
     return place.stage;
   }
 
-  // The warp that gathers statistics, two columns a lane: they lie in steps of the dilation, so the copy engine cannot.
+  // The warp that gathers statistics, a lane every 32nd column: they lie in steps of the dilation, so the copy engine cannot.
   __device__ __forceinline__ void gather_statistics(int lane) {
     for (unsigned tile = 0;; ++tile) {
       const unsigned slot = stage(tile);

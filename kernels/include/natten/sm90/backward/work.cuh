@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// How the producer of a Hopper backward pass finds a work item: a tile of rows, and the column tiles that it meets.
+// How the producer of a backward pass finds a work item: a tile of rows, and the column tiles that it meets.
 //
 // The columns that a row meets are the keys that a query sees, or the queries that see a key. Both ends of either are monotone
 // along an axis, so what a box of rows meets is a box, and so is what all of its rows meet.
@@ -7,7 +7,8 @@
 #include "../../grid.cuh"
 #include "../rows.cuh"
 #include "../work.cuh"
-#include "config.cuh"
+#include "../../params_sm90_backward.h"
+#include "item.cuh"
 
 namespace natten {
 namespace sm90 {
@@ -47,7 +48,7 @@ NATTEN_DEVICE bool describe_item(const BackwardParamsSm90& p, int index, const W
     // Of keys along a causal axis, the first are met by most queries.
     const int along = C::OF_KEYS ? item.tile(a) : longest_first(axis, item.tile(a), p.tiles[a]);
     const Place here = find_place(along, p.residues[a]);
-    const int side = (a == p.row_side ? C::WARPGROUPS : 1) << p.row_box_log2[a];
+    const int side = (a == p.row_side ? C::BOXES : 1) << p.row_box_log2[a];
     const int base = here.box * side;
     const int rows = row_count<C::OF_KEYS>(axis, here.residue);
     exists &= base < rows;

@@ -6,6 +6,7 @@ mod flow;
 mod rows;
 mod simt;
 mod simt_backward;
+mod sm100;
 mod sm80;
 mod sm80_far;
 mod sm90;
@@ -71,13 +72,14 @@ const ANY: Reason = Reason {
 
 /// All of them. Each holds for survivors alone, and for no more of them than it says; where checks tell otherwise it does not
 /// hold.
-const REASONS: [&[Reason]; 7] = [
+const REASONS: [&[Reason]; 8] = [
     rows::REASONS,
     simt::REASONS,
     simt_backward::REASONS,
     sm80::REASONS,
     sm80_far::REASONS,
     sm90::REASONS,
+    sm100::REASONS,
     every::REASONS,
 ];
 

@@ -1,4 +1,4 @@
-//! The Hopper backward kernels' parameters: `kernels/include/natten/params_sm90_backward.h`, mirrored field by field.
+//! The parameters of backward kernels on boxes: `kernels/include/natten/params_sm90_backward.h`, mirrored field by field.
 //!
 //! Field comments are there. The tests hold sizes and offsets against the header's assertions.
 #![allow(missing_docs)]

@@ -4,12 +4,13 @@ use std::ops::Range;
 
 use natten_core::window::{Axis, Residue};
 
+use super::Design;
 use crate::classes::Class;
 use crate::registry::Kernel;
 
 /// Which tokens are the rows of a pass; the others are its columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Rows {
+pub(in crate::families) enum Rows {
     Queries,
     Keys,
 }
@@ -64,13 +65,14 @@ pub(super) struct Counts {
     pub columns: u64,
     /// Those that need no mask.
     pub full: u64,
-    /// Pairs of a warpgroup's rows and a column tile that meet, summed over row tiles: a warpgroup leaves out others.
+    /// Pairs of a box of rows and a column tile that meet, summed over row tiles: others are left out.
     pub met: u64,
 }
 
 /// What is to be cut: one mask.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Work<'a> {
+    pub design: &'a Design,
     pub axes: &'a [Axis; 3],
     pub rows: Rows,
     /// Bucket of head_dim, and columns of a tile.

@@ -12,8 +12,6 @@ use super::pass::{Rows, Work};
 use super::tiles::Cut;
 use crate::classes::Class;
 
-/// Multiprocessors of the device that rates are fitted to.
-const SLOTS: u32 = 132;
 /// Column tiles that a split has at least on average.
 const LEAST_TILES: f64 = 4.0;
 /// Splits at most.
@@ -35,7 +33,7 @@ impl Splits {
 
     /// The quickest for a cut whose items meet so many column tiles along each axis, on average.
     pub fn of(work: &Work<'_>, classes: &[Class], cut: &Cut, columns: [f64; 3]) -> Self {
-        let work = Work { multiprocessors: SLOTS, ..*work };
+        let work = Work { multiprocessors: work.design.multiprocessors, ..*work };
         let row_tile = cut.row_tile();
         let [x, y, z] = columns;
         let things = [x, y, z, work.sharing as f64];
@@ -116,7 +114,9 @@ mod tests {
 
     fn splits(axes: &[Axis; 3], rows: Rows, sharing: usize, multiprocessors: u32) -> Splits {
         let (head_dim, columns) = (128, 64);
-        let work = Work { axes, rows, head_dim, columns, heads: 1, sharing, additional: 0, multiprocessors };
+        let design = &crate::families::sm90::BACKWARD;
+        let work =
+            Work { design, axes, rows, head_dim, columns, heads: 1, sharing, additional: 0, multiprocessors };
         best(&work).unwrap().splits
     }
 

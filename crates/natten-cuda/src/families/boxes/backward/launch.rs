@@ -11,7 +11,7 @@ use super::params::BackwardParamsSm90;
 use super::pass::{Rows, gradients};
 use super::splits::Written;
 use super::tiles::Cut;
-use super::{cut, of_keys};
+use super::{Design, cut, of_keys};
 use crate::classes::{Class, classes};
 use crate::device::TensorMap;
 use crate::families::boxes::{Shares, row_view};
@@ -26,8 +26,13 @@ use crate::tma::{Tile, tensor_map};
 use crate::views::Slot;
 
 /// Everything for a bid.
-pub(super) fn lay_out(bid: &Bid, query: &Query<'_>, problem: &Problem) -> Result<Offer, Refused> {
-    let of_keys = of_keys(query).map_err(Refused::By)?;
+pub(super) fn lay_out(
+    design: &Design,
+    bid: &Bid,
+    query: &Query<'_>,
+    problem: &Problem,
+) -> Result<Offer, Refused> {
+    let of_keys = of_keys(design, query).map_err(Refused::By)?;
     let call =
         Call { query, problem, kernels: [bid.kernel, of_keys], statistics: statistics_strides(problem) };
     let mut offer = Offer { bid: *bid, launches: Vec::new(), workspace_bytes: call.partials_at() };
@@ -44,7 +49,7 @@ pub(super) fn lay_out(bid: &Bid, query: &Query<'_>, problem: &Problem) -> Result
             continue;
         }
         for rows in [Rows::Queries, Rows::Keys] {
-            let find = || cut(bid.kernel, query, problem, &sequence.axes, rows);
+            let find = || cut((design, bid.kernel), query, problem, &sequence.axes, rows);
             let cut = known.entry((sequence.axes, rows)).or_insert_with(find);
             let cut = cut.ok_or(Refused::By(RejectionReason::NoKeys))?;
             call.pass(&mut offer, Part { sequence, rows, of_list: false, cut })?;
@@ -52,7 +57,7 @@ pub(super) fn lay_out(bid: &Bid, query: &Query<'_>, problem: &Problem) -> Result
     }
     if let Some(axes) = list_axes(problem) {
         // The gradients of additional keys: a pass over keys that every query sees.
-        let cut = cut(bid.kernel, query, problem, &axes, Rows::Keys);
+        let cut = cut((design, bid.kernel), query, problem, &axes, Rows::Keys);
         let cut = cut.ok_or(Refused::By(RejectionReason::NoKeys))?;
         let sequence = PackedSequence { query_start: 0, key_start: 0, axes };
         call.pass(&mut offer, Part { sequence, rows: Rows::Keys, of_list: true, cut })?;

@@ -15,23 +15,19 @@ use super::splits::Splits;
 use crate::classes::classes;
 use crate::starts::starts;
 
-/// Rows of one warpgroup.
-pub(super) const ROWS: usize = 64;
-/// Consumer warpgroups of a cta.
-pub(super) const WARPGROUPS: usize = 2;
+/// Rows of an item, in one box or two.
+const ROWS: usize = 128;
+const MOST_BOXES: usize = 2;
 
-/// Sides of columns that there are: `2^0` to `2^6`.
-const SIDES: usize = 7;
-
-/// Sides of an item's rows that there are: `2^0` to `2^7`.
-const ROW_SIDES: usize = (WARPGROUPS * ROWS).ilog2() as usize + 1;
+/// Sides that there are of an item's rows, and of a tile's columns at most: `2^0` to `2^7`.
+const SIDES: usize = ROWS.ilog2() as usize + 1;
 
 /// How a pass is cut.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Cut {
-    /// Rows of one warpgroup.
+    /// Rows of one box, how many boxes there are, and the axis along which they stand side by side.
     pub row_box: [usize; 3],
-    /// The axis along which the warpgroups' boxes stand side by side.
+    pub boxes: usize,
     pub side: usize,
     /// Columns of a tile.
     pub column_box: [usize; 3],
@@ -45,41 +41,43 @@ pub(super) struct Cut {
 impl Cut {
     /// Rows of a cta along each axis.
     pub fn row_tile(&self) -> [usize; 3] {
-        abreast(self.row_box, self.side, WARPGROUPS)
+        abreast(self.row_box, self.side, self.boxes)
     }
 
     /// Pairs computed, for one head of one batch item.
     pub fn issued(&self) -> f64 {
         let columns: usize = self.column_box.iter().product();
-        self.counts.met as f64 * (ROWS * columns) as f64
+        self.counts.met as f64 * (ROWS / self.boxes * columns) as f64
     }
 }
 
 /// The cheapest cut; among equals, the one with long runs along the axis that lies densest in memory.
 pub(super) fn best(work: &Work<'_>) -> Option<Cut> {
+    let boxes = work.design.boxes;
     let classes = classes(work.axes);
     let positions = |of: fn(Rows, &Axis) -> usize| {
         work.axes.each_ref().map(|axis| of(work.rows, axis).div_ceil(axis.dilation))
     };
     let (rows, columns) = (positions(Rows::extent), positions(Rows::columns));
     let mut tables =
-        work.axes.each_ref().map(|axis| Table { axis, rows: work.rows, by_side: [None; ROW_SIDES] });
+        work.axes.each_ref().map(|axis| Table { axis, rows: work.rows, boxes, by_side: [None; SIDES] });
     let column_boxes = fitting_boxes(work.columns, &columns);
     let mut best: Option<Cut> = None;
-    for row_box in fitting_boxes(ROWS, &rows) {
+    for row_box in fitting_boxes(ROWS / boxes, &rows) {
         let mut sides: Vec<usize> = (0..3).filter(|&side| rows[side] > row_box[side]).collect();
-        if sides.is_empty() {
-            sides.push(2);
+        if sides.is_empty() || boxes == 1 {
+            sides = vec![2];
         }
         for side in sides {
-            let row_tile = abreast(row_box, side, WARPGROUPS);
+            let row_tile = abreast(row_box, side, boxes);
             let launches = Launches::of(work, &classes, &row_tile, 1);
             let [x, y, z] = &mut tables;
             let sums = [x.sums(row_tile[0]), y.sums(row_tile[1]), z.sums(row_tile[2])];
             for &column_box in &column_boxes {
                 let counts = count(&sums, &column_box, side, work);
                 let microseconds = launches.predict(&counts);
-                let cut = Cut { row_box, side, column_box, counts, splits: Splits::NONE, microseconds };
+                let cut =
+                    Cut { row_box, boxes, side, column_box, counts, splits: Splits::NONE, microseconds };
                 let order = |cut: &Cut| (cut.microseconds, usize::MAX - cut.column_box[2] - cut.row_box[2]);
                 if best.as_ref().is_none_or(|best| order(&cut) < order(best)) {
                     best = Some(cut);
@@ -103,7 +101,7 @@ pub(super) fn best(work: &Work<'_>) -> Option<Cut> {
     Some(best)
 }
 
-/// The counts of all axes together; the warpgroups' boxes stand side by side along axis `side`.
+/// The counts of all axes together; boxes of rows stand side by side along axis `side`.
 fn count(along: &[&[Counts; SIDES]; 3], column_box: &[usize; 3], side: usize, work: &Work<'_>) -> Counts {
     let mut product = Counts { rows: 1, columns: 1, full: 1, met: 1 };
     for (a, (sums, columns)) in along.iter().zip(column_box).enumerate() {
@@ -119,7 +117,7 @@ fn count(along: &[&[Counts; SIDES]; 3], column_box: &[usize; 3], side: usize, wo
         let (tiles, full) = (of_rows(tiles), of_rows(full));
         product.columns = product.columns.saturating_add(tiles);
         product.full = product.full.saturating_add(full);
-        product.met = product.met.saturating_add(tiles.saturating_mul(WARPGROUPS as u64));
+        product.met = product.met.saturating_add(tiles.saturating_mul(work.design.boxes as u64));
     }
     product
 }
@@ -128,17 +126,18 @@ fn count(along: &[&[Counts; SIDES]; 3], column_box: &[usize; 3], side: usize, wo
 struct Table<'a> {
     axis: &'a Axis,
     rows: Rows,
-    by_side: [Option<[Counts; SIDES]>; ROW_SIDES],
+    boxes: usize,
+    by_side: [Option<[Counts; SIDES]>; SIDES],
 }
 
 impl Table<'_> {
     fn sums(&mut self, side: usize) -> &[Counts; SIDES] {
-        let Table { axis, rows, by_side } = self;
-        by_side[side.ilog2() as usize].get_or_insert_with(|| sum_axis(axis, *rows, side))
+        let Table { axis, rows, boxes, by_side } = self;
+        by_side[side.ilog2() as usize].get_or_insert_with(|| sum_axis(axis, *rows, *boxes, side))
     }
 }
 
-fn sum_axis(axis: &Axis, rows: Rows, side: usize) -> [Counts; SIDES] {
+fn sum_axis(axis: &Axis, rows: Rows, boxes: usize, side: usize) -> [Counts; SIDES] {
     let mut sums = [Counts::default(); SIDES];
     for (residue, times) in axis.residue_kinds() {
         let len = rows.len(&residue);
@@ -152,10 +151,10 @@ fn sum_axis(axis: &Axis, rows: Rows, side: usize) -> [Counts; SIDES] {
                 if begin < end { end.div_ceil(1 << log2) - (begin >> log2) } else { 0 }
             };
             let [begin, last] = [all.start, all.end].map(|at| at.saturating_sub(some.start));
-            // Of the warpgroups' boxes, where they stand side by side along this axis.
-            let rows_of_one = (side / WARPGROUPS).max(1);
+            // Of the boxes, where they stand side by side along this axis.
+            let rows_of_one = (side / boxes).max(1);
             let mut firsts = (start..end).step_by(rows_of_one);
-            let boxes: [Option<Range<usize>>; WARPGROUPS] = array::from_fn(|_| {
+            let boxes: [Option<Range<usize>>; MOST_BOXES] = array::from_fn(|_| {
                 let first = firsts.next()?;
                 Some(rows.meet(&residue, first..(first + rows_of_one).min(end)).0)
             });
@@ -196,7 +195,8 @@ mod tests {
     fn work(problem: &Problem, rows: Rows) -> Work<'_> {
         let axes = problem.axes();
         let (head_dim, columns, multiprocessors) = (64, 64, 132);
-        Work { axes, rows, head_dim, columns, heads: 1, sharing: 1, additional: 0, multiprocessors }
+        let design = &crate::families::sm90::BACKWARD;
+        Work { design, axes, rows, head_dim, columns, heads: 1, sharing: 1, additional: 0, multiprocessors }
     }
 
     /// In the pass over queries the counts are the planner's.
@@ -227,7 +227,7 @@ mod tests {
                             for first in queries.clone().step_by(1 << log2) {
                                 let tile = first..first + (1 << log2);
                                 walked.columns += 1;
-                                // The warpgroups' boxes that there are.
+                                // The boxes that there are.
                                 let rows = (side / 2).max(1);
                                 let boxes =
                                     keys.clone().step_by(rows).map(|at| at..(at + rows).min(keys.end));
@@ -243,19 +243,19 @@ mod tests {
                             }
                         }
                     }
-                    assert_eq!(sum_axis(axis, Rows::Keys, side)[log2], walked, "{axis:?} {side} {log2}");
+                    assert_eq!(sum_axis(axis, Rows::Keys, 2, side)[log2], walked, "{axis:?} {side} {log2}");
                 }
             }
         }
     }
 
-    /// Of small windows' tiles, warpgroups leave out a quarter and more.
+    /// Of small windows' tiles, boxes leave out a quarter and more.
     #[test]
-    fn warpgroups_leave_out_what_they_do_not_meet() {
+    fn boxes_leave_out_what_they_do_not_meet() {
         let problem = problem([16, 32, 48], Params::new([3, 7, 7]));
         for (rows, share) in [(Rows::Queries, 0.75), (Rows::Keys, 0.78)] {
             let Counts { columns, met, .. } = best(&work(&problem, rows)).unwrap().counts;
-            let found = met as f64 / (columns * WARPGROUPS as u64) as f64;
+            let found = met as f64 / (2 * columns) as f64;
             assert!(found < share, "{rows:?}: {found}");
         }
     }
