@@ -67,11 +67,12 @@ impl Along {
                 for (met, first) in pattern.boxes.iter_mut().zip((start..end).step_by(queries)).take(boxes) {
                     *met = from_first(sees(first..(first + queries).min(end)).0);
                 }
-                *patterns.entry(pattern).or_default() += count * times as u64;
+                let occurs = patterns.entry(pattern).or_default();
+                *occurs = occurs.saturating_add(count.saturating_mul(times as u64));
             }
         }
         Along {
-            query_tiles: patterns.values().sum(),
+            query_tiles: patterns.values().copied().fold(0, u64::saturating_add),
             most_keys: patterns.keys().map(|pattern| pattern.keys).max().unwrap_or(0),
             patterns: patterns.into_iter().collect(),
         }
@@ -85,9 +86,11 @@ impl Along {
                 if begin < end { (end.div_ceil(side) - begin / side) as u64 } else { 0 }
             };
             let (begin, end) = pattern.seen_by_all;
-            sum.all += times * tiles((0, pattern.keys));
-            sum.full += times * (end / side).saturating_sub(begin.div_ceil(side)) as u64;
-            sum.met += times * pattern.boxes.iter().map(|&met| tiles(met)).sum::<u64>();
+            // An axis that is too long for the kernels is counted before it is refused.
+            let add = |sum: &mut u64, tiles: u64| *sum = sum.saturating_add(times.saturating_mul(tiles));
+            add(&mut sum.all, tiles((0, pattern.keys)));
+            add(&mut sum.full, (end / side).saturating_sub(begin.div_ceil(side)) as u64);
+            add(&mut sum.met, pattern.boxes.iter().map(|&met| tiles(met)).fold(0, u64::saturating_add));
         }
         sum
     }

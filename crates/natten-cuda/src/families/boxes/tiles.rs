@@ -56,9 +56,8 @@ pub(super) fn ranked(kernel: &'static Kernel, work: &Work<'_>, most: usize) -> V
 
 /// The boxes that a tiling asks for, if it is one of the kernel's.
 pub(super) fn of_tiling(kernel: &'static Kernel, work: &Work<'_>, tiling: &Tiling) -> Option<Bid> {
-    if !takes(kernel, work, tiling.key_tile.iter().product()) {
-        return None;
-    }
+    let keys = tiling.key_tile.iter().try_fold(1usize, |keys, &side| keys.checked_mul(side));
+    keys.filter(|&keys| takes(kernel, work, keys))?;
     let tiling = Tiling { key_start: KeyStart::Dynamic, ..*tiling };
     let (classes, mut tables) = (classes(work.axes), Tables::new(work.axes));
     let sides = (0..3).filter(|&side| query_box(kernel, &tiling, side).is_some());
@@ -327,6 +326,30 @@ mod tests {
                 assert_eq!((again.tiling, again.microseconds), (bid.tiling, bid.microseconds));
             }
         }
+    }
+
+    /// Boxes with no key, or more than a tile has room for, are none of a kernel's, and an axis of any length is counted.
+    #[test]
+    fn odd_boxes_and_lengths_are_no_panic() {
+        let video = problem([11, 19, 30], 64, Params::new([5, 9, 7]));
+        let long = [
+            Axis::UNIT,
+            Axis::UNIT,
+            Axis { query_extent: 1 << 61, key_extent: 1 << 61, kernel_size: 1 << 60, ..Axis::UNIT },
+        ];
+        let work = |axes| Work {
+            axes,
+            additional_keys: 0,
+            heads: 1,
+            multiprocessors: 132,
+            rates: crate::families::sm90::rates,
+        };
+        let kernel = kernels_of("sm90", Operation::Forward).next().unwrap();
+        for key_tile in [[0, 1, 1], [usize::MAX, 2, 1], [1 << 32, 1 << 32, 1], [3, 43, 1]] {
+            let tiling = Tiling { query_tile: [1, 8, 16], key_tile, key_start: KeyStart::Dynamic };
+            assert!(of_tiling(kernel, &work(video.axes()), &tiling).is_none(), "{key_tile:?}");
+        }
+        assert!(!ranked(kernel, &work(&long), 3).is_empty());
     }
 
     /// Neighbours are few along axes whose windows overlap little, and all where the keys are all the same anyway.
