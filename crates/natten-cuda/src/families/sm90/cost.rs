@@ -4,8 +4,8 @@
 use crate::families::boxes::{LeaveOut, Rates, backward, warpgroups};
 use crate::registry::Kernel;
 
-/// Tiles of 128 queries, fitted to the times of all problems and to 90 other ways to cut them (56 at head_dim 64). Predictions come within an
-/// eighth of the times of what is taken, and at head_dim 256 within a seventh. Three warpgroups take 1.36 times as long as two for 1.5 times the
+/// Tiles of 128 queries, fitted to 127 ways to cut the problems that were timed (56 at head_dim 64), then rounded against all that are
+/// taken. Predictions come within a seventh of their times. Three warpgroups take 1.36 times as long as two for 1.5 times the
 /// queries.
 pub(in crate::families) fn rates(kernel: &Kernel) -> Rates {
     let (full, mask, item, share) = match kernel.max_head_dim {
