@@ -43,6 +43,9 @@ struct ForwardParamsSm90 {
   MapSteps value_steps;
   MapSteps additional_key_steps;
   MapSteps additional_value_steps;
+  // What a lane's weights of a tile may sum to before its row's reference moves, and must sum to, over all tiles, once it has seen a key.
+  float most_weight;
+  float least_weight;
 };
 
 static_assert(sizeof(MapSteps) == 20 && sizeof(ForwardParamsSm90) == 1216, "");
@@ -53,5 +56,6 @@ NATTEN_OFFSET(ForwardParamsSm90, residues, 960);
 NATTEN_OFFSET(ForwardParamsSm90, neighbours, 996);
 NATTEN_OFFSET(ForwardParamsSm90, items, 1020);
 NATTEN_OFFSET(ForwardParamsSm90, query_steps, 1076);
+NATTEN_OFFSET(ForwardParamsSm90, most_weight, 1176);
 
 }  // namespace natten

@@ -6,6 +6,7 @@ mod case;
 mod counters;
 mod device;
 mod hopper_calls;
+mod hopper_references;
 mod mutate;
 mod suites;
 mod tile_costs;

@@ -30,6 +30,7 @@ struct Config {
     BOX_ROWS = 128,  // queries of one warpgroup: a row for each of its threads, and for each lane of tensor memory
     STAGES = 2,      // of K, and as many of V
     LEAVES_OUT = 0,  // one thread issues for all
+    LOSING = 0,      // none loses rows: weights are taken by the largest scores
     THREADS = 128 * (WARPGROUPS + 1),
     // One warpgroup beside the helpers has registers enough as they are.
     SHARES_REGISTERS = WARPGROUPS == 2,
@@ -59,7 +60,8 @@ struct Config {
     BITS_BYTES = (KEYS + 5) * 16,                                // worst: all keys along one axis
     ITEM_AT = BITS_AT + BITS_BYTES,
     TILES_AT = ITEM_AT + ITEMS * WorkItem::BYTES,                // first key of each stage's tile
-    BARRIERS_AT = TILES_AT + STAGES * KeyTile::BYTES,
+    LOST_AT = TILES_AT + STAGES * KeyTile::BYTES,
+    BARRIERS_AT = LOST_AT,
     KEY_FULL = BARRIERS_AT,
     KEY_EMPTY = KEY_FULL + 8 * STAGES,
     VALUE_FULL = KEY_EMPTY + 8 * STAGES,

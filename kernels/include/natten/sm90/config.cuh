@@ -24,6 +24,7 @@ struct Config {
     BOXES = WARPGROUPS,               // of queries, side by side
     STAGES = HEAD_DIM <= 64 ? 4 : 2,  // of K, and as many of V
     LEAVES_OUT = 1,                   // each warpgroup the tiles that its queries do not see
+    LOSING = WARPGROUPS,              // so many may lose rows whose weights leave f32
     THREADS = 128 * (WARPGROUPS + 1),
     PRODUCER_REGISTERS = WARPGROUPS == 2 ? 40 : 32,
     CONSUMER_REGISTERS = WARPGROUPS == 2 ? 232 : 160,
@@ -34,9 +35,6 @@ struct Config {
     SLAB_ROW_BYTES = SLAB * 2,
     SWIZZLE = SLAB == 64 ? arch::SWIZZLE_128_BYTES : arch::SWIZZLE_64_BYTES,
     BOX_ROWS = 64,  // queries of one warpgroup
-    // References move to scores so many powers of two above them, before the largest sum of a lane's KEYS / 4 weights is beyond
-    // NATTEN_LARGEST_WEIGHT.
-    LAZY_MAXIMUM = KEYS == 128 ? 3 : 4,
     QUERY_SLAB_BYTES = BOX_ROWS * SLAB_ROW_BYTES,
     KEY_SLAB_BYTES = KEYS * SLAB_ROW_BYTES,
     QUERY_BOX_BYTES = BOX_ROWS * HEAD_DIM * 2,
@@ -56,7 +54,8 @@ struct Config {
     BITS_BYTES = (KEYS + 5) * 16,                     // worst: all keys along one axis
     ITEM_AT = BITS_AT + BITS_BYTES,
     TILES_AT = ITEM_AT + ITEMS * WorkItem::BYTES,      // first key of each stage's tile
-    BARRIERS_AT = TILES_AT + STAGES * KeyTile::BYTES,
+    LOST_AT = TILES_AT + STAGES * KeyTile::BYTES,     // of each item and warp
+    BARRIERS_AT = LOST_AT + ITEMS * LOSING * 4 * LostRows::BYTES,
     KEY_FULL = BARRIERS_AT,
     KEY_EMPTY = KEY_FULL + 8 * STAGES,
     VALUE_FULL = KEY_EMPTY + 8 * STAGES,

@@ -9,6 +9,16 @@
 namespace natten {
 namespace sm90 {
 
+// A row's reference before anything is known of its scores, and one as good as it afterwards.
+#define NATTEN_UNKNOWN 0.0f
+#define NATTEN_KNOWN 9.094947017729282e-13f
+// Beyond these totals, 2^-100 and 2^100, weights may have left f32.
+#define NATTEN_LEAST_TOTAL 7.888609052210118e-31f
+#define NATTEN_MOST_TOTAL 1.2676506002282294e30f
+// The exponent of an f32, and what it is subtracted from for that of the inverse power of two.
+#define NATTEN_EXPONENT 0x7f800000u
+#define NATTEN_INVERSE_EXPONENT 0x7f000000u
+
 template <class C>
 struct Consumer {
   typedef typename C::Type Type;
@@ -28,7 +38,7 @@ struct Consumer {
   int warp;           // of the warpgroup
   int lane;
   RingPlace key;      // of the next tile of keys
-  RingPlace value;    // of the next tile of values
+  RingPlace value;    // of the values that weights wait for
   unsigned query;     // this warpgroup's queries of the item, and its result
   float scores[SCORES];           // (64 queries, KEYS), then the weights in place
   float out[OUTS];                // (64 queries, HEAD_DIM)
@@ -52,8 +62,10 @@ struct Consumer {
       long long offsets[2] = {head_offset(p.out_strides, head), head_offset(p.lse_strides, head)};
       const bool exists = describe_row<false>(p.geometry.axes, p.query_box_log2, p.query_side, item,
                                               {group, warp * 16 + lane}, row_note(lane), strides, offsets);
-      row_note(lane).set_result(OUT, exists ? offsets[OUT] : RowNote::ABSENT);
-      row_note(lane).set_result(LSE, exists ? offsets[LSE] : RowNote::ABSENT);
+      // Of an item that comes again, other rows have their results.
+      const bool is_due = exists && (!item.is_careful() || lost_rows().has(lane));
+      row_note(lane).set_result(OUT, is_due ? offsets[OUT] : RowNote::ABSENT);
+      row_note(lane).set_result(LSE, is_due ? offsets[LSE] : RowNote::ABSENT);
     }
   }
 
@@ -88,7 +100,7 @@ struct Consumer {
     arch::wgmma_commit();
   }
 
-  // out += P V of the next tile of values. The fence before the scores' product would do, but ptxas wants one of its own.
+  // out += P V of the values that weights wait for. The fence before the scores' product would do, but ptxas wants one of its own.
   __device__ __forceinline__ void issue_out() {
     const unsigned long long b =
         arch::describe(shared + C::VALUE_AT + value.stage * C::KEY_TILE_BYTES, (arch::Swizzle)C::SWIZZLE,
@@ -126,8 +138,7 @@ struct Consumer {
     meet_along(side, AnyBox{p.key_sides}, shared + C::BITS_AT, rows, pick(tile.first, side), seen);
   }
 
-  // Turns scores into weights in place. Their sums are the tile's alone, so that a row's bits do not depend on whether the tile was
-  // resumed with because of another row.
+  // Turns scores into weights in place, and sums them up.
   template <bool MAY_BE_FAR>
   __device__ __forceinline__ void weigh(float (&sums)[2]) {
     FragmentSoftmax tile = {{softmax.reference[0], softmax.reference[1]}, {0.0f, 0.0f}};
@@ -140,11 +151,6 @@ struct Consumer {
     }
     sums[0] = tile.sum[0];
     sums[1] = tile.sum[1];
-  }
-
-  __device__ __forceinline__ void count(const float (&sums)[2]) {
-    softmax.sum[0] += sums[0];
-    softmax.sum[1] += sums[1];
   }
 
   // Moves the references if some score of the warp is more than so many powers of two above its row's. Returns whether; then factor
@@ -185,7 +191,12 @@ struct Consumer {
     for (int half = 0; half < 2; ++half) factor[half] = softmax.move_far(half, tops[half], scale_log2);
   }
 
-  __device__ __forceinline__ void pack_weights() {
+  // Counts a tile's weights and leaves them to wait for its values.
+  __device__ __forceinline__ void leave_weights(const float (&sums)[2]) {
+    softmax.sum[0] += sums[0];
+    softmax.sum[1] += sums[1];
+    key.template advance<C::STAGES>();
+    value = key.template before<C::STAGES>();
 #pragma unroll
     for (int i = 0; i < SCORES; i += 2) weights[i / 8][i / 2 % 4] = Type::pack_pair(scores[i], scores[i + 1]);
   }
@@ -196,75 +207,135 @@ struct Consumer {
   }
 
   // Once the scores of a tile are there, its keys may go.
-  __device__ __forceinline__ void release_keys() {
-    arrive(C::KEY_EMPTY + 8 * key.stage);
-    key.template advance<C::STAGES>();
-  }
+  __device__ __forceinline__ void release_keys() const { arrive(C::KEY_EMPTY + 8 * key.stage); }
 
-  // Once its values have been multiplied, they may go.
-  __device__ __forceinline__ void release_values() {
-    arrive(C::VALUE_EMPTY + 8 * value.stage);
-    value.template advance<C::STAGES>();
-  }
+  // Once values have been multiplied, they may go.
+  __device__ __forceinline__ void release_values(const RingPlace& place) const { arrive(C::VALUE_EMPTY + 8 * place.stage); }
 
-  __device__ __forceinline__ void await_values() const {
-    arch::barrier_wait(shared + C::VALUE_FULL + 8 * value.stage, value.parity);
+  __device__ __forceinline__ void await_values(const RingPlace& place) const {
+    arch::barrier_wait(shared + C::VALUE_FULL + 8 * place.stage, place.parity);
   }
   __device__ __forceinline__ void await_keys() const { arch::barrier_wait(shared + C::KEY_FULL + 8 * key.stage, key.parity); }
 
-  // Whether this warpgroup's queries see nothing of the next tile of keys, which are there. Lane 0 alone looks, and later says
-  // that the place may be overwritten.
-  __device__ __forceinline__ bool leaves_out() const {
+  // Which warpgroups' queries see nothing of the next tile of keys, which are there, a bit each. Lane 0 alone looks, and later says that the
+  // place may be overwritten.
+  __device__ __forceinline__ unsigned left_out() const {
     const unsigned boxes = lane == 0 ? KeyTile::left_out(shared + C::TILES_AT + KeyTile::BYTES * key.stage) : 0;
-    return (arch::shuffle_from(boxes, 0) >> group & 1) != 0;
+    return arch::shuffle_from(boxes, 0);
   }
+  __device__ __forceinline__ bool is_out(unsigned boxes) const { return (boxes >> group & 1) != 0; }
 
   // Hands the next tile back as it is. Its values have to be there: a phase that nobody waited for could be taken for another.
   __device__ __forceinline__ void leave_out() {
+    await_values(key);
+    release_values(key);
     release_keys();
-    await_values();
-    release_values();
+    key.template advance<C::STAGES>();
   }
 
-  // The scores of one tile while the tile before it is multiplied with its values. A careful warpgroup moves references to scores far
-  // above them first. Otherwise weights are taken relative to the references as they are, without looking at the scores; false where
-  // that will not do, and then the tile is to be resumed with.
-  template <bool MASKED, bool CAREFUL>
-  __device__ __forceinline__ bool step() {
+  // Where this warp notes down the rows whose weights left f32.
+  __device__ __forceinline__ LostRows lost_rows() const {
+    const int slot = query < shared + C::QUERY_AT + C::QUERY_TILE_BYTES ? 0 : 1;
+    return {shared + C::LOST_AT + (slot * 4 * C::LOSING + group * 4 + warp) * LostRows::BYTES};
+  }
+
+  __device__ __forceinline__ void lose(const bool (&lost)[2]) const {
+    const unsigned by_half[2] = {arch::ballot(lost[0]), arch::ballot(lost[1])};
+    if (lane == 0 && (by_half[0] | by_half[1]) != 0) lost_rows().add(by_half);
+  }
+
+  // Weights are relative to references that nobody compared with the scores. Where a lane says that its row's stands far away, it moves by
+  // a power of two, which changes no bit of a weight but its exponent.
+  __device__ __forceinline__ void adjust(const bool (&is_off)[2], float (&sums)[2]) {
+    if (arch::ballot(is_off[0] || is_off[1]) == 0) return;
+    bool lost[2];
+    float factor[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const bool moves = (arch::ballot(is_off[half]) >> (lane & 28) & 15) != 0;
+      const float total = quad_sum(softmax.sum[half] + sums[half]);
+      lost[half] = moves && (total < NATTEN_LEAST_TOTAL || total > NATTEN_MOST_TOTAL);
+      const unsigned power = __float_as_uint(total) & NATTEN_EXPONENT;
+      factor[half] = moves ? __uint_as_float(NATTEN_INVERSE_EXPONENT - power) : 1.0f;
+      const float to = softmax.reference[half] + (float)((int)(power >> 23) - 127);
+      if (moves) softmax.reference[half] = to == NATTEN_UNKNOWN ? NATTEN_KNOWN : to;
+      sums[half] *= factor[half];
+      softmax.sum[half] *= factor[half];
+    }
+    lose(lost);
+#pragma unroll
+    for (int i = 0; i < SCORES; ++i) scores[i] *= factor[i / 2 % 2];
+    rescale(factor);
+  }
+
+  // As large as its largest weight is a sum. NaN stays NaN.
+  __device__ __forceinline__ void adjust_large(float (&sums)[2]) {
+    const bool is_off[2] = {sums[0] > p.most_weight, sums[1] > p.most_weight};
+    adjust(is_off, sums);
+  }
+
+  // Of a row that nothing is known of, its first weights tell.
+  __device__ __forceinline__ void adjust_first(const unsigned (&seen)[2], float (&sums)[2]) {
+    bool is_off[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const bool is_small = softmax.sum[half] + sums[half] < p.least_weight;
+      is_off[half] = sums[half] > p.most_weight || (softmax.reference[half] == NATTEN_UNKNOWN && seen[half] != 0 && is_small);
+    }
+    adjust(is_off, sums);
+  }
+
+  // Rows that saw no key in the first tile, and whose weights turn out to be small altogether: they may be less exact than they should.
+  __device__ __forceinline__ void judge_totals() const {
+    bool lost[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float total = quad_sum(softmax.sum[half]);  // by all lanes
+      lost[half] = softmax.reference[half] == NATTEN_UNKNOWN && total < p.least_weight;
+    }
+    if (arch::ballot(lost[0] || lost[1]) == 0) return;
+    arch::sync_warp();  // other lanes noted down their rows
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const RowNote row = row_note(lane / 4 + 8 * half);
+      bool sees = true;
+#pragma unroll
+      for (int a = 0; a < 3; ++a) {
+        const Range window = row.window(a);
+        sees &= window.start < window.end;
+      }
+      lost[half] &= row.result(OUT) != RowNote::ABSENT && (sees || p.geometry.additional_keys > 0);
+    }
+    lose(lost);
+  }
+
+  // The scores of one tile while the tile before it is multiplied with its values.
+  template <bool MASKED>
+  __device__ __forceinline__ void step(bool has_turn) {
     if (!MASKED) await_keys();
-    if (!MASKED) take_turn();
+    if (has_turn) take_turn();
     issue_scores();
-    await_values();
+    await_values(value);
     issue_out();
-    if (!MASKED) pass_turn();
-    unsigned seen[2];
+    if (has_turn) pass_turn();
+    unsigned seen[2] = {0xffffffffu, 0xffffffffu};
     if (MASKED) find_seen(seen);
     arch::wgmma_wait<1>();
     arch::settle(scores);
-    if (CAREFUL) release_keys();
+    release_keys();
     if (MASKED) hide(scores, seen);
-    float factor[2];
-    const bool moves = CAREFUL && move_beyond(NATTEN_LAZY_MAXIMUM, factor);
     float sums[2];
-    weigh<CAREFUL>(sums);
+    weigh<false>(sums);
     arch::wgmma_wait<0>();
     arch::settle(out);
-    release_values();
-    if (CAREFUL && moves) rescale(factor);
-    if (!CAREFUL) {
-      // A sum is as large as its largest weight. One that is NaN will do: so is its row's result.
-      const bool fails = is_far != 0 || sums[0] > NATTEN_LARGEST_WEIGHT || sums[1] > NATTEN_LARGEST_WEIGHT;
-      if (arch::ballot(arch::named_barrier_any(8 + group, 128, fails)) != 0) return false;
-      release_keys();
-    }
-    count(sums);
-    pack_weights();
-    return true;
+    release_values(value);
+    adjust_large(sums);
+    leave_weights(sums);
   }
 
-  // A tile while no weights wait for their values: the first one, one behind a tile that was left out, or one for which the references
-  // have to move.
-  __device__ __forceinline__ void resume(bool masked, bool has_turn) {
+  // A tile while no weights wait for their values: the first one, or one behind many that were left out.
+  template <bool CAREFUL>
+  __device__ __forceinline__ void begin(bool masked, bool has_turn) {
     if (has_turn) take_turn();
     issue_scores();
     if (has_turn) pass_turn();
@@ -275,63 +346,64 @@ struct Consumer {
     release_keys();
     hide(scores, seen);
     float factor[2];
-    if (move_beyond(C::LAZY_MAXIMUM, factor)) rescale(factor);
+    if (CAREFUL && move_beyond(NATTEN_LAZY_MAXIMUM, factor)) rescale(factor);
     float sums[2];
-    weigh<true>(sums);
-    count(sums);
-    pack_weights();
+    weigh<CAREFUL>(sums);
+    if (!CAREFUL) adjust_first(seen, sums);
+    leave_weights(sums);
   }
 
   __device__ __forceinline__ void last_values() {
-    await_values();
+    await_values(value);
     issue_out();
     arch::wgmma_wait<0>();
     arch::settle(out);
-    release_values();
+    release_values(value);
   }
 
-  // The tiles behind `tile`, those without a mask first, up to one that is left out or a step that fails. Whether it did not.
-  template <bool CAREFUL>
-  __device__ __forceinline__ bool steps(const WorkItem::Head& head, int& tile) {
+  // The tiles behind `tile`, those without a mask first, as long as one waits for its values.
+  __device__ __forceinline__ void steps(const WorkItem::Head& head, int& tile) {
 #pragma unroll 1
-    for (; tile < head.full; ++tile) {
-      if (!step<false, CAREFUL>()) return false;
-    }
+    for (; tile < head.full; ++tile) step<false>(true);
 #pragma unroll 1
     for (; tile < head.tiles; ++tile) {
       await_keys();
-      if (leaves_out()) break;
-      if (!step<true, CAREFUL>()) return false;
+      const unsigned boxes = left_out();
+      if (!is_out(boxes)) {
+        step<true>(boxes == 0);
+      } else if (key.stage == value.stage) {
+        return;  // the values that weights wait for are in the place of this tile's
+      } else {
+        leave_out();
+      }
     }
-    return true;
   }
 
   // All tiles of an item, those without a mask first.
+  template <bool CAREFUL>
   __device__ __forceinline__ void walk(const WorkItem::Head& head) {
 #pragma unroll
     for (int i = 0; i < OUTS; ++i) out[i] = 0.0f;
     softmax.clear();
+    if (!CAREFUL) softmax.reference[0] = softmax.reference[1] = NATTEN_UNKNOWN;
     // Such scales leave near no score of note.
-    is_far = p.geometry.scale_log2 > NATTEN_FAR;
-    // Where all tiles are masked, rows see their first key in one tile or another, and then references move.
-    bool is_careful = head.full == 0;
-    bool waits = true;  // weights for their values
+    is_far = CAREFUL && p.geometry.scale_log2 > NATTEN_FAR;
+    if (!CAREFUL && lane == 0) lost_rows().clear();
 #pragma unroll 1
     for (int tile = 0; tile < head.tiles;) {
       await_keys();
-      if (leaves_out()) {
+      const unsigned boxes = left_out();
+      if (is_out(boxes)) {
         leave_out();
         ++tile;
         continue;
       }
-      // A step that failed has had the turn.
-      resume(tile >= head.full, tile < head.full && waits);
+      begin<CAREFUL>(tile >= head.full, boxes == 0);
       ++tile;
-      if (is_careful) waits = steps<true>(head, tile);
-      else waits = steps<false>(head, tile);
-      if (waits) last_values();
-      else is_careful = true;
+      if (!CAREFUL) steps(head, tile);
+      last_values();
     }
+    if (!CAREFUL) judge_totals();
   }
 
   // Divides by the sums; writes the log-sum-exp, and the result through shared memory in rows of 16-byte chunks.
@@ -379,7 +451,6 @@ struct Consumer {
 
   __device__ __forceinline__ void run() {
     key = {0, 0};
-    value = {0, 0};
     line = 0xffffffffu;  // none
     if (group == C::WARPGROUPS - 1) pass_turn();  // the first turn is warpgroup 0's
     for (RingPlace place = {0, 0};; place.template advance<C::ITEMS>()) {
@@ -391,8 +462,11 @@ struct Consumer {
       describe_rows(item);
       arch::barrier_wait(shared + C::QUERY_FULL + 8 * place.stage, place.parity);
       if (p.geometry.scale < 0.0f) negate_queries();
-      walk(head);
+      const bool is_careful = arch::ballot(item.is_careful()) != 0;
+      if (is_careful) walk<true>(head);
+      else walk<false>(head);
       store();
+      if (is_careful && lane == 0) lost_rows().clear();
       arrive(C::QUERY_EMPTY + 8 * place.stage);
     }
   }

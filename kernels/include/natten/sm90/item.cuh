@@ -25,7 +25,9 @@ struct WorkItem {
     int first_column;  // coordinate of the first column met
     int tiles;         // column tiles
   };
-  enum { HEAD_AT = 0, ALONG_AT = 16, FULL_AT = 64, OUTER_AT = 88, MET_AT = 96, NUMBER_AT = 120, BYTES = 128 };
+  enum {
+    HEAD_AT = 0, ALONG_AT = 16, FULL_AT = 64, OUTER_AT = 88, MET_AT = 96, NUMBER_AT = 120, ORDER_AT = 124, BYTES = 128
+  };
 
   unsigned address;
 
@@ -89,6 +91,13 @@ struct WorkItem {
   __device__ __forceinline__ unsigned number() const { return arch::load_shared(address + NUMBER_AT); }
   __device__ __forceinline__ void set_number(unsigned number) const { arch::store_shared(address + NUMBER_AT, number); }
 
+  // Which item of the launch it is, and whether it is to be done carefully.
+  __device__ __forceinline__ int index() const { return (int)(arch::load_shared(address + ORDER_AT) >> 1); }
+  __device__ __forceinline__ bool is_careful() const { return (arch::load_shared(address + ORDER_AT) & 1) != 0; }
+  __device__ __forceinline__ void set_order(int index, bool is_careful) const {
+    arch::store_shared(address + ORDER_AT, (unsigned)index << 1 | (is_careful ? 1 : 0));
+  }
+
   // Outermost coordinate of the columns in the tensor maps of their two operands (keys and values, or queries and d_out).
   __device__ __forceinline__ int outer(int side) const { return (int)arch::load_shared(address + OUTER_AT + 4 * side); }
   __device__ __forceinline__ void set_outer(int first, int second) const {
@@ -144,6 +153,30 @@ struct RowNote {
   __device__ __forceinline__ long long result(int i) const { return arch::load_shared_long(address + RESULTS_AT + 8 * i); }
   __device__ __forceinline__ void set_result(int i, long long at) const {
     arch::store_shared_long(address + RESULTS_AT + 8 * i, at);
+  }
+};
+
+// The rows of a warp whose weights left f32: of either half of its 16, a vote of the four lanes that share a row. Where an item comes
+// again, they are the rows that it comes for.
+struct LostRows {
+  enum { BYTES = 8 };
+
+  unsigned address;
+
+  __device__ __forceinline__ bool has(int row) const {
+    return (arch::load_shared(address + row / 8 * 4) >> row % 8 * 4 & 1) != 0;
+  }
+  __device__ __forceinline__ void add(const unsigned (&votes)[2]) const {
+    int known[2];
+    arch::load_shared(known, address);
+    arch::store_shared(address, known[0] | (int)votes[0], known[1] | (int)votes[1]);
+  }
+  __device__ __forceinline__ void clear() const { arch::store_shared(address, 0, 0); }
+  __device__ __forceinline__ void fill() const { arch::store_shared(address, -1, -1); }
+  __device__ __forceinline__ void copy(const LostRows& from) const {
+    int votes[2];
+    arch::load_shared(votes, from.address);
+    arch::store_shared(address, votes[0], votes[1]);
   }
 };
 

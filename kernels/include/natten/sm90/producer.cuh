@@ -160,23 +160,35 @@ struct Producer {
 };
 
 // One thread of another warp: describes the work items of this cta, one behind the other, as soon as there is a place for one, and
-// loads their queries.
+// loads their queries. An item of which consumers lost rows comes again, to be done carefully.
 template <class C>
 struct ItemProducer {
   const ForwardParamsSm90& p;
   unsigned shared;
 
   __device__ __forceinline__ void run() const {
-    unsigned count = 0;
-    for (int index = (int)blockIdx.x; index < p.items; index += (int)gridDim.x) {
-      const int slot = await_slot(count);
+    unsigned count = 0;  // items handed out
+    unsigned known = 0;  // of so many it is known how they went
+    const bool is_careful = C::LOSING > 0 && p.geometry.scale_log2 > NATTEN_FAR;
+    for (int next = (int)blockIdx.x;;) {
+      int lost = -1;  // the place of an item with lost rows
+      while (lost < 0 && known < count && (known + C::ITEMS == count || next >= p.items)) {
+        const int slot = await_end(known++);
+        if (has_lost(slot)) lost = slot;
+      }
+      const int index = lost < 0 ? next : item(lost).index();
+      if (index >= p.items) break;
+      if (lost < 0) next += (int)gridDim.x;
+      const int slot = count % C::ITEMS;
       if (!describe_item<C>(p, index, item(slot))) continue;
       item(slot).set_number(count);
+      item(slot).set_order(index, is_careful || lost >= 0);
+      note_due(slot, is_careful, lost);
       arch::barrier_arrive(shared + C::ITEM_READY + 8 * slot);
       push_queries(slot);
       ++count;
     }
-    const int slot = await_slot(count);
+    const int slot = count % C::ITEMS;
     item(slot).set({0, 0, 0, 0});
     arch::barrier_arrive(shared + C::ITEM_READY + 8 * slot);
     arch::barrier_arrive(shared + C::QUERY_FULL + 8 * slot);
@@ -184,11 +196,34 @@ struct ItemProducer {
 
   __device__ __forceinline__ WorkItem item(int slot) const { return {shared + C::ITEM_AT + slot * WorkItem::BYTES}; }
 
-  // Waits until the item that had this one's place, description and queries, is done with.
-  __device__ __forceinline__ int await_slot(unsigned count) const {
-    const RingPlace place = RingPlace::template of<C::ITEMS>(count);
-    arch::barrier_wait(shared + C::QUERY_EMPTY + 8 * place.stage, place.parity ^ 1);
+  // Waits until an item is done with, description and queries; where it was.
+  __device__ __forceinline__ int await_end(unsigned number) const {
+    const RingPlace place = RingPlace::template of<C::ITEMS>(number);
+    arch::barrier_wait(shared + C::QUERY_EMPTY + 8 * place.stage, place.parity);
     return place.stage;
+  }
+
+  __device__ __forceinline__ LostRows lost_rows(int slot, int warp) const {
+    return {shared + C::LOST_AT + (slot * 4 * C::LOSING + warp) * LostRows::BYTES};
+  }
+  __device__ __forceinline__ bool has_lost(int slot) const {
+    int votes = 0;
+#pragma unroll
+    for (int warp = 0; warp < 4 * C::LOSING; warp += 2) {
+      int words[4];
+      arch::load_shared(words, lost_rows(slot, warp).address);  // of two warps
+      votes |= words[0] | words[1] | words[2] | words[3];
+    }
+    return votes != 0;
+  }
+
+  // For which rows a careful item comes: all, or those that it lost in its former place.
+  __device__ __forceinline__ void note_due(int slot, bool is_careful, int lost) const {
+    if (!is_careful && lost < 0) return;
+    for (int warp = 0; warp < 4 * C::LOSING; ++warp) {
+      if (is_careful) lost_rows(slot, warp).fill();
+      else lost_rows(slot, warp).copy(lost_rows(lost, warp));
+    }
   }
 
   __device__ __forceinline__ void push_queries(int slot) const {

@@ -26,6 +26,13 @@ struct RingPlace {
       parity ^= 1;
     }
   }
+
+  // The place before this one. Where an earlier place is wanted, working it out keeps both in uniform registers; the compiler puts a copy
+  // that outlives `advance` into a register of every lane.
+  template <int STAGES>
+  __device__ __forceinline__ RingPlace before() const {
+    return {(stage + STAGES - 1) % STAGES, parity ^ (stage == 0 ? 1u : 0u)};
+  }
 };
 
 // Sets up the barriers of a ring's places, full ones and empty ones, by how many arrivals complete a phase of either.

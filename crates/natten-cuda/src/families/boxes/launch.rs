@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::mem::offset_of;
 use std::ops::Range;
 
-use natten_core::{PackedSequence, Problem};
+use natten_core::{ElementType, PackedSequence, Problem};
 
 use super::cost::RatesOf;
 use super::params::ForwardParamsSm90;
@@ -53,6 +53,13 @@ pub(in crate::families) fn lay_out(bid: &Bid, query: &Query<'_>, rates: RatesOf)
     Ok(offer)
 }
 
+/// Between which sums of weights a row's reference may stay where it is. bf16 has f32's exponents: the range is what leaves products and sums
+/// room on either side. f16 ends at 2^16 and is less exact below 2^-14.
+fn weight_range(ty: ElementType) -> Range<f32> {
+    let exponent = if ty == ElementType::Bf16 { 48.0 } else { 8.0 };
+    f32::exp2(-exponent)..f32::exp2(exponent)
+}
+
 /// One mask of a problem, a part of its values, and how it is cut.
 struct Part<'a> {
     query: &'a Query<'a>,
@@ -75,6 +82,7 @@ impl Part<'_> {
             Refused::By(RejectionReason::TensorMap(reason))
         })?;
         let [query_steps, key_steps, value_steps, additional_key_steps, additional_value_steps] = steps;
+        let range = weight_range(problem.element_type());
         let mut params = ForwardParamsSm90 {
             out: self.at(Slot::OUT, (self.sequence.query_start, self.values.start), class.first),
             lse: self.at(Slot::LSE, (self.sequence.query_start, 0), class.first),
@@ -90,6 +98,8 @@ impl Part<'_> {
             value_steps,
             additional_key_steps,
             additional_value_steps,
+            most_weight: range.end,
+            least_weight: range.start,
             ..ForwardParamsSm90::default()
         };
         // The kernel turns the queries where the scale is negative, and needs a power of two that is not zero: with the

@@ -33,8 +33,10 @@ pub struct ForwardParamsSm90 {
     pub value_steps: MapSteps,
     pub additional_key_steps: MapSteps,
     pub additional_value_steps: MapSteps,
+    pub most_weight: f32,
+    pub least_weight: f32,
     /// The kernel's struct is aligned as its tensor maps are.
-    pub padding: [u64; 5],
+    pub padding: [u64; 4],
 }
 
 #[cfg(test)]
@@ -57,6 +59,6 @@ mod tests {
                 ));)*
             };
         }
-        offsets!(out geometry tiles residues neighbours items query_steps);
+        offsets!(out geometry tiles residues neighbours items query_steps most_weight);
     }
 }
