@@ -8,13 +8,14 @@
 //     S = Q K[0]^T; P = weights(S)
 //     for j = 1 ..: issue S = Q K[j]^T; issue O += P V[j-1]
 //                   wait for S; hide what is not seen (partial tiles only); P' = weights(S), while O += P V runs
-//                   wait for O; rescale it if the reference moved; P = P'
+//                   wait for O; move references that P' says are far away; P = P'
 //     O += P V[last]; out = O / sum; lse = ln 2 (reference + log2 sum)
+//   rows whose weights leave f32 make their item come again, to be done with a look at the scores
 //
 // Warps: one producer warpgroup (one thread of it works), then two or three consumer warpgroups that take turns at
 // issuing products, so that one's softmax runs under another's products. The grid is persistent: one cta a
 // multiprocessor, items dealt in turn.
-// Shared memory: sm90/config.cuh; Q x 2 | K x 2 | V x 2 | rows | mask words | items | places of tiles | barriers. The
+// Shared memory: sm90/config.cuh; Q x 2 | K x 2 | V x 2 | rows | mask words | items | places of tiles | lost rows | barriers. The
 // result goes out over its own queries, while the next item's arrive.
 // Barriers: K full, K empty, V full, V empty for each of two stages, Q full, Q empty for each of two items; full ones count
 // bytes, empty ones the consumers' warps. Named barriers 1 .. 3 pass the turn, 8 .. 10 hold a warpgroup together.
@@ -55,7 +56,7 @@ NATTEN_DEVICE void forward(const ForwardParamsSm90& p) {
     }
   } else {
     arch::raise_registers<C::CONSUMER_REGISTERS>();
-    Consumer<C> consumer = {p, shared, warp / 4 - 1, warp % 4, (int)threadIdx.x % 32};
+    Consumer<C> consumer = {{p, (int)threadIdx.x % 32}, shared, warp / 4 - 1, warp % 4};
     consumer.run();
   }
 }

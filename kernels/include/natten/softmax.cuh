@@ -11,7 +11,6 @@ namespace natten {
 // The reference point of the weights moves only when a score exceeds it by this much (in powers of two). Weights up to
 // 2^8 lose no accuracy in f32, and after the first tokens the accumulators are hardly ever rescaled.
 #define NATTEN_LAZY_MAXIMUM 8.0f
-#define NATTEN_LARGEST_WEIGHT 256.0f
 // Below every finite score, yet finite: -inf - -inf never occurs, so a score of -inf has weight 0 from the start.
 #define NATTEN_LOWEST -3.402823466e38f
 #define NATTEN_HIGHEST 3.402823466e38f

@@ -1,50 +1,33 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 // A consumer warpgroup of the Hopper kernel: 64 queries against every key tile of the item.
 #pragma once
-#include "../softmax.cuh"
 #include "config.cuh"
 #include "mask.cuh"
 #include "rows.cuh"
+#include "weights.cuh"
 
 namespace natten {
 namespace sm90 {
 
-// A row's reference before anything is known of its scores, and one as good as it afterwards.
-#define NATTEN_UNKNOWN 0.0f
-#define NATTEN_KNOWN 9.094947017729282e-13f
-// Beyond these totals, 2^-100 and 2^100, weights may have left f32.
-#define NATTEN_LEAST_TOTAL 7.888609052210118e-31f
-#define NATTEN_MOST_TOTAL 1.2676506002282294e30f
-// The exponent of an f32, and what it is subtracted from for that of the inverse power of two.
-#define NATTEN_EXPONENT 0x7f800000u
-#define NATTEN_INVERSE_EXPONENT 0x7f000000u
-
 template <class C>
-struct Consumer {
+struct Consumer : RowWeights<C> {
+  typedef RowWeights<C> Rows;
+  using Rows::p, Rows::lane, Rows::scores, Rows::out, Rows::softmax, Rows::is_far;
+  using Rows::SCORES, Rows::OUTS;
   typedef typename C::Type Type;
-  enum {
-    SCORES = C::KEYS / 2,
-    OUTS = C::HEAD_DIM / 2,
-    STEPS = C::KEYS / 16             // of 16 keys, in P V
-  };
+  enum { STEPS = C::KEYS / 16 };     // of 16 keys, in P V
   enum { OUT = 0, LSE = 1 };         // a row's results
   typedef RowChunks<C::HEAD_DIM> Chunks;
   typedef arch::Wgmma<typename Type::Inputs, C::KEYS> ScoreProduct;
   typedef arch::Wgmma<typename Type::Inputs, C::HEAD_DIM> OutProduct;
 
-  const ForwardParamsSm90& p;
   unsigned shared;
   int group;          // this warpgroup
   int warp;           // of the warpgroup
-  int lane;
   RingPlace key;      // of the next tile of keys
   RingPlace value;    // of the values that weights wait for
   unsigned query;     // this warpgroup's queries of the item, and its result
-  float scores[SCORES];           // (64 queries, KEYS), then the weights in place
-  float out[OUTS];                // (64 queries, HEAD_DIM)
   unsigned weights[STEPS][4];     // (64 queries, KEYS) as pairs
-  FragmentSoftmax softmax;
-  unsigned is_far;    // whether its references are: not 0
   unsigned line;               // of the last masked tile
   unsigned seen_in_line[2];    // columns of its tiles that rows see along all axes but the line's
 
@@ -138,59 +121,6 @@ struct Consumer {
     meet_along(side, AnyBox{p.key_sides}, shared + C::BITS_AT, rows, pick(tile.first, side), seen);
   }
 
-  // Turns scores into weights in place, and sums them up.
-  template <bool MAY_BE_FAR>
-  __device__ __forceinline__ void weigh(float (&sums)[2]) {
-    FragmentSoftmax tile = {{softmax.reference[0], softmax.reference[1]}, {0.0f, 0.0f}};
-    if (MAY_BE_FAR && is_far != 0) {
-#pragma unroll
-      for (int i = 0; i < SCORES; ++i) scores[i] = tile.weigh_far(i / 2 % 2, scores[i], p.geometry.scale_log2);
-    } else {
-#pragma unroll
-      for (int i = 0; i < SCORES; ++i) scores[i] = tile.weigh(i / 2 % 2, scores[i], p.geometry.scale_log2);
-    }
-    sums[0] = tile.sum[0];
-    sums[1] = tile.sum[1];
-  }
-
-  // Moves the references if some score of the warp is more than so many powers of two above its row's. Returns whether; then factor
-  // is what the result must be multiplied by.
-  __device__ __forceinline__ bool move_beyond(float powers, float (&factor)[2]) {
-    const float scale_log2 = p.geometry.scale_log2;
-    float top[2] = {scores[0], scores[2]};
-#pragma unroll
-    for (int i = 0; i < SCORES; ++i) top[i / 2 % 2] = fmaxf(top[i / 2 % 2], scores[i]);
-    bool must = false;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) must |= top[half] * scale_log2 > softmax.reference[half] + powers;
-    const bool moves = (arch::ballot(must) | is_far) != 0;
-    if (moves) move(top, factor);
-    return moves;
-  }
-
-  // Moves the references to the largest scores of the rows, and from near to far where one of them would be lost.
-  __device__ __forceinline__ void move(const float (&top)[2], float (&factor)[2]) {
-    const float scale_log2 = p.geometry.scale_log2;
-    const float tops[2] = {quad_maximum(top[0]), quad_maximum(top[1])};
-    if (is_far == 0) {
-      FragmentSoftmax moved = softmax;
-      bool lost = false;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        factor[half] = moved.template move<false>(half, tops[half] * scale_log2);
-        lost |= moved.is_lost(half);
-      }
-      is_far = arch::ballot(lost);
-      if (is_far == 0) {
-        softmax = moved;
-        return;
-      }
-      softmax.go_far(scale_log2);
-    }
-#pragma unroll
-    for (int half = 0; half < 2; ++half) factor[half] = softmax.move_far(half, tops[half], scale_log2);
-  }
-
   // Counts a tile's weights and leaves them to wait for its values.
   __device__ __forceinline__ void leave_weights(const float (&sums)[2]) {
     softmax.sum[0] += sums[0];
@@ -199,11 +129,6 @@ struct Consumer {
     value = key.template before<C::STAGES>();
 #pragma unroll
     for (int i = 0; i < SCORES; i += 2) weights[i / 8][i / 2 % 4] = Type::pack_pair(scores[i], scores[i + 1]);
-  }
-
-  __device__ __forceinline__ void rescale(const float (&factor)[2]) {
-#pragma unroll
-    for (int i = 0; i < OUTS; ++i) out[i] *= factor[i / 2 % 2];
   }
 
   // Once the scores of a tile are there, its keys may go.
@@ -239,52 +164,6 @@ struct Consumer {
     return {shared + C::LOST_AT + (slot * 4 * C::LOSING + group * 4 + warp) * LostRows::BYTES};
   }
 
-  __device__ __forceinline__ void lose(const bool (&lost)[2]) const {
-    const unsigned by_half[2] = {arch::ballot(lost[0]), arch::ballot(lost[1])};
-    if (lane == 0 && (by_half[0] | by_half[1]) != 0) lost_rows().add(by_half);
-  }
-
-  // Weights are relative to references that nobody compared with the scores. Where a lane says that its row's stands far away, it moves by
-  // a power of two, which changes no bit of a weight but its exponent.
-  __device__ __forceinline__ void adjust(const bool (&is_off)[2], float (&sums)[2]) {
-    if (arch::ballot(is_off[0] || is_off[1]) == 0) return;
-    bool lost[2];
-    float factor[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const bool moves = (arch::ballot(is_off[half]) >> (lane & 28) & 15) != 0;
-      const float total = quad_sum(softmax.sum[half] + sums[half]);
-      lost[half] = moves && (total < NATTEN_LEAST_TOTAL || total > NATTEN_MOST_TOTAL);
-      const unsigned power = __float_as_uint(total) & NATTEN_EXPONENT;
-      factor[half] = moves ? __uint_as_float(NATTEN_INVERSE_EXPONENT - power) : 1.0f;
-      const float to = softmax.reference[half] + (float)((int)(power >> 23) - 127);
-      if (moves) softmax.reference[half] = to == NATTEN_UNKNOWN ? NATTEN_KNOWN : to;
-      sums[half] *= factor[half];
-      softmax.sum[half] *= factor[half];
-    }
-    lose(lost);
-#pragma unroll
-    for (int i = 0; i < SCORES; ++i) scores[i] *= factor[i / 2 % 2];
-    rescale(factor);
-  }
-
-  // As large as its largest weight is a sum. NaN stays NaN.
-  __device__ __forceinline__ void adjust_large(float (&sums)[2]) {
-    const bool is_off[2] = {sums[0] > p.most_weight, sums[1] > p.most_weight};
-    adjust(is_off, sums);
-  }
-
-  // Of a row that nothing is known of, its first weights tell.
-  __device__ __forceinline__ void adjust_first(const unsigned (&seen)[2], float (&sums)[2]) {
-    bool is_off[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const bool is_small = softmax.sum[half] + sums[half] < p.least_weight;
-      is_off[half] = sums[half] > p.most_weight || (softmax.reference[half] == NATTEN_UNKNOWN && seen[half] != 0 && is_small);
-    }
-    adjust(is_off, sums);
-  }
-
   // Rows that saw no key in the first tile, and whose weights turn out to be small altogether: they may be less exact than they should.
   __device__ __forceinline__ void judge_totals() const {
     bool lost[2];
@@ -306,7 +185,7 @@ struct Consumer {
       }
       lost[half] &= row.result(OUT) != RowNote::ABSENT && (sees || p.geometry.additional_keys > 0);
     }
-    lose(lost);
+    lost_rows().add(lane, lost);
   }
 
   // The scores of one tile while the tile before it is multiplied with its values.
@@ -325,11 +204,11 @@ struct Consumer {
     release_keys();
     if (MASKED) hide(scores, seen);
     float sums[2];
-    weigh<false>(sums);
+    this->template weigh<false>(sums);
     arch::wgmma_wait<0>();
     arch::settle(out);
     release_values(value);
-    adjust_large(sums);
+    this->adjust_large(sums, lost_rows());
     leave_weights(sums);
   }
 
@@ -346,10 +225,10 @@ struct Consumer {
     release_keys();
     hide(scores, seen);
     float factor[2];
-    if (CAREFUL && move_beyond(NATTEN_LAZY_MAXIMUM, factor)) rescale(factor);
+    if (CAREFUL && this->move_beyond(NATTEN_LAZY_MAXIMUM, factor)) this->rescale(factor);
     float sums[2];
-    weigh<CAREFUL>(sums);
-    if (!CAREFUL) adjust_first(seen, sums);
+    this->template weigh<CAREFUL>(sums);
+    if (!CAREFUL) this->adjust_first(seen, sums, lost_rows());
     leave_weights(sums);
   }
 

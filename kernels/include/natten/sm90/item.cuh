@@ -5,6 +5,7 @@
 // An item is a tile of rows, which meets tiles of columns: in the forward pass rows are queries and columns are keys.
 #pragma once
 #include "../arch/shared.cuh"
+#include "../arch/warp.cuh"
 #include "../window.cuh"
 
 namespace natten {
@@ -166,10 +167,14 @@ struct LostRows {
   __device__ __forceinline__ bool has(int row) const {
     return (arch::load_shared(address + row / 8 * 4) >> row % 8 * 4 & 1) != 0;
   }
-  __device__ __forceinline__ void add(const unsigned (&votes)[2]) const {
-    int known[2];
-    arch::load_shared(known, address);
-    arch::store_shared(address, known[0] | (int)votes[0], known[1] | (int)votes[1]);
+  // By all lanes, each of which says it of the two rows that it shares with three.
+  __device__ __forceinline__ void add(int lane, const bool (&lost)[2]) const {
+    const unsigned votes[2] = {arch::ballot(lost[0]), arch::ballot(lost[1])};
+    if (lane == 0 && (votes[0] | votes[1]) != 0) {
+      int known[2];
+      arch::load_shared(known, address);
+      arch::store_shared(address, known[0] | (int)votes[0], known[1] | (int)votes[1]);
+    }
   }
   __device__ __forceinline__ void clear() const { arch::store_shared(address, 0, 0); }
   __device__ __forceinline__ void fill() const { arch::store_shared(address, -1, -1); }

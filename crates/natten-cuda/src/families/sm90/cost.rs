@@ -1,18 +1,17 @@
-//! What tiles and work items of this family cost, in microseconds of one multiprocessor of an H100. Fitted to the times in
+//! What tiles and work items of this family cost, in microseconds of one multiprocessor of an H100 or H200. Fitted to the times in
 //! docs/performance.md, section 6.
 
 use crate::families::boxes::{LeaveOut, Rates, backward, warpgroups};
 use crate::registry::Kernel;
 
-/// Tiles of 128 queries, fitted to 127 ways to cut the problems that were timed (56 at head_dim 64), then rounded against all that are
-/// taken. Predictions come within a seventh of their times. Three warpgroups take 1.36 times as long as two for 1.5 times the
-/// queries.
+/// Tiles of 128 queries, fitted to the problems that were timed on an H200. Predictions come within a seventh of their times. Three
+/// warpgroups take 1.36 times as long as two for 1.5 times the queries.
 pub(in crate::families) fn rates(kernel: &Kernel) -> Rates {
     let (full, mask, item, share) = match kernel.max_head_dim {
-        32 => (0.88, 0.36, 2.6, 0.4),
-        64 => (1.12, 0.40, 2.6, 0.2),
-        128 => (1.58, 0.19, 3.6, 0.42),
-        _ => (1.56, 0.25, 6.0, 0.4),
+        32 => (0.88, 0.36, 2.2, 0.4),
+        64 => (1.10, 0.15, 2.2, 0.2),
+        128 => (1.54, 0.19, 3.2, 0.42),
+        _ => (1.55, 0.26, 4.4, 0.4),
     };
     let warpgroups = warpgroups(kernel);
     let full = full * if warpgroups == 3 { 1.36 } else { 1.0 };
