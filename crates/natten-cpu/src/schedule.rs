@@ -42,12 +42,12 @@ pub(crate) struct Task {
 
 impl<'a> Schedule<'a> {
     /// Cuts the lanes of a pass.
-    pub(crate) fn new(cpu: &Cpu, isa: Isa, problem: &'a Problem, pass: Pass) -> Self {
-        let vectors = dispatch(isa, VectorShape);
-        let row = |width: usize| 4 * width.next_multiple_of(vectors.wide);
+    pub(crate) fn new(cpu: &Cpu, vectors: &Vectors, problem: &'a Problem, pass: Pass) -> Self {
+        let row = |width: usize| vectors.component_bytes * width.next_multiple_of(vectors.wide);
         let row_bytes = row(problem.head_dim()) + row(problem.head_dim_v());
         let threads = threads(cpu.pool(), problem.useful_flops());
-        let blocking = Blocking::choose(problem, pass, &Machine { lanes: vectors.lanes, row_bytes, threads });
+        let &Vectors { lanes, tiles, .. } = vectors;
+        let blocking = Blocking::choose(problem, pass, &Machine { lanes, tiles, row_bytes, threads });
         let inverse = pass == Pass::Keys;
         // In floating point: a view without strides may claim more than there is memory for.
         let rows = |tokens: usize, heads: usize| tokens as f64 * (problem.batch() * heads) as f64;
@@ -145,18 +145,36 @@ pub(crate) fn plain_tokens(batch: usize, head: usize) -> Tokens {
     Tokens { start: [0; 3], step: [1; 3], batch, head }
 }
 
-/// Asks for the lengths of an instruction set's vectors.
-struct VectorShape;
-
-struct VectorLengths {
+/// What tasks compute with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Vectors {
+    /// Lanes of a group.
     lanes: usize,
+    /// Components of a vector.
     wide: usize,
+    /// Bytes of a packed component.
+    component_bytes: usize,
+    /// Whether tiles multiply.
+    tiles: bool,
 }
 
-impl Kernel for VectorShape {
-    type Output = VectorLengths;
+impl Vectors {
+    /// Tiles of bf16, and the vectors beside them.
+    pub(crate) const BESIDE_TILES: Vectors = Vectors { lanes: 16, wide: 32, component_bytes: 2, tiles: true };
+
+    /// Those of an instruction set.
+    pub(crate) fn of(isa: Isa) -> Self {
+        dispatch(isa, VectorsOf)
+    }
+}
+
+/// Asks for the lengths of an instruction set's vectors.
+struct VectorsOf;
+
+impl Kernel for VectorsOf {
+    type Output = Vectors;
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> VectorLengths {
-        VectorLengths { lanes: S::LANES, wide: S::WIDE }
+    fn run<S: Simd>(self, _: S) -> Vectors {
+        Vectors { lanes: S::LANES, wide: S::WIDE, component_bytes: size_of::<f32>(), tiles: false }
     }
 }

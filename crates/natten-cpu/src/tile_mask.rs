@@ -53,6 +53,8 @@ struct Pattern {
     /// Four lanes along the last axis: which of the group, and whose runs.
     quads: [Vec<(usize, Range<usize>)>; 2],
     lane_rows: Vec<LaneRow>,
+    /// For a single group of sixteen lanes: the lanes that see each two neighbours of a line, see [`TileMask::seen_pairs`].
+    seen_pairs: Vec<u32>,
 }
 
 /// All that a pattern depends on.
@@ -127,6 +129,9 @@ impl TileMasks {
         std::mem::swap(&mut pattern.key, &mut self.candidate);
         pattern.list_rows(block.groups);
         pattern.find_runs(block.groups, unit);
+        if block.groups.lane_count() == 16 {
+            pattern.list_pairs();
+        }
         index
     }
 }
@@ -160,6 +165,14 @@ impl<'a> TileMask<'a> {
     #[inline(always)]
     pub(crate) fn extent_y(&self) -> usize {
         self.pattern.key.extents[1]
+    }
+
+    /// The lanes of the first group, of at most sixteen, that see two neighbours of each line, one bit a lane: those of the even
+    /// column in the low half, those of the odd one in the high half. The group's columns begin in the first pair of a line and
+    /// end in its last.
+    #[inline(always)]
+    pub(crate) fn seen_pairs(&self) -> &'a [u32] {
+        &self.pattern.seen_pairs
     }
 
     /// Slots of a line of the score tile.
@@ -205,6 +218,20 @@ impl Pattern {
                 self.rows.extend(line, part.start, line * pitch + part.start, seen);
             }
             *end = self.rows.len();
+        }
+    }
+
+    /// Lists what the first group sees, two neighbours at a time.
+    fn list_pairs(&mut self) {
+        self.seen_pairs.clear();
+        let columns = self.columns[0].clone();
+        if columns.is_empty() {
+            return;
+        }
+        let mut of_line = vec![0; (columns.start % 2 + columns.len()).next_multiple_of(2)];
+        for line in self.rows.part(0..self.ends[0]).seen().chunks(columns.len()) {
+            of_line[columns.start % 2..][..columns.len()].copy_from_slice(line);
+            self.seen_pairs.extend(of_line.chunks_exact(2).map(|pair| pair[0] & 0xffff | pair[1] << 16));
         }
     }
 
