@@ -54,7 +54,7 @@ pub(crate) fn power_below<S: Simd>(simd: S, x: S::V) -> S::V {
     let shifted = simd.add(x, c(NO_FRACTION));
     let r = simd.sub(x, simd.sub(shifted, c(NO_FRACTION)));
     let p = simd.fma(c(1.330_060_7e-3), r, c(9.669_692e-3));
-    let p = simd.fma(p, r, c(5.550_558_3e-2));
+    let p = simd.fma(p, r, c(5.550_558e-2));
     let p = simd.fma(p, r, c(2.402_228_2e-1));
     let p = simd.fma(p, r, c(std::f32::consts::LN_2));
     let p = simd.fma(p, r, c(1.0));
