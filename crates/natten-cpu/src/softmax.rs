@@ -44,21 +44,31 @@ pub(crate) fn exp2_below<S: Simd>(simd: S, x: S::V) -> S::V {
 /// numbers between -126 and -127 it is something below the normal numbers.
 ///
 /// The integer part is found by adding what leaves no room for a fraction, and its low bits go into the exponent as they are. The
-/// polynomial of degree 5 is within 3 units in the last place, less than a weight in bf16 loses.
+/// polynomial of degree 5 is within 3 units in the last place, less than a weight in bf16 loses. Several vectors go through it step
+/// by step together: one alone is a chain of a dozen operations, of which a processor cannot hold enough to be busy.
 #[inline(always)]
-pub(crate) fn power_below<S: Simd>(simd: S, x: S::V) -> S::V {
+pub(crate) fn powers_below<S: Simd, const COUNT: usize>(simd: S, x: &mut [S::V; COUNT]) {
     /// 1.5 * 2^23.
     const NO_FRACTION: f32 = 12_582_912.0;
+    const POLYNOMIAL: [f32; 5] = [9.669_692e-3, 5.550_558e-2, 2.402_228_2e-1, std::f32::consts::LN_2, 1.0];
     let c = |value: f32| simd.splat(value);
-    let x = simd.max(c(-127.0), x);
-    let shifted = simd.add(x, c(NO_FRACTION));
-    let r = simd.sub(x, simd.sub(shifted, c(NO_FRACTION)));
-    let p = simd.fma(c(1.330_060_7e-3), r, c(9.669_692e-3));
-    let p = simd.fma(p, r, c(5.550_558e-2));
-    let p = simd.fma(p, r, c(2.402_228_2e-1));
-    let p = simd.fma(p, r, c(std::f32::consts::LN_2));
-    let p = simd.fma(p, r, c(1.0));
-    simd.add_to_exponent(p, shifted)
+    let mut shifted = *x;
+    let mut power = [c(1.330_060_7e-3); COUNT];
+    for (x, shifted) in x.iter_mut().zip(&mut shifted) {
+        *x = simd.max(c(-127.0), *x);
+        *shifted = simd.add(*x, c(NO_FRACTION));
+    }
+    for (x, &shifted) in x.iter_mut().zip(&shifted) {
+        *x = simd.sub(*x, simd.sub(shifted, c(NO_FRACTION)));
+    }
+    for coefficient in POLYNOMIAL {
+        for (power, &x) in power.iter_mut().zip(&*x) {
+            *power = simd.fma(*power, x, c(coefficient));
+        }
+    }
+    for ((x, &power), &shifted) in x.iter_mut().zip(&power).zip(&shifted) {
+        *x = simd.add_to_exponent(power, shifted);
+    }
 }
 
 /// Whether four times some lane's largest score leaves f32. Minus infinity, where a lane has seen no key, does not count.
@@ -219,7 +229,9 @@ mod tests {
         #[inline(always)]
         fn run<S: Simd>(self, simd: S) {
             for chunk in self.0.chunks_exact_mut(S::LANES) {
-                simd.store(chunk, power_below(simd, simd.load(chunk)));
+                let mut powers = [simd.load(chunk)];
+                powers_below(simd, &mut powers);
+                simd.store(chunk, powers[0]);
             }
         }
     }

@@ -26,7 +26,7 @@ use crate::packed::{PackedRows, RowFormat};
 use crate::parallel::Scratch;
 use crate::schedule::{Task, lane_tokens};
 use crate::score_block::ScoreBlock;
-use crate::softmax::power_below;
+use crate::softmax::powers_below;
 use crate::tile_mask::TileMask;
 
 /// Keys of a score tile: scores, weights and sums share a first-level cache.
@@ -276,7 +276,7 @@ fn weigh<S: Simd>(
 ) -> S::V {
     let lowest = simd.splat(f32::NEG_INFINITY);
     let mut maxima = [simd.load(max), lowest];
-    for (scores, &seen) in scores.chunks_exact(2 * SIDE).zip(lines.seen) {
+    for (scores, &seen) in scores.as_chunks::<{ 2 * SIDE }>().0.iter().zip(lines.seen) {
         for (i, max) in maxima.iter_mut().enumerate() {
             let score = simd.load(&scores[i * SIDE..]);
             *max = simd.select(seen >> (16 * i), simd.max(score, *max), *max);
@@ -285,26 +285,54 @@ fn weigh<S: Simd>(
     let new = simd.max(maxima[1], maxima[0]);
     let power = Powers::new(simd, new, scale);
     // Minus infinity times a scale of 0 would be no number; the sums are 0 then.
-    let factor = power.of(simd, simd.max(simd.load(max), simd.splat(f32::MIN)));
+    let old = simd.max(simd.load(max), simd.splat(f32::MIN));
+    let mut factor = [power.exponent(simd, old)];
+    powers_below(simd, &mut factor);
+    let [factor] = factor;
     simd.store(max, new);
-    let zero = simd.splat(0.0);
-    let mut sums = [zero; 2];
-    let scores = scores.chunks_exact(2 * SIDE * lines.pairs).zip(lines.seen.chunks_exact(lines.pairs));
-    for ((scores, seen), weights) in scores.zip(weights.chunks_exact_mut(lines.weight_tiles() * TILE)) {
-        let (weights, rest) = weights.split_at_mut(lines.pairs * SIDE);
-        for ((scores, &seen), weights) in
-            scores.chunks_exact(2 * SIDE).zip(seen).zip(weights.chunks_exact_mut(SIDE))
-        {
-            let even = simd.select(seen, power.of(simd, simd.load(scores)), zero);
-            let odd = simd.select(seen >> 16, power.of(simd, simd.load(&scores[SIDE..])), zero);
-            sums = [simd.add(sums[0], even), simd.add(sums[1], odd)];
-            simd.store(weights, simd.pair(even, odd));
+    let mut sums = [simd.splat(0.0); 2];
+    let of_lines = scores.as_chunks::<SIDE>().0.chunks_exact(2 * lines.pairs);
+    let of_lines = of_lines.zip(lines.seen.chunks_exact(lines.pairs));
+    for ((scores, seen), weights) in of_lines.zip(weights.chunks_exact_mut(lines.weight_tiles() * TILE)) {
+        let (weights, rest) = weights.as_chunks_mut::<SIDE>().0.split_at_mut(lines.pairs);
+        let (twos, one) = scores.as_chunks::<4>();
+        let (seen, last_seen) = seen.as_chunks::<2>();
+        let (weights, last_weights) = weights.as_chunks_mut::<2>();
+        for ((scores, seen), weights) in twos.iter().zip(seen).zip(weights) {
+            weigh_pairs(simd, &power, (scores, seen), weights, &mut sums);
         }
-        rest.fill(0.0);
+        if let ([even, odd], [seen], [weights]) = (one, last_seen, last_weights) {
+            weigh_pairs(simd, &power, (&[*even, *odd], &[*seen]), std::array::from_mut(weights), &mut sums);
+        }
+        rest.fill([0.0; SIDE]);
     }
     let tile_sum = simd.add(sums[0], sums[1]);
     simd.store(sum, simd.fma(simd.load(sum), factor, tile_sum));
     factor
+}
+
+/// The weights of some pairs of keys, which are twice as many.
+#[inline(always)]
+fn weigh_pairs<S: Simd, const KEYS: usize, const PAIRS: usize>(
+    simd: S,
+    power: &Powers<S::V>,
+    (scores, seen): (&[[f32; SIDE]; KEYS], &[u32; PAIRS]),
+    weights: &mut [[f32; SIDE]; PAIRS],
+    sums: &mut [S::V; 2],
+) {
+    let zero = simd.splat(0.0);
+    let mut powers = [zero; KEYS];
+    for (power_of, score) in powers.iter_mut().zip(scores) {
+        *power_of = power.exponent(simd, simd.load(score));
+    }
+    powers_below(simd, &mut powers);
+    #[allow(clippy::needless_range_loop, reason = "the index names places in three arrays")]
+    for pair in 0..PAIRS {
+        let even = simd.select(seen[pair], powers[2 * pair], zero);
+        let odd = simd.select(seen[pair] >> 16, powers[2 * pair + 1], zero);
+        *sums = [simd.add(sums[0], even), simd.add(sums[1], odd)];
+        simd.store(&mut weights[pair], simd.pair(even, odd));
+    }
 }
 
 /// Powers of 2 relative to the largest score. Halves of scores are subtracted, since two scores may be further apart than f32
@@ -328,9 +356,10 @@ impl<V: Copy> Powers<V> {
         }
     }
 
+    /// The power of 2 that a score is relative to the largest.
     #[inline(always)]
-    fn of<S: Simd<V = V>>(&self, simd: S, score: V) -> V {
-        power_below(simd, simd.mul(simd.fma(score, self.half, self.largest), self.factor))
+    fn exponent<S: Simd<V = V>>(&self, simd: S, score: V) -> V {
+        simd.mul(simd.fma(score, self.half, self.largest), self.factor)
     }
 }
 
