@@ -30,6 +30,7 @@ mod score_block;
 mod score_tile;
 mod softmax;
 mod through_f64;
+mod tile_in_flight;
 mod tile_mask;
 
 use std::sync::Arc;

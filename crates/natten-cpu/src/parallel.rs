@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::Cpu;
 use crate::arch::prefetch::PrefetchQueue;
-use crate::arch::tiles::KeyBlock;
 use crate::arch::{Kernel, Simd, dispatch, dispatch_tiles};
 use crate::boxes::TileWindows;
 use crate::buffer::Buffer;
 use crate::isa::Isa;
 use crate::packed::PackedRows;
+use crate::tile_in_flight::TileInFlight;
 use crate::tile_mask::TileMasks;
 
 /// Work below this many floating-point operations is done on the calling thread: waking others costs more.
@@ -34,8 +34,8 @@ pub(crate) struct Scratch {
     pub score_tiles: [Buffer; 2],
     /// Weights of a group as words of two.
     pub words: Buffer,
-    /// Which tiles of keys a score tile has, and where values begin.
-    pub key_blocks: (Vec<KeyBlock>, Vec<u32>),
+    /// Two score tiles of a unit that multiplies tiles.
+    pub tiles_in_flight: [TileInFlight; 2],
     /// Rows on their way to vectors over lanes.
     pub stage: Buffer,
     /// Mask patterns.
