@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use natten_core::ElementType;
 
-use crate::arch::{Kernel, Simd, dispatch, dispatch_tiles, tiles};
+use crate::arch::{Kernel, Simd, WithTiles, dispatch, dispatch_tiles, tiles};
 use crate::isa::Isa;
 
 /// What is measured.
@@ -88,7 +88,7 @@ fn burst(arithmetic: Arithmetic, isa: Isa, rounds: usize) -> Option<f64> {
     match arithmetic {
         // The model is no limit of anything.
         Arithmetic::Bf16Tiles if isa != Isa::Amx => None,
-        Arithmetic::Bf16Tiles => Some(dispatch_tiles(isa, TileBurst(rounds))),
+        Arithmetic::Bf16Tiles => Some(dispatch_tiles(isa, WithTiles(TileBurst(rounds)))),
         _ => dispatch(isa, Burst { arithmetic, rounds }),
     }
 }
@@ -101,7 +101,7 @@ impl Kernel for TileBurst {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> f64 {
-        simd.with_tiles(|| tiles::multiply_alone(simd, self.0))
+        tiles::multiply_alone(simd, self.0)
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Schedule<'a> {
     pub blocking: Blocking,
     boxes: TaskBoxes,
     inverse: bool,
+    /// Most rows of a line of a row block.
+    longest_line: usize,
     /// Whether rows are worth a prefetch: the pass's tensors are too large to wait in a last-level cache, or rows too far
     /// apart for what a processor fetches by itself.
     pub prefetches_rows: bool,
@@ -57,7 +59,14 @@ impl<'a> Schedule<'a> {
         let bytes = rows * row as f64 * if pass == Pass::Forward { 1.0 } else { 2.0 };
         let dilated = problem.axes().iter().any(|axis| axis.dilation > 1);
         let boxes = TaskBoxes::new(problem, blocking.task, inverse);
-        Schedule { problem, boxes, blocking, inverse, prefetches_rows: bytes > PREFETCH_BYTES || dilated }
+        Schedule {
+            problem,
+            boxes,
+            blocking,
+            inverse,
+            longest_line: if tiles { 1024 } else { 512 },
+            prefetches_rows: bytes > PREFETCH_BYTES || dilated,
+        }
     }
 
     /// How many tasks there are.
@@ -94,7 +103,7 @@ impl<'a> Schedule<'a> {
     pub(crate) fn row_blocks(&self, all: &Box3) -> Boxes {
         match self.blocking.walk() {
             Some(_) => cut(all, usize::MAX, usize::MAX),
-            None => cut(all, self.blocking.row_block, 512),
+            None => cut(all, self.blocking.row_block, self.longest_line),
         }
     }
 

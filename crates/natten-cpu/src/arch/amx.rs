@@ -328,13 +328,13 @@ impl<const MODELLED: bool> Simd for Amx<MODELLED> {
         }
     }
     #[inline(always)]
-    fn with_tiles<R>(self, f: impl FnOnce() -> R) -> R {
+    fn with_tiles<K: Kernel>(self, kernel: K) -> K::Output {
         if MODELLED {
-            return f();
+            return self.vectorize(kernel);
         }
         // SAFETY: such a token exists only where the unit is there and permitted.
         let _release = unsafe { configure() };
-        f()
+        self.vectorize(kernel)
     }
     #[inline(always)]
     unsafe fn multiply_scores(self, block: &ScoreBlock) {
@@ -408,6 +408,18 @@ mod tests {
         stored.palette
     }
 
+    struct Palette {
+        fails: bool,
+    }
+
+    impl Kernel for Palette {
+        type Output = u8;
+        fn run<S: Simd>(self, _: S) -> u8 {
+            assert!(!self.fails, "a task that fails");
+            palette()
+        }
+    }
+
     #[test]
     fn the_unit_is_released_however_a_task_ends() {
         let Some(token) = Amx::<false>::detect() else {
@@ -415,9 +427,9 @@ mod tests {
             return;
         };
         assert_eq!(palette(), 0);
-        token.with_tiles(|| assert_eq!(palette(), 1));
+        assert_eq!(token.with_tiles(Palette { fails: false }), 1);
         assert_eq!(palette(), 0);
-        let unwound = std::panic::catch_unwind(|| token.with_tiles(|| panic!("a task that fails")));
+        let unwound = std::panic::catch_unwind(|| token.with_tiles(Palette { fails: true }));
         assert!(unwound.is_err());
         assert_eq!(palette(), 0);
     }

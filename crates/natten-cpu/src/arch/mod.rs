@@ -93,6 +93,17 @@ pub(crate) fn dispatch_tiles<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     scalar::Scalar::<16>.vectorize(kernel)
 }
 
+/// A kernel with the tile unit configured around it.
+pub(crate) struct WithTiles<K>(pub K);
+
+impl<K: Kernel> Kernel for WithTiles<K> {
+    type Output = K::Output;
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> K::Output {
+        simd.with_tiles(self.0)
+    }
+}
+
 /// Vectors of one instruction set.
 ///
 /// `V` holds [`Simd::LANES`] numbers of different lanes (queries of a group); `W` holds [`Simd::WIDE`] components
@@ -186,11 +197,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         debug_assert!(Self::TILES);
         x
     }
-    /// Runs `f` with the tile unit configured, and releases it afterwards.
+    /// [`Simd::vectorize`] with the tile unit configured, which is released afterwards.
     #[inline(always)]
-    fn with_tiles<R>(self, f: impl FnOnce() -> R) -> R {
+    fn with_tiles<K: Kernel>(self, kernel: K) -> K::Output {
         debug_assert!(Self::TILES);
-        f()
+        self.vectorize(kernel)
     }
     /// The products of one or two tiles of scores, see [`tiles::score_tiles`].
     ///

@@ -87,11 +87,6 @@ impl ScoreRows<'_> {
     pub(crate) fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
-
-    /// Which lanes see each of them.
-    pub(crate) fn seen(&self) -> Vec<u32> {
-        self.rows.iter().map(|row| row.seen).collect()
-    }
 }
 
 /// Which groups of a pair scores are computed for.

@@ -5,8 +5,8 @@ use natten_core::{Element, ElementType};
 use super::Call;
 use super::tile::TileState;
 use super::tiled::TiledState;
-use crate::arch::Simd;
 use crate::arch::rows::Rows;
+use crate::arch::{Kernel, Simd};
 use crate::boxes::{Box3, LaneBox, cut};
 use crate::groups::Groups;
 use crate::pack::Tokens;
@@ -59,12 +59,27 @@ impl<E: Element> Tasks for Call<'_, E> {
     #[inline(always)]
     fn run<S: Simd>(&self, simd: S, index: usize, scratch: &mut Scratch) {
         if S::TILES {
-            simd.with_tiles(|| run_task::<S, E, TiledState>(simd, self, index, scratch));
+            simd.with_tiles(TiledTask { call: self, index, scratch });
         } else if S::BF16_DOT && E::TYPE == ElementType::Bf16 {
             run_task::<S, E, TileState<true>>(simd, self, index, scratch);
         } else {
             run_task::<S, E, TileState<false>>(simd, self, index, scratch);
         }
+    }
+}
+
+/// A task on tiles, as a function of its own.
+struct TiledTask<'a, 'c, E> {
+    call: &'a Call<'c, E>,
+    index: usize,
+    scratch: &'a mut Scratch,
+}
+
+impl<E: Element> Kernel for TiledTask<'_, '_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        run_task::<S, E, TiledState>(simd, self.call, self.index, self.scratch);
     }
 }
 

@@ -31,6 +31,7 @@ use crate::parallel::Scratch;
 use crate::schedule::{Task, lane_tokens};
 use crate::score_block::ScoreBlock;
 use crate::tile_in_flight::Operands;
+use crate::tile_mask::TILES;
 
 /// Keys of a score tile: scores, weights and sums share a first-level cache.
 const SCORE_ROWS: usize = 160;
@@ -177,7 +178,7 @@ impl Kernel for Attend<'_> {
                     let lanes = (head * groups.pair_count() + pair.index) * state.words * 2 * SIDE + g * SIDE;
                     let vector = head * groups.len() + single.first;
                     for tile in cut(&block.seen, SCORE_ROWS, SCORE_ROWS) {
-                        let mask = scratch.tile_masks.mask(&block, &tile, 2);
+                        let mask = scratch.tile_masks.mask(&block, &tile, TILES);
                         next.begin(&block, &mask, (lanes, vector), state.width);
                         if !next.is_empty() {
                             this.weigh_and_sum(simd, &mut operands, next);

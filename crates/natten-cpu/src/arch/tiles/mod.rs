@@ -73,7 +73,8 @@ pub(crate) fn score_tiles<S: Simd>(
             assert!((block.row as usize + SIDE) * words <= packed.len());
             assert!((block.slot as usize + SIDE) * SIDE <= out.len());
         }
-        prefetch.fetch(simd);
+        // As many as register blocks of these rows would have made due, for half the lanes.
+        (0..2).for_each(|_| prefetch.fetch(simd));
         let block = ScoreBlock {
             queries: lanes.as_ptr(),
             queries_stride_bytes: 2 * SIDE * size_of::<f32>(),
@@ -181,7 +182,7 @@ pub(crate) fn weight_bits(x: f32) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::{Kernel, dispatch_tiles, scalar::Scalar};
+    use crate::arch::{Kernel, WithTiles, dispatch_tiles, scalar::Scalar};
     use crate::isa::Isa;
 
     const WORDS: usize = 2 * SIDE;
@@ -201,14 +202,12 @@ mod tests {
             let (values, weights) = (words(WIDTH * PITCH + 2 * SIDE), words(3 * TILE));
             let mut scores = vec![0.0; 3 * TILE];
             let mut sums: Vec<f32> = (0..WIDTH * SIDE).map(|i| i as f32 / 64.0 - 3.0).collect();
-            simd.with_tiles(|| {
-                let blocks = [(0, 0), (7, 10), (24, 32)].map(|(row, slot)| KeyBlock { row, slot });
-                let operands = Scores { lanes: &lanes, words: WORDS, packed: &packed, blocks: &blocks };
-                score_tiles(simd, &operands, &mut PrefetchQueue::default(), &mut scores);
-                let starts = [3, 0, 19];
-                let operands = Sums { values: &values, pitch: PITCH, starts: &starts, weights: &weights };
-                sum_tiles(simd, &operands, &mut sums);
-            });
+            let blocks = [(0, 0), (7, 10), (24, 32)].map(|(row, slot)| KeyBlock { row, slot });
+            let operands = Scores { lanes: &lanes, words: WORDS, packed: &packed, blocks: &blocks };
+            score_tiles(simd, &operands, &mut PrefetchQueue::default(), &mut scores);
+            let starts = [3, 0, 19];
+            let operands = Sums { values: &values, pitch: PITCH, starts: &starts, weights: &weights };
+            sum_tiles(simd, &operands, &mut sums);
             let canonical = |x: f32| if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() };
             scores.into_iter().chain(sums).map(canonical).collect()
         }
@@ -237,11 +236,14 @@ mod tests {
             println!("SKIP the unit itself: {lack}");
         }
         for seed in 1..40 {
-            let expected = Scalar::<16>.vectorize(Products(seed * 0x9e37_79b9));
-            assert!(dispatch_tiles(Isa::AmxModel, Products(seed * 0x9e37_79b9)) == expected, "seed {seed}");
+            let expected = Scalar::<16>.with_tiles(Products(seed * 0x9e37_79b9));
+            assert!(
+                dispatch_tiles(Isa::AmxModel, WithTiles(Products(seed * 0x9e37_79b9))) == expected,
+                "seed {seed}"
+            );
             if has_unit {
                 assert!(
-                    dispatch_tiles(Isa::Amx, Products(seed * 0x9e37_79b9)) == expected,
+                    dispatch_tiles(Isa::Amx, WithTiles(Products(seed * 0x9e37_79b9))) == expected,
                     "seed {seed}: the unit"
                 );
             }
@@ -261,13 +263,11 @@ mod tests {
                 let lanes: Vec<f32> = (0..2 * SIDE * SIDE).map(word).collect();
                 let packed: Vec<f32> = (0..20 * SIDE).map(|i| word(i + 3)).collect();
                 let (mut scores, mut sums) = (vec![0.0; TILE], vec![1.0; TILE]);
-                simd.with_tiles(|| {
-                    let blocks = [KeyBlock { row: 2, slot: 0 }];
-                    let operands = Scores { lanes: &lanes, words: SIDE, packed: &packed, blocks: &blocks };
-                    score_tiles(simd, &operands, &mut PrefetchQueue::default(), &mut scores);
-                    let operands = Sums { values: &packed, pitch: 4, starts: &[5], weights: &lanes };
-                    sum_tiles(simd, &operands, &mut sums);
-                });
+                let blocks = [KeyBlock { row: 2, slot: 0 }];
+                let operands = Scores { lanes: &lanes, words: SIDE, packed: &packed, blocks: &blocks };
+                score_tiles(simd, &operands, &mut PrefetchQueue::default(), &mut scores);
+                let operands = Sums { values: &packed, pitch: 4, starts: &[5], weights: &lanes };
+                sum_tiles(simd, &operands, &mut sums);
                 (scores, sums)
             }
         }
@@ -275,7 +275,7 @@ mod tests {
             (((i * 7 % 11) as f32 - 5.0).to_bits() >> 16) as u16
         }
         let number = |i: usize| f32::from_bits(u32::from(small(i)) << 16);
-        let (scores, sums) = dispatch_tiles(Isa::Amx, Exact);
+        let (scores, sums) = dispatch_tiles(Isa::Amx, WithTiles(Exact));
         for row in 0..SIDE {
             for lane in 0..SIDE {
                 let dot: f32 = (0..2 * SIDE)
