@@ -104,11 +104,15 @@ impl TileInFlight {
     fn score<S: Simd>(&mut self, simd: S, operands: &mut Operands<'_>, (part, of): (usize, usize)) {
         let twos = self.keys.len().div_ceil(2);
         let end = |part: usize| (2 * (twos * part / of)).min(self.keys.len());
+        let blocks = &self.keys[end(part)..end(part + 1)];
+        if blocks.is_empty() {
+            return;
+        }
         let scores = Scores {
             lanes: &operands.lanes[self.lanes..],
             words: operands.words,
             packed: operands.packed.operands[0].get(),
-            blocks: &self.keys[end(part)..end(part + 1)],
+            blocks,
         };
         score_tiles(simd, &scores, operands.prefetch, self.scores.get_mut());
     }
