@@ -89,7 +89,10 @@ impl Isa {
     pub(crate) fn of_vectors(self) -> Isa {
         match self {
             Isa::Amx => Isa::Avx512,
-            Isa::AmxModel => Isa::available().filter(|&isa| isa <= Isa::Avx512).last().unwrap_or(Isa::Scalar),
+            Isa::AmxModel => {
+                let has_dots = |isa: &Isa| matches!(isa, Isa::Avx512Bf16 | Isa::Amx);
+                Isa::available().filter(|isa| !has_dots(isa)).last().unwrap_or(Isa::Scalar)
+            }
             _ => self,
         }
     }

@@ -67,6 +67,7 @@ pub(crate) fn score_tiles<S: Simd>(
 ) {
     let Scores { lanes, words, packed, blocks } = *args;
     assert!(words.is_multiple_of(SIDE) && words > 0 && lanes.len() >= (2 * words - 1) * SIDE);
+    let start = out.as_mut_ptr();
     for pair in blocks.chunks(2) {
         let pair = [pair[0], pair[pair.len() - 1]];
         for block in pair {
@@ -81,7 +82,7 @@ pub(crate) fn score_tiles<S: Simd>(
             chunks: words / SIDE,
             keys: pair.map(|block| packed.as_ptr().wrapping_add(block.row as usize * words)),
             keys_stride_bytes: words * size_of::<f32>(),
-            scores: pair.map(|block| out.as_mut_ptr().wrapping_add(block.slot as usize * SIDE)),
+            scores: pair.map(|block| start.wrapping_add(block.slot as usize * SIDE)),
         };
         // SAFETY: lanes, rows and slots were just checked; the caller is inside `with_tiles`, or the token would have none.
         unsafe { simd.multiply_scores(&block) };
