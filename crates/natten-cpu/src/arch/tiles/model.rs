@@ -1,6 +1,9 @@
 //! The tile unit in software, to the bit, after the operation that Intel's manual gives for `TDPBF16PS`: products of even and of
 //! odd numbers are added up apart, each fused and rounded to nearest even, then both together and then to what was there. Numbers
 //! below the normal ones are 0, before and after.
+//!
+//! Rows are taken by loops: a closure would have the instructions of the function that it is handed to, and each fused addition
+//! would be a call.
 
 use super::{SIDE, ScoreBlock, SumBlock, TILE};
 
@@ -60,7 +63,9 @@ pub(crate) unsafe fn multiply_scores(block: &ScoreBlock) {
                     load(queries, block.queries_stride_bytes),
                 )
             };
-            acc.iter_mut().zip(&keys).for_each(|(acc, key)| multiply_row(acc, key, &queries));
+            for (acc, key) in acc.iter_mut().zip(&keys) {
+                multiply_row(acc, key, &queries);
+            }
         }
         // SAFETY: the caller vouches for sixteen rows.
         unsafe { scores.cast::<[[f32; SIDE]; SIDE]>().write_unaligned(acc) };
@@ -84,7 +89,9 @@ pub(crate) unsafe fn multiply_sums(block: &SumBlock) {
                 let weights = block.weights.add(i * TILE);
                 (load(values.add(start), block.values_stride_bytes), load(weights, SIDE * size_of::<f32>()))
             };
-            acc.iter_mut().zip(&values).for_each(|(acc, value)| multiply_row(acc, value, &weights));
+            for (acc, value) in acc.iter_mut().zip(&values) {
+                multiply_row(acc, value, &weights);
+            }
         }
         // SAFETY: as where they were read.
         unsafe { sums.cast::<[[f32; SIDE]; SIDE]>().write_unaligned(acc) };
