@@ -32,6 +32,7 @@ mod softmax;
 mod through_f64;
 mod tile_in_flight;
 mod tile_mask;
+mod tile_weights;
 
 use std::sync::Arc;
 

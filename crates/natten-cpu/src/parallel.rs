@@ -10,7 +10,7 @@ use crate::boxes::TileWindows;
 use crate::buffer::Buffer;
 use crate::isa::Isa;
 use crate::packed::PackedRows;
-use crate::tile_in_flight::TileInFlight;
+use crate::tile_in_flight::TilesInFlight;
 use crate::tile_mask::TileMasks;
 
 /// Work below this many floating-point operations is done on the calling thread: waking others costs more.
@@ -34,8 +34,8 @@ pub(crate) struct Scratch {
     pub score_tiles: [Buffer; 2],
     /// Weights of a group as words of two.
     pub words: Buffer,
-    /// Two score tiles of a unit that multiplies tiles.
-    pub tiles_in_flight: [TileInFlight; 2],
+    /// Score tiles of a unit that multiplies tiles.
+    pub tiles_in_flight: TilesInFlight,
     /// Rows on their way to vectors over lanes.
     pub stage: Buffer,
     /// Mask patterns.

@@ -1,18 +1,36 @@
-//! A score tile on its way where a unit multiplies tiles: while the vectors turn its scores into weights, the unit computes the
-//! scores of the next one and adds up the values of those weights that are done.
+//! Score tiles on their way where a unit multiplies tiles. Three are in flight: while the vectors turn the scores of one into
+//! weights, the unit computes the scores of the next and adds up the values of the one before.
+//!
+//! What the unit stored is not forwarded to vectors, nor what they stored to it: whoever reads it too soon waits until it has
+//! reached the cache. So a tile's scores are complete before the weights of another are begun, and its weights lie there for
+//! as long before the unit reads them.
 
-use crate::arch::Simd;
+use std::ops::Range;
+
 use crate::arch::prefetch::PrefetchQueue;
 use crate::arch::tiles::{KeyBlock, SIDE, Scores, Sums, TILE, score_tiles, sum_tiles};
+use crate::arch::{Kernel, Simd};
 use crate::buffer::Buffer;
 use crate::packed::{PackedRows, RowFormat};
 use crate::score_block::ScoreBlock;
 use crate::softmax::powers_below;
 use crate::tile_mask::TileMask;
+use crate::tile_weights::{Powers, Weights, weigh};
 
-/// The part of a score tile that its group sees, in pairs of neighbours, and its scores.
+/// The score tiles in flight, a step apart.
 #[derive(Debug, Default)]
-pub(crate) struct TileInFlight {
+pub(crate) struct TilesInFlight {
+    /// Its scores are being computed.
+    scored: TileInFlight,
+    /// Its scores are becoming weights.
+    weighed: TileInFlight,
+    /// Its values are being added up.
+    summed: TileInFlight,
+}
+
+/// The part of a score tile that its group sees, in pairs of neighbours.
+#[derive(Debug, Default)]
+struct TileInFlight {
     /// Pairs of a line.
     pairs: usize,
     /// Which lanes see them, see [`TileMask::seen_pairs`].
@@ -24,7 +42,32 @@ pub(crate) struct TileInFlight {
     /// Index of its queries, and of its group.
     lanes: usize,
     vector: usize,
+    /// From when it is scored until it is weighed.
     scores: Buffer,
+    /// From when it is weighed until it is summed.
+    weights: Weights,
+    /// What earlier sums of its lanes must be multiplied by.
+    factors: [f32; SIDE],
+}
+
+/// So many things in parts as equal as may be, without a division for each.
+struct Parts {
+    count: usize,
+    /// Things of a part, in 65536ths.
+    each: usize,
+}
+
+impl Parts {
+    #[inline(always)]
+    fn new(count: usize, parts: usize) -> Self {
+        Parts { count, each: (count << 16).div_ceil(parts) }
+    }
+
+    #[inline(always)]
+    fn part(&self, part: usize) -> Range<usize> {
+        let end = |part: usize| ((part * self.each) >> 16).min(self.count);
+        end(part)..end(part + 1)
+    }
 }
 
 /// What the score tiles of a query tile read and write.
@@ -41,20 +84,95 @@ pub(crate) struct Operands<'a> {
     pub scale: f32,
     /// Rows to fetch.
     pub prefetch: &'a mut PrefetchQueue,
-    /// Room for weights.
-    pub weights: &'a mut Buffer,
     /// Maxima and denominators.
     pub lane_scalars: &'a mut [Buffer; 2],
     /// Sums.
     pub sums: &'a mut Buffer,
 }
 
-/// Tiles of weights whose values are added up at once: sums are loaded and stored for each time.
-const SUMMED_TOGETHER: usize = 2;
+impl TilesInFlight {
+    /// Forgets all: a task that failed may have left some.
+    pub(crate) fn clear(&mut self) {
+        self.weighed.clear();
+        self.summed.clear();
+    }
+
+    /// Takes in what a group sees of a tile: `lanes` and `vector` are the indices of its queries and of the group.
+    #[inline(always)]
+    pub(crate) fn push<S: Simd>(
+        &mut self,
+        simd: S,
+        operands: &mut Operands<'_>,
+        (block, mask): (&ScoreBlock<'_>, &TileMask<'_>),
+        lanes_and_vector: (usize, usize),
+    ) {
+        self.scored.begin(block, mask, lanes_and_vector, operands.width);
+        if !self.scored.is_empty() {
+            self.step(simd, operands);
+        }
+    }
+
+    /// Brings all that was taken in to its end.
+    #[inline(always)]
+    pub(crate) fn finish<S: Simd>(&mut self, simd: S, operands: &mut Operands<'_>) {
+        for _ in 0..2 {
+            self.scored.clear();
+            self.step(simd, operands);
+        }
+    }
+
+    /// Each tile goes one step, in as many parts as the weighed one has tiles of weights.
+    #[inline(always)]
+    fn step<S: Simd>(&mut self, simd: S, operands: &mut Operands<'_>) {
+        simd.vectorize(Step { tiles: self, operands });
+    }
+}
+
+/// [`TilesInFlight::step`] as a function of its own.
+struct Step<'a, 'o> {
+    tiles: &'a mut TilesInFlight,
+    operands: &'a mut Operands<'o>,
+}
+
+impl Kernel for Step<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let (TilesInFlight { scored, weighed, summed }, operands) = (self.tiles, self.operands);
+        summed.rescale(simd, operands);
+        let parts = weighed.values.len().max(1);
+        let keys = Parts::new(scored.keys.len().div_ceil(2), parts);
+        let components = Parts::new(summed.twos_of_components(operands.width), parts);
+        if weighed.is_empty() {
+            scored.score(simd, operands, keys.part(0));
+            summed.sum(simd, operands, components.part(0));
+        } else {
+            let power = weighed.raise_maxima(simd, operands);
+            let mut sums = [simd.splat(0.0); 2];
+            let (mut part, mut line) = (0, 0);
+            while part < parts {
+                for first in (0..weighed.pairs).step_by(SIDE) {
+                    scored.score(simd, operands, keys.part(part));
+                    summed.sum(simd, operands, components.part(part));
+                    let pairs = line + first..line + (first + SIDE).min(weighed.pairs);
+                    weighed.weigh(simd, &power, (part, pairs), &mut sums);
+                    part += 1;
+                }
+                line += weighed.pairs;
+            }
+            weighed.add_to_denominators(simd, operands, sums);
+        }
+        std::mem::swap(summed, weighed);
+        std::mem::swap(weighed, scored);
+        // Two buffers of each kind go round between three tiles.
+        std::mem::swap(&mut scored.scores, &mut summed.scores);
+        std::mem::swap(&mut scored.weights, &mut weighed.weights);
+    }
+}
 
 impl TileInFlight {
     /// Becomes a tile without keys.
-    pub(crate) fn clear(&mut self) {
+    fn clear(&mut self) {
         self.pairs = 0;
         self.seen.clear();
         self.keys.clear();
@@ -63,13 +181,13 @@ impl TileInFlight {
 
     /// Whether there is no key that its group sees.
     #[inline(always)]
-    pub(crate) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.pairs == 0
     }
 
     /// Becomes the tile of a mask, without scores yet.
     #[inline(always)]
-    pub(crate) fn begin(
+    fn begin(
         &mut self,
         block: &ScoreBlock<'_>,
         mask: &TileMask<'_>,
@@ -99,12 +217,10 @@ impl TileInFlight {
         self.scores.reserve((mask.starts.len() * 2 * self.pairs + SIDE) * SIDE);
     }
 
-    /// Computes the scores of part `part` of so many.
+    /// Computes the scores of some twos of tiles of keys.
     #[inline(always)]
-    fn score<S: Simd>(&mut self, simd: S, operands: &mut Operands<'_>, (part, of): (usize, usize)) {
-        let twos = self.keys.len().div_ceil(2);
-        let end = |part: usize| (2 * (twos * part / of)).min(self.keys.len());
-        let blocks = &self.keys[end(part)..end(part + 1)];
+    fn score<S: Simd>(&mut self, simd: S, operands: &mut Operands<'_>, twos: Range<usize>) {
+        let blocks = &self.keys[2 * twos.start..(2 * twos.end).min(self.keys.len())];
         if blocks.is_empty() {
             return;
         }
@@ -117,58 +233,11 @@ impl TileInFlight {
         score_tiles(simd, &scores, operands.prefetch, self.scores.get_mut());
     }
 
-    /// Takes the tile into its group's softmax and sums, and computes the scores of the next one meanwhile.
+    /// Raises the lanes' maxima to the scores that they see. Returns powers relative to these, and keeps what earlier sums must be
+    /// multiplied by.
     #[inline(always)]
-    pub(crate) fn weigh_and_sum<S: Simd>(
-        &self,
-        simd: S,
-        operands: &mut Operands<'_>,
-        next: &mut TileInFlight,
-    ) {
-        if self.is_empty() {
-            next.score(simd, operands, (0, 1));
-            return;
-        }
-        let lanes = self.vector * SIDE..(self.vector + 1) * SIDE;
-        let mut weights = std::mem::take(operands.weights);
-        let of_tiles = weights.reserve(self.values.len() * TILE);
-        let max = &mut operands.lane_scalars[0].get_mut()[lanes.clone()];
-        let (power, factor) = self.raise_maxima(simd, operands.scale, max);
-        let of_group = lanes.start * operands.width..lanes.end * operands.width;
-        rescale(simd, factor, &mut operands.sums.get_mut()[of_group.clone()]);
-        let (mut sums, of_line) = ([simd.splat(0.0); 2], self.pairs.div_ceil(SIDE));
-        for tile in 0..self.values.len() {
-            let first = tile / of_line * self.pairs + tile % of_line * SIDE;
-            let pairs = (self.pairs - tile % of_line * SIDE).min(SIDE);
-            let scores = &self.scores.get()[first * 2 * SIDE..(first + pairs) * 2 * SIDE];
-            let seen = &self.seen[first..first + pairs];
-            weigh(simd, &power, (scores, seen), &mut of_tiles[tile * TILE..][..TILE], &mut sums);
-            next.score(simd, operands, (tile, self.values.len()));
-            if (tile + 1) % SUMMED_TOGETHER == 0 || tile + 1 == self.values.len() {
-                let tiles = tile / SUMMED_TOGETHER * SUMMED_TOGETHER..tile + 1;
-                let args = Sums {
-                    values: operands.packed.operands[1].get(),
-                    pitch: operands.packed.extents[2].len().div_ceil(2),
-                    starts: &self.values[tiles.clone()],
-                    weights: &of_tiles[tiles.start * TILE..],
-                };
-                let sums = &mut operands.sums.get_mut()[of_group.clone()];
-                match operands.packed.has_non_finite {
-                    true => self.add_seen(simd, tiles.start, &args, sums),
-                    false => sum_tiles(simd, &args, sums),
-                }
-            }
-        }
-        let sum = &mut operands.lane_scalars[1].get_mut()[lanes];
-        let of_tile = simd.add(sums[0], sums[1]);
-        simd.store(sum, simd.fma(simd.load(sum), factor, of_tile));
-        *operands.weights = weights;
-    }
-
-    /// Raises the lanes' maxima to the scores that they see. Returns powers relative to these, and what earlier sums must be multiplied
-    /// by.
-    #[inline(always)]
-    fn raise_maxima<S: Simd>(&self, simd: S, scale: f32, max: &mut [f32]) -> (Powers<S::V>, S::V) {
+    fn raise_maxima<S: Simd>(&mut self, simd: S, operands: &mut Operands<'_>) -> Powers<S::V> {
+        let max = &mut operands.lane_scalars[0].get_mut()[self.vector * SIDE..][..SIDE];
         let mut maxima = [simd.load(max), simd.splat(f32::NEG_INFINITY)];
         for (scores, &seen) in self.scores.get().as_chunks::<{ 2 * SIDE }>().0.iter().zip(&self.seen) {
             for (i, max) in maxima.iter_mut().enumerate() {
@@ -177,21 +246,92 @@ impl TileInFlight {
             }
         }
         let new = simd.max(maxima[1], maxima[0]);
-        let power = Powers::new(simd, new, scale);
+        let power = Powers::new(simd, new, operands.scale);
         // Minus infinity times a scale of 0 would be no number; the sums are 0 then.
         let old = simd.max(simd.load(max), simd.splat(f32::MIN));
         let mut factor = [power.exponent(simd, old)];
         powers_below(simd, &mut factor);
+        simd.store(&mut self.factors, factor[0]);
         simd.store(max, new);
-        (power, factor[0])
+        self.weights.begin(self.values.len(), self.pairs);
+        power
     }
 
-    /// [`sum_tiles`] where values are not finite: adds to each lane what it sees, and nothing else. `args` begin at tile `first`.
+    /// Tile `tile` of the weights, that of some pairs. They are added up as they were before they were rounded.
+    #[inline(always)]
+    fn weigh<S: Simd>(
+        &mut self,
+        simd: S,
+        power: &Powers<S::V>,
+        (tile, pairs): (usize, Range<usize>),
+        sums: &mut [S::V; 2],
+    ) {
+        let scores = &self.scores.get()[pairs.start * 2 * SIDE..pairs.end * 2 * SIDE];
+        let weights = &mut self.weights.tiles.get_mut()[tile * TILE..][..pairs.len() * SIDE];
+        weigh(simd, power, (scores, &self.seen[pairs]), weights, sums);
+    }
+
+    /// Adds sums of weights to the lanes' denominators.
+    #[inline(always)]
+    fn add_to_denominators<S: Simd>(&self, simd: S, operands: &mut Operands<'_>, sums: [S::V; 2]) {
+        let sum = &mut operands.lane_scalars[1].get_mut()[self.vector * SIDE..][..SIDE];
+        let of_tile = simd.add(sums[0], sums[1]);
+        simd.store(sum, simd.fma(simd.load(sum), simd.load(&self.factors), of_tile));
+    }
+
+    /// The sums of its group.
+    #[inline(always)]
+    fn sums<'a>(&self, operands: &'a mut Operands<'_>) -> &'a mut [f32] {
+        let of_group = operands.width * SIDE;
+        &mut operands.sums.get_mut()[self.vector * of_group..][..of_group]
+    }
+
+    /// Multiplies earlier sums by the factors; nothing to do where no lane's maximum moved.
+    #[inline(always)]
+    fn rescale<S: Simd>(&self, simd: S, operands: &mut Operands<'_>) {
+        if self.is_empty() || self.factors.iter().all(|&factor| factor == 1.0) {
+            return;
+        }
+        let factor = simd.load(&self.factors);
+        for row in self.sums(operands).chunks_exact_mut(SIDE) {
+            simd.store(row, simd.mul(simd.load(row), factor));
+        }
+    }
+
+    /// Twos of tiles of components of so many that are to be added up.
+    #[inline(always)]
+    fn twos_of_components(&self, width: usize) -> usize {
+        if self.is_empty() { 0 } else { width.div_ceil(2 * SIDE) }
+    }
+
+    /// Adds up some twos of tiles of components: their sums are loaded and stored once for all weights.
+    #[inline(always)]
+    fn sum<S: Simd>(&self, simd: S, operands: &mut Operands<'_>, twos: Range<usize>) {
+        if twos.is_empty() {
+            return;
+        }
+        let packed = operands.packed;
+        let pitch = packed.extents[2].len().div_ceil(2);
+        let components = 2 * SIDE * twos.start..(2 * SIDE * twos.end).min(operands.width);
+        let args = Sums {
+            values: &packed.operands[1].get()[components.start * pitch..],
+            pitch,
+            starts: &self.values,
+            weights: self.weights.tiles.get(),
+        };
+        let sums = &mut self.sums(operands)[components.start * SIDE..components.end * SIDE];
+        match packed.has_non_finite {
+            true => self.add_seen(simd, &args, sums),
+            false => sum_tiles(simd, &args, sums),
+        }
+    }
+
+    /// [`sum_tiles`] where values are not finite: adds to each lane what it sees, and nothing else.
     #[inline(never)]
-    fn add_seen<S: Simd>(&self, simd: S, first: usize, args: &Sums<'_>, sums: &mut [f32]) {
+    fn add_seen<S: Simd>(&self, simd: S, args: &Sums<'_>, sums: &mut [f32]) {
         let of_line = self.pairs.div_ceil(SIDE);
         for (i, &start) in args.starts.iter().enumerate() {
-            let (line, part) = ((first + i) / of_line, (first + i) % of_line);
+            let (line, part) = (i / of_line, i % of_line);
             let seen = &self.seen[line * self.pairs..][..self.pairs][part * SIDE..];
             let words = args.weights[i * TILE..].chunks_exact(SIDE).take(SIDE);
             for (pair, (&seen, words)) in seen.iter().zip(words).enumerate() {
@@ -211,92 +351,5 @@ impl TileInFlight {
                 }
             }
         }
-    }
-}
-
-/// A tile of weights: some pairs of a line, at most sixteen, and zeros. Adds them up as they were before they were rounded.
-#[inline(always)]
-fn weigh<S: Simd>(
-    simd: S,
-    power: &Powers<S::V>,
-    (scores, seen): (&[f32], &[u32]),
-    weights: &mut [f32],
-    sums: &mut [S::V; 2],
-) {
-    let (weights, rest) = weights.as_chunks_mut::<SIDE>().0.split_at_mut(seen.len());
-    let (scores, last_scores) = scores.as_chunks::<SIDE>().0.as_chunks::<4>();
-    let (seen, last_seen) = seen.as_chunks::<2>();
-    let (weights, last_weights) = weights.as_chunks_mut::<2>();
-    for ((scores, seen), weights) in scores.iter().zip(seen).zip(weights) {
-        weigh_pairs(simd, power, (scores, seen), weights, sums);
-    }
-    if let ([even, odd], [seen], [weights]) = (last_scores, last_seen, last_weights) {
-        weigh_pairs(simd, power, (&[*even, *odd], &[*seen]), std::array::from_mut(weights), sums);
-    }
-    rest.fill([0.0; SIDE]);
-}
-
-/// The weights of some pairs of keys, which are twice as many.
-#[inline(always)]
-fn weigh_pairs<S: Simd, const KEYS: usize, const PAIRS: usize>(
-    simd: S,
-    power: &Powers<S::V>,
-    (scores, seen): (&[[f32; SIDE]; KEYS], &[u32; PAIRS]),
-    weights: &mut [[f32; SIDE]; PAIRS],
-    sums: &mut [S::V; 2],
-) {
-    let zero = simd.splat(0.0);
-    let mut powers = [zero; KEYS];
-    for (power_of, score) in powers.iter_mut().zip(scores) {
-        *power_of = power.exponent(simd, simd.load(score));
-    }
-    powers_below(simd, &mut powers);
-    #[allow(clippy::needless_range_loop, reason = "the index names places in three arrays")]
-    for pair in 0..PAIRS {
-        let even = simd.select(seen[pair], powers[2 * pair], zero);
-        let odd = simd.select(seen[pair] >> 16, powers[2 * pair + 1], zero);
-        *sums = [simd.add(sums[0], even), simd.add(sums[1], odd)];
-        simd.store(&mut weights[pair], simd.pair(even, odd));
-    }
-}
-
-/// Powers of 2 relative to the largest score. Halves of scores are subtracted, since two scores may be further apart than f32
-/// reaches, and multiplied afterwards, so that the largest has a weight of 1.
-struct Powers<V> {
-    half: V,
-    largest: V,
-    factor: V,
-}
-
-impl<V: Copy> Powers<V> {
-    /// Where a lane has seen no key, or scores that are minus infinity alone, the lowest number serves: minus infinity minus itself
-    /// would be NaN.
-    #[inline(always)]
-    fn new<S: Simd<V = V>>(simd: S, max: V, scale: f32) -> Self {
-        let factor = (scale * (2.0 * std::f32::consts::LOG2_E)).min(f32::MAX);
-        Powers {
-            half: simd.splat(0.5),
-            largest: simd.mul(simd.max(max, simd.splat(f32::MIN)), simd.splat(-0.5)),
-            factor: simd.splat(factor),
-        }
-    }
-
-    /// The power of 2 that a score is relative to the largest.
-    #[inline(always)]
-    fn exponent<S: Simd<V = V>>(&self, simd: S, score: V) -> V {
-        simd.mul(simd.fma(score, self.half, self.largest), self.factor)
-    }
-}
-
-/// Multiplies the sums of each lane; nothing to do where no lane's maximum moved.
-#[inline(always)]
-fn rescale<S: Simd>(simd: S, factor: S::V, sums: &mut [f32]) {
-    let mut factors = [1.0; SIDE];
-    simd.store(&mut factors, factor);
-    if factors.iter().all(|&factor| factor == 1.0) {
-        return;
-    }
-    for row in sums.chunks_exact_mut(SIDE) {
-        simd.store(row, simd.mul(simd.load(row), factor));
     }
 }

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! The unit works beside the vectors, but a processor does not look far enough ahead to find work for both in such an order. So the
-//! scores of the next tile, a part at a time, and the sums of this one stand between its weights (tile_in_flight.rs).
+//! scores of the next tile and the sums of the one before, a part at a time, stand between the weights of this one
+//! (tile_in_flight.rs).
 //!
 //! The unit multiplies what a lane does not see as well: by a weight of 0. Where a packed value is not finite, the products are
 //! those of vectors, each lane over what it sees alone.
@@ -162,12 +163,11 @@ impl Kernel for Attend<'_> {
             width: state.width,
             scale: state.scale,
             prefetch: &mut scratch.prefetch,
-            weights: &mut scratch.words,
             lane_scalars: &mut scratch.lane_scalars,
             sums: &mut scratch.sums[0],
         };
-        let [mut this, mut next] = scratch.tiles_in_flight.each_mut();
-        this.clear();
+        let in_flight = &mut scratch.tiles_in_flight;
+        in_flight.clear();
         for head in 0..state.heads {
             for pair in pairs(groups) {
                 for g in 0..pair.count {
@@ -179,16 +179,11 @@ impl Kernel for Attend<'_> {
                     let vector = head * groups.len() + single.first;
                     for tile in cut(&block.seen, SCORE_ROWS, SCORE_ROWS) {
                         let mask = scratch.tile_masks.mask(&block, &tile, TILES);
-                        next.begin(&block, &mask, (lanes, vector), state.width);
-                        if !next.is_empty() {
-                            this.weigh_and_sum(simd, &mut operands, next);
-                            std::mem::swap(&mut this, &mut next);
-                        }
+                        in_flight.push(simd, &mut operands, (&block, &mask), (lanes, vector));
                     }
                 }
             }
         }
-        next.clear();
-        this.weigh_and_sum(simd, &mut operands, next);
+        in_flight.finish(simd, &mut operands);
     }
 }
