@@ -353,3 +353,22 @@ impl TileInFlight {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_follow_each_other_and_leave_nothing() {
+        for (count, parts) in (0..40).flat_map(|count| (1..40).map(move |parts| (count, parts))) {
+            let shares = Parts::new(count, parts);
+            let mut done = 0;
+            for part in (0..parts).map(|part| shares.part(part)) {
+                assert_eq!(part.start, done, "{count} things in {parts} parts");
+                assert!(part.len() <= count.div_ceil(parts), "{count} things in {parts} parts: {part:?}");
+                done = part.end;
+            }
+            assert_eq!(done, count, "{count} things in {parts} parts");
+        }
+    }
+}
