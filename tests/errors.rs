@@ -547,7 +547,10 @@ fn instruction_sets() {
     for isa in Isa::ALL {
         match Cpu::new().isa(isa) {
             Ok(cpu) => assert_eq!(cpu.chosen_isa(), Ok(isa)),
-            Err(error) => assert_eq!(error.to_string(), format!("this machine has no {isa}")),
+            Err(error) => {
+                let lack = isa.lack().map_or(String::new(), |lack| format!(": {lack}"));
+                assert_eq!(error.to_string(), format!("this machine has no {isa}{lack}"));
+            }
         }
     }
     assert!("sse9".parse::<Isa>().expect_err("no such thing").to_string().contains("\"sse9\""));

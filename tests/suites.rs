@@ -14,6 +14,8 @@ mount! {
     avx2: cpu(Isa::Avx2), Scope::host();
     avx512: cpu(Isa::Avx512), Scope::host();
     avx512_bf16: cpu(Isa::Avx512Bf16), Scope::host();
+    amx: cpu(Isa::Amx), Scope::of_bf16();
+    amx_model: cpu(Isa::AmxModel), Scope::of_bf16();
     neon: cpu(Isa::Neon), Scope::host();
 }
 

@@ -1,7 +1,7 @@
 //! Results of the CPU do not depend on the number of threads, bit for bit; nor on where the pool comes from.
 
 use natten::cpu::{Cpu, Isa};
-use natten::{Element, ElementType, Saved, Tensor, bf16, f16};
+use natten::{Element, ElementType, Inputs, Saved, Tensor, bf16, f16};
 use natten_tests::compare::same_bits;
 use natten_tests::subject::Attended;
 use natten_tests::{Spec, Subject};
@@ -26,45 +26,60 @@ fn specs() -> Vec<Spec> {
     [large, vec![on_the_callers_thread]].concat()
 }
 
-fn run<E: Element>(cpu: &Cpu, spec: &Spec, seed: u64) -> (Vec<Tensor<E>>, Tensor<f32>) {
+/// What a problem is run on: drawing numbers takes longer than running it.
+struct Drawn<E> {
+    spec: Spec,
+    inputs: Inputs<Tensor<E>>,
+    d_out: Tensor<E>,
+    d_lse: Option<Tensor<f32>>,
+}
+
+fn drawn<E: Element>() -> Vec<Drawn<E>> {
+    let draw = |(seed, spec): (usize, Spec)| {
+        let case = spec.draw(seed as u64);
+        let (inputs, d_out) = (case.rounded::<E>(), case.d_out.cast());
+        Drawn { spec, inputs, d_out, d_lse: case.d_lse.as_ref().map(Tensor::cast) }
+    };
+    specs().into_iter().enumerate().map(draw).collect()
+}
+
+/// Gradients and output, and the log-sum-exp.
+type Results<E> = (Vec<Tensor<E>>, Tensor<f32>);
+
+fn run<E: Element>(cpu: &Cpu, drawn: &Drawn<E>) -> Results<E> {
+    let Drawn { spec, inputs, d_out, d_lse } = drawn;
     let problem = spec.problem(E::TYPE);
-    let case = spec.draw(seed);
-    let inputs = case.rounded::<E>();
-    let Attended { out, lse, .. } = cpu.attend(&problem, &inputs).expect("the CPU takes every problem");
-    let d_out: Tensor<E> = case.d_out.cast();
-    let d_lse: Option<Tensor<f32>> = case.d_lse.as_ref().map(Tensor::cast);
-    let saved = Saved { out: &out, lse: &lse, d_out: &d_out, d_lse: d_lse.as_ref() };
-    let gradients = cpu.differentiate(&problem, &inputs, &saved).expect("the CPU takes every problem");
+    let Attended { out, lse, .. } = cpu.attend(&problem, inputs).expect("the CPU takes every problem");
+    let saved = Saved { out: &out, lse: &lse, d_out, d_lse: d_lse.as_ref() };
+    let gradients = cpu.differentiate(&problem, inputs, &saved).expect("the CPU takes every problem");
     let mut all = vec![gradients.query, gradients.key, gradients.value];
     all.extend(gradients.additional.into_iter().flatten());
     all.push(out);
     (all, lse)
 }
 
-fn results<E: Element>(cpu: &Cpu) -> Vec<(Vec<Tensor<E>>, Tensor<f32>)> {
-    specs().iter().enumerate().map(|(i, spec)| run(cpu, spec, i as u64)).collect()
-}
-
 /// Other backends give the same as one; each is told by what it is.
-fn same_results<E: Element>(cpu: &Cpu, others: &[(&str, &Cpu)]) {
-    let expected = results::<E>(cpu);
-    for (what, other) in others {
-        for ((a, b), spec) in expected.iter().zip(results::<E>(other)).zip(specs()) {
-            let same = a.0.iter().zip(&b.0).all(|(a, b)| same_bits(a, b)) && same_bits(&a.1, &b.1);
-            assert!(same, "{what}, {}: {spec:?}", E::TYPE);
+fn same_results<E: Element>(drawn: &[Drawn<E>], cpu: &Cpu, others: &[(&str, &Cpu)]) {
+    for drawn in drawn {
+        let expected = run(cpu, drawn);
+        for (what, other) in others {
+            let found = run(other, drawn);
+            let same = expected.0.iter().zip(&found.0).all(|(a, b)| same_bits(a, b));
+            assert!(same && same_bits(&expected.1, &found.1), "{what}, {}: {:?}", E::TYPE, drawn.spec);
         }
     }
 }
 
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
-    for isa in Isa::available() {
+    let (single, half, brain) = (drawn::<f32>(), drawn::<f16>(), drawn::<bf16>());
+    for isa in Isa::available().chain([Isa::AmxModel]) {
         let cpu = |threads| Cpu::new().isa(isa).and_then(|cpu| cpu.threads(threads)).expect("available");
         let others = [2, 5, 16].map(|threads| (format!("{isa} with {threads} threads"), cpu(threads)));
         let others = others.each_ref().map(|(what, cpu)| (what.as_str(), cpu));
-        same_results::<f32>(&cpu(1), &others);
-        same_results::<f16>(&cpu(1), &others);
-        same_results::<bf16>(&cpu(1), &others);
+        same_results(&single, &cpu(1), &others);
+        same_results(&half, &cpu(1), &others);
+        same_results(&brain, &cpu(1), &others);
     }
 }
 
@@ -72,17 +87,19 @@ fn any_number_of_threads_gives_the_same_bits() {
 fn the_callers_pool_gives_the_same_bits() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("three threads");
     let own = Cpu::new().threads(1).expect("one thread");
-    pool.install(|| same_results::<f32>(&own, &[("inside a pool of three", &Cpu::new())]));
-    same_results::<f32>(&own, &[("the global pool", &Cpu::new())]);
+    let drawn = drawn::<f32>();
+    pool.install(|| same_results(&drawn, &own, &[("inside a pool of three", &Cpu::new())]));
+    same_results(&drawn, &own, &[("the global pool", &Cpu::new())]);
 }
 
 #[test]
 fn calls_from_many_threads_do_not_disturb_each_other() {
     let cpu = Cpu::new().threads(2).expect("two threads");
+    let drawn = drawn::<f32>();
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                same_results::<f32>(&Cpu::new().threads(1).expect("one thread"), &[("shared", &cpu)])
+                same_results(&drawn, &Cpu::new().threads(1).expect("one thread"), &[("shared", &cpu)])
             });
         }
     });

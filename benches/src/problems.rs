@@ -25,7 +25,7 @@ pub struct Bench<'a> {
     pub target: Option<f64>,
 }
 
-/// C1 to C5 for the CPU, L0 and L1 after LTX-2.5's video decoder, and two calls so small that what surrounds the
+/// C1 to C5 for the CPU, L0, L1 and L5s after LTX-2.5's video decoder, and two calls so small that what surrounds the
 /// arithmetic shows: T0 runs on the calling thread alone, T1 is about the smallest that the pool gets.
 pub fn problems() -> Vec<Bench<'static>> {
     let base = Bench {
@@ -88,6 +88,16 @@ pub fn problems() -> Vec<Bench<'static>> {
             head_dim: 64,
             kernel_size: &[3, 7, 7],
             scale: Some(1.0),
+            ..base
+        },
+        Bench {
+            name: "L5s",
+            what: "3-D 17x56x56, 4 heads of 64, window 11x11x11, scale 1",
+            tokens: &[17, 56, 56],
+            head_dim: 64,
+            kernel_size: &[11, 11, 11],
+            scale: Some(1.0),
+            target: None,
             ..base
         },
         Bench {

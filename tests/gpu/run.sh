@@ -126,7 +126,7 @@ cpu() {
   isa=$("$KIT/natten" devices --json | python3 -c 'import json, sys; print(next(k["kernel"] for k in json.load(sys.stdin)["cpu"]["kernels"] if k["is_chosen"])[4:])')
   for n in 1 2 4 8 16 32; do [ "$n" -le "$cores" ] && threads+=${threads:+,}$n; done
   lscpu | grep -E 'Model name|^CPU\(s\)|Thread|L2|L3'
-  "$table" --pass forward --markdown --isa "$isa" --elements f32,bf16 --threads "$threads" --only C1,C2,C3,C4,C5,L0,L1 --seconds 0.4
+  "$table" --pass forward --markdown --isa "$isa" --elements f32,bf16 --threads "$threads" --only C1,C2,C3,C4,C5,L0,L1,L5s --seconds 0.4
 }
 export -f profile cli cpu device load truth suite emulated soft sanitize memcheck racecheck rates bench peers
 export kit KIT OUT logs
@@ -151,7 +151,7 @@ else
   fi
   [ ${#stages[@]} -gt 0 ] || stages=(device load truth suite memcheck racecheck rates bench peers profile cli cpu)
   declare -A limits=([device]=30 [load]=120 [truth]=150 [suite]=240 [memcheck]=100 [racecheck]=100
-    [rates]=60 [bench]=300 [peers]=800 [profile]=100 [cli]=90 [cpu]=100)
+    [rates]=60 [bench]=300 [peers]=800 [profile]=100 [cli]=90 [cpu]=130)
   for name in "${stages[@]}"; do
     stage "$name" "${limits[$name]}" bash -c "$name"
   done

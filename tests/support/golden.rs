@@ -69,9 +69,11 @@ impl Arguments {
     }
 }
 
-/// Where this crate has its golden files.
+/// Where this crate has its golden files: where it was built, or in the working directory of a program that was carried
+/// elsewhere.
 pub fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
+    if built.is_dir() { built } else { PathBuf::from("golden") }
 }
 
 /// Every golden file of a folder, sorted by name.

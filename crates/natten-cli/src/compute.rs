@@ -38,7 +38,7 @@ pub struct BackendFlags {
     /// What computes.
     #[arg(long, ignore_case = true, value_enum, default_value_t = BackendName::Cpu)]
     pub backend: BackendName,
-    /// Instructions to use on the CPU: scalar, avx2, avx512, avx512_bf16 or neon [default: the best there are].
+    /// Instructions to use on the CPU: scalar, avx2, avx512, avx512_bf16, amx or neon [default: the best there are].
     #[arg(long)]
     pub isa: Option<Isa>,
     /// Threads to use on the CPU [default: one for each core].

@@ -153,14 +153,18 @@ fn note(isa: Isa, chosen: Isa) -> String {
 }
 
 /// What a machine must have.
-fn lacks(isa: Isa) -> &'static str {
-    match isa {
+fn lacks(isa: Isa) -> String {
+    if let Some(lack) = isa.lack() {
+        return lack.to_string();
+    }
+    let needs = match isa {
         Isa::Avx2 => "needs x86-64 with AVX2, FMA and F16C",
         Isa::Avx512 => "needs x86-64 with AVX-512 F, BW, DQ and VL",
         Isa::Avx512Bf16 => "needs x86-64 with AVX-512 BF16",
         Isa::Neon => "needs AArch64",
         _ => "the machine lacks its instructions",
-    }
+    };
+    needs.to_owned()
 }
 
 /// The processor's own name, where the system tells.

@@ -56,6 +56,8 @@ pub(crate) struct Blocking {
 pub(crate) struct Machine {
     /// Lanes of a vector.
     pub lanes: usize,
+    /// Whether tiles multiply, see [`tile_cost`].
+    pub tiles: bool,
     /// Bytes of a packed row, all operands together.
     pub row_bytes: usize,
     /// Threads that share the tasks.
@@ -65,8 +67,8 @@ pub(crate) struct Machine {
 impl Blocking {
     /// For this machine's vectors and threads.
     pub(crate) fn choose(problem: &Problem, pass: Pass, machine: &Machine) -> Self {
-        let Machine { lanes, row_bytes, threads } = *machine;
-        let group = choose_group(problem, lanes);
+        let Machine { lanes, tiles, row_bytes, threads } = *machine;
+        let group = choose_group(problem, lanes, tiles);
         let heads = match pass {
             Pass::Forward | Pass::Queries => problem.heads_per_kv().min(4),
             Pass::Keys => problem.heads_per_kv(),
@@ -221,11 +223,14 @@ impl<'a> Costs<'a> {
 
 /// The group that issues least: scores are computed for the union of its lanes' windows, weighted sums are exact
 /// but slower for fewer neighbours along the last axis.
-fn choose_group(problem: &Problem, lanes: usize) -> [usize; 3] {
+fn choose_group(problem: &Problem, lanes: usize, tiles: bool) -> [usize; 3] {
     let boxes = tile_boxes(lanes, problem.axes());
     let fallback = [1, 1, lanes];
     if boxes.len() < 2 {
         return boxes.first().copied().unwrap_or(fallback);
+    }
+    if tiles {
+        return boxes.into_iter().min_by_key(|group| tile_cost(problem, group)).unwrap_or(fallback);
     }
     let cost = |group: &[usize; 3]| {
         let tiling = Tiling { query_tile: *group, key_tile: [1; 3], key_start: KeyStart::Dynamic };
@@ -238,6 +243,18 @@ fn choose_group(problem: &Problem, lanes: usize) -> [usize; 3] {
         issued as u64
     };
     boxes.into_iter().min_by_key(cost).unwrap_or(fallback)
+}
+
+/// Cycles of a group of sixteen queries on a machine with tiles, times the number of groups. Powers are computed for each key of
+/// the union of windows, and products for tiles of its lines: sixteen keys for scores, 32 for sums, each sixteen cycles on a unit
+/// of its own. What both take at the same time is not known, so they are added up.
+fn tile_cost(problem: &Problem, group: &[usize; 3]) -> u64 {
+    let axes = problem.axes();
+    let groups: usize = (0..3).map(|a| extent(&axes[a]).div_ceil(group[a]) * axes[a].dilation).product();
+    let [x, y, z] = std::array::from_fn(|a| seen(&axes[a], group[a]));
+    let scores = z.div_ceil(16) * problem.head_dim().div_ceil(32) * 16;
+    let sums = z.div_ceil(32) * problem.head_dim_v().div_ceil(16) * 16;
+    (groups * x * y * (9 * z + scores + sums)) as u64
 }
 
 /// Doubles the axis along which it costs least halo until the tile is large enough.
@@ -289,7 +306,7 @@ mod tests {
             [([1, 64, 64, 8, 64], [13, 13]), ([1, 56, 56, 4, 32], [7, 7]), ([1, 3, 5, 1, 8], [1, 5])]
         {
             let choose = |threads| {
-                let machine = Machine { lanes: 8, row_bytes: 512, threads };
+                let machine = Machine { lanes: 8, tiles: false, row_bytes: 512, threads };
                 Blocking::choose(&problem(&shape, window), Pass::Forward, &machine)
             };
             for blocking in [1, 2, 3, 64].map(choose) {
@@ -308,7 +325,7 @@ mod tests {
     #[test]
     fn threads_share_equal_walks() {
         let rows = |threads| {
-            let machine = Machine { lanes: 8, row_bytes: 256, threads };
+            let machine = Machine { lanes: 8, tiles: false, row_bytes: 256, threads };
             Blocking::choose(&problem(&[1, 56, 56, 4, 32], [7, 7]), Pass::Forward, &machine).task[1]
         };
         assert_eq!([1, 2, 16].map(rows), [56, 28, 14]);

@@ -2,14 +2,14 @@
 
 use natten_core::TensorError;
 
-use crate::isa::Isa;
+use crate::isa::{Isa, Lack};
 
 /// A failure of the CPU backend.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CpuError {
     /// No instruction set has this name.
-    #[error("unknown instruction set \"{name}\", known are scalar, avx2, avx512, avx512_bf16 and neon")]
+    #[error("unknown instruction set \"{name}\", known are scalar, avx2, avx512, avx512_bf16, amx and neon")]
     UnknownIsa {
         /// The name given.
         name: String,
@@ -19,6 +19,14 @@ pub enum CpuError {
     IsaUnavailable {
         /// The instruction set asked for.
         isa: Isa,
+    },
+    /// The machine lacks a part of the instruction set asked for.
+    #[error("this machine has no {isa}: {lack}")]
+    IsaLacks {
+        /// The instruction set asked for.
+        isa: Isa,
+        /// What is missing.
+        lack: Lack,
     },
     /// The thread pool could not be started.
     #[error("cannot start {threads} threads")]

@@ -21,13 +21,19 @@ pub enum Isa {
     Avx512,
     /// AVX-512 with bfloat16 dot products.
     Avx512Bf16,
+    /// AVX-512 with bfloat16 dot products, and AMX for bfloat16: a forward in bf16 multiplies in tiles, all else is as with
+    /// [`Isa::Avx512`]. The operating system must allow it, which it is asked once.
+    Amx,
     /// AArch64.
     Neon,
+    /// The path of [`Isa::Amx`] with a software model in place of the tile unit, to the bit: any machine, at a hundredth of
+    /// the speed. For tests, and to reproduce results; not in [`Isa::ALL`], and never chosen by itself.
+    AmxModel,
 }
 
 impl Isa {
     /// Every instruction set, worst first.
-    pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Neon];
+    pub const ALL: [Isa; 6] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx, Isa::Neon];
 
     /// Its name, as [`ISA_VARIABLE`] takes it.
     pub const fn name(self) -> &'static str {
@@ -36,14 +42,17 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
             Isa::Avx512Bf16 => "avx512_bf16",
+            Isa::Amx => "amx",
             Isa::Neon => "neon",
+            Isa::AmxModel => "amx_model",
         }
     }
 
     /// Whether this machine has it. The answer never changes.
     pub fn is_available(self) -> bool {
         match self {
-            Isa::Scalar => true,
+            Isa::Scalar | Isa::AmxModel => true,
+            Isa::Amx => self.lack().is_none(),
             #[cfg(all(target_arch = "x86_64", not(miri)))]
             Isa::Avx2 => {
                 is_x86_feature_detected!("avx2")
@@ -65,6 +74,32 @@ impl Isa {
             #[allow(unreachable_patterns, reason = "which variants are left over depends on the target")]
             _ => false,
         }
+    }
+
+    /// What the machine lacks of it, where that can be told more closely than that it is not there.
+    pub fn lack(self) -> Option<Lack> {
+        match self {
+            Isa::Amx if !Isa::Avx512Bf16.is_available() => Some(Lack::Vectors),
+            Isa::Amx => crate::arch::tiles::lack(),
+            _ => None,
+        }
+    }
+
+    /// The instructions for all but tiles.
+    pub(crate) fn of_vectors(self) -> Isa {
+        match self {
+            Isa::Amx => Isa::Avx512,
+            Isa::AmxModel => {
+                let has_dots = |isa: &Isa| matches!(isa, Isa::Avx512Bf16 | Isa::Amx);
+                Isa::available().filter(|isa| !has_dots(isa)).last().unwrap_or(Isa::Scalar)
+            }
+            _ => self,
+        }
+    }
+
+    /// Whether it multiplies bf16 in tiles.
+    pub(crate) fn has_tiles(self) -> bool {
+        matches!(self, Isa::Amx | Isa::AmxModel)
     }
 
     /// The instruction sets that this machine has, worst first.
@@ -100,8 +135,27 @@ impl Isa {
 
     /// Itself, if this machine has it.
     pub(crate) fn require(self) -> Result<Isa, CpuError> {
-        if self.is_available() { Ok(self) } else { Err(CpuError::IsaUnavailable { isa: self }) }
+        match self.lack() {
+            Some(lack) => Err(CpuError::IsaLacks { isa: self, lack }),
+            None if !self.is_available() => Err(CpuError::IsaUnavailable { isa: self }),
+            None => Ok(self),
+        }
     }
+}
+
+/// What keeps an instruction set from being used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Lack {
+    /// The path needs vectors beside its tiles.
+    #[error("the processor has no AVX-512 BF16")]
+    Vectors,
+    /// The processor does not show the flags `amx_tile` and `amx_bf16`.
+    #[error("the processor has no flags amx_tile and amx_bf16")]
+    Flags,
+    /// The system is not Linux, or its kernel is too old or forbids programs to use tiles.
+    #[error("the processor has it, the operating system gives no permission to use it")]
+    Permission,
 }
 
 impl fmt::Display for Isa {
@@ -114,7 +168,8 @@ impl FromStr for Isa {
     type Err = CpuError;
 
     fn from_str(name: &str) -> Result<Self, CpuError> {
-        let known = Isa::ALL.into_iter().find(|isa| isa.name().eq_ignore_ascii_case(name));
+        let known =
+            Isa::ALL.into_iter().chain([Isa::AmxModel]).find(|isa| isa.name().eq_ignore_ascii_case(name));
         known.ok_or_else(|| CpuError::UnknownIsa { name: name.to_owned() })
     }
 }
@@ -125,7 +180,7 @@ mod tests {
 
     #[test]
     fn names_parse_back() {
-        for isa in Isa::ALL {
+        for isa in Isa::ALL.into_iter().chain([Isa::AmxModel]) {
             assert_eq!(isa.name().parse::<Isa>(), Ok(isa));
         }
     }
@@ -135,6 +190,12 @@ mod tests {
         assert_eq!(Isa::choose(Some("mmx")), Err(CpuError::UnknownIsa { name: "mmx".into() }));
         assert_eq!(Isa::choose(Some("scalar")), Ok(Isa::Scalar));
         assert!(Isa::choose(None).is_ok());
+        match Isa::Amx.lack() {
+            None => assert_eq!(Isa::choose(Some("amx")), Ok(Isa::Amx)),
+            Some(lack) => {
+                assert_eq!(Isa::choose(Some("amx")), Err(CpuError::IsaLacks { isa: Isa::Amx, lack }));
+            }
+        }
         let absent = if cfg!(target_arch = "x86_64") { Isa::Neon } else { Isa::Avx2 };
         assert_eq!(Isa::choose(Some(absent.name())), Err(CpuError::IsaUnavailable { isa: absent }));
     }

@@ -30,7 +30,9 @@ mod score_block;
 mod score_tile;
 mod softmax;
 mod through_f64;
+mod tile_in_flight;
 mod tile_mask;
+mod tile_weights;
 
 use std::sync::Arc;
 
@@ -40,7 +42,7 @@ use natten_core::{
 };
 
 pub use error::CpuError;
-pub use isa::{ISA_VARIABLE, Isa};
+pub use isa::{ISA_VARIABLE, Isa, Lack};
 
 /// Most threads that [`Cpu::threads`] starts: more than any machine has cores for, few enough that asking for them by
 /// mistake returns.
@@ -71,7 +73,7 @@ impl Cpu {
     /// With these instructions, whatever the environment says.
     ///
     /// # Errors
-    /// [`CpuError::IsaUnavailable`] when the machine lacks them.
+    /// [`CpuError::IsaUnavailable`] when the machine lacks them, [`CpuError::IsaLacks`] where it can say which part.
     pub fn isa(self, isa: Isa) -> Result<Self, CpuError> {
         Ok(Cpu { isa: Some(isa.require()?), ..self })
     }
@@ -94,7 +96,8 @@ impl Cpu {
     /// The instructions that calls use.
     ///
     /// # Errors
-    /// [`CpuError::UnknownIsa`] or [`CpuError::IsaUnavailable`] when [`ISA_VARIABLE`] asks for what there is not.
+    /// [`CpuError::UnknownIsa`], [`CpuError::IsaUnavailable`] or [`CpuError::IsaLacks`] when [`ISA_VARIABLE`] asks for what
+    /// there is not.
     pub fn chosen_isa(&self) -> Result<Isa, CpuError> {
         self.isa.map_or_else(Isa::preferred, Ok)
     }

@@ -30,6 +30,8 @@ pub(crate) struct PackedRows {
     /// The ring's line of each line of the box, the second axis fastest.
     pub lines: Vec<u32>,
     capacity: [usize; 2],
+    /// A line on its way to [`RowFormat::Transposed`].
+    stage: Buffer,
 }
 
 /// How rows of an operand are laid out.
@@ -41,14 +43,29 @@ pub(crate) enum RowFormat {
     Words(usize),
     /// Two rows in one, a word for each component, this many to both.
     Pairs(usize),
+    /// For each of this many components the rows of a line, two in each word. What follows the last one is finite for as long
+    /// as [`TRANSPOSED_REACH`] words.
+    Transposed(usize),
 }
+
+/// Words that may be read from any pair of rows on, see [`RowFormat::Transposed`].
+pub(crate) const TRANSPOSED_REACH: usize = 16;
 
 impl RowFormat {
     /// Numbers of a line of `rows` rows.
-    fn line_len(self, rows: usize) -> usize {
+    pub(crate) fn line_len(self, rows: usize) -> usize {
         match self {
             RowFormat::Single(width) | RowFormat::Words(width) => rows * width,
             RowFormat::Pairs(width) => rows.div_ceil(2) * width,
+            RowFormat::Transposed(width) => rows.div_ceil(2) * width + TRANSPOSED_REACH,
+        }
+    }
+
+    /// Numbers that are read past the last line: rows of scores come sixteen at a time, whose last ones are not looked at.
+    fn past_end(self) -> usize {
+        match self {
+            RowFormat::Words(width) => 16 * width,
+            _ => 0,
         }
     }
 }
@@ -140,8 +157,8 @@ impl<E: Element> Kernel for Pack<'_, '_, E> {
         let Pack { packed, which, form, rows, tokens, missing } = self;
         let line_len = form.line_len(packed.extents[2].len());
         let mut buffer = std::mem::take(&mut packed.operands[which]);
-        let to = buffer.reserve(packed.capacity[0] * packed.capacity[1] * line_len);
-        let mut finite = true;
+        let to = buffer.reserve(packed.capacity[0] * packed.capacity[1] * line_len + form.past_end());
+        let (mut finite, mut stage) = (true, std::mem::take(&mut packed.stage));
         for x in missing[0].clone() {
             for y in missing[1].clone() {
                 let line = rows.line(tokens, [x, y], &missing[2]);
@@ -162,11 +179,39 @@ impl<E: Element> Kernel for Pack<'_, '_, E> {
                         line.zip(to.chunks_exact_mut(width)).for_each(|(from, to)| copy_words(from, to));
                     }
                     RowFormat::Pairs(width) => finite &= pack_pairs(line, width, to),
+                    RowFormat::Transposed(width) => {
+                        let pairs = missing[2].len().div_ceil(2);
+                        let staged = stage.reserve(pairs * width);
+                        finite &= pack_pairs(line, width, staged);
+                        transpose_pairs(simd, staged, (pairs, width), to);
+                    }
                 }
             }
         }
         packed.operands[which] = buffer;
+        packed.stage = stage;
         packed.has_non_finite |= !finite;
+    }
+}
+
+/// A line of pairs of rows, transposed: `to[component * pairs + pair]`, and zeros behind.
+#[inline(always)]
+fn transpose_pairs<S: Simd>(simd: S, line: &[f32], (pairs, width): (usize, usize), to: &mut [f32]) {
+    let (to, rest) = to.split_at_mut(pairs * width);
+    rest.fill(0.0);
+    let mut pair = 0;
+    while pair < pairs {
+        let count = (pairs - pair).min(S::LANES);
+        if count == S::LANES {
+            let rows: [&[f32]; 16] =
+                std::array::from_fn(|i| &line[(pair + i.min(S::LANES - 1)) * width..][..width]);
+            simd.transpose(&rows[..S::LANES], (&mut to[pair..], pairs));
+        } else {
+            for (i, row) in line[pair * width..].chunks_exact(width).enumerate() {
+                row.iter().enumerate().for_each(|(c, &word)| to[c * pairs + pair + i] = word);
+            }
+        }
+        pair += count;
     }
 }
 

@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::Cpu;
 use crate::arch::prefetch::PrefetchQueue;
-use crate::arch::{Kernel, Simd, dispatch};
+use crate::arch::{Kernel, Simd, dispatch, dispatch_tiles};
 use crate::boxes::TileWindows;
 use crate::buffer::Buffer;
 use crate::isa::Isa;
 use crate::packed::PackedRows;
+use crate::tile_in_flight::TilesInFlight;
 use crate::tile_mask::TileMasks;
 
 /// Work below this many floating-point operations is done on the calling thread: waking others costs more.
@@ -33,6 +34,8 @@ pub(crate) struct Scratch {
     pub score_tiles: [Buffer; 2],
     /// Weights of a group as words of two.
     pub words: Buffer,
+    /// Score tiles of a unit that multiplies tiles.
+    pub tiles_in_flight: TilesInFlight,
     /// Rows on their way to vectors over lanes.
     pub stage: Buffer,
     /// Mask patterns.
@@ -69,6 +72,13 @@ pub(crate) trait Tasks: Sync {
 pub(crate) fn run_tasks(cpu: &Cpu, isa: Isa, flops: f64, tasks: &impl Tasks) {
     for_each_task(cpu.pool(), tasks.count(), flops, |index, scratch| {
         dispatch(isa, OneTask { tasks, index, scratch });
+    });
+}
+
+/// [`run_tasks`] with the tiles of such instructions.
+pub(crate) fn run_tile_tasks(cpu: &Cpu, isa: Isa, flops: f64, tasks: &impl Tasks) {
+    for_each_task(cpu.pool(), tasks.count(), flops, |index, scratch| {
+        dispatch_tiles(isa, OneTask { tasks, index, scratch });
     });
 }
 

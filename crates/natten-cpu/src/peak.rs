@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use natten_core::ElementType;
 
-use crate::arch::{Kernel, Simd, dispatch};
+use crate::arch::{Kernel, Simd, WithTiles, dispatch, dispatch_tiles, tiles};
 use crate::isa::Isa;
 
 /// What is measured.
@@ -19,14 +19,20 @@ pub enum Arithmetic {
     Fma,
     /// bf16 dot products with f32 sums.
     Bf16Dot,
+    /// bf16 products of tiles with f32 sums.
+    Bf16Tiles,
 }
 
 impl Arithmetic {
+    /// All that there is.
+    pub const ALL: [Arithmetic; 3] = [Arithmetic::Fma, Arithmetic::Bf16Dot, Arithmetic::Bf16Tiles];
+
     /// What it is, in words.
     pub fn describe(self) -> &'static str {
         match self {
             Arithmetic::Fma => "f32 fused multiply-adds",
             Arithmetic::Bf16Dot => "bf16 dot products",
+            Arithmetic::Bf16Tiles => "bf16 products of tiles",
         }
     }
 }
@@ -40,17 +46,18 @@ pub fn measure(arithmetic: Arithmetic, threads: usize, time: Duration) -> Option
     rates.reduce(f64::max)
 }
 
-/// The limit of calls with `isa` on tensors of `element_type`, and what it is the limit of: [`Arithmetic::Fma`], or
-/// [`Arithmetic::Bf16Dot`] where such calls use it and it is the faster one.
+/// The limit of forward calls with `isa` on tensors of `element_type`, and what it is the limit of: [`Arithmetic::Fma`], or what
+/// such calls use for bf16 where that is faster.
 pub fn ceiling(isa: Isa, element_type: ElementType, threads: usize, time: Duration) -> (f64, Arithmetic) {
-    let has_dots = element_type == ElementType::Bf16 && burst(Arithmetic::Bf16Dot, isa, 1).is_some();
-    let share = if has_dots { time / 2 } else { time };
-    let fma = measure(Arithmetic::Fma, threads, share).unwrap_or(0.0);
-    let dots = if has_dots { measure(Arithmetic::Bf16Dot, threads, share) } else { None };
-    match dots {
-        Some(dots) if dots > fma => (dots, Arithmetic::Bf16Dot),
-        _ => (fma, Arithmetic::Fma),
+    let mut used = vec![Arithmetic::Fma];
+    if element_type == ElementType::Bf16 {
+        let of_bf16 = [Arithmetic::Bf16Dot, Arithmetic::Bf16Tiles];
+        used.extend(of_bf16.into_iter().filter(|&arithmetic| burst(arithmetic, isa, 1).is_some()));
     }
+    let share = time / used.len() as u32;
+    let rates = used.into_iter().map(|arithmetic| (measure(arithmetic, threads, share), arithmetic));
+    let rates = rates.map(|(rate, arithmetic)| (rate.unwrap_or(0.0), arithmetic));
+    rates.max_by(|(a, _), (b, _)| a.total_cmp(b)).unwrap_or((0.0, Arithmetic::Fma))
 }
 
 /// The sum over threads. The calling thread is one of them, and a thread that the system refuses adds nothing.
@@ -78,7 +85,24 @@ fn best_rate(arithmetic: Arithmetic, isa: Isa, time: Duration) -> f64 {
 
 /// Computes, and counts the operations.
 fn burst(arithmetic: Arithmetic, isa: Isa, rounds: usize) -> Option<f64> {
-    dispatch(isa, Burst { arithmetic, rounds })
+    match arithmetic {
+        // The model is no limit of anything.
+        Arithmetic::Bf16Tiles if isa != Isa::Amx => None,
+        Arithmetic::Bf16Tiles => Some(dispatch_tiles(isa, WithTiles(TileBurst(rounds)))),
+        _ => dispatch(isa, Burst { arithmetic, rounds }),
+    }
+}
+
+/// Products of tiles that hold zeros, in registers.
+struct TileBurst(usize);
+
+impl Kernel for TileBurst {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> f64 {
+        tiles::multiply_alone(simd, self.0)
+    }
 }
 
 struct Burst {
@@ -114,7 +138,7 @@ impl Burst {
                 }
                 2
             }
-            Arithmetic::Bf16Dot => {
+            Arithmetic::Bf16Dot | Arithmetic::Bf16Tiles => {
                 /// 0.1 in either half.
                 const PAIR: u32 = 0x3dcd_3dcd;
                 let pairs = simd.splat_wide(f32::from_bits(PAIR));
@@ -154,9 +178,11 @@ mod tests {
     }
 
     #[test]
-    fn dot_products_are_measured_where_there_are_any() {
+    fn products_of_bf16_are_measured_where_there_are_any() {
         let has_dots = Isa::Avx512Bf16.is_available();
         assert_eq!(measure(Arithmetic::Bf16Dot, 1, Duration::ZERO).is_some(), has_dots);
+        let has_tiles = Isa::Amx.is_available();
+        assert_eq!(measure(Arithmetic::Bf16Tiles, 1, Duration::ZERO).is_some(), has_tiles);
         assert!(measure(Arithmetic::Fma, 0, Duration::ZERO).is_some_and(|rate| rate > 0.0));
         let (flops, _) = ceiling(Isa::Scalar, ElementType::Bf16, 2, Duration::ZERO);
         assert!(flops > 0.0);

@@ -19,6 +19,8 @@ pub(crate) struct Schedule<'a> {
     pub blocking: Blocking,
     boxes: TaskBoxes,
     inverse: bool,
+    /// Most rows of a line of a row block.
+    longest_line: usize,
     /// Whether rows are worth a prefetch: the pass's tensors are too large to wait in a last-level cache, or rows too far
     /// apart for what a processor fetches by itself.
     pub prefetches_rows: bool,
@@ -42,12 +44,12 @@ pub(crate) struct Task {
 
 impl<'a> Schedule<'a> {
     /// Cuts the lanes of a pass.
-    pub(crate) fn new(cpu: &Cpu, isa: Isa, problem: &'a Problem, pass: Pass) -> Self {
-        let vectors = dispatch(isa, VectorShape);
-        let row = |width: usize| 4 * width.next_multiple_of(vectors.wide);
+    pub(crate) fn new(cpu: &Cpu, vectors: &Vectors, problem: &'a Problem, pass: Pass) -> Self {
+        let row = |width: usize| vectors.component_bytes * width.next_multiple_of(vectors.wide);
         let row_bytes = row(problem.head_dim()) + row(problem.head_dim_v());
         let threads = threads(cpu.pool(), problem.useful_flops());
-        let blocking = Blocking::choose(problem, pass, &Machine { lanes: vectors.lanes, row_bytes, threads });
+        let &Vectors { lanes, tiles, .. } = vectors;
+        let blocking = Blocking::choose(problem, pass, &Machine { lanes, tiles, row_bytes, threads });
         let inverse = pass == Pass::Keys;
         // In floating point: a view without strides may claim more than there is memory for.
         let rows = |tokens: usize, heads: usize| tokens as f64 * (problem.batch() * heads) as f64;
@@ -57,7 +59,14 @@ impl<'a> Schedule<'a> {
         let bytes = rows * row as f64 * if pass == Pass::Forward { 1.0 } else { 2.0 };
         let dilated = problem.axes().iter().any(|axis| axis.dilation > 1);
         let boxes = TaskBoxes::new(problem, blocking.task, inverse);
-        Schedule { problem, boxes, blocking, inverse, prefetches_rows: bytes > PREFETCH_BYTES || dilated }
+        Schedule {
+            problem,
+            boxes,
+            blocking,
+            inverse,
+            longest_line: if tiles { 1024 } else { 512 },
+            prefetches_rows: bytes > PREFETCH_BYTES || dilated,
+        }
     }
 
     /// How many tasks there are.
@@ -94,7 +103,7 @@ impl<'a> Schedule<'a> {
     pub(crate) fn row_blocks(&self, all: &Box3) -> Boxes {
         match self.blocking.walk() {
             Some(_) => cut(all, usize::MAX, usize::MAX),
-            None => cut(all, self.blocking.row_block, 512),
+            None => cut(all, self.blocking.row_block, self.longest_line),
         }
     }
 
@@ -145,18 +154,36 @@ pub(crate) fn plain_tokens(batch: usize, head: usize) -> Tokens {
     Tokens { start: [0; 3], step: [1; 3], batch, head }
 }
 
-/// Asks for the lengths of an instruction set's vectors.
-struct VectorShape;
-
-struct VectorLengths {
+/// What tasks compute with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Vectors {
+    /// Lanes of a group.
     lanes: usize,
+    /// Components of a vector.
     wide: usize,
+    /// Bytes of a packed component.
+    component_bytes: usize,
+    /// Whether tiles multiply.
+    tiles: bool,
 }
 
-impl Kernel for VectorShape {
-    type Output = VectorLengths;
+impl Vectors {
+    /// Tiles of bf16, and the vectors beside them.
+    pub(crate) const BESIDE_TILES: Vectors = Vectors { lanes: 16, wide: 32, component_bytes: 2, tiles: true };
+
+    /// Those of an instruction set.
+    pub(crate) fn of(isa: Isa) -> Self {
+        dispatch(isa, VectorsOf)
+    }
+}
+
+/// Asks for the lengths of an instruction set's vectors.
+struct VectorsOf;
+
+impl Kernel for VectorsOf {
+    type Output = Vectors;
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> VectorLengths {
-        VectorLengths { lanes: S::LANES, wide: S::WIDE }
+    fn run<S: Simd>(self, _: S) -> Vectors {
+        Vectors { lanes: S::LANES, wide: S::WIDE, component_bytes: size_of::<f32>(), tiles: false }
     }
 }

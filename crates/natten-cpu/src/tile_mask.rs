@@ -28,6 +28,9 @@ pub(crate) struct TileMasks {
 /// Patterns in the cache: the middle and the borders of a plane.
 const CACHED_PATTERNS: usize = 12;
 
+/// The unit of [`TileMasks::mask`] where a unit multiplies tiles: groups come one by one, and have sixteen lanes.
+pub(crate) const TILES: usize = 32;
+
 /// The mask of one score tile: a pattern, and where it lies.
 #[derive(Clone, Copy)]
 pub(crate) struct TileMask<'a> {
@@ -53,6 +56,8 @@ struct Pattern {
     /// Four lanes along the last axis: which of the group, and whose runs.
     quads: [Vec<(usize, Range<usize>)>; 2],
     lane_rows: Vec<LaneRow>,
+    /// For [`TILES`]: the lanes that see each two neighbours of a line, see [`TileMask::seen_pairs`].
+    seen_pairs: Vec<u32>,
 }
 
 /// All that a pattern depends on.
@@ -92,7 +97,8 @@ pub(crate) struct ScoreTileShape {
 }
 
 impl TileMasks {
-    /// The mask of a tile, from the cache if it has the pattern. Sums take `unit` neighbours along the last axis at once.
+    /// The mask of a tile, from the cache if it has the pattern. Sums take `unit` neighbours along the last axis at once, or are
+    /// those of [`TILES`], for which pairs are listed alone.
     #[inline(always)]
     pub(crate) fn mask(&mut self, block: &ScoreBlock<'_>, tile: &Box3, unit: usize) -> TileMask<'_> {
         let geometry = (block.groups.group, unit);
@@ -125,8 +131,12 @@ impl TileMasks {
         self.oldest = (index + 1) % CACHED_PATTERNS;
         let pattern = &mut self.patterns[index];
         std::mem::swap(&mut pattern.key, &mut self.candidate);
-        pattern.list_rows(block.groups);
-        pattern.find_runs(block.groups, unit);
+        if unit == TILES {
+            pattern.list_pairs(block.groups);
+        } else {
+            pattern.list_rows(block.groups);
+            pattern.find_runs(block.groups, unit);
+        }
         index
     }
 }
@@ -160,6 +170,14 @@ impl<'a> TileMask<'a> {
     #[inline(always)]
     pub(crate) fn extent_y(&self) -> usize {
         self.pattern.key.extents[1]
+    }
+
+    /// The lanes of the first group, of at most sixteen, that see two neighbours of each line, one bit a lane: those of the even
+    /// column in the low half, those of the odd one in the high half. The group's columns begin in the first pair of a line and
+    /// end in its last.
+    #[inline(always)]
+    pub(crate) fn seen_pairs(&self) -> &'a [u32] {
+        &self.pattern.seen_pairs
     }
 
     /// Slots of a line of the score tile.
@@ -205,6 +223,19 @@ impl Pattern {
                 self.rows.extend(line, part.start, line * pitch + part.start, seen);
             }
             *end = self.rows.len();
+        }
+    }
+
+    /// Lists what the first group sees, two neighbours at a time.
+    fn list_pairs(&mut self, groups: &Groups) {
+        let seen = self.key.seen(groups);
+        self.columns = self.key.columns(groups);
+        let columns = &self.columns[0];
+        self.seen_pairs.clear();
+        for of_line in seen[0].iter().flat_map(|x| seen[1].iter().map(move |y| x & y)) {
+            let of_column = |column: usize| seen[2].get(column).map_or(0, |seen| seen & of_line);
+            let pairs = (columns.start / 2..columns.end.div_ceil(2)).map(|pair| 2 * pair);
+            self.seen_pairs.extend(pairs.map(|column| of_column(column) | of_column(column + 1) << 16));
         }
     }
 

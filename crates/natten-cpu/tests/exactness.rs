@@ -9,7 +9,7 @@ use natten_cpu::{Cpu, CpuError, Isa, MAX_THREADS};
 use support::{Case, assert_close_as, backward, forward, random};
 
 fn each_isa(run: impl Fn(&Cpu)) {
-    for isa in Isa::available() {
+    for isa in Isa::available().chain([Isa::AmxModel]) {
         run(&Cpu::new().isa(isa).unwrap());
     }
 }
@@ -198,4 +198,26 @@ fn huge_scales_give_no_nan_of_their_own() {
         let (out, _) = forward(cpu, operands.problem(), &operands.inputs());
         assert!(out.as_slice().iter().all(|x| x.is_finite()));
     });
+}
+
+/// Components below the normal numbers count as 0 where tiles multiply, as the unit has it, and nowhere else.
+#[test]
+fn tiles_take_numbers_below_the_normal_ones_for_zero() {
+    let keys_apart_by = |small: f32, isa| {
+        let case = Case { head_dims: [2, 2], scale: Some(256.0), ..Case::attention(1, 2, false) };
+        let mut operands = case.operands::<bf16>(1);
+        // The second key's score is 256 if its component counts.
+        operands.query.as_mut_slice().copy_from_slice(&[1.0 / small, 0.0].map(bf16::from_f32));
+        operands.key.as_mut_slice().copy_from_slice(&[0.0, 0.0, small, 0.0].map(bf16::from_f32));
+        operands.value.as_mut_slice().copy_from_slice(&[1.0, 0.0, 3.0, 0.0].map(bf16::from_f32));
+        let cpu = Cpu::new().isa(isa).unwrap();
+        forward(&cpu, operands.problem(), &operands.inputs()).0.as_slice()[0].to_f32()
+    };
+    let normal = f32::MIN_POSITIVE;
+    let tiles = [Isa::Amx, Isa::AmxModel].into_iter().filter(|isa| isa.is_available());
+    for isa in tiles {
+        assert_eq!(keys_apart_by(normal * 1024.0, isa), 3.0, "{isa}");
+        assert_eq!(keys_apart_by(normal / 4.0 * 3.0, isa), 2.0, "{isa}");
+    }
+    assert_eq!(keys_apart_by(normal / 4.0 * 3.0, Isa::Scalar), 3.0);
 }

@@ -6,9 +6,9 @@ use natten_core::{bf16, f16};
 use natten_cpu::{Cpu, Isa};
 use support::{Case, check};
 
-/// Each instruction set that this machine has.
+/// Each instruction set that this machine has, and the model of one that it may not have.
 fn each_isa(run: impl Fn(&Cpu)) {
-    for isa in Isa::available() {
+    for isa in Isa::available().chain([Isa::AmxModel]) {
         run(&Cpu::new().isa(isa).unwrap());
     }
 }

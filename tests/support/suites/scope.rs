@@ -117,6 +117,11 @@ impl Scope {
         }
     }
 
+    /// A path that has more than the vectors' for bf16 alone: every problem in that type, some in single precision.
+    pub fn of_bf16() -> Self {
+        Scope { types: vec![(ElementType::Bf16, 1), (ElementType::F32, 7)], ..Self::host() }
+    }
+
     /// The reference: everything in f64, the other types on some.
     pub fn reference() -> Self {
         let types =

@@ -184,7 +184,7 @@ fn time_dense<E: Element>(
 fn issued_share(problem: &Problem, isa: Isa) -> f64 {
     let lanes = match isa {
         Isa::Avx2 => 8,
-        Isa::Avx512 | Isa::Avx512Bf16 => 16,
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => 16,
         Isa::Neon => 4,
         _ => 1,
     };

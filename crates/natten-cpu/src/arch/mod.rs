@@ -5,11 +5,14 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `scalar`, `avx2`, `avx512`, `neon` | one token each |
+//! | `scalar`, `avx2`, `avx512`, `amx`, `neon` | one token each |
 //! | `scores`, `sums` | the two micro-kernels, register-blocked, generic over the token |
+//! | `tiles` | the same two on a unit that multiplies tiles, and its software model |
 //! | `prefetch` | rows to fetch while the products run |
 //! | `rows` | disjoint writes from several threads into one tensor |
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -22,6 +25,7 @@ pub(crate) mod rows;
 mod scalar;
 pub(crate) mod scores;
 pub(crate) mod sums;
+pub(crate) mod tiles;
 
 use natten_core::Element;
 
@@ -51,28 +55,52 @@ pub(crate) fn is_intel() -> bool {
 /// Runs a kernel with the given instructions. An instruction set that this machine lacks falls back to scalar
 /// code; [`Isa::require`] keeps that from happening unnoticed.
 pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
-    match isa {
+    match isa.of_vectors() {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => match avx2::Avx2::detect() {
             Some(token) => token.vectorize(kernel),
-            None => scalar::Scalar.vectorize(kernel),
+            None => scalar::Scalar::<4>.vectorize(kernel),
         },
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => match avx512::Avx512::<false>::detect() {
             Some(token) => token.vectorize(kernel),
-            None => scalar::Scalar.vectorize(kernel),
+            None => scalar::Scalar::<4>.vectorize(kernel),
         },
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Bf16 => match avx512::Avx512::<true>::detect() {
             Some(token) => token.vectorize(kernel),
-            None => scalar::Scalar.vectorize(kernel),
+            None => scalar::Scalar::<4>.vectorize(kernel),
         },
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => match neon::Neon::detect() {
             Some(token) => token.vectorize(kernel),
-            None => scalar::Scalar.vectorize(kernel),
+            None => scalar::Scalar::<4>.vectorize(kernel),
         },
-        _ => scalar::Scalar.vectorize(kernel),
+        _ => scalar::Scalar::<4>.vectorize(kernel),
+    }
+}
+
+/// Runs a kernel on a token that has tiles ([`Simd::TILES`]): the machine's where `isa` asks for them, else those of the
+/// software model.
+pub(crate) fn dispatch_tiles<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    #[cfg(target_arch = "x86_64")]
+    match (isa, amx::Amx::<false>::detect(), amx::Amx::<true>::detect()) {
+        (Isa::Amx, Some(token), _) => return token.vectorize(kernel),
+        (_, _, Some(token)) => return token.vectorize(kernel),
+        _ => {}
+    }
+    let _ = isa;
+    scalar::Scalar::<16>.vectorize(kernel)
+}
+
+/// A kernel with the tile unit configured around it.
+pub(crate) struct WithTiles<K>(pub K);
+
+impl<K: Kernel> Kernel for WithTiles<K> {
+    type Output = K::Output;
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> K::Output {
+        simd.with_tiles(self.0)
     }
 }
 
@@ -91,6 +119,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const ANY_POWER: bool = false;
     /// Whether [`Simd::dot`] and [`Simd::dot_wide`] exist.
     const BF16_DOT: bool = false;
+    /// Whether [`Simd::with_tiles`] and all that needs it exist. [`Simd::LANES`] is 16 then, and [`Simd::pair`] exists.
+    const TILES: bool = false;
     /// A vector over lanes.
     type V: Copy;
     /// A vector over components.
@@ -158,6 +188,46 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn pair(self, a: Self::V, _b: Self::V) -> Self::V {
         debug_assert!(Self::BF16_DOT);
         a
+    }
+
+    /// `x * 2^n`, where `n` is an integer plus 1.5 * 2^23 and both `x` and the result are 0 or about normal numbers: `n`'s low
+    /// bits are added to the exponent.
+    #[inline(always)]
+    fn add_to_exponent(self, x: Self::V, _n: Self::V) -> Self::V {
+        debug_assert!(Self::TILES);
+        x
+    }
+    /// [`Simd::vectorize`] with the tile unit configured, which is released afterwards.
+    #[inline(always)]
+    fn with_tiles<K: Kernel>(self, kernel: K) -> K::Output {
+        debug_assert!(Self::TILES);
+        self.vectorize(kernel)
+    }
+    /// The products of one or two tiles of scores, see [`tiles::score_tiles`].
+    ///
+    /// # Safety
+    /// Inside [`Simd::with_tiles`] alone, and what [`tiles::ScoreBlock`] says must be there.
+    #[inline(always)]
+    unsafe fn multiply_scores(self, _block: &tiles::ScoreBlock) {
+        debug_assert!(Self::TILES);
+    }
+    /// The products of one to four tiles of sums, see [`tiles::sum_tiles`].
+    ///
+    /// # Safety
+    /// Inside [`Simd::with_tiles`] alone, and what [`tiles::SumBlock`] says must be there.
+    #[inline(always)]
+    unsafe fn multiply_sums(self, _block: &tiles::SumBlock) {
+        debug_assert!(Self::TILES);
+    }
+
+    /// Products of tiles of zeros and nothing else: `rounds` times some. Returns how many products.
+    ///
+    /// # Safety
+    /// Inside [`Simd::with_tiles`] alone.
+    #[inline(always)]
+    unsafe fn multiply_alone(self, _rounds: usize) -> usize {
+        debug_assert!(Self::TILES);
+        0
     }
 
     /// All components `x`.

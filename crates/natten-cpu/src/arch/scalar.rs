@@ -1,24 +1,23 @@
 //! Portable vectors: arrays, which the compiler turns into whatever the target's baseline has.
 
 use super::double::double_of_two;
-use super::{Kernel, Simd};
+use super::{Kernel, Simd, tiles};
 
-/// Needs nothing. Lanes as many as an SSE register has.
+/// Needs nothing. Four lanes are as many as an SSE register has; sixteen stand in for a machine with tiles.
 #[derive(Clone, Copy)]
-pub(crate) struct Scalar;
-
-const N: usize = 4;
+pub(crate) struct Scalar<const N: usize>;
 
 /// Lane by lane.
 #[inline(always)]
-fn each(f: impl Fn(usize) -> f32) -> [f32; N] {
+fn each<const N: usize>(f: impl Fn(usize) -> f32) -> [f32; N] {
     std::array::from_fn(f)
 }
 
-impl Simd for Scalar {
+impl<const N: usize> Simd for Scalar<N> {
     const LANES: usize = N;
     const WIDE: usize = N;
     const MANY_REGISTERS: bool = false;
+    const TILES: bool = N == tiles::SIDE;
     type V = [f32; N];
     type W = [f32; N];
     double_of_two!();
@@ -79,6 +78,25 @@ impl Simd for Scalar {
         // A NaN casts to 0, and `x` is NaN then.
         let power = |n: f32| f32::from_bits((n as i32).wrapping_add(127).cast_unsigned() << 23);
         each(|i| if n[i] < -126.0 { 0.0 } else { x[i] * power(n[i]) })
+    }
+    #[inline(always)]
+    fn pair(self, a: [f32; N], b: [f32; N]) -> [f32; N] {
+        let word = |i: usize| u32::from(tiles::weight_bits(a[i])) | u32::from(tiles::weight_bits(b[i])) << 16;
+        each(|i| f32::from_bits(word(i)))
+    }
+    #[inline(always)]
+    fn add_to_exponent(self, x: [f32; N], n: [f32; N]) -> [f32; N] {
+        each(|i| f32::from_bits(x[i].to_bits().wrapping_add(n[i].to_bits() << 23)))
+    }
+    #[inline(always)]
+    unsafe fn multiply_scores(self, block: &tiles::ScoreBlock) {
+        // SAFETY: passed on.
+        unsafe { tiles::model::multiply_scores(block) }
+    }
+    #[inline(always)]
+    unsafe fn multiply_sums(self, block: &tiles::SumBlock) {
+        // SAFETY: passed on.
+        unsafe { tiles::model::multiply_sums(block) }
     }
     #[inline(always)]
     fn splat_wide(self, x: f32) -> [f32; N] {

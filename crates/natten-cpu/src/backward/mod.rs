@@ -30,7 +30,7 @@ use crate::blocking;
 use crate::isa::Isa;
 use crate::pack::Tokens;
 use crate::parallel::run_tasks;
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, Vectors};
 
 /// What all passes read.
 struct Operands<'a, E> {
@@ -90,9 +90,16 @@ fn backward<E: Element>(
         run_tasks(cpu, isa, problem.useful_flops(), &PassTasks { operands: &operands, pass });
     };
     let d_query = SharedRows::of_rows(gradients.query);
-    run(Pass::Queries { schedule: Schedule::new(cpu, isa, problem, blocking::Pass::Queries), d_query });
+    run(Pass::Queries {
+        schedule: Schedule::new(cpu, &Vectors::of(isa), problem, blocking::Pass::Queries),
+        d_query,
+    });
     let (d_key, d_value) = (SharedRows::of_rows(gradients.key), SharedRows::of_rows(gradients.value));
-    run(Pass::Keys { schedule: Schedule::new(cpu, isa, problem, blocking::Pass::Keys), d_key, d_value });
+    run(Pass::Keys {
+        schedule: Schedule::new(cpu, &Vectors::of(isa), problem, blocking::Pass::Keys),
+        d_key,
+        d_value,
+    });
     if let Some([keys, values]) = gradients.additional {
         let (d_key, d_value) = (SharedRows::of_rows(keys), SharedRows::of_rows(values));
         run(Pass::Additional { d_key, d_value });

@@ -234,7 +234,7 @@ impl<const OF_QUERIES: bool> TileState<'_, OF_QUERIES> {
         let (groups, shape) = (self.groups, self.shape);
         for (i, rows) in rows.into_iter().enumerate() {
             let lanes = scratch.lanes[i].reserve(groups.pair_count() * shape.dims[i] * 2 * S::LANES);
-            pack_lanes::<S, E, false>(simd, rows, tokens, groups, &mut scratch.stage, lanes);
+            pack_lanes::<S, E, false>(simd, (rows, shape.dims[i]), tokens, groups, &mut scratch.stage, lanes);
             scratch.sums[i].reserve(groups.len() * S::LANES * shape.widths[i]).fill(0.0);
         }
     }

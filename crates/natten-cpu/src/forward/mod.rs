@@ -12,18 +12,22 @@
 //!     out = sums / sum, lse = max + ln sum
 //! ```
 //!
+//! With tiles (arch/tiles) and bf16 a tile of sixteen queries takes the place of a pair of groups, and tiled.rs that of tile.rs.
+//!
 //! While the products of a row block run, the rows of the next one are fetched into the cache (prefetch.rs).
 
+mod task;
 mod tile;
+mod tiled;
 
-use natten_core::{Element, Inputs, Output, Problem, TensorView, TensorViewMut, bf16, f16};
+use natten_core::{Element, ElementType, Inputs, Output, Problem, TensorView, TensorViewMut, bf16, f16};
 
 use crate::Cpu;
 use crate::arch::rows::{Rows, SharedRows};
 use crate::blocking::Pass;
 use crate::isa::Isa;
-use crate::parallel::run_tasks;
-use crate::schedule::Schedule;
+use crate::parallel::{run_tasks, run_tile_tasks};
+use crate::schedule::{Schedule, Vectors};
 
 /// All that the tasks of a call share.
 struct Call<'a, E> {
@@ -65,9 +69,11 @@ fn forward<E: Element>(
     inputs: &Inputs<TensorView<'_, E>>,
     output: Output<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
 ) {
+    let tiles = isa.has_tiles() && E::TYPE == ElementType::Bf16;
+    let vectors = if tiles { Vectors::BESIDE_TILES } else { Vectors::of(isa) };
     let call = Call {
         problem,
-        schedule: Schedule::new(cpu, isa, problem, Pass::Forward),
+        schedule: Schedule::new(cpu, &vectors, problem, Pass::Forward),
         query: Rows::of_rows(&inputs.query),
         key: Rows::of_rows(&inputs.key),
         value: Rows::of_rows(&inputs.value),
@@ -75,5 +81,8 @@ fn forward<E: Element>(
         out: SharedRows::of_rows(output.out),
         lse: output.lse.map(SharedRows::of_scalars),
     };
-    run_tasks(cpu, isa, problem.useful_flops(), &call);
+    match tiles {
+        true => run_tile_tasks(cpu, isa, problem.useful_flops(), &call),
+        false => run_tasks(cpu, isa, problem.useful_flops(), &call),
+    }
 }

@@ -1,87 +1,27 @@
-//! One task of the forward: its query tiles, one after the other, each over its keys and then over the additional ones.
+//! A query tile of the forward on vectors: scores with queries in lanes, sums with components in lanes.
 
-use natten_core::{Element, ElementType};
+use natten_core::Element;
 
 use super::Call;
+use super::task::QueryTile;
 use crate::arch::rows::Rows;
 use crate::arch::{Kernel, Simd};
-use crate::boxes::{Box3, LaneBox, cut};
+use crate::boxes::{Box3, LaneBox};
 use crate::buffer::Buffer;
 use crate::groups::{Groups, pairs};
 use crate::pack::{Tokens, pack_lanes};
 use crate::packed::{PackedRows, RowFormat};
-use crate::parallel::{Scratch, Tasks};
-use crate::prefetch::Prefetcher;
-use crate::schedule::{Task, lane_tokens, plain_tokens, row_tokens};
+use crate::parallel::Scratch;
+use crate::schedule::{Task, lane_tokens};
 use crate::score_block::ScoreBlock;
 use crate::score_tile::{ScoreOperands, SumOperands};
 use crate::softmax::{FOUR_LN_2, QUARTER_LOG2_E, Reference, exponentiate, exponentiate_pairs, is_beyond};
 use crate::tile_mask::{ScoreTileShape, TileMask};
 
-impl<E: Element> Tasks for Call<'_, E> {
-    fn count(&self) -> usize {
-        self.schedule.len()
-    }
-
-    #[inline(always)]
-    fn run<S: Simd>(&self, simd: S, index: usize, scratch: &mut Scratch) {
-        if S::BF16_DOT && E::TYPE == ElementType::Bf16 {
-            run_task::<S, E, true>(simd, self, index, scratch);
-        } else {
-            run_task::<S, E, false>(simd, self, index, scratch);
-        }
-    }
-}
-
-#[inline(always)]
-fn run_task<S: Simd, E: Element, const DOT: bool>(
-    simd: S,
-    call: &Call<'_, E>,
-    index: usize,
-    scratch: &mut Scratch,
-) {
-    let schedule = &call.schedule;
-    let task = schedule.task(index);
-    let prefetcher = Prefetcher {
-        schedule,
-        rows: &[&call.key, &call.value],
-        lanes: &[&call.query],
-        written: &[&call.out],
-        index,
-    };
-    schedule.begin_task(&task, scratch);
-    let mut tiles = task.tiles(&schedule.blocking).peekable();
-    while let Some(tile) = tiles.next() {
-        schedule.begin_tile(&tile, scratch);
-        let groups = Groups::new(schedule.blocking.group, tile.each_ref().map(|axis| axis.lanes.len()));
-        let state = TileState::<DOT>::begin::<S, E>(simd, call, (&task, &tile), &groups, scratch);
-        let tokens = row_tokens(&tile, task.batch, task.head_kv);
-        let mut row_blocks = schedule.row_blocks(&scratch.windows.all()).peekable();
-        while let Some(row_block) = row_blocks.next() {
-            let missing = scratch.packed.advance(&row_block);
-            state.pack(simd, [&call.key, &call.value], &tokens, &missing, &mut scratch.packed);
-            prefetcher.queue_next(&task, &tile, (row_blocks.peek(), tiles.peek()), scratch);
-            state.attend(simd, false, scratch);
-        }
-        if let Some([keys, values]) = &call.additional {
-            let all = [0..1, 0..1, 0..call.problem.additional_keys()];
-            let tokens = plain_tokens(task.batch, task.head_kv);
-            scratch.windows.set_all(&tile, &all);
-            for row_block in cut(&all, schedule.blocking.row_block, 512) {
-                let missing = scratch.packed_additional.advance(&row_block);
-                state.pack(simd, [keys, values], &tokens, &missing, &mut scratch.packed_additional);
-                state.attend(simd, true, scratch);
-            }
-            scratch.windows.read_tile(&tile);
-        }
-        state.finish(simd, call, &task, &tile, scratch);
-    }
-}
-
 /// A query tile on its way through its keys. Lanes, sums and running maxima are in the scratch buffers, all groups of
 /// the first head before those of the next.
-struct TileState<'a, const DOT: bool> {
-    groups: &'a Groups,
+pub(super) struct TileState<const DOT: bool> {
+    groups: Groups,
     heads: usize,
     head_dim: usize,
     /// Words of a query or key.
@@ -92,14 +32,13 @@ struct TileState<'a, const DOT: bool> {
     scale: f32,
 }
 
-impl<'a, const DOT: bool> TileState<'a, DOT> {
-    /// Packs the queries and clears maxima and denominators.
+impl<const DOT: bool> QueryTile for TileState<DOT> {
     #[inline(always)]
     fn begin<S: Simd, E: Element>(
         simd: S,
         call: &Call<'_, E>,
         (task, tile): (&Task, &LaneBox),
-        groups: &'a Groups,
+        groups: Groups,
         scratch: &mut Scratch,
     ) -> Self {
         let head_dim = call.problem.head_dim();
@@ -110,7 +49,7 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
         let lanes = scratch.lanes[0].reserve(heads * of_head);
         for (head, lanes) in task.heads.clone().zip(lanes.chunks_exact_mut(of_head)) {
             let tokens = lane_tokens(tile, task.batch, head);
-            pack_lanes::<S, E, DOT>(simd, &call.query, &tokens, groups, &mut scratch.stage, lanes);
+            pack_lanes::<S, E, DOT>(simd, (&call.query, words), &tokens, &groups, &mut scratch.stage, lanes);
         }
         scratch.lane_scalars[0].reserve(vectors * S::LANES).fill(f32::NEG_INFINITY);
         scratch.lane_scalars[1].reserve(vectors * S::LANES).fill(0.0);
@@ -119,7 +58,6 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
         TileState { groups, heads, head_dim, words, width, scale }
     }
 
-    /// Packs the keys and values that are missing.
     #[inline(always)]
     fn pack<S: Simd, E: Element>(
         &self,
@@ -137,12 +75,50 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
         packed.pack(simd, 1, forms[1], (values, tokens), missing);
     }
 
-    /// Takes the packed row block, of additional keys or others, into every group's softmax.
     #[inline(always)]
     fn attend<S: Simd>(&self, simd: S, additional: bool, scratch: &mut Scratch) {
         simd.vectorize(Attend { state: self, additional, scratch });
     }
 
+    #[inline(always)]
+    fn finish<S: Simd, E: Element>(
+        &self,
+        simd: S,
+        call: &Call<'_, E>,
+        task: &Task,
+        tile: &LaneBox,
+        scratch: &mut Scratch,
+    ) {
+        let head_dim_v = call.problem.head_dim_v();
+        let row = scratch.stage.reserve(head_dim_v);
+        let [maxima, denominators] = scratch.lane_scalars.each_ref().map(Buffer::get);
+        let all_sums = scratch.sums[0].get();
+        for (h, head) in task.heads.clone().enumerate() {
+            let tokens = lane_tokens(tile, task.batch, head);
+            for group in 0..self.groups.len() {
+                for (lane, [x, y], z) in self.groups.rows_of(group) {
+                    let first = (h * self.groups.len() + group) * S::LANES + lane;
+                    let line = call.out.line(&tokens, [x, y], &z);
+                    let lse = call.lse.as_ref().map(|lse| lse.line(&tokens, [x, y], &z));
+                    for (i, index) in (first..first + z.len()).enumerate() {
+                        let (max, sum) = (maxima[index], denominators[index]);
+                        let (factor, sums) = (sum.recip(), &all_sums[index * self.width..][..head_dim_v]);
+                        line.fill(i, |out| match sum == 0.0 {
+                            // A query without keys: nothing was ever added to its sums.
+                            true => out.fill(E::from_f32(0.0)),
+                            false => simd.narrow_times(sums, factor, row, out),
+                        });
+                        if let Some(lse) = &lse {
+                            lse.fill(i, |lse| lse[0] = max * FOUR_LN_2 + sum.ln());
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<const DOT: bool> TileState<DOT> {
     /// As [`TileState::attend`].
     #[inline(always)]
     fn attend_here<S: Simd>(&self, simd: S, additional: bool, scratch: &mut Scratch) {
@@ -159,8 +135,8 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
         };
         let of_head = self.groups.pair_count() * self.words * 2 * S::LANES;
         for head in 0..self.heads {
-            for pair in pairs(self.groups) {
-                let Some(block) = ScoreBlock::new(windows, self.groups, pair, packed) else { continue };
+            for pair in pairs(&self.groups) {
+                let Some(block) = ScoreBlock::new(windows, &self.groups, pair, packed) else { continue };
                 for tile in block.score_tiles() {
                     let mask = &tile_masks.mask(&block, &tile, if DOT { 2 } else { 1 });
                     let operands = ScoreOperands {
@@ -226,44 +202,6 @@ impl<'a, const DOT: bool> TileState<'a, DOT> {
         };
         block.weighted_sums::<S, DOT>(simd, (g, mask), &operands, sums);
     }
-
-    /// Divides by the denominators and writes the tile.
-    #[inline(always)]
-    fn finish<S: Simd, E: Element>(
-        &self,
-        simd: S,
-        call: &Call<'_, E>,
-        task: &Task,
-        tile: &LaneBox,
-        scratch: &mut Scratch,
-    ) {
-        let head_dim_v = call.problem.head_dim_v();
-        let row = scratch.stage.reserve(head_dim_v);
-        let [maxima, denominators] = scratch.lane_scalars.each_ref().map(Buffer::get);
-        let all_sums = scratch.sums[0].get();
-        for (h, head) in task.heads.clone().enumerate() {
-            let tokens = lane_tokens(tile, task.batch, head);
-            for group in 0..self.groups.len() {
-                for (lane, [x, y], z) in self.groups.rows_of(group) {
-                    let first = (h * self.groups.len() + group) * S::LANES + lane;
-                    let line = call.out.line(&tokens, [x, y], &z);
-                    let lse = call.lse.as_ref().map(|lse| lse.line(&tokens, [x, y], &z));
-                    for (i, index) in (first..first + z.len()).enumerate() {
-                        let (max, sum) = (maxima[index], denominators[index]);
-                        let (factor, sums) = (sum.recip(), &all_sums[index * self.width..][..head_dim_v]);
-                        line.fill(i, |out| match sum == 0.0 {
-                            // A query without keys: nothing was ever added to its sums.
-                            true => out.fill(E::from_f32(0.0)),
-                            false => simd.narrow_times(sums, factor, row, out),
-                        });
-                        if let Some(lse) = &lse {
-                            lse.fill(i, |lse| lse[0] = max * FOUR_LN_2 + sum.ln());
-                        }
-                    }
-                }
-            }
-        }
-    }
 }
 
 /// What the softmax of a pair reads and writes.
@@ -278,13 +216,13 @@ struct OnlineSoftmax<'a> {
 }
 
 /// The part of a task that does not depend on the element type, as a function of its own.
-struct Attend<'a, 's, const DOT: bool> {
-    state: &'a TileState<'s, DOT>,
+struct Attend<'a, const DOT: bool> {
+    state: &'a TileState<DOT>,
     additional: bool,
     scratch: &'a mut Scratch,
 }
 
-impl<const DOT: bool> Kernel for Attend<'_, '_, DOT> {
+impl<const DOT: bool> Kernel for Attend<'_, DOT> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
