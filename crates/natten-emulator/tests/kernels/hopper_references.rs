@@ -22,7 +22,7 @@ fn operands<E: Element>(case: &Case) -> Operands<E> {
 
 /// Adds so many powers of two to all weights of a query.
 fn shift<E: Element>(operands: &mut Operands<E>, problem: &Problem, query: usize, powers: f64) {
-    let by = powers / (problem.scale() as f64 * std::f64::consts::LOG2_E);
+    let by = powers / (problem.scale() * std::f64::consts::LOG2_E);
     operands.query.as_mut_slice()[query * ROW] = E::from_f64(by);
 }
 
