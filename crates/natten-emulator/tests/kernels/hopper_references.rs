@@ -11,16 +11,18 @@ use crate::case::{self, Case, Operands};
 
 const ROW: usize = 64;
 
-/// Operands of one head, whose scores a query can shift: all keys are 1 in their first component, and all queries 0.
-fn operands<E: Element>(case: &Case) -> Operands<E> {
+/// Operands of one head, whose scores of some keys a query can shift: those keys are 1 in their first component, the others and all queries
+/// 0.
+fn operands<E: Element>(case: &Case, shifted: impl Fn(usize) -> bool) -> Operands<E> {
     let mut operands = Operands::<E>::draw(case);
-    for (rows, first) in [(&mut operands.query, 0.0), (&mut operands.key, 1.0)] {
-        rows.as_mut_slice().iter_mut().step_by(ROW).for_each(|x| *x = E::from_f64(first));
+    operands.query.as_mut_slice().iter_mut().step_by(ROW).for_each(|x| *x = E::from_f64(0.0));
+    for (key, x) in operands.key.as_mut_slice().iter_mut().step_by(ROW).enumerate() {
+        *x = E::from_f64(if shifted(key) { 1.0 } else { 0.0 });
     }
     operands
 }
 
-/// Adds so many powers of two to all weights of a query.
+/// Multiplies a query's weights of those keys by a power of two.
 fn shift<E: Element>(operands: &mut Operands<E>, problem: &Problem, query: usize, powers: f64) {
     let by = powers / (problem.scale() * std::f64::consts::LOG2_E);
     operands.query.as_mut_slice()[query * ROW] = E::from_f64(by);
@@ -61,10 +63,11 @@ fn run_as<E: Element>(operands: &Operands<E>, problem: &Problem, tiling: Option<
     Run { out, pairs, planned }
 }
 
-/// Every query sees every key, so that all four items have the same tiles.
+/// Every query sees every key, so that all four items have the same tiles. The keys of all but the first are shifted.
 fn dense<E: Element>() -> (Operands<E>, Problem) {
     let params = Params::new([1, 1, 512]);
-    let operands = operands::<E>(&Case::new([1, 1, 512], params).dims(ROW, ROW).heads(1, 1));
+    let operands =
+        operands::<E>(&Case::new([1, 1, 512], params).dims(ROW, ROW).heads(1, 1), |key| key >= 128);
     let problem = operands.problem(&params);
     (operands, problem)
 }
@@ -100,30 +103,43 @@ fn rows_move_alone_in_f16() {
     rows_move_alone::<f16>();
 }
 
-/// Where weights leave f32, to either side, the item comes again, and no other: it is one of four. Only the row that lost them changes.
-fn items_come_again<E: Element + PartialEq + std::fmt::Debug>(powers: f64) {
+/// Where weights leave f32 the item comes again, and no other: it is one of four. Only the row that lost them changes.
+fn items_come_again<E: Element + PartialEq + std::fmt::Debug>() {
     let (mut operands, problem) = dense::<E>();
     let plain = run(&operands, &problem);
-    shift(&mut operands, &problem, 200, powers);
+    shift(&mut operands, &problem, 200, 300.0);
     let again = run(&operands, &problem);
     assert_eq!(again.pairs, again.planned * 1.25);
     let others = |out: &Tensor<E>| [&out.as_slice()[..200 * ROW], &out.as_slice()[201 * ROW..]].concat();
     assert_eq!(others(&plain.out), others(&again.out));
     // The last item as well, behind which there is none that would ask how it went.
-    shift(&mut operands, &problem, 400, -powers);
+    shift(&mut operands, &problem, 400, 200.0);
     assert_eq!(run(&operands, &problem).pairs, again.planned * 1.5);
+}
+
+/// What one key has all the weight of is that key's value, to the bit.
+#[test]
+fn a_query_of_one_key_gets_its_value() {
+    let params = Params::new([1, 1, 100]);
+    let case = Case::new([1, 1, 100], params).dims(ROW, ROW).heads(1, 1);
+    let mut operands = operands::<bf16>(&case, |key| key == 70);
+    let problem = operands.problem(&params);
+    (0..100).for_each(|query| shift(&mut operands, &problem, query, 61.3));
+    let value = operands.value.as_slice()[70 * ROW..][..ROW].to_vec();
+    let found = run(&operands, &problem).out;
+    assert!(found.as_slice().chunks(ROW).all(|row| row == value));
 }
 
 #[test]
 fn items_come_again_where_weights_leave_f32() {
-    items_come_again::<bf16>(300.0);
-    items_come_again::<f16>(-300.0);
+    items_come_again::<bf16>();
+    items_come_again::<f16>();
 }
 
 /// A row whose weights begin small in a later tile than the item's first: nothing tells before its end.
 fn small_totals_come_again<E: Element>() {
     let params = Params::new([1, 5, 5]);
-    let mut operands = operands::<E>(&Case::new([1, 32, 32], params).dims(ROW, ROW).heads(1, 1));
+    let mut operands = operands::<E>(&Case::new([1, 32, 32], params).dims(ROW, ROW).heads(1, 1), |_| true);
     let problem = operands.problem(&params);
     let tiling = Tiling { query_tile: [1, 8, 16], key_tile: [1, 2, 32], key_start: KeyStart::Dynamic };
     let plain = run_as(&operands, &problem, Some(tiling));

@@ -214,7 +214,7 @@ struct Consumer : RowWeights<C> {
 
   // A tile while no weights wait for their values: the first one, or one behind many that were left out.
   template <bool CAREFUL>
-  __device__ __forceinline__ void begin(bool masked, bool has_turn) {
+  __device__ __forceinline__ void begin(bool masked, bool has_turn, bool is_first) {
     if (has_turn) take_turn();
     issue_scores();
     if (has_turn) pass_turn();
@@ -225,10 +225,11 @@ struct Consumer : RowWeights<C> {
     release_keys();
     hide(scores, seen);
     float factor[2];
+    if (!CAREFUL && is_first) this->refer_to_scores();
     if (CAREFUL && this->move_beyond(NATTEN_LAZY_MAXIMUM, factor)) this->rescale(factor);
     float sums[2];
     this->template weigh<CAREFUL>(sums);
-    if (!CAREFUL) this->adjust_first(seen, sums, lost_rows());
+    if (!CAREFUL) this->adjust_large(sums, lost_rows());
     leave_weights(sums);
   }
 
@@ -268,6 +269,7 @@ struct Consumer : RowWeights<C> {
     // Such scales leave near no score of note.
     is_far = CAREFUL && p.geometry.scale_log2 > NATTEN_FAR;
     if (!CAREFUL && lane == 0) lost_rows().clear();
+    bool is_first = true;
 #pragma unroll 1
     for (int tile = 0; tile < head.tiles;) {
       await_keys();
@@ -277,7 +279,8 @@ struct Consumer : RowWeights<C> {
         ++tile;
         continue;
       }
-      begin<CAREFUL>(tile >= head.full, boxes == 0);
+      begin<CAREFUL>(tile >= head.full, boxes == 0, is_first);
+      is_first = false;
       ++tile;
       if (!CAREFUL) steps(head, tile);
       last_values();

@@ -12,8 +12,7 @@ namespace sm90 {
 // A row's reference before anything is known of its scores, and one as good as it afterwards.
 #define NATTEN_UNKNOWN 0.0f
 #define NATTEN_KNOWN 9.094947017729282e-13f
-// Beyond these totals, 2^-100 and 2^100, weights may have left f32.
-#define NATTEN_LEAST_TOTAL 7.888609052210118e-31f
+// Beyond this total, 2^100, weights may have left f32.
 #define NATTEN_MOST_TOTAL 1.2676506002282294e30f
 // The exponent of an f32, and what it is subtracted from for that of the inverse power of two.
 #define NATTEN_EXPONENT 0x7f800000u
@@ -92,8 +91,21 @@ struct RowWeights {
     for (int i = 0; i < OUTS; ++i) out[i] *= factor[i / 2 % 2];
   }
 
-  // Weights are relative to references that nobody compared with the scores. Where a lane says that its row's stands far away, it moves by
-  // a power of two, which changes no bit of a weight but its exponent.
+  // References become the largest scores of their rows, as weights are exact there, so that a query of one key gets that key's value. A
+  // row without a score of note stays as it is.
+  __device__ __forceinline__ void refer_to_scores() {
+    float top[2] = {scores[0], scores[2]};
+#pragma unroll
+    for (int i = 0; i < SCORES; ++i) top[i / 2 % 2] = fmaxf(top[i / 2 % 2], scores[i]);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float to = quad_maximum(top[half]) * p.geometry.scale_log2;
+      if (fabsf(to) < NATTEN_FAR) softmax.reference[half] = to == NATTEN_UNKNOWN ? NATTEN_KNOWN : to;
+    }
+  }
+
+  // Behind the first tile, weights are relative to references that nobody compared with the scores. Where a lane says that its row's stands far
+  // below, it moves by a power of two, which changes no bit of a weight but its exponent.
   __device__ __forceinline__ void adjust(const bool (&is_off)[2], float (&sums)[2], LostRows lost_rows) {
     if (arch::ballot(is_off[0] || is_off[1]) == 0) return;
     bool lost[2];
@@ -102,10 +114,10 @@ struct RowWeights {
     for (int half = 0; half < 2; ++half) {
       const bool moves = (arch::ballot(is_off[half]) >> (lane & 28) & 15) != 0;
       const float total = quad_sum(softmax.sum[half] + sums[half]);
-      lost[half] = moves && (total < NATTEN_LEAST_TOTAL || total > NATTEN_MOST_TOTAL);
       const unsigned power = __float_as_uint(total) & NATTEN_EXPONENT;
       factor[half] = moves ? __uint_as_float(NATTEN_INVERSE_EXPONENT - power) : 1.0f;
       const float to = softmax.reference[half] + (float)((int)(power >> 23) - 127);
+      lost[half] = moves && (total > NATTEN_MOST_TOTAL || to > NATTEN_FAR);
       if (moves) softmax.reference[half] = to == NATTEN_UNKNOWN ? NATTEN_KNOWN : to;
       sums[half] *= factor[half];
       softmax.sum[half] *= factor[half];
@@ -119,17 +131,6 @@ struct RowWeights {
   // As large as its largest weight is a sum. NaN stays NaN.
   __device__ __forceinline__ void adjust_large(float (&sums)[2], LostRows lost_rows) {
     const bool is_off[2] = {sums[0] > p.most_weight, sums[1] > p.most_weight};
-    adjust(is_off, sums, lost_rows);
-  }
-
-  // Of a row that nothing is known of, its first weights tell.
-  __device__ __forceinline__ void adjust_first(const unsigned (&seen)[2], float (&sums)[2], LostRows lost_rows) {
-    bool is_off[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const bool is_small = softmax.sum[half] + sums[half] < p.least_weight;
-      is_off[half] = sums[half] > p.most_weight || (softmax.reference[half] == NATTEN_UNKNOWN && seen[half] != 0 && is_small);
-    }
     adjust(is_off, sums, lost_rows);
   }
 };
