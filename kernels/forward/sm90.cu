@@ -12,12 +12,12 @@
 //     O += P V[last]; out = O / sum; lse = ln 2 (reference + log2 sum)
 //   rows whose weights leave f32 make their item come again, to be done with a look at the scores
 //
-// Warps: one producer warpgroup (one thread of it works), then two or three consumer warpgroups that take turns at
+// Warps: one producer warpgroup (two threads of it work), then two or three consumer warpgroups that take turns at
 // issuing products, so that one's softmax runs under another's products. The grid is persistent: one cta a
 // multiprocessor, items dealt in turn.
-// Shared memory: sm90/config.cuh; Q x 2 | K x 2 | V x 2 | rows | mask words | items | places of tiles | lost rows | barriers. The
+// Shared memory: sm90/config.cuh; Q | K | V | rows | mask words | items | places of tiles | lost rows | barriers. The
 // result goes out over its own queries, while the next item's arrive.
-// Barriers: K full, K empty, V full, V empty for each of two stages, Q full, Q empty for each of two items; full ones count
+// Barriers: K full, K empty, V full, V empty for each stage, Q full, Q empty, item ready for each item in flight; full ones count
 // bytes, empty ones the consumers' warps. Named barriers 1 .. 3 pass the turn, 8 .. 10 hold a warpgroup together.
 // Registers: per consumer thread HEAD_DIM / 2 for O, KEYS / 2 for S, KEYS / 4 for P; 232 in all (two consumer
 // warpgroups) or 160 (three); the producer gives up all but 40 or 32.

@@ -43,8 +43,8 @@ struct ForwardParamsSm90 {
   MapSteps value_steps;
   MapSteps additional_key_steps;
   MapSteps additional_value_steps;
-  // What a lane's weights of a tile may sum to before its row's reference moves, and what a row's must sum to that begin behind an item's
-  // first tile.
+  // What a lane's weights of a tile may sum to before its row's reference moves, and what a row's must sum to that begin behind its
+  // warpgroup's first tile.
   float most_weight;
   float least_weight;
 };

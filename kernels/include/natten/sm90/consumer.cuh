@@ -52,8 +52,7 @@ struct Consumer : RowWeights<C> {
     }
   }
 
-  // Warpgroups take turns at issuing the products of tiles without a mask, which all of them work on, so that one does its softmax
-  // while another's run.
+  // Warpgroups take turns at issuing the products of tiles that all of them work on, so that one does its softmax while another's run.
   __device__ __forceinline__ void take_turn() const { arch::named_barrier_sync(1 + group, 256); }
   __device__ __forceinline__ void pass_turn() const {
     arch::named_barrier_arrive(group + 1 == C::WARPGROUPS ? 1 : 2 + group, 256);

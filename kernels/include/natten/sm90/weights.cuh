@@ -12,7 +12,7 @@ namespace sm90 {
 // A row's reference before anything is known of its scores, and one as good as it afterwards.
 #define NATTEN_UNKNOWN 0.0f
 #define NATTEN_KNOWN 9.094947017729282e-13f
-// Beyond this total, 2^100, weights may have left f32.
+// Beyond this sum of a tile, 2^100, weights may have left f32.
 #define NATTEN_MOST_TOTAL 1.2676506002282294e30f
 // The exponent of an f32, and what it is subtracted from for that of the inverse power of two.
 #define NATTEN_EXPONENT 0x7f800000u
@@ -91,7 +91,8 @@ struct RowWeights {
     for (int i = 0; i < OUTS; ++i) out[i] *= factor[i / 2 % 2];
   }
 
-  // References become the largest scores of their rows, as weights are exact there, so that a query of one key gets that key's value. A
+  // References become the largest scores of their rows in the warpgroup's first tile. Their weights are 1, so that a query of one key gets that
+  // key's value. A
   // row without a score of note stays as it is.
   __device__ __forceinline__ void refer_to_scores() {
     float top[2] = {scores[0], scores[2]};
@@ -113,7 +114,7 @@ struct RowWeights {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const bool moves = (arch::ballot(is_off[half]) >> (lane & 28) & 15) != 0;
-      const float total = quad_sum(softmax.sum[half] + sums[half]);
+      const float total = quad_sum(sums[half]);
       const unsigned power = __float_as_uint(total) & NATTEN_EXPONENT;
       factor[half] = moves ? __uint_as_float(NATTEN_INVERSE_EXPONENT - power) : 1.0f;
       const float to = softmax.reference[half] + (float)((int)(power >> 23) - 127);

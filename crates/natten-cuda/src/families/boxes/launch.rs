@@ -54,10 +54,11 @@ pub(in crate::families) fn lay_out(bid: &Bid, query: &Query<'_>, rates: RatesOf)
 }
 
 /// Between which sums of weights a row's reference may stay where it is. bf16 has f32's exponents: the range is what leaves products and sums
-/// room on either side. f16 ends at 2^16 and is less exact below 2^-14.
+/// room on either side. f16 ends at 2^16, and below 2^-14 its numbers are 2^-24 apart: thousands of equal weights that sum up to 2^-4 are
+/// still as exact as f16 is.
 fn weight_range(ty: ElementType) -> Range<f32> {
-    let exponent = if ty == ElementType::Bf16 { 48.0 } else { 8.0 };
-    f32::exp2(-exponent)..f32::exp2(exponent)
+    let [least, most] = if ty == ElementType::Bf16 { [-48.0, 48.0] } else { [-4.0, 8.0] };
+    f32::exp2(least)..f32::exp2(most)
 }
 
 /// One mask of a problem, a part of its values, and how it is cut.
