@@ -69,7 +69,7 @@ NATTEN_DEVICE void backward(const BackwardParamsSm90& p) {
     arch::tensor_allocate<C::TENSOR_COLUMNS>(shared + C::TENSOR_AT);
     arch::tensor_allocate_no_more();
   }
-  sm90::fill_bits<RunColumns, C::THREADS>(Log2Box{p.column_box_log2}, shared + C::BITS_AT);
+  sm90::fill_bits<RunColumns>(Log2Box{p.column_box_log2}, shared + C::BITS_AT, {warp, C::THREADS / 32});
   arch::tensor_fence_before();
   __syncthreads();
   arch::tensor_fence_after();

@@ -35,7 +35,7 @@ NATTEN_DEVICE void backward(const BackwardParamsSm90& p) {
     init_ring<C::ITEMS>(shared + C::ROW_FULL, shared + C::ROW_EMPTY, 1, 4 * C::WARPGROUPS);
     arch::fence_async_proxy();  // the copy engine completes some of them
   }
-  fill_bits<FragmentColumns<C::COLUMNS>, C::THREADS>(Log2Box{p.column_box_log2}, shared + C::BITS_AT);
+  fill_bits<FragmentColumns<C::COLUMNS>>(Log2Box{p.column_box_log2}, shared + C::BITS_AT, {warp, C::THREADS / 32});
   __syncthreads();
 
   if (warp < 4) {

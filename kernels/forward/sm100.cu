@@ -53,8 +53,9 @@ NATTEN_DEVICE void forward(const ForwardParamsSm90& p) {
     arch::tensor_allocate<C::COLUMNS>(shared + C::TENSOR_AT);
     arch::tensor_allocate_no_more();
   }
-  sm90::fill_bits<RunColumns, C::THREADS>(AnyBox{p.key_sides}, shared + C::BITS_AT);
-  sm90::clear_padding<C>(shared, AnyBox{p.key_sides}.rows());
+  const sm90::Team all = {warp, C::THREADS / 32};
+  sm90::fill_bits<RunColumns>(AnyBox{p.key_sides}, shared + C::BITS_AT, all);
+  sm90::clear_padding<C>(shared, AnyBox{p.key_sides}.rows(), all);
   arch::tensor_fence_before();
   __syncthreads();
   arch::tensor_fence_after();

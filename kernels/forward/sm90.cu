@@ -24,9 +24,42 @@
 #include <natten/launch.cuh>
 #include <natten/sm90/consumer.cuh>
 #include <natten/sm90/producer.cuh>
+#include <natten/sm90/row_producer.cuh>
 
 namespace natten {
 namespace sm90 {
+
+// The copy engine has the tensors' maps at hand by the time of the first copies.
+NATTEN_DEVICE void prefetch_maps(const ForwardParamsSm90& p) {
+  arch::prefetch_map(&p.query);
+  arch::prefetch_map(&p.key);
+  arch::prefetch_map(&p.value);
+}
+
+template <class C>
+NATTEN_DEVICE void init_barriers(unsigned shared) {
+  const int warps = 4 * C::WARPGROUPS;
+  init_ring<C::STAGES>(shared + C::KEY_FULL, shared + C::KEY_EMPTY, 1, warps);
+  init_ring<C::STAGES>(shared + C::VALUE_FULL, shared + C::VALUE_EMPTY, 1, warps);
+  init_ring<C::ITEMS>(shared + C::QUERY_FULL, shared + C::QUERY_EMPTY, 1, warps + 1);  // the producer reads items
+  init_ring<C::ITEMS>(shared + C::ITEM_READY, shared + C::ROWS_READY, 1, C::ROW_WARPS);
+  arch::fence_async_proxy();  // the copy engine completes some of them
+}
+
+// The warps prepare what they share, all but that of items: it goes on to describe the first one meanwhile.
+template <class C>
+NATTEN_DEVICE void prepare(const ForwardParamsSm90& p, unsigned shared, int warp) {
+  if (warp == C::ITEM_WARP) {
+    if (arch::elect_one()) init_barriers<C>(shared);
+    arch::sync_warp();
+    arch::named_barrier_arrive(0, C::THREADS);
+    return;
+  }
+  const Team others = {warp < C::ITEM_WARP ? warp : warp - 1, C::THREADS / 32 - 1};
+  fill_bits<FragmentColumns<C::KEYS>>(AnyBox{p.key_sides}, shared + C::BITS_AT, others);
+  clear_padding<C>(shared, AnyBox{p.key_sides}.rows(), others);
+  arch::named_barrier_sync(0, C::THREADS);
+}
 
 template <class C>
 NATTEN_DEVICE void forward(const ForwardParamsSm90& p) {
@@ -34,24 +67,18 @@ NATTEN_DEVICE void forward(const ForwardParamsSm90& p) {
   const unsigned shared = arch::shared_address(shared_memory);
   const int warp = (int)arch::shuffle_from(threadIdx.x / 32, 0);  // tells the compiler that the warp agrees
 
-  if (threadIdx.x == 0) {
-    init_ring<C::STAGES>(shared + C::KEY_FULL, shared + C::KEY_EMPTY, 1, 4 * C::WARPGROUPS);
-    init_ring<C::STAGES>(shared + C::VALUE_FULL, shared + C::VALUE_EMPTY, 1, 4 * C::WARPGROUPS);
-    init_ring<C::ITEMS>(shared + C::QUERY_FULL, shared + C::QUERY_EMPTY, 1, 4 * C::WARPGROUPS + 1);  // the producer reads items
-    for (int item = 0; item < C::ITEMS; ++item) arch::barrier_init(shared + C::ITEM_READY + 8 * item, 1);
-    arch::fence_async_proxy();  // the copy engine completes some of them
-  }
-  fill_bits<FragmentColumns<C::KEYS>, C::THREADS>(AnyBox{p.key_sides}, shared + C::BITS_AT);
-  clear_padding<C>(shared, AnyBox{p.key_sides}.rows());
-  __syncthreads();
-
+  if (warp == C::TILE_WARP && arch::elect_one()) prefetch_maps(p);
+  prepare<C>(p, shared, warp);
   if (warp < 4) {
     arch::lower_registers<C::PRODUCER_REGISTERS>();
-    if (warp == 0 && arch::elect_one()) {
+    if (warp == C::TILE_WARP && arch::elect_one()) {
       Producer<C> producer = {p, shared};
       producer.run();
-    } else if (warp == 1 && arch::elect_one()) {
+    } else if (warp == C::ITEM_WARP && arch::elect_one()) {
       const ItemProducer<C> producer = {p, shared};
+      producer.run();
+    } else if (warp >= 4 - C::ROW_WARPS) {
+      const RowProducer<C> producer = {p, shared, (int)threadIdx.x - 32 * (4 - C::ROW_WARPS)};
       producer.run();
     }
   } else {

@@ -42,6 +42,13 @@ static __device__ __forceinline__ void store_shared(unsigned address, int w0, in
   asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" :: "r"(address), "r"(w0), "r"(w1), "r"(w2), "r"(w3) : "memory");
 }
 
+// Four 8 x 8 matrices of 16 bits, of which a lane holds two neighbours each: row lane / 4, columns lane % 4 * 2 and the next. Lane l points
+// at 16 bytes for row l % 8 of matrix l / 8.
+static __device__ __forceinline__ void store_matrices(unsigned address, const unsigned (&words)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
+               :: "r"(address), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
+}
+
 static __device__ __forceinline__ void store_shared_long(unsigned address, long long value) {
   asm volatile("st.shared.s64 [%0], %1;" :: "r"(address), "l"(value) : "memory");
 }

@@ -10,6 +10,11 @@ struct __align__(64) TensorMap {
   unsigned long long words[16];
 };
 
+// Fetches a map ahead of the copies that need it.
+static __device__ __forceinline__ void prefetch_map(const TensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" :: "l"(map) : "memory");
+}
+
 // Copies the box at the given coordinates, innermost first. What lies outside the tensor arrives as zeros and is
 // counted all the same. `barrier` receives the bytes.
 static __device__ __forceinline__ void load_box(unsigned destination, const TensorMap* map, unsigned barrier, int c0,

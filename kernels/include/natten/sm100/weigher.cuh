@@ -11,7 +11,6 @@ namespace sm100 {
 template <class C>
 struct Weigher {
   typedef typename C::Type Type;
-  enum { OUT = 0, LSE = 1 };  // a row's results
   enum { MASK_WORDS = C::KEYS / 32 };
   typedef sm90::RowChunks<C::HEAD_DIM, 32> Chunks;
 
@@ -34,12 +33,10 @@ struct Weigher {
 
   // Works out the window and addresses of this thread's row. Other lanes read the addresses behind the wait in `store`.
   __device__ __forceinline__ void describe_row(const WorkItem& item, const WorkItem::Head& head) const {
-    const Strides* strides[2] = {&p.out_strides, &p.lse_strides};
-    long long offsets[2] = {sm90::head_offset(p.out_strides, head), sm90::head_offset(p.lse_strides, head)};
-    const bool exists = sm90::describe_row<false>(p.geometry.axes, p.query_box_log2, p.query_side, item,
-                                                  {group, warp * 32 + lane}, row_note(lane), strides, offsets);
-    row_note(lane).set_result(OUT, exists ? offsets[OUT] : RowNote::ABSENT);
-    row_note(lane).set_result(LSE, exists ? offsets[LSE] : RowNote::ABSENT);
+    const sm90::RowPlace lies = sm90::describe_row<false>(p.geometry.axes, p.query_box_log2, p.query_side, item,
+                                                          {group, warp * 32 + lane}, row_note(lane));
+    row_note(lane).set_result(RowNote::OUT, lies.exists ? sm90::row_offset(p.out_strides, head, lies) : RowNote::ABSENT);
+    row_note(lane).set_result(RowNote::LSE, lies.exists ? sm90::row_offset(p.lse_strides, head, lies) : RowNote::ABSENT);
   }
 
   // For the whole warp, once all its lanes have come here.
@@ -169,12 +166,12 @@ struct Weigher {
     }
     arch::tensor_fence_before();  // the next item's first sums overwrite these
     if (p.lse != nullptr) {
-      const long long at = row_note(lane).result(LSE);
+      const long long at = row_note(lane).result(RowNote::LSE);
       if (at != RowNote::ABSENT)
         p.lse[at] = softmax.log_sum_exp(0, softmax.sum[0], is_far != 0, fabsf(p.geometry.scale));
     }
     arch::sync_warp();
-    Chunks::copy_out(rows, row_note(0), OUT, p.out, p.geometry.head_dim_v, lane);
+    Chunks::copy_out(rows, row_note(0), RowNote::OUT, p.out, p.geometry.head_dim_v, lane);
     arch::fence_async_proxy();  // the copy engine writes queries there next
   }
 

@@ -19,13 +19,19 @@ NATTEN_DEVICE int axis_entry(const Box& box, int axis) {
 // Rows note their windows in table entries, ready to be addresses.
 enum { BITS_ENTRY_BYTES = 16 };
 
-// All warps of the cta fill the table, a word of every bound along an axis at a time. Columns::of says which column a bit of a word
+// Warps that share a piece of work, and which of them this one is.
+struct Team {
+  int warp;
+  int warps;
+};
+
+// The warps fill the table, a word of every bound along an axis at a time. Columns::of says which column a bit of a word
 // stands for. Columns behind the box's last lie beyond its side along axis 0, the last bound there, so no window has them.
-template <class Columns, int THREADS, class Box>
-NATTEN_DEVICE void fill_bits(const Box& box, unsigned bits) {
+template <class Columns, class Box>
+NATTEN_DEVICE void fill_bits(const Box& box, unsigned bits, const Team& team) {
   const int lane = (int)threadIdx.x % 32;
 #pragma unroll 1
-  for (int number = (int)threadIdx.x / 32; number < 12; number += THREADS / 32) {
+  for (int number = team.warp; number < 12; number += team.warps) {
     const int a = number / 4, word = number % 4;
     const int at = lane < Columns::BITS ? box.coordinate(Columns::of(word, lane), a) : -1;
     const unsigned words = bits + axis_entry(box, a) * BITS_ENTRY_BYTES + word * 4;

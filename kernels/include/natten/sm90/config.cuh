@@ -28,6 +28,10 @@ struct Config {
     THREADS = 128 * (WARPGROUPS + 1),
     PRODUCER_REGISTERS = WARPGROUPS == 2 ? 40 : 32,
     CONSUMER_REGISTERS = WARPGROUPS == 2 ? 232 : 160,
+    // The four warps of the producers' warpgroup.
+    TILE_WARP = 0,
+    ITEM_WARP = 1,
+    ROW_WARPS = 2,  // the others
 
     // Rows are cut into slabs as wide as the swizzle: [slab][row][SLAB elements].
     SLAB = HEAD_DIM < 64 ? HEAD_DIM : 64,
@@ -50,8 +54,8 @@ struct Config {
     KEY_AT = QUERY_AT + ITEMS * QUERY_TILE_BYTES,
     VALUE_AT = KEY_AT + STAGES * KEY_TILE_BYTES,
     ROWS_AT = VALUE_AT + STAGES * KEY_TILE_BYTES,
-    BITS_AT = ROWS_AT + WARPGROUPS * 64 * RowNote::BYTES,  // per axis and bound 0 .. side: 4 words
-    BITS_BYTES = (KEYS + 5) * 16,                     // worst: all keys along one axis
+    BITS_AT = ROWS_AT + ITEMS * WARPGROUPS * BOX_ROWS * RowNote::BYTES,  // per axis and bound 0 .. side: 4 words
+    BITS_BYTES = (KEYS + 5) * 16,                                        // worst: all keys along one axis
     ITEM_AT = BITS_AT + BITS_BYTES,
     TILES_AT = ITEM_AT + ITEMS * WorkItem::BYTES,      // first key of each stage's tile
     LOST_AT = TILES_AT + STAGES * KeyTile::BYTES,     // of each item and warp
@@ -63,10 +67,19 @@ struct Config {
     QUERY_FULL = VALUE_EMPTY + 8 * STAGES,
     QUERY_EMPTY = QUERY_FULL + 8 * ITEMS,
     ITEM_READY = QUERY_EMPTY + 8 * ITEMS,
-    SHARED_BYTES = ITEM_READY + 8 * ITEMS
+    ROWS_READY = ITEM_READY + 8 * ITEMS,
+    SHARED_BYTES = ROWS_READY + 8 * ITEMS
   };
   static_assert(SHARED_BYTES <= 227 * 1024, "shared memory of one cta");
   static_assert(PRODUCER_REGISTERS * 128 + CONSUMER_REGISTERS * 128 * WARPGROUPS <= 65536, "registers");
+
+  // What is noted of a row of an item's place, and which rows of one of its warps were lost.
+  NATTEN_DEVICE RowNote row_note(unsigned shared, int place, int row) {
+    return {shared + ROWS_AT + (place * WARPGROUPS * BOX_ROWS + row) * RowNote::BYTES};
+  }
+  NATTEN_DEVICE LostRows lost_rows(unsigned shared, int place, int warp) {
+    return {shared + LOST_AT + (place * WARPGROUPS * 4 + warp) * LostRows::BYTES};
+  }
 };
 
 }  // namespace sm90

@@ -16,7 +16,6 @@ struct Consumer : RowWeights<C> {
   using Rows::SCORES, Rows::OUTS;
   typedef typename C::Type Type;
   enum { STEPS = C::KEYS / 16 };     // of 16 keys, in P V
-  enum { OUT = 0, LSE = 1 };         // a row's results
   typedef RowChunks<C::HEAD_DIM> Chunks;
   typedef arch::Wgmma<typename Type::Inputs, C::KEYS> ScoreProduct;
   typedef arch::Wgmma<typename Type::Inputs, C::HEAD_DIM> OutProduct;
@@ -27,29 +26,14 @@ struct Consumer : RowWeights<C> {
   RingPlace key;      // of the next tile of keys
   RingPlace value;    // of the values that weights wait for
   unsigned query;     // this warpgroup's queries of the item, and its result
+  int place;          // of the item
   unsigned weights[STEPS][4];     // (64 queries, KEYS) as pairs
   unsigned line;               // of the last masked tile
   unsigned seen_in_line[2];    // columns of its tiles that rows see along all axes but the line's
 
   // What is noted of a row of this warp's 16.
   __device__ __forceinline__ RowNote row_note(int row) const {
-    return {shared + C::ROWS_AT + (group * 64 + warp * 16 + row) * RowNote::BYTES};
-  }
-
-  // Works out the windows and addresses of this warp's rows, one row a lane. Other lanes read them behind the next wait for
-  // the warp or warpgroup; those that read the last item's have waited at its end.
-  __device__ __forceinline__ void describe_rows(const WorkItem& item) {
-    if (lane < 16) {
-      const WorkItem::Head head = item.head();
-      const Strides* strides[2] = {&p.out_strides, &p.lse_strides};
-      long long offsets[2] = {head_offset(p.out_strides, head), head_offset(p.lse_strides, head)};
-      const bool exists = describe_row<false>(p.geometry.axes, p.query_box_log2, p.query_side, item,
-                                              {group, warp * 16 + lane}, row_note(lane), strides, offsets);
-      // Of an item that comes again, other rows have their results.
-      const bool is_due = exists && (!item.is_careful() || lost_rows().has(lane));
-      row_note(lane).set_result(OUT, is_due ? offsets[OUT] : RowNote::ABSENT);
-      row_note(lane).set_result(LSE, is_due ? offsets[LSE] : RowNote::ABSENT);
-    }
+    return C::row_note(shared, place, (group * 4 + warp) * 16 + row);
   }
 
   // Warpgroups take turns at issuing the products of tiles that all of them work on, so that one does its softmax while another's run.
@@ -99,7 +83,7 @@ struct Consumer : RowWeights<C> {
     const unsigned note = shared + C::TILES_AT + KeyTile::BYTES * key.stage;
     const KeyTile tile = KeyTile::load(note);
     const unsigned number = KeyTile::line(note);
-    // Lane 0 will say that this place may be overwritten: all lanes have read it by then, and noted down their rows.
+    // Lane 0 will say that this place may be overwritten: all lanes have read it by then.
     arch::sync_warp();
     if (tile.additional > 0) {
       seen[0] = seen[1] = column_mask(tile.additional);
@@ -158,21 +142,16 @@ struct Consumer : RowWeights<C> {
   }
 
   // Where this warp notes down the rows whose weights left f32.
-  __device__ __forceinline__ LostRows lost_rows() const {
-    const int slot = query < shared + C::QUERY_AT + C::QUERY_TILE_BYTES ? 0 : 1;
-    return {shared + C::LOST_AT + (slot * 4 * C::LOSING + group * 4 + warp) * LostRows::BYTES};
-  }
+  __device__ __forceinline__ LostRows lost_rows() const { return C::lost_rows(shared, place, group * 4 + warp); }
 
   // Rows that saw no key in the first tile, and whose weights turn out to be small altogether: they may be less exact than they should.
   __device__ __forceinline__ void judge_totals() const {
     bool lost[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float total = quad_sum(softmax.sum[half]);  // by all lanes
-      lost[half] = softmax.reference[half] == NATTEN_UNKNOWN && total < p.least_weight;
+      lost[half] = softmax.reference[half] == NATTEN_UNKNOWN && softmax.sum[half] < p.least_weight;
     }
     if (arch::ballot(lost[0] || lost[1]) == 0) return;
-    arch::sync_warp();  // other lanes noted down their rows
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const RowNote row = row_note(lane / 4 + 8 * half);
@@ -182,7 +161,7 @@ struct Consumer : RowWeights<C> {
         const Range window = row.window(a);
         sees &= window.start < window.end;
       }
-      lost[half] &= row.result(OUT) != RowNote::ABSENT && (sees || p.geometry.additional_keys > 0);
+      lost[half] &= row.result(RowNote::OUT) != RowNote::ABSENT && (sees || p.geometry.additional_keys > 0);
     }
     lost_rows().add(lane, lost);
   }
@@ -284,31 +263,40 @@ struct Consumer : RowWeights<C> {
       if (!CAREFUL) steps(head, tile);
       last_values();
     }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) softmax.sum[half] = quad_sum(softmax.sum[half]);
     if (!CAREFUL) judge_totals();
+  }
+
+  // Of each quad of lanes, which share two rows, one writes that of either.
+  __device__ __forceinline__ void store_lse(int lane) const {
+    const int half = lane % 4;
+    if (half >= 2) return;
+    const long long at = row_note(lane / 4 + 8 * half).result(RowNote::LSE);
+    const float total = half == 0 ? softmax.sum[0] : softmax.sum[1];
+    const RowSoftmax<1> row = {{half == 0 ? softmax.reference[0] : softmax.reference[1]}, {total}};
+    if (at != RowNote::ABSENT) p.lse[at] = row.log_sum_exp(0, total, is_far != 0, fabsf(p.geometry.scale));
   }
 
   // Divides by the sums; writes the log-sum-exp, and the result through shared memory in rows of 16-byte chunks.
   __device__ __forceinline__ void store() {
     const int lane = arch::opaque(this->lane);
     const unsigned rows = query + warp * 16 * C::HEAD_DIM * 2;
+    const float inverse[2] = {inverse_of(softmax.sum[0]), inverse_of(softmax.sum[1])};
     sync_warpgroup();  // all of it has been reading the queries that these rows lie over
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float total = quad_sum(softmax.sum[half]);
-      const float inverse = inverse_of(total);
-      const int row = lane / 4 + 8 * half;
+    for (int chunk = 0; chunk < Chunks::CHUNKS; chunk += 2) {
+      unsigned pairs[4];
 #pragma unroll
-      for (int chunk = 0; chunk < Chunks::CHUNKS; ++chunk) {
-        const unsigned pair = Type::pack_pair(out[4 * chunk + 2 * half] * inverse, out[4 * chunk + 2 * half + 1] * inverse);
-        arch::store_shared(rows + Chunks::at(row, chunk) + lane % 4 * 4, pair);
+      for (int i = 0; i < 4; ++i) {
+        const float* values = &out[4 * chunk + 2 * i];
+        pairs[i] = Type::pack_pair(values[0] * inverse[i % 2], values[1] * inverse[i % 2]);
       }
-      if (p.lse != nullptr && lane % 4 == 0) {
-        const long long at = row_note(row).result(LSE);
-        if (at != RowNote::ABSENT) p.lse[at] = softmax.log_sum_exp(half, total, is_far != 0, fabsf(p.geometry.scale));
-      }
+      Chunks::put(rows, lane, chunk, pairs);
     }
+    if (p.lse != nullptr) store_lse(lane);
     arch::sync_warp();
-    Chunks::copy_out(rows, row_note(0), OUT, p.out, p.geometry.head_dim_v, lane);
+    Chunks::copy_out(rows, row_note(0), RowNote::OUT, p.out, p.geometry.head_dim_v, lane);
     arch::fence_async_proxy();  // the copy engine writes queries there next
     arch::sync_warp();
   }
@@ -334,21 +322,21 @@ struct Consumer : RowWeights<C> {
     key = {0, 0};
     line = 0xffffffffu;  // none
     if (group == C::WARPGROUPS - 1) pass_turn();  // the first turn is warpgroup 0's
-    for (RingPlace place = {0, 0};; place.template advance<C::ITEMS>()) {
-      const WorkItem item = {shared + C::ITEM_AT + place.stage * WorkItem::BYTES};
-      query = shared + C::QUERY_AT + place.stage * C::QUERY_TILE_BYTES + group * C::QUERY_BOX_BYTES;
-      arch::barrier_wait(shared + C::ITEM_READY + 8 * place.stage, place.parity);
+    for (RingPlace at = {0, 0};; at.template advance<C::ITEMS>()) {
+      const WorkItem item = {shared + C::ITEM_AT + at.stage * WorkItem::BYTES};
+      place = at.stage;
+      query = shared + C::QUERY_AT + at.stage * C::QUERY_TILE_BYTES + group * C::QUERY_BOX_BYTES;
+      arch::barrier_wait(shared + C::ROWS_READY + 8 * at.stage, at.parity);
       const WorkItem::Head head = item.head();
       if (head.tiles == 0) break;
-      describe_rows(item);
-      arch::barrier_wait(shared + C::QUERY_FULL + 8 * place.stage, place.parity);
+      arch::barrier_wait(shared + C::QUERY_FULL + 8 * at.stage, at.parity);
       if (p.geometry.scale < 0.0f) negate_queries();
       const bool is_careful = arch::ballot(item.is_careful()) != 0;
       if (is_careful) walk<true>(head);
       else walk<false>(head);
       store();
       if (is_careful && lane == 0) lost_rows().clear();
-      arrive(C::QUERY_EMPTY + 8 * place.stage);
+      arrive(C::QUERY_EMPTY + 8 * at.stage);
     }
   }
 };

@@ -2,6 +2,7 @@
 // What the producers of the Hopper kernels ask of the copy engine: a tile as slabs, and the rows of an item.
 #pragma once
 #include "../params_sm90.h"
+#include "bits.cuh"
 #include "item.cuh"
 
 namespace natten {
@@ -17,13 +18,14 @@ NATTEN_DEVICE void load_slabs(unsigned to, int slab_bytes, unsigned barrier, con
 }
 
 // Zeroes the rows of all stages of keys and values that tiles of so many keys leave empty: weights of 0 are multiplied with
-// what stands there. All threads of the cta take part, before the first copy.
+// what stands there. Before the first copy.
 template <class C>
-NATTEN_DEVICE void clear_padding(unsigned shared, int keys) {
+NATTEN_DEVICE void clear_padding(unsigned shared, int keys, const Team& team) {
+  const int thread = team.warp * 32 + (int)threadIdx.x % 32;
   const int bytes = (C::KEYS - keys) * C::SLAB_ROW_BYTES;
   for (int slab = 0; slab < 2 * C::STAGES * C::SLABS; ++slab) {
     const unsigned from = shared + C::KEY_AT + slab * C::KEY_SLAB_BYTES + keys * C::SLAB_ROW_BYTES;
-    for (int at = (int)threadIdx.x * 16; at < bytes; at += C::THREADS * 16) arch::store_shared(from + at, 0, 0, 0, 0);
+    for (int at = thread * 16; at < bytes; at += team.warps * 32 * 16) arch::store_shared(from + at, 0, 0, 0, 0);
   }
   arch::fence_async_proxy();  // products read them
 }

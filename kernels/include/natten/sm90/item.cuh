@@ -134,6 +134,7 @@ struct KeyTile {
 // What a warpgroup notes of one of its rows.
 struct RowNote {
   enum { WINDOWS_AT = 0, RESULTS_AT = 24, BYTES = 48 };
+  enum { OUT = 0, LSE = 1 };  // the forward's results
 
   unsigned address;
 

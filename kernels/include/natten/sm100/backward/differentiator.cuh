@@ -38,18 +38,13 @@ struct Differentiator {
 
   // Works out what this thread's row meets and its addresses, and reads its statistics.
   __device__ __forceinline__ void describe_row(const WorkItem& item, const WorkItem::Head& head) {
-    const Strides* strides[C::OUTPUTS + 1];
-    long long offsets[C::OUTPUTS + 1];
+    const sm90::RowPlace lies = sm90::describe_row<C::OF_KEYS>(p.geometry.axes, p.row_box_log2, p.row_side, item,
+                                                               {0, warp * 32 + lane}, row_note(lane));
 #pragma unroll
-    for (int i = 0; i <= C::OUTPUTS; ++i) {
-      strides[i] = i < C::OUTPUTS ? &p.d_row_strides[i] : &p.statistics_strides;
-      offsets[i] = sm90::head_offset(*strides[i], head);
-    }
-    const bool exists = sm90::describe_row<C::OF_KEYS>(p.geometry.axes, p.row_box_log2, p.row_side, item,
-                                                       {0, warp * 32 + lane}, row_note(lane), strides, offsets);
-#pragma unroll
-    for (int i = 0; i < C::OUTPUTS; ++i) row_note(lane).set_result(i, exists ? offsets[i] : RowNote::ABSENT);
-    if (!C::OF_KEYS) arch::load_pair(lse_log2, delta, p.statistics + 2 * offsets[C::OUTPUTS]);
+    for (int i = 0; i < C::OUTPUTS; ++i)
+      row_note(lane).set_result(i, lies.exists ? sm90::row_offset(p.d_row_strides[i], head, lies) : RowNote::ABSENT);
+    if (!C::OF_KEYS)
+      arch::load_pair(lse_log2, delta, p.statistics + 2 * sm90::row_offset(p.statistics_strides, head, lies));
   }
 
   // For the whole warp, once all its lanes have come here.

@@ -53,20 +53,14 @@ struct BackwardConsumer {
     float pair[2] = {0.0f, 0.0f};
     if (lane < C::WARP_NOTES) {
       const WorkItem::Head head = item.head();
-      const Strides* strides[C::OUTPUTS + 1];
-      long long offsets[C::OUTPUTS + 1];
-#pragma unroll
-      for (int i = 0; i <= C::OUTPUTS; ++i) {
-        strides[i] = i < C::OUTPUTS ? &p.d_row_strides[i] : &p.statistics_strides;
-        offsets[i] = head_offset(*strides[i], head);
-      }
       const int index = lane < 16 ? warp * 16 + lane : lane == 16 ? 0 : 63;
-      const bool exists = describe_row<C::OF_KEYS>(p.geometry.axes, p.row_box_log2, p.row_side, item, {group, index},
-                                                   row_note(lane), strides, offsets);
+      const RowPlace lies = describe_row<C::OF_KEYS>(p.geometry.axes, p.row_box_log2, p.row_side, item, {group, index},
+                                                     row_note(lane));
 #pragma unroll
-      for (int i = 0; i < C::OUTPUTS; ++i) row_note(lane).set_result(i, exists ? offsets[i] : RowNote::ABSENT);
-      if (lane == 16 && !exists) row_note(lane).set_window(p.row_side, {0x7fffffff, 0x7fffffff});  // nor does any other
-      if (!C::OF_KEYS) arch::load_pair(pair[0], pair[1], p.statistics + 2 * offsets[C::OUTPUTS]);
+      for (int i = 0; i < C::OUTPUTS; ++i)
+        row_note(lane).set_result(i, lies.exists ? row_offset(p.d_row_strides[i], head, lies) : RowNote::ABSENT);
+      if (lane == 16 && !lies.exists) row_note(lane).set_window(p.row_side, {0x7fffffff, 0x7fffffff});  // nor does any other
+      if (!C::OF_KEYS) arch::load_pair(pair[0], pair[1], p.statistics + 2 * row_offset(p.statistics_strides, head, lies));
     }
     if (!C::OF_KEYS) {
 #pragma unroll
@@ -237,18 +231,20 @@ struct BackwardConsumer {
     const int lane = arch::opaque(this->lane);
     const unsigned to = rows + over * C::ROW_TILE_BYTES + warp * 16 * C::HEAD_DIM * 2;
     const float factor = results().factor_of(output);
+    // A query whose every score is minus infinity: its gradient is 0, where the products say NaN, having multiplied the infinite
+    // keys by weights of 0.
+    bool is_silent[2];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = lane / 4 + 8 * half;
-      // A query whose every score is minus infinity: its gradient is 0, where the products say NaN, having multiplied the infinite
-      // keys by weights of 0.
-      const bool is_silent = !C::OF_KEYS && lse_log2[half] == NATTEN_INFINITY;
+    for (int half = 0; half < 2; ++half) is_silent[half] = !C::OF_KEYS && lse_log2[half] == NATTEN_INFINITY;
 #pragma unroll
-      for (int chunk = 0; chunk < Chunks::CHUNKS; ++chunk) {
-        const float* values = &sum[4 * chunk + 2 * half];
-        const unsigned pair = Type::pack_pair(values[0] * factor, values[1] * factor);
-        arch::store_shared(to + Chunks::at(row, chunk) + lane % 4 * 4, is_silent ? 0 : pair);
+    for (int chunk = 0; chunk < Chunks::CHUNKS; chunk += 2) {
+      unsigned pairs[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float* values = &sum[4 * chunk + 2 * i];
+        pairs[i] = is_silent[i % 2] ? 0 : Type::pack_pair(values[0] * factor, values[1] * factor);
       }
+      Chunks::put(to, lane, chunk, pairs);
     }
     arch::sync_warp();
     Chunks::copy_out(to, row_note(0), output, results().address_of(output), results().length_of(output), lane);
