@@ -21,6 +21,7 @@
 #include <natten/launch.cuh>
 #include <natten/sm100/issuer.cuh>
 #include <natten/sm100/weigher.cuh>
+#include <natten/sm90/item_producer.cuh>
 #include <natten/sm90/producer.cuh>
 
 namespace natten {
@@ -31,8 +32,8 @@ NATTEN_DEVICE void init_barriers(unsigned shared) {
   const int warps = 4 * C::WARPGROUPS;
   sm90::init_ring<C::STAGES>(shared + C::KEY_FULL, shared + C::KEY_EMPTY, 1, warps);
   sm90::init_ring<C::STAGES>(shared + C::VALUE_FULL, shared + C::VALUE_EMPTY, 1, 1);
-  // The producer and the issuer read items, too.
-  sm90::init_ring<C::ITEMS>(shared + C::QUERY_FULL, shared + C::QUERY_EMPTY, 1, warps + 2);
+  // The issuer reads items, too.
+  sm90::init_ring<C::QUERIES>(shared + C::QUERY_FULL, shared + C::QUERY_EMPTY, 1, warps + 1);
   for (int item = 0; item < C::ITEMS; ++item) arch::barrier_init(shared + C::ITEM_READY + 8 * item, 1);
   for (int group = 0; group < C::WARPGROUPS; ++group) {
     arch::barrier_init(shared + C::SCORES_FULL + 8 * group, 1);
@@ -71,7 +72,7 @@ NATTEN_DEVICE void forward(const ForwardParamsSm90& p) {
       Issuer<C> issuer = {p, shared, tensor};
       issuer.run();
     }
-    if (warp == 2 && arch::elect_one()) {
+    if (warp == 2) {
       const sm90::ItemProducer<C> producer = {p, shared};
       producer.run();
     }

@@ -23,6 +23,7 @@
 // warpgroups) or 160 (three); the producer gives up all but 40 or 32.
 #include <natten/launch.cuh>
 #include <natten/sm90/consumer.cuh>
+#include <natten/sm90/item_producer.cuh>
 #include <natten/sm90/producer.cuh>
 #include <natten/sm90/row_producer.cuh>
 
@@ -41,7 +42,7 @@ NATTEN_DEVICE void init_barriers(unsigned shared) {
   const int warps = 4 * C::WARPGROUPS;
   init_ring<C::STAGES>(shared + C::KEY_FULL, shared + C::KEY_EMPTY, 1, warps);
   init_ring<C::STAGES>(shared + C::VALUE_FULL, shared + C::VALUE_EMPTY, 1, warps);
-  init_ring<C::ITEMS>(shared + C::QUERY_FULL, shared + C::QUERY_EMPTY, 1, warps + 1);  // the producer reads items
+  init_ring<C::QUERIES>(shared + C::QUERY_FULL, shared + C::QUERY_EMPTY, 1, warps);
   init_ring<C::ITEMS>(shared + C::ITEM_READY, shared + C::ROWS_READY, 1, C::ROW_WARPS);
   arch::fence_async_proxy();  // the copy engine completes some of them
 }
@@ -74,7 +75,7 @@ NATTEN_DEVICE void forward(const ForwardParamsSm90& p) {
     if (warp == C::TILE_WARP && arch::elect_one()) {
       Producer<C> producer = {p, shared};
       producer.run();
-    } else if (warp == C::ITEM_WARP && arch::elect_one()) {
+    } else if (warp == C::ITEM_WARP) {
       const ItemProducer<C> producer = {p, shared};
       producer.run();
     } else if (warp >= 4 - C::ROW_WARPS) {

@@ -19,12 +19,23 @@ struct MapSteps {
   int residue[3];
 };
 
+// In which order a head's tiles come: in boxes of neighbours, which meet the same columns; axis 2 fastest inside and among them. Boxes at
+// the end of an axis may be shorter. Of two divisors the second is for those, and of four those are first by axis 0, then by axis 1.
+struct TileOrder {
+  Divisor all;         // tiles of a head,
+  Divisor slab;        // of the boxes that stand side by side along axes 1 and 2,
+  Divisor line[2];     // of those along axis 2,
+  Divisor box[4];      // of one,
+  Divisor side[3][2];  // and of one along an axis
+};
+
 struct ForwardParamsSm90 {
   arch::TensorMap query;
   arch::TensorMap key;
   arch::TensorMap value;
   arch::TensorMap additional_key;    // unused without additional keys
   arch::TensorMap additional_value;  // unused without additional keys
+  arch::TensorMap out_map;           // unused where rows are stored alone
   void* out;
   float* lse;  // natural log; null where nobody asked
   Strides out_strides;
@@ -32,7 +43,7 @@ struct ForwardParamsSm90 {
   Geometry geometry;
   Divisor tiles[3];       // per axis: residues * query tiles of one residue
   Divisor residues[3];    // residues of each axis that this launch works on, from 0; at most the dilation
-  int neighbours[3];      // items come in boxes of so many tiles, axis 2 fastest inside and among them; then heads, then batch
+  TileOrder order;        // of items; then come heads, then batch
   Divisor heads;
   int items;              // query tiles of all heads and batch items
   int query_box_log2[3];  // queries of one warpgroup along each axis, log2; 64 in all, or 128 on Blackwell
@@ -43,20 +54,22 @@ struct ForwardParamsSm90 {
   MapSteps value_steps;
   MapSteps additional_key_steps;
   MapSteps additional_value_steps;
+  MapSteps out_steps;
+  int rows_alone;         // not 0 where the copy engine cannot write the output as it lies
   // What a lane's weights of a tile may sum to before its row's reference moves, and what a row's must sum to that begin behind its
   // warpgroup's first tile.
   float most_weight;
   float least_weight;
 };
 
-static_assert(sizeof(MapSteps) == 20 && sizeof(ForwardParamsSm90) == 1216, "");
-NATTEN_OFFSET(ForwardParamsSm90, out, 640);
-NATTEN_OFFSET(ForwardParamsSm90, geometry, 736);
-NATTEN_OFFSET(ForwardParamsSm90, tiles, 924);
-NATTEN_OFFSET(ForwardParamsSm90, residues, 960);
-NATTEN_OFFSET(ForwardParamsSm90, neighbours, 996);
-NATTEN_OFFSET(ForwardParamsSm90, items, 1020);
-NATTEN_OFFSET(ForwardParamsSm90, query_steps, 1076);
-NATTEN_OFFSET(ForwardParamsSm90, most_weight, 1176);
+static_assert(sizeof(MapSteps) == 20 && sizeof(ForwardParamsSm90) == 1536, "");
+NATTEN_OFFSET(ForwardParamsSm90, out, 768);
+NATTEN_OFFSET(ForwardParamsSm90, geometry, 864);
+NATTEN_OFFSET(ForwardParamsSm90, tiles, 1052);
+NATTEN_OFFSET(ForwardParamsSm90, residues, 1088);
+NATTEN_OFFSET(ForwardParamsSm90, order, 1124);
+NATTEN_OFFSET(ForwardParamsSm90, items, 1304);
+NATTEN_OFFSET(ForwardParamsSm90, query_steps, 1360);
+NATTEN_OFFSET(ForwardParamsSm90, most_weight, 1484);
 
 }  // namespace natten

@@ -20,7 +20,7 @@ struct BackwardParamsSm90 {
   Geometry geometry;
   Divisor tiles[3];         // per axis: residues * row tiles of one residue
   Divisor residues[3];      // residues of each axis that this launch works on, from 0; at most the dilation
-  int neighbours[3];        // items come in boxes of so many tiles, axis 2 fastest inside and among them; then heads, then batch
+  TileOrder order;          // of items; then come heads, then batch
   Divisor parts;            // of an item: its splits, times its gradients where these have items of their own
   Divisor heads;            // of the rows: query heads or key heads
   int items;                // parts of the row tiles of all heads and batch items
@@ -32,14 +32,14 @@ struct BackwardParamsSm90 {
   MapSteps row_steps[2];
   MapSteps column_steps[2];
   MapSteps additional_steps[2];
-  int padding[6];
+  int padding[15];
 };
 
-static_assert(sizeof(BackwardParamsSm90) == 1408, "");
+static_assert(sizeof(BackwardParamsSm90) == 1600, "");
 NATTEN_OFFSET(BackwardParamsSm90, d_row, 768);
 NATTEN_OFFSET(BackwardParamsSm90, geometry, 928);
 NATTEN_OFFSET(BackwardParamsSm90, tiles, 1116);
-NATTEN_OFFSET(BackwardParamsSm90, items, 1224);
-NATTEN_OFFSET(BackwardParamsSm90, row_steps, 1264);
+NATTEN_OFFSET(BackwardParamsSm90, items, 1380);
+NATTEN_OFFSET(BackwardParamsSm90, row_steps, 1420);
 
 }  // namespace natten

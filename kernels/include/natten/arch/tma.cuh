@@ -25,5 +25,20 @@ static __device__ __forceinline__ void load_box(unsigned destination, const Tens
       :: "r"(destination), "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4) : "memory");
 }
 
+// Copies a box the other way. What lies outside the tensor is left out. The copy belongs to the thread's next group.
+static __device__ __forceinline__ void store_box(unsigned source, const TensorMap* map, int c0, int c1, int c2, int c3, int c4) {
+  asm volatile("cp.async.bulk.tensor.5d.global.shared::cta.tile.bulk_group [%1, {%2, %3, %4, %5, %6}], [%0];"
+               :: "r"(source), "l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4) : "memory");
+}
+
+// Ends the thread's group of copies to global memory.
+static __device__ __forceinline__ void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+
+// Waits until all that the thread's groups copy has been read.
+static __device__ __forceinline__ void await_stores_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+
+// Waits until it has been written, too.
+static __device__ __forceinline__ void await_stores() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
 }  // namespace arch
 }  // namespace natten

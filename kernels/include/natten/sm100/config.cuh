@@ -49,14 +49,15 @@ struct Config {
     QUERY_TILE_BYTES = WARPGROUPS * QUERY_BOX_BYTES,
 
     // Items in flight: the next one's queries arrive while this one is worked on, where there is room for them.
-    ITEMS = WARPGROUPS * HEAD_DIM == 256 ? 1 : 2,
+    QUERIES = WARPGROUPS * HEAD_DIM == 256 ? 1 : 2,
+    ITEMS = QUERIES,
 
     // Shared memory in bytes. Swizzled tiles start at multiples of 1024. The result goes out over the item's queries.
     QUERY_AT = 0,
     KEY_AT = QUERY_AT + ITEMS * QUERY_TILE_BYTES,
     VALUE_AT = KEY_AT + STAGES * KEY_TILE_BYTES,
     ROWS_AT = VALUE_AT + STAGES * KEY_TILE_BYTES,
-    BITS_AT = ROWS_AT + WARPGROUPS * BOX_ROWS * RowNote::BYTES,  // per axis and bound 0 .. side: 4 words
+    BITS_AT = ROWS_AT + ITEMS * WARPGROUPS * BOX_ROWS * RowNote::BYTES,  // per axis and bound 0 .. side: 4 words
     BITS_BYTES = (KEYS + 5) * 16,                                // worst: all keys along one axis
     ITEM_AT = BITS_AT + BITS_BYTES,
     TILES_AT = ITEM_AT + ITEMS * WorkItem::BYTES,                // first key of each stage's tile
@@ -84,6 +85,15 @@ struct Config {
   static_assert(SHARED_BYTES <= 227 * 1024, "shared memory of one cta");
   static_assert(COLUMNS_USED <= 512 && COLUMNS_USED > 128, "tensor memory");
   static_assert(HELPER_REGISTERS * 128 + SOFTMAX_REGISTERS * 128 * WARPGROUPS <= 65536, "registers");
+
+  // Of an item's place: what is noted of a row, and where a box of queries and then its result lies; no rows are ever lost.
+  NATTEN_DEVICE RowNote row_note(unsigned shared, int place, int row) {
+    return {shared + ROWS_AT + (place * WARPGROUPS * BOX_ROWS + row) * RowNote::BYTES};
+  }
+  NATTEN_DEVICE unsigned queries(unsigned shared, int place, int box) {
+    return shared + QUERY_AT + place * QUERY_TILE_BYTES + box * QUERY_BOX_BYTES;
+  }
+  NATTEN_DEVICE sm90::LostRows lost_rows(unsigned shared, int, int) { return {shared + LOST_AT}; }
 
   NATTEN_DEVICE unsigned scores(unsigned tensor, int group) { return tensor + group * SCORE_COLUMNS; }
   NATTEN_DEVICE unsigned sums(unsigned tensor, int group) { return tensor + SUMS_AT + group * HEAD_DIM; }

@@ -102,7 +102,7 @@ struct Issuer {
       const int tiles = item.head().tiles;
       if (tiles == 0) break;
       arch::barrier_arrive(shared + C::QUERY_EMPTY + 8 * place.stage);  // its description has been read
-      queries = shared + C::QUERY_AT + place.stage * C::QUERY_TILE_BYTES;
+      queries = C::queries(shared, place.stage, 0);
       issue_item(tile, tile + tiles);
       tile += tiles;
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 // A softmax warpgroup of the Blackwell kernel: 128 queries, one a thread, against every key tile of the item.
 #pragma once
+#include "../sm90/copies.cuh"
 #include "../sm90/rows.cuh"
 #include "config.cuh"
 #include "mask.cuh"
@@ -12,7 +13,6 @@ template <class C>
 struct Weigher {
   typedef typename C::Type Type;
   enum { MASK_WORDS = C::KEYS / 32 };
-  typedef sm90::RowChunks<C::HEAD_DIM, 32> Chunks;
 
   const ForwardParamsSm90& p;
   unsigned shared;
@@ -22,21 +22,21 @@ struct Weigher {
   int warp;            // of the warpgroup
   int lane;
   unsigned tile;       // of the whole run, counted over all items
+  int place;           // of the item
   float scores[C::KEYS];    // of this thread's query, then the weights in place
   RowSoftmax<1> softmax;
   unsigned is_far;     // whether its reference is: not 0, and for all of the warp
 
-  // What is noted of a row of this warp's 32.
-  __device__ __forceinline__ RowNote row_note(int row) const {
-    return {shared + C::ROWS_AT + (group * C::BOX_ROWS + warp * 32 + row) * RowNote::BYTES};
-  }
+  // Which of the item's rows this thread has, and what is noted of it.
+  __device__ __forceinline__ int row() const { return group * C::BOX_ROWS + warp * 32 + lane; }
+  __device__ __forceinline__ RowNote row_note() const { return C::row_note(shared, place, row()); }
 
-  // Works out the window and addresses of this thread's row. Other lanes read the addresses behind the wait in `store`.
+  // Works out the window and addresses of this thread's row.
   __device__ __forceinline__ void describe_row(const WorkItem& item, const WorkItem::Head& head) const {
     const sm90::RowPlace lies = sm90::describe_row<false>(p.geometry.axes, p.query_box_log2, p.query_side, item,
-                                                          {group, warp * 32 + lane}, row_note(lane));
-    row_note(lane).set_result(RowNote::OUT, lies.exists ? sm90::row_offset(p.out_strides, head, lies) : RowNote::ABSENT);
-    row_note(lane).set_result(RowNote::LSE, lies.exists ? sm90::row_offset(p.lse_strides, head, lies) : RowNote::ABSENT);
+                                                          {group, warp * 32 + lane}, row_note());
+    row_note().set_result(RowNote::OUT, lies.exists ? sm90::row_offset(p.out_strides, head, lies) : RowNote::ABSENT);
+    row_note().set_result(RowNote::LSE, lies.exists ? sm90::row_offset(p.lse_strides, head, lies) : RowNote::ABSENT);
   }
 
   // For the whole warp, once all its lanes have come here.
@@ -49,9 +49,9 @@ struct Weigher {
   __device__ __forceinline__ void find_seen(unsigned (&seen)[MASK_WORDS]) const {
     const unsigned stage = tile % C::STAGES;
     arch::barrier_wait(shared + C::KEY_FULL + 8 * stage, tile / C::STAGES & 1);
-    const KeyTile place = KeyTile::load(shared + C::TILES_AT + KeyTile::BYTES * stage);
-    if (place.additional > 0) column_mask(place.additional, seen);
-    else row_mask(AnyBox{p.key_sides}, shared + C::BITS_AT, row_note(lane), place.first, seen);
+    const KeyTile tile_place = KeyTile::load(shared + C::TILES_AT + KeyTile::BYTES * stage);
+    if (tile_place.additional > 0) column_mask(tile_place.additional, seen);
+    else row_mask(AnyBox{p.key_sides}, shared + C::BITS_AT, row_note(), tile_place.first, seen);
   }
 
   __device__ __forceinline__ void load_scores() {
@@ -143,9 +143,9 @@ struct Weigher {
     ++tile;
   }
 
-  // Divides by the sums of weights; writes the log-sum-exp, and the result over the queries in rows of 16-byte chunks.
-  __device__ __forceinline__ void store(unsigned query) {
-    const unsigned rows = query + warp * 32 * C::HEAD_DIM * 2;
+  // Divides by the sums of weights; writes the log-sum-exp, and leaves the result in shared memory to be sent off.
+  __device__ __forceinline__ void store() {
+    const unsigned to = C::queries(shared, place, group);
     arch::barrier_wait(shared + C::SUMS_FULL + 8 * group, (tile - 1) & 1);
     arch::tensor_fence_after();
     const float inverse = inverse_of(softmax.sum[0]);
@@ -160,28 +160,26 @@ struct Weigher {
         unsigned words[4];
 #pragma unroll
         for (int w = 0; w < 4; ++w) words[w] = Type::pack_pair(sums[i + 2 * w] * inverse, sums[i + 2 * w + 1] * inverse);
-        arch::store_shared(rows + Chunks::at(lane, (column + i) / 8), (int)words[0], (int)words[1], (int)words[2],
-                           (int)words[3]);
+        arch::store_shared(to + sm90::chunk_at<C>(warp * 32 + lane, (column + i) / 8), (int)words[0], (int)words[1], (int)words[2], (int)words[3]);
       }
     }
     arch::tensor_fence_before();  // the next item's first sums overwrite these
     if (p.lse != nullptr) {
-      const long long at = row_note(lane).result(RowNote::LSE);
+      const long long at = row_note().result(RowNote::LSE);
       if (at != RowNote::ABSENT)
         p.lse[at] = softmax.log_sum_exp(0, softmax.sum[0], is_far != 0, fabsf(p.geometry.scale));
     }
-    arch::sync_warp();
-    Chunks::copy_out(rows, row_note(0), RowNote::OUT, p.out, p.geometry.head_dim_v, lane);
-    arch::fence_async_proxy();  // the copy engine writes queries there next
+    arch::fence_async_proxy();  // the copy engine reads it
   }
 
   __device__ __forceinline__ void run() {
     tile = 0;
 #pragma unroll 1
     for (unsigned count = 0;; ++count) {
-      const RingPlace place = RingPlace::template of<C::ITEMS>(count);
-      const WorkItem item = {shared + C::ITEM_AT + place.stage * WorkItem::BYTES};
-      arch::barrier_wait(shared + C::QUERY_FULL + 8 * place.stage, place.parity);
+      const RingPlace in_ring = RingPlace::template of<C::ITEMS>(count);
+      place = in_ring.stage;
+      const WorkItem item = {shared + C::ITEM_AT + place * WorkItem::BYTES};
+      arch::barrier_wait(shared + C::QUERY_FULL + 8 * place, in_ring.parity);
       const WorkItem::Head head = item.head();
       if (head.tiles == 0) break;
       describe_row(item, head);
@@ -193,8 +191,8 @@ struct Weigher {
       for (; at < head.full; ++at) step<false>(at == 0);
 #pragma unroll 1
       for (; at < head.tiles; ++at) step<true>(at == 0);
-      store(shared + C::QUERY_AT + place.stage * C::QUERY_TILE_BYTES + group * C::QUERY_BOX_BYTES);
-      arrive(C::QUERY_EMPTY + 8 * place.stage);
+      store();
+      arrive(C::QUERY_EMPTY + 8 * place);
     }
   }
 };

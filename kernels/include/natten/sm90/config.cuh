@@ -46,12 +46,14 @@ struct Config {
 
     QUERY_TILE_BYTES = WARPGROUPS * QUERY_BOX_BYTES,
 
-    // Items in flight: the next one's queries arrive while this one is worked on, where there is room for them.
-    ITEMS = HEAD_DIM == 256 ? 1 : 2,
+    // Items in flight: the next one's queries arrive while this one is worked on, where there is room for them, and the one behind it
+    // has been described by then.
+    QUERIES = HEAD_DIM == 256 ? 1 : 2,
+    ITEMS = QUERIES + 1,
 
     // Shared memory in bytes. Swizzled tiles start at multiples of 1024. The result goes out over the item's queries.
     QUERY_AT = 0,
-    KEY_AT = QUERY_AT + ITEMS * QUERY_TILE_BYTES,
+    KEY_AT = QUERY_AT + QUERIES * QUERY_TILE_BYTES,
     VALUE_AT = KEY_AT + STAGES * KEY_TILE_BYTES,
     ROWS_AT = VALUE_AT + STAGES * KEY_TILE_BYTES,
     BITS_AT = ROWS_AT + ITEMS * WARPGROUPS * BOX_ROWS * RowNote::BYTES,  // per axis and bound 0 .. side: 4 words
@@ -65,20 +67,23 @@ struct Config {
     VALUE_FULL = KEY_EMPTY + 8 * STAGES,
     VALUE_EMPTY = VALUE_FULL + 8 * STAGES,
     QUERY_FULL = VALUE_EMPTY + 8 * STAGES,
-    QUERY_EMPTY = QUERY_FULL + 8 * ITEMS,
-    ITEM_READY = QUERY_EMPTY + 8 * ITEMS,
+    QUERY_EMPTY = QUERY_FULL + 8 * QUERIES,
+    ITEM_READY = QUERY_EMPTY + 8 * QUERIES,
     ROWS_READY = ITEM_READY + 8 * ITEMS,
     SHARED_BYTES = ROWS_READY + 8 * ITEMS
   };
   static_assert(SHARED_BYTES <= 227 * 1024, "shared memory of one cta");
   static_assert(PRODUCER_REGISTERS * 128 + CONSUMER_REGISTERS * 128 * WARPGROUPS <= 65536, "registers");
 
-  // What is noted of a row of an item's place, and which rows of one of its warps were lost.
+  // Of an item's place: what is noted of a row, where a box of queries and then its result lies, and which rows of a warp were lost.
   NATTEN_DEVICE RowNote row_note(unsigned shared, int place, int row) {
     return {shared + ROWS_AT + (place * WARPGROUPS * BOX_ROWS + row) * RowNote::BYTES};
   }
+  NATTEN_DEVICE unsigned queries(unsigned shared, int place, int box) {
+    return shared + QUERY_AT + place * QUERY_TILE_BYTES + box * QUERY_BOX_BYTES;
+  }
   NATTEN_DEVICE LostRows lost_rows(unsigned shared, int place, int warp) {
-    return {shared + LOST_AT + (place * WARPGROUPS * 4 + warp) * LostRows::BYTES};
+    return {shared + LOST_AT + (place * LOSING * 4 + warp) * LostRows::BYTES};
   }
 };
 

@@ -2,6 +2,7 @@
 // A consumer warpgroup of the Hopper kernel: 64 queries against every key tile of the item.
 #pragma once
 #include "config.cuh"
+#include "copies.cuh"
 #include "mask.cuh"
 #include "rows.cuh"
 #include "weights.cuh"
@@ -15,8 +16,10 @@ struct Consumer : RowWeights<C> {
   using Rows::p, Rows::lane, Rows::scores, Rows::out, Rows::softmax, Rows::is_far;
   using Rows::SCORES, Rows::OUTS;
   typedef typename C::Type Type;
-  enum { STEPS = C::KEYS / 16 };     // of 16 keys, in P V
-  typedef RowChunks<C::HEAD_DIM> Chunks;
+  enum {
+    STEPS = C::KEYS / 16,      // of 16 keys, in P V
+    SLAB_CHUNKS = C::SLAB / 8  // of 16 bytes
+  };
   typedef arch::Wgmma<typename Type::Inputs, C::KEYS> ScoreProduct;
   typedef arch::Wgmma<typename Type::Inputs, C::HEAD_DIM> OutProduct;
 
@@ -161,7 +164,7 @@ struct Consumer : RowWeights<C> {
         const Range window = row.window(a);
         sees &= window.start < window.end;
       }
-      lost[half] &= row.result(RowNote::OUT) != RowNote::ABSENT && (sees || p.geometry.additional_keys > 0);
+      lost[half] &= row.is_due() && (sees || p.geometry.additional_keys > 0);
     }
     lost_rows().add(lane, lost);
   }
@@ -278,26 +281,24 @@ struct Consumer : RowWeights<C> {
     if (at != RowNote::ABSENT) p.lse[at] = row.log_sum_exp(0, total, is_far != 0, fabsf(p.geometry.scale));
   }
 
-  // Divides by the sums; writes the log-sum-exp, and the result through shared memory in rows of 16-byte chunks.
+  // Divides by the sums; writes the log-sum-exp, and leaves the result in shared memory to be sent off.
   __device__ __forceinline__ void store() {
     const int lane = arch::opaque(this->lane);
-    const unsigned rows = query + warp * 16 * C::HEAD_DIM * 2;
+    const unsigned to = query + chunk_at<C>(warp * 16 + lane % 16, lane / 16);
     const float inverse[2] = {inverse_of(softmax.sum[0]), inverse_of(softmax.sum[1])};
     sync_warpgroup();  // all of it has been reading the queries that these rows lie over
 #pragma unroll
-    for (int chunk = 0; chunk < Chunks::CHUNKS; chunk += 2) {
+    for (int chunk = 0; chunk < C::HEAD_DIM / 8; chunk += 2) {
       unsigned pairs[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const float* values = &out[4 * chunk + 2 * i];
         pairs[i] = Type::pack_pair(values[0] * inverse[i % 2], values[1] * inverse[i % 2]);
       }
-      Chunks::put(rows, lane, chunk, pairs);
+      arch::store_matrices((to ^ chunk % SLAB_CHUNKS * 16) + chunk / SLAB_CHUNKS * C::QUERY_SLAB_BYTES, pairs);
     }
     if (p.lse != nullptr) store_lse(lane);
-    arch::sync_warp();
-    Chunks::copy_out(rows, row_note(0), RowNote::OUT, p.out, p.geometry.head_dim_v, lane);
-    arch::fence_async_proxy();  // the copy engine writes queries there next
+    arch::fence_async_proxy();  // the copy engine reads it
     arch::sync_warp();
   }
 
@@ -322,11 +323,13 @@ struct Consumer : RowWeights<C> {
     key = {0, 0};
     line = 0xffffffffu;  // none
     if (group == C::WARPGROUPS - 1) pass_turn();  // the first turn is warpgroup 0's
-    for (RingPlace at = {0, 0};; at.template advance<C::ITEMS>()) {
-      const WorkItem item = {shared + C::ITEM_AT + at.stage * WorkItem::BYTES};
-      place = at.stage;
-      query = shared + C::QUERY_AT + at.stage * C::QUERY_TILE_BYTES + group * C::QUERY_BOX_BYTES;
-      arch::barrier_wait(shared + C::ROWS_READY + 8 * at.stage, at.parity);
+    RingPlace in_ring = {0, 0};  // the item's
+    for (RingPlace at = {0, 0};; at.template advance<C::QUERIES>()) {
+      place = in_ring.stage;
+      const WorkItem item = {shared + C::ITEM_AT + place * WorkItem::BYTES};
+      query = C::queries(shared, at.stage, group);
+      arch::barrier_wait(shared + C::ROWS_READY + 8 * place, in_ring.parity);
+      in_ring.template advance<C::ITEMS>();
       const WorkItem::Head head = item.head();
       if (head.tiles == 0) break;
       arch::barrier_wait(shared + C::QUERY_FULL + 8 * at.stage, at.parity);

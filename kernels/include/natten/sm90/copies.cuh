@@ -30,26 +30,58 @@ NATTEN_DEVICE void clear_padding(unsigned shared, int keys, const Team& team) {
   arch::fence_async_proxy();  // products read them
 }
 
-// Loads a tensor's rows of an item: boxes side by side along an axis.
-template <class C>
-NATTEN_DEVICE void load_rows(unsigned to, unsigned barrier, const arch::TensorMap& map, const MapSteps& steps,
-                             const WorkItem& item, const int (&box_log2)[3], const int& side) {
+// The slabs of a tensor's rows of an item, boxes side by side along an axis: where each lies in shared memory, and the coordinates of its
+// first element in the tensor.
+template <class C, class Each>
+NATTEN_DEVICE void each_slab(unsigned at, const MapSteps& steps, const WorkItem& item, const int (&box_log2)[3], const int& side,
+                             const Each& each) {
   const WorkItem::Head head = item.head();
   int outer = head.batch * steps.batch + head.head * steps.head;
-  int at[3];
+  int token[3];
 #pragma unroll
   for (int a = 0; a < 3; ++a) {
     const WorkItem::Along along = item.along(a);
-    at[a] = along.base;
+    token[a] = along.base;
     outer += along.residue * steps.residue[a];
   }
 #pragma unroll 1
   for (int box = 0; box < C::BOXES; ++box) {
-    load_slabs<C>(to, C::BOX_ROWS * C::SLAB_ROW_BYTES, barrier, map, at, outer);
-    to += C::BOX_ROWS * C::HEAD_DIM * 2;
+#pragma unroll 1
+    for (int slab = 0; slab < C::SLABS; ++slab) {
+      each(at, slab * C::SLAB, token, outer);
+      at += C::BOX_ROWS * C::SLAB_ROW_BYTES;
+    }
 #pragma unroll
-    for (int a = 0; a < 3; ++a) at[a] += a == side ? 1 << box_log2[a] : 0;
+    for (int a = 0; a < 3; ++a) token[a] += a == side ? 1 << box_log2[a] : 0;
   }
+}
+
+// Loads a tensor's rows of an item.
+template <class C>
+NATTEN_DEVICE void load_rows(unsigned to, unsigned barrier, const arch::TensorMap& map, const MapSteps& steps,
+                             const WorkItem& item, const int (&box_log2)[3], const int& side) {
+  each_slab<C>(to, steps, item, box_log2, side, [&](unsigned at, int element, const int (&token)[3], int outer) {
+    arch::load_box(at, &map, barrier, element, token[2], token[1], token[0], outer);
+  });
+}
+
+// Stores them.
+template <class C>
+NATTEN_DEVICE void store_rows(unsigned from, const arch::TensorMap& map, const MapSteps& steps, const WorkItem& item,
+                              const int (&box_log2)[3], const int& side) {
+  each_slab<C>(from, steps, item, box_log2, side, [&](unsigned at, int element, const int (&token)[3], int outer) {
+    arch::store_box(at, &map, element, token[2], token[1], token[0], outer);
+  });
+  arch::commit_stores();
+}
+
+// Where in a box of rows the copy engine has a chunk of 16 bytes of one: slabs one behind the other, and in each the swizzle takes the
+// number of the row into that of the chunk.
+template <class C>
+NATTEN_DEVICE unsigned chunk_at(int row, int chunk) {
+  const int chunks = C::SLAB / 8;
+  const int swizzled = chunk % chunks ^ (chunks == 8 ? row % 8 : row / 2 % 4);
+  return chunk / chunks * C::BOX_ROWS * C::SLAB_ROW_BYTES + row * C::SLAB_ROW_BYTES + swizzled * 16;
 }
 
 }  // namespace sm90

@@ -152,6 +152,9 @@ struct RowNote {
   // row which does not exist has an offset that none has.
   static constexpr long long ABSENT = -0x7fffffffffffffffLL - 1;
 
+  // Whether its results are to be written.
+  __device__ __forceinline__ bool is_due() const { return result(LSE) != ABSENT; }
+
   __device__ __forceinline__ long long result(int i) const { return arch::load_shared_long(address + RESULTS_AT + 8 * i); }
   __device__ __forceinline__ void set_result(int i, long long at) const {
     arch::store_shared_long(address + RESULTS_AT + 8 * i, at);

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// The producers: one thread that walks the key tiles of each work item and keeps the copy engine busy, and one that describes the
-// items ahead of it and loads their queries.
+// The producer of tiles: one thread that walks the key tiles of each work item and keeps the copy engine busy.
 //
 // Consumers need K of the first tile, then K of tile j + 1 before V of tile j, so that is the order of the loads. Tile j
 // of the whole run, counted over all items, uses stage j mod STAGES of both rings.
@@ -44,14 +43,15 @@ struct Producer {
                                             int side, const arch::TensorMap& additional_map,
                                             const MapSteps& additional_steps) {
     const KeyTile place = KeyTile::load(shared + C::TILES_AT + KeyTile::BYTES * stage(tile));
-    const int keys = place.additional > 0 ? (int)C::KEYS : AnyBox{p.key_sides}.rows();
-    arch::barrier_arrive_expect(full, keys * C::HEAD_DIM * 2);
     const unsigned destination = to + stage(tile) * C::KEY_TILE_BYTES;
     int outer = item.outer(side);
     if (place.additional > 0) {
       const WorkItem::Head head = item.head();
       outer = head.batch * additional_steps.batch + divide(head.head, p.geometry.heads_per_kv) * additional_steps.head;
     }
+    // Consumers may be done with the item once this has arrived: all that is read of it has been.
+    const int keys = place.additional > 0 ? (int)C::KEYS : AnyBox{p.key_sides}.rows();
+    arch::barrier_arrive_expect(full, keys * C::HEAD_DIM * 2);
     load_slabs<C>(destination, C::KEY_SLAB_BYTES, full, place.additional > 0 ? additional_map : map, place.first, outer);
   }
 
@@ -98,7 +98,7 @@ struct Producer {
     return p.geometry.additional_keys - p.geometry.additional_keys % C::KEYS;
   }
 
-  // Registers are few: i counts tiles of a line, and then additional keys.
+  // All but the values of the last one. Registers are few: i counts tiles of a line, and then additional keys.
   __device__ __forceinline__ void push_tiles() {
     bool is_first = true;
 #pragma unroll 1
@@ -142,7 +142,6 @@ struct Producer {
         is_first = false;
       }
     }
-    push_value(pushed - 1);
   }
 
   __device__ __forceinline__ void run() {
@@ -154,83 +153,8 @@ struct Producer {
       if (item.head().tiles == 0) return;
       push_tiles();
       number = item.number() + 1;
-      arch::barrier_arrive(shared + C::QUERY_EMPTY + 8 * RingPlace::template of<C::ITEMS>(number - 1).stage);  // it has been read
+      push_value(pushed - 1);
     }
-  }
-};
-
-// One thread of another warp: describes the work items of this cta, one behind the other, as soon as there is a place for one, and
-// loads their queries. An item of which consumers lost rows comes again, to be done carefully.
-template <class C>
-struct ItemProducer {
-  const ForwardParamsSm90& p;
-  unsigned shared;
-
-  __device__ __forceinline__ void run() const {
-    unsigned count = 0;  // items handed out
-    unsigned known = 0;  // of so many it is known how they went
-    const bool is_careful = C::LOSING > 0 && p.geometry.scale_log2 > NATTEN_FAR;
-    for (int next = (int)blockIdx.x;;) {
-      int lost = -1;  // the place of an item with lost rows
-      while (lost < 0 && known < count && (known + C::ITEMS == count || next >= p.items)) {
-        const int slot = await_end(known++);
-        if (has_lost(slot)) lost = slot;
-      }
-      const int index = lost < 0 ? next : item(lost).index();
-      if (index >= p.items) break;
-      if (lost < 0) next += (int)gridDim.x;
-      const int slot = count % C::ITEMS;
-      if (!describe_item<C>(p, index, item(slot))) continue;
-      item(slot).set_number(count);
-      item(slot).set_order(index, is_careful || lost >= 0);
-      note_due(slot, is_careful, lost);
-      arch::barrier_arrive(shared + C::ITEM_READY + 8 * slot);
-      push_queries(slot);
-      ++count;
-    }
-    const int slot = count % C::ITEMS;
-    item(slot).set({0, 0, 0, 0});
-    arch::barrier_arrive(shared + C::ITEM_READY + 8 * slot);
-    arch::barrier_arrive(shared + C::QUERY_FULL + 8 * slot);
-  }
-
-  __device__ __forceinline__ WorkItem item(int slot) const { return {shared + C::ITEM_AT + slot * WorkItem::BYTES}; }
-
-  // Waits until an item is done with, description and queries; where it was.
-  __device__ __forceinline__ int await_end(unsigned number) const {
-    const RingPlace place = RingPlace::template of<C::ITEMS>(number);
-    arch::barrier_wait(shared + C::QUERY_EMPTY + 8 * place.stage, place.parity);
-    return place.stage;
-  }
-
-  __device__ __forceinline__ LostRows lost_rows(int slot, int warp) const {
-    return {shared + C::LOST_AT + (slot * 4 * C::LOSING + warp) * LostRows::BYTES};
-  }
-  __device__ __forceinline__ bool has_lost(int slot) const {
-    int votes = 0;
-#pragma unroll
-    for (int warp = 0; warp < 4 * C::LOSING; warp += 2) {
-      int words[4];
-      arch::load_shared(words, lost_rows(slot, warp).address);  // of two warps
-      votes |= words[0] | words[1] | words[2] | words[3];
-    }
-    return votes != 0;
-  }
-
-  // For which rows a careful item comes: all, or those that it lost in its former place.
-  __device__ __forceinline__ void note_due(int slot, bool is_careful, int lost) const {
-    if (!is_careful && lost < 0) return;
-    for (int warp = 0; warp < 4 * C::LOSING; ++warp) {
-      if (is_careful) lost_rows(slot, warp).fill();
-      else lost_rows(slot, warp).copy(lost_rows(lost, warp));
-    }
-  }
-
-  __device__ __forceinline__ void push_queries(int slot) const {
-    const unsigned full = shared + C::QUERY_FULL + 8 * slot;
-    arch::barrier_arrive_expect(full, C::QUERY_TILE_BYTES);
-    load_rows<C>(shared + C::QUERY_AT + slot * C::QUERY_TILE_BYTES, full, p.query, p.query_steps, item(slot), p.query_box_log2,
-                 p.query_side);
   }
 };
 

@@ -22,8 +22,9 @@ struct RowProducer {
     const RowPlace lies = describe_row<false>(p.geometry.axes, p.query_box_log2, p.query_side, item,
                                               {row / C::BOX_ROWS, row % C::BOX_ROWS}, note);
     const bool is_due = lies.exists && (!item.is_careful() || C::lost_rows(shared, place, row / 16).has(row % 16));
-    note.set_result(RowNote::OUT, is_due ? row_offset(p.out_strides, head, lies) : RowNote::ABSENT);
     note.set_result(RowNote::LSE, is_due ? row_offset(p.lse_strides, head, lies) : RowNote::ABSENT);
+    if (p.rows_alone == 0 && !item.is_careful()) return;  // the copy engine finds the way of rows
+    note.set_result(RowNote::OUT, is_due ? row_offset(p.out_strides, head, lies) : RowNote::ABSENT);
   }
 
   __device__ __forceinline__ void run() const {

@@ -20,91 +20,94 @@ NATTEN_DEVICE int query_boxes(const ForwardParamsSm90& p, int axis) {
   return axis == p.query_side ? BOXES : 1;
 }
 
-// Notes down which tile of which residue item `index` is along each axis, as one number; returns the rest of the
-// index, heads and batch. Ctas work on neighbouring items at the same time, so neighbours should meet the same
-// columns: the grid of tiles is cut into slabs along axis 0, those along axis 1, those along axis 2.
-NATTEN_DEVICE int find_tiles(const Divisor (&tiles)[3], const int (&neighbours)[3], int index, const WorkItem& item) {
-  const unsigned all[3] = {tiles[0].value, tiles[1].value, tiles[2].value};
-  unsigned rest = (unsigned)index / (all[0] * all[1] * all[2]);
-  unsigned left = (unsigned)index - rest * (all[0] * all[1] * all[2]);
-  unsigned side[3] = {all[0], all[1], all[2]};  // of what has been cut so far
-  unsigned first[3];
+// Takes the slowest of several indices off a number that holds them all, of which each step is so many.
+NATTEN_DEVICE int take_slowest(int& number, const Divisor& step) {
+  const int index = divide(number, step);
+  number -= index * (int)step.value;
+  return index;
+}
+
+// Tells which tile of which residue item `index` is along each axis, as one number; returns the rest of the index, heads and batch.
+// Ctas work on neighbouring items at the same time.
+NATTEN_DEVICE int find_tiles(const Divisor (&tiles)[3], const TileOrder& order, int index, int (&at)[3]) {
+  const int rest = take_slowest(index, order.all);
+  int first[3], is_short[3];
 #pragma unroll
   for (int a = 0; a < 3; ++a) {
-    const unsigned width = (unsigned)neighbours[a];
-    side[a] = width;
-    const unsigned slab = side[0] * side[1] * side[2];
-    first[a] = left / slab * width;
-    left %= slab;
-    side[a] = width < all[a] - first[a] ? width : all[a] - first[a];
+    const Divisor& step = a == 0 ? order.slab : a == 1 ? order.line[is_short[0]] : order.box[2 * is_short[0] + is_short[1]];
+    const int side = (int)order.side[a][0].value;
+    first[a] = take_slowest(index, step) * side;
+    is_short[a] = first[a] + side > (int)tiles[a].value;
   }
 #pragma unroll
-  for (int a = 2; a >= 0; --a) {
-    item.set_tile(a, first[a] + left % side[a]);
-    left /= side[a];
-  }
-  return (int)rest;
+  for (int a = 2; a > 0; --a) at[a] = first[a] + take_index(index, order.side[a][is_short[a]]);
+  at[0] = first[0] + index;
+  return rest;
 }
 
-// Notes down which tiles along the axis on which boxes stand side by side each of them meets: none, if it has no query or these
-// see no key.
-template <class C>
-NATTEN_DEVICE void note_met(const ForwardParamsSm90& p, const Axis& axis, const RowStart& start, const AxisTiles<AnySide>& cut,
-                            int first_key, const WorkItem& item) {
+// Which tiles along the axis on which boxes stand side by side one of them meets: none, if it has no query or these see no key. Tiles
+// are counted from `first_key` on.
+NATTEN_DEVICE Range meet_tiles(const ForwardParamsSm90& p, const RowStart& start, int first_key, int box) {
+  const Axis& axis = p.geometry.axes[p.query_side];
+  const AnySide tile = AnyBox{p.key_sides}.along(p.query_side);
   const int queries = query_count(axis, start.residue), keys = key_count(axis, start.residue);
   const int side = 1 << p.query_box_log2[p.query_side];
-#pragma unroll 1
-  for (int box = 0; box < C::WARPGROUPS; ++box) {
-    const int first = start.base + box * side;
-    Range met = {0, 0};
-    if (first < queries) {
-      const int begin = window(axis, queries, keys, first).start - first_key;
-      const int end = window(axis, queries, keys, minimum(first + side, queries) - 1).end - first_key;
-      if (begin < end) met = {cut.side.whole(begin), cut.reaching(end)};
-    }
-    item.set_met(box, met);
-  }
+  const int first = start.base + box * side;
+  if (first >= queries) return {0, 0};
+  const int begin = window(axis, queries, keys, first).start - first_key;
+  const int end = window(axis, queries, keys, minimum(first + side, queries) - 1).end - first_key;
+  return begin < end ? Range{tile.whole(begin), tile.whole(end + tile.length() - 1)} : Range{0, 0};
 }
 
-// Describes item `index`; false, and nothing useful there, if its residue has no queries in this tile.
-template <class C>
-NATTEN_DEVICE bool describe_item(const ForwardParamsSm90& p, int index, const WorkItem& item) {
-  int batch = find_tiles(p.tiles, p.neighbours, index, item);
-  const int head = take_index(batch, p.heads);
-  const int head_kv = divide(head, p.geometry.heads_per_kv);
-  int key_outer = batch * p.key_steps.batch + head_kv * p.key_steps.head;
-  int value_outer = batch * p.value_steps.batch + head_kv * p.value_steps.head;
-  const bool is_filled = AnyBox{p.key_sides}.rows() == C::KEYS;
-  bool exists = true;
-  int full = 1;
-  int tiles = 1;
-#pragma unroll 1
-  for (int a = 2; a >= 0; --a) {
-    const Axis& axis = p.geometry.axes[a];
-    const int along = longest_first(axis, item.tile(a), p.tiles[a]);
-    const Place here = find_place(along, p.residues[a]);
-    const int boxes = query_boxes<C::BOXES>(p, a);
-    const int base = here.box * (boxes << p.query_box_log2[a]);
-    exists &= base < query_count(axis, here.residue);
+// What another lane holds.
+NATTEN_DEVICE int of_lane(int value, int lane) { return (int)arch::shuffle_from((unsigned)value, lane); }
 
-    Range by_first, by_last;
-    ends_see(axis, here.residue, base, boxes, p.query_box_log2[a], by_first, by_last);
-    const AxisTiles<AnySide> cut = cut_axis(AnyBox{p.key_sides}.along(a), by_first, by_last);
-    // Rows of a tile that hold no key are hidden as those are that no query sees, so such tiles are all masked.
-    const Range full_box = is_filled ? Range{cut.full_begin, cut.full_end()} : Range{0, 0};
-    // There is a tile in any item: where no query sees a key, one that is all hidden.
-    const int along_axis = maximum(cut.tiles(), 1);
-    if (C::LEAVES_OUT && a == p.query_side) note_met<C>(p, axis, {base, here.residue}, cut, by_first.start, item);
-    tiles *= along_axis;
-    full *= full_box.end - full_box.start;
-    key_outer += here.residue * p.key_steps.residue[a];
-    value_outer += here.residue * p.value_steps.residue[a];
-    item.set(a, {base, here.residue, by_first.start, along_axis});
+// The product and the sum of what the first three lanes hold.
+NATTEN_DEVICE int product_of_axes(int value) { return of_lane(value, 0) * of_lane(value, 1) * of_lane(value, 2); }
+NATTEN_DEVICE int sum_of_axes(int value) { return of_lane(value, 0) + of_lane(value, 1) + of_lane(value, 2); }
+
+// A warp describes item `index`, a lane an axis; false, and nothing useful there, if its residue has no queries in this tile.
+template <class C>
+NATTEN_DEVICE bool describe_item(const ForwardParamsSm90& p, int index, const WorkItem& item, int lane) {
+  int tile[3];
+  int batch = find_tiles(p.tiles, p.order, index, tile);
+  const int head = take_index(batch, p.heads);
+  if (lane == 0) item.set({0, 0, batch, head});  // few registers are left to keep them in
+  const int a = minimum(lane, 2);                // the other lanes do as lane 2 does
+  const Axis& axis = p.geometry.axes[a];
+  const Place here = find_place(longest_first(axis, pick(tile, a), p.tiles[a]), p.residues[a]);
+  const int boxes = query_boxes<C::BOXES>(p, a);
+  const int base = here.box * (boxes << p.query_box_log2[a]);
+  const bool exists = arch::ballot(base >= query_count(axis, here.residue)) == 0;
+  Range by_first, by_last;
+  ends_see(axis, here.residue, base, boxes, p.query_box_log2[a], by_first, by_last);
+  const AxisTiles<AnySide> cut = cut_axis(AnyBox{p.key_sides}.along(a), by_first, by_last);
+  // Rows of a tile that hold no key are hidden as those are that no query sees, so such tiles are all masked.
+  const bool is_filled = AnyBox{p.key_sides}.rows() == C::KEYS;
+  const Range full_box = is_filled ? Range{cut.full_begin, cut.full_end()} : Range{0, 0};
+  // There is a tile in any item: where no query sees a key, one that is all hidden.
+  const int tiles = maximum(cut.tiles(), 1);
+  if (lane < 3) {
+    item.set(a, {base, here.residue, by_first.start, tiles});
     item.set_full(a, full_box);
   }
-  const int additional = p.geometry.additional_keys;
-  item.set({full + additional / C::KEYS, tiles + (additional + C::KEYS - 1) / C::KEYS, batch, head});
-  item.set_outer(key_outer, value_outer);
+  const int full = product_of_axes(full_box.end - full_box.start), all = product_of_axes(tiles);
+  const int key_outer = sum_of_axes(here.residue * p.key_steps.residue[a]);
+  const int value_outer = sum_of_axes(here.residue * p.value_steps.residue[a]);
+  if (C::LEAVES_OUT) {
+    const int side = p.query_side;
+    const RowStart start = {of_lane(base, side), of_lane(here.residue, side)};
+    const int first_key = of_lane(by_first.start, side);
+    if (lane < C::WARPGROUPS) item.set_met(lane, meet_tiles(p, start, first_key, lane));
+  }
+  if (lane == 0) {
+    const WorkItem::Head of = item.head();
+    const int head_kv = divide(of.head, p.geometry.heads_per_kv);
+    item.set_outer(key_outer + of.batch * p.key_steps.batch + head_kv * p.key_steps.head,
+                   value_outer + of.batch * p.value_steps.batch + head_kv * p.value_steps.head);
+    const int additional = p.geometry.additional_keys;
+    item.set({full + additional / C::KEYS, all + (additional + C::KEYS - 1) / C::KEYS, of.batch, of.head});
+  }
   return exists;
 }
 

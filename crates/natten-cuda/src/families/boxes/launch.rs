@@ -8,6 +8,7 @@ use std::ops::Range;
 use natten_core::{ElementType, PackedSequence, Problem};
 
 use super::cost::RatesOf;
+use super::order::TileOrder;
 use super::params::ForwardParamsSm90;
 use super::tiles::{neighbours, query_box};
 use super::{bids_on, keys_of};
@@ -78,11 +79,13 @@ impl Part<'_> {
         let query_log2 = query_box(kernel, &tiling, self.bid.side).ok_or(RejectionReason::NotAskedFor);
         let query_log2 = query_log2.map_err(Refused::By)?;
         let key_side = |a: usize| Divisor::new("the keys of a tile", tiling.key_tile[a]);
-        let (maps, steps) = self.maps(class, query_log2.map(|log2| 1 << log2)).map_err(|reason| {
+        let query_sides = query_log2.map(|log2| 1 << log2);
+        let (mut maps, steps) = self.maps(class, query_sides).map_err(|reason| {
             // Another kernel of the family would read the same tensors the same way; other families do not.
             Refused::By(RejectionReason::TensorMap(reason))
         })?;
         let [query_steps, key_steps, value_steps, additional_key_steps, additional_value_steps] = steps;
+        let out = self.out_map(class, query_sides);
         let range = weight_range(problem.element_type());
         let mut params = ForwardParamsSm90 {
             out: self.at(Slot::OUT, (self.sequence.query_start, self.values.start), class.first),
@@ -99,6 +102,8 @@ impl Part<'_> {
             value_steps,
             additional_key_steps,
             additional_value_steps,
+            out_steps: out.as_ref().map_or(MapSteps::default(), |&(_, steps)| steps),
+            rows_alone: i32::from(out.is_none()),
             most_weight: range.end,
             least_weight: range.start,
             ..ForwardParamsSm90::default()
@@ -112,7 +117,8 @@ impl Part<'_> {
         let sides = &tiling.query_tile;
         let shares = Shares::of(class, class.tiles(sides), sides, heads, multiprocessors)?;
         (params.tiles, params.residues) = (shares.tiles, shares.residues);
-        (params.neighbours, params.items) = (shares.neighbours, shares.items);
+        (params.order, params.items) = (shares.order, shares.items);
+        maps.extend(out.map(|(map, _)| map));
         let mut launch = Launch::new(query, kernel, shares.ctas, bytemuck::bytes_of(&params), &ADDRESSES);
         launch.maps = maps;
         Ok(launch)
@@ -124,17 +130,33 @@ impl Part<'_> {
         views.at_element(slot, start, element).wrapping_add(views.at(slot, first))
     }
 
-    /// The tensor maps, and the steps of each of the five that there can be.
-    fn maps(&self, class: &Class, query_box: [usize; 3]) -> Result<(Vec<MapPatch>, [MapSteps; 5]), MapError> {
-        let (problem, kernel) = (self.problem, self.bid.kernel);
-        let tile = |side: [usize; 3]| Tile {
+    /// A tile of tokens with these sides.
+    fn tile(&self, class: &Class, side: [usize; 3]) -> Tile {
+        Tile {
             side,
             dilation: class.axes.map(|axis| axis.dilation),
             residues: class.residues,
-            head_dim: kernel.longest_row(),
-        };
+            head_dim: self.bid.kernel.longest_row(),
+        }
+    }
+
+    /// The map by which the copy engine writes the output, and its steps; none where it cannot, and rows are written one by one.
+    fn out_map(&self, class: &Class, query_box: [usize; 3]) -> Option<(MapPatch, MapSteps)> {
+        let (problem, slot) = (self.problem, Slot::OUT);
+        let PackedSequence { query_start, axes, .. } = self.sequence;
+        let tokens = axes.map(|axis| axis.query_extent);
+        let place = (problem.heads(), problem.head_dim_v());
+        let rows = row_view(self.query, problem.batch(), (slot, query_start), tokens, place);
+        let rows = rows.part(&self.values).from(class.first);
+        let (spec, steps) = tensor_map(&rows, &self.tile(class, query_box)).ok()?;
+        Some((MapPatch { at: offset_of!(ForwardParamsSm90, out_map), slot, spec }, steps))
+    }
+
+    /// The tensor maps, and the steps of each of the five that there can be.
+    fn maps(&self, class: &Class, query_box: [usize; 3]) -> Result<(Vec<MapPatch>, [MapSteps; 5]), MapError> {
+        let (problem, kernel) = (self.problem, self.bid.kernel);
         let key_box = self.bid.tiling.map_or([1; 3], |tiling| tiling.key_tile);
-        let (query_tile, key_tile) = (tile(query_box), tile(key_box));
+        let (query_tile, key_tile) = (self.tile(class, query_box), self.tile(class, key_box));
         let list = Tile { side: [1, 1, keys_of(kernel)], dilation: [1; 3], residues: [1; 3], ..key_tile };
         let PackedSequence { query_start, key_start, axes } = self.sequence;
         let [queries, keys] = [axes.map(|axis| axis.query_extent), axes.map(|axis| axis.key_extent)];
@@ -174,7 +196,7 @@ impl Part<'_> {
 pub(in crate::families) struct Shares {
     pub tiles: [Divisor; 3],
     pub residues: [Divisor; 3],
-    pub neighbours: [i32; 3],
+    pub order: TileOrder,
     pub items: i32,
     pub ctas: u32,
 }
@@ -200,7 +222,7 @@ impl Shares {
         Ok(Shares {
             tiles: [divisor(x)?, divisor(y)?, divisor(z)?],
             residues: [residues(0)?, residues(1)?, residues(2)?],
-            neighbours: around.map(|count| count as i32),
+            order: TileOrder::new(tiles, around)?,
             items: to_i32("the number of tiles", items as usize)?,
             ctas: multiprocessors.min(items as u32).max(1),
         })

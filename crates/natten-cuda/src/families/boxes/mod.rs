@@ -6,6 +6,7 @@ mod along;
 pub(in crate::families) mod backward;
 mod cost;
 mod launch;
+pub(in crate::families) mod order;
 mod params;
 mod tiles;
 

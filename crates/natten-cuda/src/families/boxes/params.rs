@@ -5,6 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::order::TileOrder;
 use crate::params::{Divisor, Geometry, MapSteps, Strides};
 
 #[repr(C)]
@@ -15,6 +16,7 @@ pub struct ForwardParamsSm90 {
     pub value: [u64; 16],
     pub additional_key: [u64; 16],
     pub additional_value: [u64; 16],
+    pub out_map: [u64; 16],
     pub out: u64,
     pub lse: u64,
     pub out_strides: Strides,
@@ -22,7 +24,7 @@ pub struct ForwardParamsSm90 {
     pub geometry: Geometry,
     pub tiles: [Divisor; 3],
     pub residues: [Divisor; 3],
-    pub neighbours: [i32; 3],
+    pub order: TileOrder,
     pub heads: Divisor,
     pub items: i32,
     pub query_box_log2: [i32; 3],
@@ -33,10 +35,12 @@ pub struct ForwardParamsSm90 {
     pub value_steps: MapSteps,
     pub additional_key_steps: MapSteps,
     pub additional_value_steps: MapSteps,
+    pub out_steps: MapSteps,
+    pub rows_alone: i32,
     pub most_weight: f32,
     pub least_weight: f32,
     /// The kernel's struct is aligned as its tensor maps are.
-    pub padding: [u64; 4],
+    pub padding: [i32; 11],
 }
 
 #[cfg(test)]
@@ -59,6 +63,6 @@ mod tests {
                 ));)*
             };
         }
-        offsets!(out geometry tiles residues neighbours items query_steps most_weight);
+        offsets!(out geometry tiles residues order items query_steps most_weight);
     }
 }

@@ -28,7 +28,10 @@ NATTEN_DEVICE int additional_keys(const BackwardParamsSm90& p, int split) {
 // Describes item `index`; false, and nothing useful there, if its residue has no rows in this tile.
 template <class C>
 NATTEN_DEVICE bool describe_item(const BackwardParamsSm90& p, int index, const WorkItem& item, ItemPart& part) {
-  int batch = find_tiles(p.tiles, p.neighbours, index, item);
+  int tile[3];
+  int batch = find_tiles(p.tiles, p.order, index, tile);
+#pragma unroll
+  for (int a = 0; a < 3; ++a) item.set_tile(a, tile[a]);
   part.split = take_index(batch, p.parts);
   part.gradient = part.split % C::GRADIENTS;
   part.split /= C::GRADIENTS;

@@ -220,7 +220,7 @@ impl Call<'_> {
             geometry: Geometry::new(problem, &class.axes)?,
             tiles: shares.tiles,
             residues: shares.residues,
-            neighbours: shares.neighbours,
+            order: shares.order,
             parts: Divisor::new("the parts of an item", parts)?,
             heads: Divisor::new("the number of heads", rows.heads)?,
             items: shares.items,

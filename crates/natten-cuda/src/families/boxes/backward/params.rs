@@ -5,6 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::families::boxes::order::TileOrder;
 use crate::params::{Divisor, Geometry, MapSteps, Strides};
 
 #[repr(C)]
@@ -21,7 +22,7 @@ pub struct BackwardParamsSm90 {
     pub geometry: Geometry,
     pub tiles: [Divisor; 3],
     pub residues: [Divisor; 3],
-    pub neighbours: [i32; 3],
+    pub order: TileOrder,
     pub parts: Divisor,
     pub heads: Divisor,
     pub items: i32,
@@ -34,7 +35,7 @@ pub struct BackwardParamsSm90 {
     pub column_steps: [MapSteps; 2],
     pub additional_steps: [MapSteps; 2],
     /// The header's struct is aligned to 64 bytes, as tensor maps are.
-    pub padding: [i32; 6],
+    pub padding: [i32; 15],
 }
 
 #[cfg(test)]
