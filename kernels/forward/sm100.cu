@@ -32,7 +32,7 @@ NATTEN_DEVICE void init_barriers(unsigned shared) {
   const int warps = 4 * C::WARPGROUPS;
   sm90::init_ring<C::STAGES>(shared + C::KEY_FULL, shared + C::KEY_EMPTY, 1, warps);
   sm90::init_ring<C::STAGES>(shared + C::VALUE_FULL, shared + C::VALUE_EMPTY, 1, 1);
-  // The issuer reads items, too.
+  // The issuer reads items, too, and has seen the producer read them.
   sm90::init_ring<C::QUERIES>(shared + C::QUERY_FULL, shared + C::QUERY_EMPTY, 1, warps + 1);
   for (int item = 0; item < C::ITEMS; ++item) arch::barrier_init(shared + C::ITEM_READY + 8 * item, 1);
   for (int group = 0; group < C::WARPGROUPS; ++group) {

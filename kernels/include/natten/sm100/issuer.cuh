@@ -101,10 +101,11 @@ struct Issuer {
       const WorkItem item = {shared + C::ITEM_AT + place.stage * WorkItem::BYTES};
       const int tiles = item.head().tiles;
       if (tiles == 0) break;
-      arch::barrier_arrive(shared + C::QUERY_EMPTY + 8 * place.stage);  // its description has been read
       queries = C::queries(shared, place.stage, 0);
       issue_item(tile, tile + tiles);
       tile += tiles;
+      // All values were there: the producer has read the item to its end as well.
+      arch::barrier_arrive(shared + C::QUERY_EMPTY + 8 * place.stage);
     }
   }
 };

@@ -28,6 +28,7 @@ struct Consumer : RowWeights<C> {
   int warp;           // of the warpgroup
   RingPlace key;      // of the next tile of keys
   RingPlace value;    // of the values that weights wait for
+  RingPlace owed;     // of the last tile that was left out, whose values are to be handed back; stage -1: none
   unsigned query;     // this warpgroup's queries of the item, and its result
   int place;          // of the item
   unsigned weights[STEPS][4];     // (64 queries, KEYS) as pairs
@@ -136,12 +137,19 @@ struct Consumer : RowWeights<C> {
   }
   __device__ __forceinline__ bool is_out(unsigned boxes) const { return (boxes >> group & 1) != 0; }
 
-  // Hands the next tile back as it is. Its values have to be there: a phase that nobody waited for could be taken for another.
+  // Hands the next tile back as it is, its values when there is time to wait for them: they have to be there, since a phase that nobody
+  // waited for could be taken for another. The next tile but one may lie in the same place.
   __device__ __forceinline__ void leave_out() {
-    await_values(key);
-    release_values(key);
+    release_owed();
+    owed = {key.stage, key.parity};
     release_keys();
     key.template advance<C::STAGES>();
+  }
+  __device__ __forceinline__ void release_owed() {
+    if (owed.stage < 0) return;
+    await_values(owed);
+    release_values(owed);
+    owed.stage = -1;
   }
 
   // Where this warp notes down the rows whose weights left f32.
@@ -189,6 +197,7 @@ struct Consumer : RowWeights<C> {
     arch::wgmma_wait<0>();
     arch::settle(out);
     release_values(value);
+    if (MASKED) release_owed();
     this->adjust_large(sums, lost_rows());
     leave_weights(sums);
   }
@@ -211,6 +220,7 @@ struct Consumer : RowWeights<C> {
     float sums[2];
     this->template weigh<CAREFUL>(sums);
     if (!CAREFUL) this->adjust_large(sums, lost_rows());
+    release_owed();
     leave_weights(sums);
   }
 
@@ -268,6 +278,7 @@ struct Consumer : RowWeights<C> {
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) softmax.sum[half] = quad_sum(softmax.sum[half]);
+    release_owed();
     if (!CAREFUL) judge_totals();
   }
 
@@ -322,6 +333,7 @@ struct Consumer : RowWeights<C> {
   __device__ __forceinline__ void run() {
     key = {0, 0};
     line = 0xffffffffu;  // none
+    owed = {-1, 0};
     if (group == C::WARPGROUPS - 1) pass_turn();  // the first turn is warpgroup 0's
     RingPlace in_ring = {0, 0};  // the item's
     for (RingPlace at = {0, 0};; at.template advance<C::QUERIES>()) {
