@@ -87,16 +87,8 @@ fn small_axes() -> Vec<Axis> {
             for kernel_size in 1..=extent / dilation {
                 for stride in 1..=kernel_size {
                     for is_causal in [false, true] {
-                        let (query_extent, key_extent) = (extent, extent);
-                        axes.push(Axis {
-                            query_extent,
-                            key_extent,
-                            kernel_size,
-                            stride,
-                            dilation,
-                            is_causal,
-                            ..Axis::UNIT
-                        });
+                        let whole = Axis::whole(extent);
+                        axes.push(Axis { kernel_size, stride, dilation, is_causal, ..whole });
                     }
                 }
             }

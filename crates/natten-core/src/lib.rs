@@ -36,6 +36,7 @@ mod problem;
 #[allow(unsafe_code, reason = "views over pointers, all of it in one module, each block with its reason")]
 mod raw;
 pub mod reference;
+pub mod region;
 mod tensor;
 pub mod window;
 
@@ -50,4 +51,5 @@ pub use packed::{PackedSequence, Sequences};
 pub use params::{AttentionParams, AxisParams, DynParams, KernelSize, KernelSizePolicy, Params, PerAxis};
 pub use problem::Problem;
 pub use raw::{TensorView, TensorViewMut};
+pub use region::Region;
 pub use tensor::Tensor;
