@@ -37,8 +37,8 @@ pub use merge::{merge_attentions, merge_attentions_backward, merge_attentions_in
 pub use natten_core::{
     AttentionParams, AxisParams, Backend, BackwardCall, DynParams, Element, ElementType, Error, ForwardCall,
     Gradients, InputElement, Inputs, KernelSize, KernelSizePolicy, Layout, MergeBackwardCall, MergeCall,
-    Output, Params, Partials, PerAxis, Problem, ProblemError, Role, Saved, Sequences, Tensor, TensorAxis,
-    TensorError, TensorView, TensorViewMut, bf16, f16, plan, reference, window,
+    Output, Params, Partials, PerAxis, Problem, ProblemError, Region, Role, Saved, Sequences, Tensor,
+    TensorAxis, TensorError, TensorView, TensorViewMut, bf16, f16, plan, reference, region, window,
 };
 #[cfg(feature = "cpu")]
 pub use natten_cpu as cpu;
