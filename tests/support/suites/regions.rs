@@ -52,9 +52,14 @@ fn wholes() -> Vec<Spec> {
     list.into_iter().chain(list::random(71, 30)).collect()
 }
 
-/// Wholes of several tiles along some axis, whatever the instructions.
+/// Wholes of several tiles along some axis, whatever the instructions; some with windows of more keys than are scored at once, so
+/// that a query's result depends on its neighbours.
 pub fn tiled() -> Vec<Spec> {
     vec![
+        Spec::na(&[1700], &[650]).stride(&[3]),
+        Spec::na(&[1500], &[600]).causal(&[true]).heads(2, 1).additional(600),
+        Spec::na(&[96, 40], &[25, 23]).dims(16, 16),
+        Spec::na(&[60, 18, 20], &[9, 9, 8]).dilation(&[2, 2, 1]),
         Spec::na(&[2100], &[9]).dims(16, 16),
         Spec::na(&[2200], &[7]).dilation(&[3]).causal(&[true]).heads(4, 2),
         Spec::na(&[130, 44], &[7, 9]).dims(8, 12),
