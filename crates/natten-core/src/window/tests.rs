@@ -134,13 +134,12 @@ fn plain_attention_is_a_window_of_its_own() {
             [Axis::causal_from_start, Axis::causal_from_end].map(|axis| axis(queries, keys));
         assert_eq!(from_end.query_offset(), keys as isize - queries as isize);
         assert!(open.is_full() && !open.residue(0).is_causal);
-        // Query i sees key j.
-        let visible: [(Axis, fn(usize, usize, usize, usize) -> bool); 3] = [
-            (open, |_, _, _, _| true),
-            (from_start, |_, _, i, j| j <= i),
-            (from_end, |queries, keys, i, j| j + queries <= i + keys),
-        ];
-        for (axis, sees) in visible {
+        for axis in [open, from_start, from_end] {
+            let sees = |queries: usize, keys: usize, i: usize, j: usize| match axis {
+                axis if !axis.is_causal => true,
+                axis if axis == from_end && from_end != from_start => j + queries <= i + keys,
+                _ => j <= i,
+            };
             let residue = axis.residue(0);
             for i in 0..queries {
                 let window = residue.window(i);
