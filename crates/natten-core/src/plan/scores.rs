@@ -38,12 +38,15 @@ impl Stairs {
     /// The sum over the first `count` positions.
     fn sum(&self, count: i128) -> i128 {
         let &Stairs { step, shift, low, high } = self;
+        // Divisions of 64 bits: those of 128 would take longer than all the rest of a plan. No number here is above twice what a
+        // tensor may have of tokens.
+        let steps = |number: i128| number as u64 / step as u64;
         // The first position of the first step that reaches a bound.
-        let reaches = |bound: i128| ((bound - shift).max(0) + step - 1) / step * step;
+        let reaches = |bound: i128| i128::from(steps((bound - shift - 1).max(-1) + step)) * step;
         let (rise, top) = (reaches(low).min(count), reaches(high).min(count));
         let blocks = |count: i128| {
-            let whole = count / step;
-            step * step * (whole * (whole - 1) / 2) + (count - whole * step) * whole * step
+            let whole = i128::from(steps(count));
+            step * step * ((whole * (whole - 1)) >> 1) + (count - whole * step) * whole * step
         };
         low * rise + blocks(top) - blocks(rise) + shift * (top - rise) + high * (count - top)
     }
