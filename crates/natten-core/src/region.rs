@@ -21,13 +21,14 @@
 
 use std::ops::Range;
 
+use crate::checks::expect;
 use crate::error::{ProblemError, Role, TensorAxis};
 use crate::problem::Problem;
-use crate::window::Axis;
+use crate::window::{Axis, Residue};
 
 mod split;
 
-pub use split::{Part, Split, SplitError, Transfer};
+pub use split::{MAX_RANKS, Part, Split, SplitError, Transfer};
 
 /// The part of a token axis that a call holds: its queries are some of the whole's tokens, its keys others or the same.
 ///
@@ -149,11 +150,7 @@ pub fn queries_seeing(axis: &Axis, keys: Range<usize>) -> Range<usize> {
 }
 
 /// The tokens between the lowest and the highest of ranges of positions, one of each residue; none from `empty` on.
-fn hull(
-    axis: &Axis,
-    empty: usize,
-    of: impl Fn(&crate::window::Residue) -> Option<Range<usize>>,
-) -> Range<usize> {
+fn hull(axis: &Axis, empty: usize, of: impl Fn(&Residue) -> Option<Range<usize>>) -> Range<usize> {
     let mut found: Option<Range<usize>> = None;
     for run in axis.residue_runs() {
         let Some(positions) = of(&axis.residue(run.start)).filter(|positions| !positions.is_empty()) else {
@@ -172,7 +169,7 @@ fn hull(
 pub(crate) fn missing_key(axis: &Axis) -> Option<usize> {
     let missing = axis.residue_runs().filter_map(|run| {
         let part = axis.residue(run.start);
-        let all = crate::window::Residue { key_start: 0, key_len: part.len, ..part };
+        let all = Residue { key_start: 0, key_len: part.len, ..part };
         if part.query_len == 0 {
             return None;
         }
@@ -199,7 +196,7 @@ pub fn grain(problem: &Problem) -> Vec<usize> {
     axes.map(|axis| axis.stride * axis.dilation).collect()
 }
 
-/// The region of an axis, or that it has none and queries and keys must be alike.
+/// Checks a region against the tensors' extents along its axis; without one, that keys are as many as queries.
 pub(crate) fn check_extents(
     region: Option<&Region>,
     axis: usize,
@@ -208,7 +205,7 @@ pub(crate) fn check_extents(
 ) -> Result<(), ProblemError> {
     match region {
         Some(region) => region.check(axis, queries, keys),
-        None => crate::checks::expect(Role::Key, TensorAxis::Token(axis), queries, keys),
+        None => expect(Role::Key, TensorAxis::Token(axis), queries, keys),
     }
 }
 

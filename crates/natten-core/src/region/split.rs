@@ -7,6 +7,9 @@ use crate::params::DynParams;
 use crate::problem::Problem;
 use crate::window::Axis;
 
+/// Most ranks of a split: more devices than share one call, few enough that asking for them by mistake returns.
+pub const MAX_RANKS: usize = 1024;
+
 /// Why a problem cannot be split so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -14,6 +17,14 @@ pub enum SplitError {
     /// Nobody is to work.
     #[error("a split over 0 ranks")]
     NoRanks,
+    /// More ranks than a split has.
+    #[error("a split over {ranks} ranks, expected at most {max}")]
+    TooManyRanks {
+        /// Ranks asked for.
+        ranks: usize,
+        /// [`MAX_RANKS`].
+        max: usize,
+    },
     /// A split is along one axis or two.
     #[error("a split along {found} axes, expected 1 or 2")]
     AxisCount {
@@ -195,6 +206,9 @@ fn check<'a>(
     let rank = problem.rank();
     if ranks == 0 {
         return Err(SplitError::NoRanks);
+    }
+    if ranks > MAX_RANKS {
+        return Err(SplitError::TooManyRanks { ranks, max: MAX_RANKS });
     }
     if !(1..=2).contains(&axes.len()) {
         return Err(SplitError::AxisCount { found: axes.len() });

@@ -155,6 +155,9 @@ fn splits_that_make_no_sense_are_refused() {
     let whole = problem(&[1, 8, 8, 1, 4], &params);
     let refused = |ranks, axes: &[usize]| Split::new(&whole, ranks, axes).unwrap_err();
     assert_eq!(refused(0, &[0]), SplitError::NoRanks);
+    let most = MAX_RANKS;
+    assert_eq!(refused(usize::MAX, &[0]), SplitError::TooManyRanks { ranks: usize::MAX, max: most });
+    assert_eq!(Split::new(&whole, most, &[0, 1]).unwrap().parts().len(), most);
     assert_eq!(refused(2, &[]), SplitError::AxisCount { found: 0 });
     assert_eq!(refused(2, &[2]), SplitError::Axis { axis: 2, rank: 2 });
     assert_eq!(refused(2, &[1, 1]), SplitError::Repeated { axis: 1 });
