@@ -19,7 +19,7 @@ proptest! {
     #[test]
     fn windows_have_their_size_and_bounds([extent, w, s, d, causal] in axis(500)) {
         let is_causal = causal == 1;
-        let axis = Axis { query_extent: extent, key_extent: extent, kernel_size: w, stride: s, dilation: d, is_causal, ..Axis::UNIT };
+        let axis = Axis { kernel_size: w, stride: s, dilation: d, is_causal, ..Axis::whole(extent) };
         let mut tokens = 0;
         for g in 0..d {
             let residue = axis.residue(g);

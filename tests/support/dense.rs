@@ -7,17 +7,23 @@ use natten::window::Axis;
 use natten::{Element, Inputs, Problem, Saved, Tensor};
 use num_traits::Float;
 
-/// Whether query token `q` sees each key token along an axis: from lists of tokens, without the closed forms.
+/// Whether query `q` of a call sees each of its keys along an axis: what the whole's query sees of those.
 fn seen(axis: &Axis, q: usize) -> Vec<bool> {
-    let (w, s, d) = (axis.kernel_size, axis.stride, axis.dilation);
-    if axis.query_extent != axis.key_extent {
-        let place = q as isize + axis.query_offset;
-        return (0..axis.key_extent).map(|k| !axis.is_causal || k as isize <= place).collect();
+    let keys = axis.key_start..axis.key_start + axis.key_extent;
+    if axis.kernel_size >= axis.extent && axis.dilation == 1 && !axis.is_causal {
+        // Of plain attention there may be more queries than the whole has tokens.
+        return vec![true; keys.len()];
     }
-    let members: Vec<usize> = (q % d..axis.key_extent).step_by(d).collect();
+    seen_of_whole(axis, axis.query_start + q)[keys].to_vec()
+}
+
+/// Whether token `q` of a whole axis sees each other one: from lists of tokens, without the closed forms.
+fn seen_of_whole(axis: &Axis, q: usize) -> Vec<bool> {
+    let (w, s, d) = (axis.kernel_size, axis.stride, axis.dilation);
+    let members: Vec<usize> = (q % d..axis.extent).step_by(d).collect();
     let at = |x: usize| members.iter().position(|&member| member == x).expect("of this residue");
     let block = members.chunks(s).find(|block| block.contains(&q)).expect("some block");
-    let mut row = vec![false; axis.key_extent];
+    let mut row = vec![false; axis.extent];
     if axis.is_causal {
         let (at_q, last) = (at(q), at(*block.last().expect("no empty block")));
         members.iter().enumerate().for_each(|(at_k, &k)| row[k] = at_k <= at_q && at_k + w > last);

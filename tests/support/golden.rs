@@ -54,6 +54,7 @@ impl Arguments {
             is_causal: self.is_causal[i],
         };
         Spec {
+            regions: Vec::new(),
             mask: Mask::Neighborhood {
                 axes: (0..self.token_shape.len()).map(axis).collect(),
                 token_shape: self.token_shape,

@@ -2,8 +2,10 @@
 
 use natten::{
     AttentionParams, AxisParams, DynParams, Element, ElementType, Inputs, KernelSizePolicy, Layout, Problem,
-    ProblemError, Sequences, Tensor,
+    ProblemError, Region, Sequences, Tensor,
 };
+
+use std::ops::Range;
 
 use crate::rng::Rng;
 
@@ -59,6 +61,8 @@ impl From<bool> for Causality {
 pub struct Spec {
     /// Which keys each query sees.
     pub mask: Mask,
+    /// The parts of a neighborhood's axes that the tensors hold, where that is not all.
+    pub regions: Vec<(usize, Region)>,
     /// Independent items.
     pub batch: usize,
     /// Heads of the query.
@@ -104,7 +108,18 @@ impl Spec {
     }
 
     fn of(mask: Mask) -> Self {
-        Spec { mask, batch: 1, heads: 1, heads_kv: 1, head_dim: 8, head_dim_v: 8, additional: 0, scale: None }
+        let (regions, scale) = (Vec::new(), None);
+        Spec {
+            mask,
+            regions,
+            batch: 1,
+            heads: 1,
+            heads_kv: 1,
+            head_dim: 8,
+            head_dim_v: 8,
+            additional: 0,
+            scale,
+        }
     }
 
     fn each_axis<T: Copy>(mut self, values: &[T], set: impl Fn(&mut AxisParams, T)) -> Self {
@@ -127,6 +142,13 @@ impl Spec {
     /// Sets the causality of each axis.
     pub fn causal(self, is_causal: &[bool]) -> Self {
         self.each_axis(is_causal, |axis, value| axis.is_causal = value)
+    }
+
+    /// Makes it the part of a whole, the neighborhood's token shape, that has these queries and keys along an axis.
+    pub fn region(mut self, axis: usize, queries: Range<usize>, keys: Range<usize>) -> Self {
+        let Mask::Neighborhood { token_shape, .. } = &self.mask else { panic!("no whole: {self:?}") };
+        self.regions.push((axis, Region::of(token_shape[axis]).queries(queries).keys(keys)));
+        self
     }
 
     /// Sets heads and heads of key and value.
@@ -157,7 +179,7 @@ impl Spec {
     /// Extents of the query's token axes.
     pub fn query_tokens(&self) -> Vec<usize> {
         match &self.mask {
-            Mask::Neighborhood { token_shape, .. } => token_shape.clone(),
+            Mask::Neighborhood { token_shape, .. } => self.held(token_shape, Region::query_tokens),
             Mask::Attention { queries, .. } => vec![*queries],
             Mask::Packed { queries, .. } => vec![queries.iter().sum()],
         }
@@ -166,20 +188,24 @@ impl Spec {
     /// Extents of the key's token axes.
     pub fn key_tokens(&self) -> Vec<usize> {
         match &self.mask {
-            Mask::Neighborhood { token_shape, .. } => token_shape.clone(),
+            Mask::Neighborhood { token_shape, .. } => self.held(token_shape, Region::key_tokens),
             Mask::Attention { keys, .. } => vec![*keys],
             Mask::Packed { keys, .. } => vec![keys.iter().sum()],
         }
     }
 
+    /// A token shape with the extents of the regions' tokens.
+    fn held(&self, token_shape: &[usize], tokens: fn(&Region) -> Range<usize>) -> Vec<usize> {
+        let mut shape = token_shape.to_vec();
+        self.regions.iter().for_each(|(axis, region)| shape[*axis] = tokens(region).len());
+        shape
+    }
+
     /// The parameters of a neighborhood.
     pub fn dyn_params(&self) -> Option<DynParams> {
-        match &self.mask {
-            Mask::Neighborhood { axes, .. } => {
-                Some(DynParams::new(axes, self.scale, KernelSizePolicy::Exact))
-            }
-            _ => None,
-        }
+        let Mask::Neighborhood { axes, .. } = &self.mask else { return None };
+        let params = DynParams::new(axes, self.scale, KernelSizePolicy::Exact);
+        Some(self.regions.iter().fold(params, |params, (axis, region)| params.region(*axis, *region)))
     }
 
     fn shape(&self, tokens: &[usize], heads: usize, dim: usize) -> Vec<usize> {
@@ -234,9 +260,8 @@ impl natten::Mask for Spec {
             self.scale.map_or(params, |scale| params.scale(scale))
         };
         match &self.mask {
-            Mask::Neighborhood { axes, .. } => {
-                let params = DynParams::new(axes, self.scale, KernelSizePolicy::Exact);
-                Problem::new(&params, inputs, element_type)
+            Mask::Neighborhood { .. } => {
+                Problem::new(&self.dyn_params().expect("of a neighborhood"), inputs, element_type)
             }
             Mask::Attention { causality, .. } => Problem::attention(&params(causality), inputs, element_type),
             Mask::Packed { queries, keys, causality } => {

@@ -47,6 +47,11 @@ pub trait Subject: Send + Sync + 'static {
         None
     }
 
+    /// For each token axis, tokens at whose multiples a whole can be cut into parts that give its bits; nothing, if it promises none.
+    fn grain(&self, _problem: &Problem) -> Option<Vec<usize>> {
+        None
+    }
+
     /// Writes every element of `output`; says how it kept its weights. Only a kernel that multiplies on tensor cores may
     /// round them.
     ///
@@ -171,6 +176,10 @@ impl Subject for Reference {
         "reference".to_owned()
     }
 
+    fn grain(&self, problem: &Problem) -> Option<Vec<usize>> {
+        Some(vec![1; problem.rank()])
+    }
+
     fn forward<E: Element>(
         &self,
         problem: &Problem,
@@ -229,6 +238,10 @@ impl Subject for Reference {
 impl Subject for Cpu {
     fn name(&self) -> String {
         format!("cpu {}", self.chosen_isa().expect("chosen when the subject was made"))
+    }
+
+    fn grain(&self, problem: &Problem) -> Option<Vec<usize>> {
+        Some(Cpu::grain(self, problem).expect("chosen when the subject was made"))
     }
 
     fn forward<E: Element>(

@@ -55,6 +55,12 @@ pub enum CliError {
     /// Nothing to count or to time.
     #[error("--batch-size is 0, which leaves nothing to do")]
     EmptyBatch,
+    /// A part of a whole in which nobody asks for anything.
+    #[error("--queries names no token, which leaves nothing to do")]
+    NoQueries,
+    /// A page that shows what it cannot change.
+    #[error("the page to play with shows whole axes: a picture of --queries and --keys is .svg or .png")]
+    RegionPage,
     /// Counts of the problem would overflow.
     #[error("the problem has more than 2^56 pairs of a query and a key, which is beyond planning")]
     TooLarge,
@@ -87,6 +93,18 @@ pub enum CliError {
         query: usize,
         /// Tokens along the axis.
         extent: usize,
+    },
+    /// A query that the part does not have.
+    #[error("axis {axis}: query {query} is not among the queries {start}..{end}")]
+    QueryNotHeld {
+        /// The token axis.
+        axis: usize,
+        /// Coordinate asked for.
+        query: usize,
+        /// First query of the part.
+        start: usize,
+        /// Where they end.
+        end: usize,
     },
     /// A picture that nobody could look at.
     #[error("axis {axis}: a picture shows up to {max} tokens, not {extent}")]

@@ -14,6 +14,7 @@ mod output;
 mod plan;
 mod problem_args;
 mod profile;
+mod region_args;
 mod verify;
 mod viz;
 

@@ -14,6 +14,7 @@ use crate::device::{Arch, DeviceName, Limits};
 use crate::error::CliError;
 use crate::output::{self, Rows, Significant, Tone, plain};
 use crate::problem_args::{DtypeName, ProblemArgs, describe};
+use crate::region_args::RegionArgs;
 
 use expected::{ExpectedBackward, Foreseen};
 pub use tiles::{Plan, TileChoice};
@@ -33,6 +34,8 @@ pub const BACKWARD_FACTOR: f64 = 2.5;
 pub struct PlanArgs {
     #[command(flatten)]
     problem: ProblemArgs,
+    #[command(flatten)]
+    regions: RegionArgs,
     /// Element type.
     #[arg(long, ignore_case = true, value_enum, default_value_t = DtypeName::Fp16)]
     dtype: DtypeName,
@@ -85,7 +88,7 @@ pub enum StartName {
 /// Runs the verb.
 pub fn run(args: &PlanArgs) -> Result<ExitCode, CliError> {
     let element_type = args.dtype.element_type();
-    let problem = args.problem.problem(element_type)?;
+    let problem = args.regions.problem(&args.problem, &args.problem.axes()?, element_type)?;
     let choice = TileChoice::new(&args.tiles, problem.rank(), args.arch.tile_tokens())?;
     let plans = choice.ranked(&problem);
     let Some(chosen) = plans.first() else { return Err(CliError::Tile { flag: "q-tile" }) };
@@ -98,7 +101,7 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode, CliError> {
         .map(|limits| Foreseen::on(limits, &problem, args.backprop))
         .collect();
     let suggestions = match args.suggest {
-        true => suggest::suggestions(&args.problem, element_type, &choice)?,
+        true => suggest::suggestions((&args.problem, &args.regions), element_type, &choice)?,
         false => Vec::new(),
     };
     let most = if args.max_configs == 0 { usize::MAX } else { args.max_configs };

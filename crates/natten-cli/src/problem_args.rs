@@ -1,7 +1,9 @@
 //! The flags that describe a problem, the same for every verb and named as NATTEN's profiler names them.
 
 use clap::{Args, ValueEnum};
-use natten::{AxisParams, DynParams, ElementType, Inputs, KernelSize, KernelSizePolicy, Layout, Problem};
+use natten::{
+    AxisParams, DynParams, ElementType, Inputs, KernelSize, KernelSizePolicy, Layout, Problem, Region,
+};
 use serde_json::{Value, json};
 
 use crate::error::CliError;
@@ -89,7 +91,12 @@ impl ProblemArgs {
     }
 
     /// One entry an axis.
-    fn per_axis<T: Copy>(&self, flag: &'static str, values: &[T], default: &[T]) -> Result<Vec<T>, CliError> {
+    pub fn per_axis<T: Copy>(
+        &self,
+        flag: &'static str,
+        values: &[T],
+        default: &[T],
+    ) -> Result<Vec<T>, CliError> {
         match values.len() {
             0 => Ok(default.to_vec()),
             1 => Ok(vec![values[0]; self.rank()]),
@@ -131,20 +138,36 @@ impl ProblemArgs {
 
     /// The validated problem.
     pub fn problem(&self, element_type: ElementType) -> Result<Problem, CliError> {
-        self.problem_of(&self.axes()?, element_type)
+        self.problem_of(&self.axes()?, &[], element_type)
     }
 
-    /// The same tensors with other parameters.
-    pub fn problem_of(&self, axes: &[AxisParams], element_type: ElementType) -> Result<Problem, CliError> {
+    /// The same tensors with other parameters; of each axis the region, if there are any.
+    pub fn problem_of(
+        &self,
+        axes: &[AxisParams],
+        regions: &[Region],
+        element_type: ElementType,
+    ) -> Result<Problem, CliError> {
         self.check_size()?;
+        // As many as the whole has at most: that a region leaves it is said of the region.
+        let held = |tokens: fn(&Region) -> std::ops::Range<usize>| -> Vec<usize> {
+            let of_region = |(axis, &extent): (usize, &usize)| {
+                regions.get(axis).map_or(extent, |region| tokens(region).len().min(extent))
+            };
+            self.input_size.iter().enumerate().map(of_region).collect()
+        };
+        let (queries, keys) = (held(Region::query_tokens), held(Region::key_tokens));
         let heads_kv = self.heads_kv.unwrap_or(self.heads);
         let dim_value = self.dim_value.unwrap_or(self.dim);
-        let rows = |heads: usize, width: usize| {
-            let shape = [&[self.batch_size], self.input_size.as_slice(), &[heads, width]].concat();
+        let rows = |tokens: &[usize], heads: usize, width: usize| {
+            let shape = [&[self.batch_size], tokens, &[heads, width]].concat();
             Layout::contiguous(&shape).map_err(natten::Error::from)
         };
-        let mut inputs =
-            Inputs::new(rows(self.heads, self.dim)?, rows(heads_kv, self.dim)?, rows(heads_kv, dim_value)?);
+        let mut inputs = Inputs::new(
+            rows(&queries, self.heads, self.dim)?,
+            rows(&keys, heads_kv, self.dim)?,
+            rows(&keys, heads_kv, dim_value)?,
+        );
         if self.add_kv > 0 {
             let of = |width| {
                 Layout::contiguous(&[self.batch_size, self.add_kv, heads_kv, width])
@@ -153,6 +176,8 @@ impl ProblemArgs {
             inputs = inputs.with_additional(of(self.dim)?, of(dim_value)?);
         }
         let params = DynParams::new(axes, None, KernelSizePolicy::Exact);
+        let params =
+            regions.iter().enumerate().fold(params, |params, (axis, region)| params.region(axis, *region));
         Ok(Problem::new(&params, &inputs, element_type)?)
     }
 
@@ -173,7 +198,7 @@ impl ProblemArgs {
     /// The problem for a JSON report.
     pub fn to_json(&self, problem: &Problem) -> Value {
         let axes = &problem.axes()[3 - problem.rank()..];
-        json!({
+        let mut report = json!({
             "batch_size": problem.batch(),
             "heads": problem.heads(),
             "heads_kv": problem.heads_kv(),
@@ -186,7 +211,15 @@ impl ProblemArgs {
             "causal": axes.iter().map(|axis| axis.is_causal).collect::<Vec<_>>(),
             "add_kv": problem.additional_keys(),
             "dtype": problem.element_type().name(),
-        })
+        });
+        if problem.has_region() {
+            let ranges =
+                |of: fn(&natten::window::Axis) -> [usize; 2]| axes.iter().map(of).collect::<Vec<_>>();
+            report["queries"] =
+                json!(ranges(|axis| [axis.query_start, axis.query_start + axis.query_extent]));
+            report["keys"] = json!(ranges(|axis| [axis.key_start, axis.key_start + axis.key_extent]));
+        }
+        report
     }
 }
 
@@ -195,11 +228,24 @@ pub fn times(values: &[usize]) -> String {
     values.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ")
 }
 
+/// `30 x 48 tokens, window 5 x 7`, and which of them a part has.
+pub fn tokens_and_window(axes: &[natten::window::Axis]) -> String {
+    let list = |f: fn(&natten::window::Axis) -> String| axes.iter().map(f).collect::<Vec<_>>().join(" x ");
+    let mut text = format!("{} tokens, ", list(|axis| axis.extent.to_string()));
+    if !axes.iter().all(natten::window::Axis::is_whole) {
+        let range = |start: usize, extent: usize| format!("{start}..{}", start + extent);
+        let queries = axes.iter().map(|axis| range(axis.query_start, axis.query_extent)).collect::<Vec<_>>();
+        let keys = axes.iter().map(|axis| range(axis.key_start, axis.key_extent)).collect::<Vec<_>>();
+        text += &format!("queries {}, keys {}, ", queries.join(" x "), keys.join(" x "));
+    }
+    text + &format!("window {}", list(|axis| axis.kernel_size.to_string()))
+}
+
 /// One line that states a problem.
 pub fn describe(problem: &Problem) -> String {
     let axes = &problem.axes()[3 - problem.rank()..];
     let list = |f: fn(&natten::window::Axis) -> usize| times(&axes.iter().map(f).collect::<Vec<_>>());
-    let mut text = format!("{} tokens, window {}", list(|a| a.query_extent), list(|a| a.kernel_size));
+    let mut text = tokens_and_window(axes);
     if axes.iter().any(|axis| axis.stride > 1) {
         text += &format!(", stride {}", list(|a| a.stride));
     }

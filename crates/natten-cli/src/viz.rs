@@ -19,6 +19,7 @@ use crate::names::escaped;
 use crate::output;
 use crate::plan::{StartName, TileChoice, TileFlags};
 use crate::problem_args::ProblemArgs;
+use crate::region_args::RegionArgs;
 use cells::View;
 
 /// Most tokens along an axis of a picture.
@@ -35,7 +36,9 @@ const MAX_EXTENT: usize = 256;
 pub struct VizArgs {
     #[command(flatten)]
     problem: ProblemArgs,
-    /// The query's coordinates [default: the middle].
+    #[command(flatten)]
+    regions: RegionArgs,
+    /// The query's coordinates in the whole [default: the middle of the queries].
     #[arg(long, num_args = 1.., value_name = "TOKEN")]
     query: Vec<usize>,
     #[command(flatten)]
@@ -53,7 +56,7 @@ pub struct VizArgs {
 
 /// Runs the verb.
 pub fn run(args: &VizArgs) -> Result<ExitCode, CliError> {
-    let problem = args.problem.problem(ElementType::F32)?;
+    let problem = args.regions.problem(&args.problem, &args.problem.axes()?, ElementType::F32)?;
     let view = view(args, &problem)?;
     let mut files = args.out.clone();
     files.extend(args.html.clone());
@@ -82,6 +85,7 @@ fn picture(view: &View, file: &Path) -> Result<Vec<u8>, CliError> {
     match file.extension().and_then(|extension| extension.to_str()) {
         Some("svg") => Ok(scene::draw(view).to_svg().into_bytes()),
         Some("png") => raster::to_png(&scene::draw(view)),
+        Some("html") if view.is_part() => Err(CliError::RegionPage),
         Some("html") => Ok(page::html(view).into_bytes()),
         _ => Err(CliError::PictureFormat { path: file.to_owned() }),
     }
@@ -91,19 +95,24 @@ fn picture(view: &View, file: &Path) -> Result<Vec<u8>, CliError> {
 fn view(args: &VizArgs, problem: &Problem) -> Result<View, CliError> {
     let rank = problem.rank();
     let axes = *problem.axes();
-    if let Some(i) = (0..3).find(|&i| axes[i].query_extent > MAX_EXTENT) {
-        let extent = axes[i].query_extent;
+    if let Some(i) = (0..3).find(|&i| axes[i].extent > MAX_EXTENT) {
+        let extent = axes[i].extent;
         return Err(CliError::PictureExtent { axis: i + rank - 3, extent, max: MAX_EXTENT });
     }
-    let mut query = axes.map(|axis| axis.query_extent / 2);
+    let mut query = axes.map(|axis| axis.query_start + axis.query_extent / 2);
     match args.query.len() {
         0 => (),
         found if found == rank => query[3 - rank..].copy_from_slice(&args.query),
         found => return Err(CliError::AxisCount { flag: "query", found, axes: rank }),
     }
-    if let Some(i) = (0..3).find(|&i| query[i] >= axes[i].query_extent) {
-        let (query, extent) = (query[i], axes[i].query_extent);
+    if let Some(i) = (0..3).find(|&i| query[i] >= axes[i].extent) {
+        let (query, extent) = (query[i], axes[i].extent);
         return Err(CliError::QueryOutside { axis: i + rank - 3, query, extent });
+    }
+    let queries = |i: usize| axes[i].query_start..axes[i].query_start + axes[i].query_extent;
+    if let Some(i) = (0..3).find(|&i| !queries(i).contains(&query[i])) {
+        let std::ops::Range { start, end } = queries(i);
+        return Err(CliError::QueryNotHeld { axis: i + rank - 3, query: query[i], start, end });
     }
     // The dynamic start is what our own kernels take.
     let start = args.tiles.kv_start.unwrap_or(StartName::Dynamic);

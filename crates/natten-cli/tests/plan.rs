@@ -2,7 +2,7 @@
 
 mod support;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{json_lines, refuse, succeed};
 
 fn plan(line: &str) -> Value {
@@ -209,4 +209,41 @@ fn bad_problems_are_refused() {
     assert!(refuse("plan -w 3").contains("--input-size"));
     assert!(refuse("plan -i 8 -w 3 -b 0").contains("--batch-size is 0"));
     assert!(refuse("plan -i 8 -w 3 --on b300").contains("rtx5090"));
+}
+
+/// Parts of a clip have its work between them, and each the keys that it needs.
+#[test]
+fn parts_of_a_whole_are_planned() {
+    let clip = "-i 33 24 20 -w 5 7 3 -s 2 1 1 -c 1 0 0 -n 2";
+    let useful = |report: &Value| report["flops"]["useful"].as_f64().unwrap();
+    let parts = ["..7", "7..20", "20.."].map(|frames| plan(&format!("{clip} --queries {frames} .. ..")));
+    let sum: f64 = parts.iter().map(useful).sum();
+    assert_eq!(sum, useful(&plan(clip)));
+    // Frames 6 and 7 are one block of the whole, which sees what frame 7 sees first.
+    assert_eq!(parts[1]["problem"]["queries"], json!([[7, 20], [0, 24], [0, 20]]));
+    assert_eq!(parts[1]["problem"]["keys"], json!([[3, 20], [0, 24], [0, 20]]));
+    assert!(plan(clip)["problem"].get("queries").is_none());
+    let text = succeed(&format!("plan {clip} --queries 7..20 .. .."));
+    assert!(
+        text.contains("33 x 24 x 20 tokens, queries 7..20 x 0..24 x 0..20, keys 3..20 x 0..24 x 0..20,"),
+        "{text}"
+    );
+    succeed(&format!("plan {clip} --queries 7..20 .. .. --keys 2..21 .. .. --suggest"));
+}
+
+#[test]
+fn wrong_parts_are_refused() {
+    let refuse = |flags: &str| refuse(&format!("plan -i 33 20 -w 5 3 {flags}"));
+    assert!(
+        refuse("--queries 7..9 .. --keys 6..11 ..")
+            .contains("axis 0: a query needs key 5, the call holds the keys 6..11")
+    );
+    assert!(refuse("--queries .. 9..7").contains("axis 1: the region of query ends before it begins, 9..7"));
+    assert!(
+        refuse("--queries 30..34 ..").contains("axis 0: the region 30..34 of query leaves the 33 tokens")
+    );
+    assert!(refuse("--queries 3..3 ..").contains("--queries names no token"));
+    assert!(refuse("--queries .. .. ..").contains("--queries has 3 entries for 2 token axes"));
+    assert!(refuse("--keys 1").contains("a range of tokens is needed, as 16..20"));
+    assert!(refuse("--queries 2..99999999999999999999 ..").contains("a range of tokens is needed"));
 }

@@ -43,6 +43,33 @@ fn bad_requests_are_refused() {
     assert!(refuse("viz -i 16 16 -w 5 --query 1 2 3 4").contains("--query has 4 entries for 2 token axes"));
 }
 
+/// Of a part the query is one of its own, and what it sees is what it sees in the whole.
+#[test]
+fn parts_of_a_whole_are_drawn() {
+    let folder = folder("viz_parts");
+    let line =
+        |flags: &str| format!("viz -i 12 14 -w 5 3 -s 2 1 {flags} -o {}/a.svg --json", folder.display());
+    let drawn = |flags: &str| {
+        let report = json_lines(&succeed(&line(flags))).remove(0);
+        (report, std::fs::read_to_string(folder.join("a.svg")).unwrap())
+    };
+    let (report, part) = drawn("--queries 5..9 .. --query 8 4");
+    assert_eq!((&report["keys"], &report["problem"]["keys"]), (&json!(15), &json!([[3, 12], [0, 14]])));
+    let (_, whole) = drawn("--query 8 4");
+    for color in ["#3a7cb4", "#c8283c"] {
+        assert_eq!(part.matches(color).count(), whole.matches(color).count(), "{color}");
+    }
+    // Three rows without keys, and the legend's square.
+    assert_eq!(part.matches("#fceeec").count(), 3 * 14 + 1);
+    assert_eq!(drawn("--queries 5..9 ..").0["query"], json!([7, 7]));
+    assert!(
+        refuse(&line("--queries 5..9 .. --query 3 3"))
+            .contains("axis 0: query 3 is not among the queries 5..9")
+    );
+    let page = format!("viz -i 12 14 -w 5 3 --queries 5..9 .. --html {}/a.html", folder.display());
+    assert!(refuse(&page).contains("the page to play with shows whole axes"));
+}
+
 #[test]
 fn nothing_is_written_when_one_file_is_refused() {
     let folder = folder("viz_refused");
@@ -87,16 +114,8 @@ fn small_axes() -> Vec<Axis> {
             for kernel_size in 1..=extent / dilation {
                 for stride in 1..=kernel_size {
                     for is_causal in [false, true] {
-                        let (query_extent, key_extent) = (extent, extent);
-                        axes.push(Axis {
-                            query_extent,
-                            key_extent,
-                            kernel_size,
-                            stride,
-                            dilation,
-                            is_causal,
-                            ..Axis::UNIT
-                        });
+                        let whole = Axis::whole(extent);
+                        axes.push(Axis { kernel_size, stride, dilation, is_causal, ..whole });
                     }
                 }
             }

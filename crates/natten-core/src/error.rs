@@ -199,6 +199,82 @@ pub enum ProblemError {
         /// Window, in tokens.
         kernel_size: usize,
     },
+    /// An axis of which a region was given does not exist.
+    #[error("region of axis {axis}: there are {rank} token axes, counted from 0")]
+    RegionAxis {
+        /// The axis asked for.
+        axis: usize,
+        /// Token axes there are.
+        rank: usize,
+    },
+    /// There is no such token axis.
+    #[error("axis {axis}: there are {rank} token axes, counted from 0")]
+    NoSuchAxis {
+        /// The axis asked for.
+        axis: usize,
+        /// Token axes there are.
+        rank: usize,
+    },
+    /// The whole that a region is of has more tokens than any tensor.
+    #[error("axis {axis}: a region of {extent} tokens, more than any tensor has")]
+    RegionTooLong {
+        /// The token axis.
+        axis: usize,
+        /// Tokens of the whole.
+        extent: usize,
+    },
+    /// A region ends before it begins.
+    #[error("axis {axis}: the region of {tensor} ends before it begins, {start}..{end}")]
+    RegionReversed {
+        /// The tensor whose tokens it says.
+        tensor: Role,
+        /// The token axis.
+        axis: usize,
+        /// Its first token.
+        start: usize,
+        /// Where it ends.
+        end: usize,
+    },
+    /// A region leaves the whole.
+    #[error("axis {axis}: the region {start}..{end} of {tensor} leaves the {extent} tokens of the axis")]
+    RegionOutside {
+        /// The tensor whose tokens it says.
+        tensor: Role,
+        /// The token axis.
+        axis: usize,
+        /// Its first token.
+        start: usize,
+        /// Where it ends.
+        end: usize,
+        /// Tokens of the whole.
+        extent: usize,
+    },
+    /// A tensor has not as many tokens as its region.
+    #[error("{tensor}: token axis {axis} has extent {found}, its region {start}..{end} has {}", end - start)]
+    RegionExtent {
+        /// The tensor.
+        tensor: Role,
+        /// The token axis.
+        axis: usize,
+        /// First token of the region.
+        start: usize,
+        /// Where it ends.
+        end: usize,
+        /// Tokens the tensor has.
+        found: usize,
+    },
+    /// A query sees a key that is not among those of the call.
+    #[error("axis {axis}: a query needs key {key}, the call holds the keys {start}..{end}")]
+    KeyNotHeld {
+        /// The token axis.
+        axis: usize,
+        /// The first such key, a token of the whole.
+        key: usize,
+        /// First key that the call holds.
+        start: usize,
+        /// Where these end.
+        end: usize,
+    },
     /// The softmax scale is NaN or infinite.
     #[error("scale is {scale}, it must be finite")]
     ScaleNotFinite {

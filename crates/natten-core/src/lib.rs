@@ -1,5 +1,5 @@
-//! Neighborhood attention without a backend: problem descriptors, window mathematics, tile planning and the
-//! f64 reference.
+//! Neighborhood attention without a backend: problem descriptors, window mathematics, parts of a whole ([`region`]), tile
+//! planning and the f64 reference.
 //!
 //! A query at token `x` attends to the keys of a window around `x`, axis by axis:
 //!
@@ -17,6 +17,7 @@
 //! | kernel_size, window | tokens a query sees along an axis |
 //! | stride | queries that share one window; steps in memory are `*_strides` |
 //! | dilation | step between the window's tokens |
+//! | region | the part of a larger token space that a call holds, with the windows of the whole |
 //! | tile | a box of tokens worked on together |
 //! | lse | natural log of the softmax's denominator |
 #![deny(unsafe_code)]
@@ -36,6 +37,7 @@ mod problem;
 #[allow(unsafe_code, reason = "views over pointers, all of it in one module, each block with its reason")]
 mod raw;
 pub mod reference;
+pub mod region;
 mod tensor;
 pub mod window;
 
@@ -50,4 +52,5 @@ pub use packed::{PackedSequence, Sequences};
 pub use params::{AttentionParams, AxisParams, DynParams, KernelSize, KernelSizePolicy, Params, PerAxis};
 pub use problem::Problem;
 pub use raw::{TensorView, TensorViewMut};
+pub use region::Region;
 pub use tensor::Tensor;

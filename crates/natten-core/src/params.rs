@@ -1,4 +1,9 @@
-//! The operator's parameters: window, stride, dilation and causality per axis, and the scale.
+//! The operator's parameters: window, stride, dilation and causality per axis, and the scale; and of which part of a whole a
+//! call is.
+
+use crate::error::ProblemError;
+use crate::region::Region;
+use crate::window::Axis;
 
 /// Extent of the window along one axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,8 +75,11 @@ pub struct Params<const RANK: usize> {
     is_causal: [bool; RANK],
     scale: Option<f32>,
     policy: KernelSizePolicy,
+    regions: [Option<Region>; RANK],
     /// An axis that was to be opened and that there is not; a builder cannot report it.
     no_such_axis: Option<usize>,
+    /// One that a region was given of.
+    no_such_region: Option<usize>,
 }
 
 impl<const RANK: usize> Params<RANK> {
@@ -86,7 +94,9 @@ impl<const RANK: usize> Params<RANK> {
             is_causal: [false; RANK],
             scale: None,
             policy: KernelSizePolicy::Exact,
+            regions: [None; RANK],
             no_such_axis: None,
+            no_such_region: None,
         }
     }
 
@@ -133,6 +143,28 @@ impl<const RANK: usize> Params<RANK> {
         self
     }
 
+    /// The tensors hold a part of `axis`: the windows are those of the whole, of which the queries and the keys are the tokens
+    /// that `region` says. Window, stride and dilation are held against the whole's extent.
+    ///
+    /// `axis` counts token axes from 0; [`Problem::new`](crate::Problem::new) reports one that there is not, as
+    /// [`ProblemError::RegionAxis`](crate::ProblemError::RegionAxis).
+    ///
+    /// # Examples
+    /// ```
+    /// use natten_core::{Params, Region};
+    /// // Four of 33 frames, and those around them that they see.
+    /// let frames = Region::of(33).queries(16..20).keys(14..22);
+    /// let params = Params::new([5, 7, 7]).region(0, frames);
+    /// # let _ = params;
+    /// ```
+    pub fn region(mut self, axis: usize, region: Region) -> Self {
+        match self.regions.get_mut(axis) {
+            Some(of_axis) => *of_axis = Some(region),
+            None => self.no_such_region = Some(axis),
+        }
+        self
+    }
+
     /// The same parameters with the rank as a value.
     pub fn to_dyn(&self) -> DynParams {
         let axes = std::array::from_fn(|axis| AxisParams {
@@ -146,7 +178,9 @@ impl<const RANK: usize> Params<RANK> {
             axes,
             scale: self.scale,
             policy: self.policy,
+            regions: std::array::from_fn(|axis| self.regions.get(axis).copied().flatten()),
             no_such_axis: self.no_such_axis,
+            no_such_region: self.no_such_region,
         }
     }
 }
@@ -183,6 +217,42 @@ impl AxisParams {
     }
 }
 
+impl AxisParams {
+    /// The mask of a whole axis of so many tokens.
+    ///
+    /// # Errors
+    /// What is wrong with window, stride or dilation.
+    fn on(&self, axis: usize, token_extent: usize, policy: KernelSizePolicy) -> Result<Axis, ProblemError> {
+        let AxisParams { kernel_size, stride, dilation, is_causal } = *self;
+        if dilation == 0 {
+            return Err(ProblemError::DilationZero { axis });
+        }
+        if stride == 0 {
+            return Err(ProblemError::StrideZero { axis });
+        }
+        let fits = token_extent / dilation;
+        let (asked, is_cut) = match kernel_size {
+            KernelSize::Tokens(0) => return Err(ProblemError::KernelSizeZero { axis }),
+            KernelSize::Tokens(tokens) => (tokens, policy == KernelSizePolicy::Clamp),
+            KernelSize::Whole => (fits, true),
+        };
+        // A window cut to what fits may have nothing to be cut to; its size is then not to blame.
+        if is_cut && fits == 0 {
+            return Err(ProblemError::DilationTooLarge { axis, dilation, token_extent });
+        }
+        let kernel_size = if is_cut { asked.min(fits) } else { asked };
+        if kernel_size > fits {
+            return Err(ProblemError::KernelSizeTooLarge { axis, kernel_size, dilation, token_extent });
+        }
+        // Against the window asked for: clamping excuses what the axis is too short for, not a mistake.
+        if stride > asked {
+            return Err(ProblemError::StrideTooLarge { axis, stride, kernel_size: asked });
+        }
+        let stride = stride.min(kernel_size);
+        Ok(Axis { kernel_size, stride, dilation, is_causal, ..Axis::whole(token_extent) })
+    }
+}
+
 /// [`Params`] with the rank as a value, for callers that learn it at run time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DynParams {
@@ -190,7 +260,9 @@ pub struct DynParams {
     pub(crate) axes: [AxisParams; 3],
     pub(crate) scale: Option<f32>,
     pub(crate) policy: KernelSizePolicy,
+    pub(crate) regions: [Option<Region>; 3],
     pub(crate) no_such_axis: Option<usize>,
+    pub(crate) no_such_region: Option<usize>,
 }
 
 impl DynParams {
@@ -198,7 +270,35 @@ impl DynParams {
     /// [`Problem::new`](crate::Problem::new).
     pub fn new(axes: &[AxisParams], scale: Option<f32>, policy: KernelSizePolicy) -> Self {
         let padded = std::array::from_fn(|i| axes.get(i).copied().unwrap_or(AxisParams::new(1)));
-        DynParams { rank: axes.len(), axes: padded, scale, policy, no_such_axis: None }
+        DynParams {
+            rank: axes.len(),
+            axes: padded,
+            scale,
+            policy,
+            regions: [None; 3],
+            no_such_axis: None,
+            no_such_region: None,
+        }
+    }
+
+    /// As [`Params::region`].
+    pub fn region(mut self, axis: usize, region: Region) -> Self {
+        match self.regions[..self.rank.min(3)].get_mut(axis) {
+            Some(of_axis) => *of_axis = Some(region),
+            None => self.no_such_region = Some(axis),
+        }
+        self
+    }
+
+    /// The mask of a whole axis of so many tokens, for [`region::keys_needed`](crate::region::keys_needed) and the like.
+    ///
+    /// # Errors
+    /// Those of [`Problem::new`](crate::Problem::new) on window, stride and dilation; [`ProblemError::NoSuchAxis`].
+    pub fn axis(&self, axis: usize, extent: usize) -> Result<Axis, ProblemError> {
+        match self.axes[..self.rank.min(3)].get(axis) {
+            Some(params) => params.on(axis, extent, self.policy),
+            None => Err(ProblemError::NoSuchAxis { axis, rank: self.rank }),
+        }
     }
 
     /// Number of token axes.

@@ -7,6 +7,7 @@
 
 mod along;
 mod boxes;
+mod scores;
 mod tables;
 
 use std::ops::Range;
@@ -82,34 +83,6 @@ impl Residue {
         (first..seen.end)
             .step_by(tile)
             .map(move |k| (k..k + tile, self.coverage(queries.clone(), k..k + tile)))
-    }
-
-    /// Visible pairs of a query and a key; `u64::MAX` when there are more.
-    pub fn scores(&self) -> u64 {
-        u64_or_max(self.scores_u128())
-    }
-
-    fn scores_u128(&self) -> u128 {
-        let (len, s) = (self.query_len as u128, self.stride as u128);
-        if !self.is_causal {
-            return len * self.kernel_size as u128;
-        }
-        // Queries that rise see a key more each, those after them all ...
-        let rising = self.rising();
-        let (rises, after) = (rising.len() as u128, (self.query_len - rising.end) as u128);
-        let first = self.key_after(rising.start) as u128;
-        let ends = first * rises + rises * rises.saturating_sub(1) / 2 + after * self.key_len as u128;
-        // ... less the start of its block: max((block + 1) s - w, 0), the last block's leader being the last query, all as
-        // seen from where queries stand.
-        let w = self.query_at(self.kernel_size) as u128;
-        let hidden_from_all =
-            self.key_after(0).saturating_sub(1).saturating_sub(self.kernel_size) as u128 * len;
-        let blocks = len / s;
-        let skipped_blocks = (w / s).min(blocks);
-        let moving = blocks - skipped_blocks;
-        let starts = s * (s * (skipped_blocks + 1 + blocks) * moving / 2 - w * moving);
-        let ragged = (len % s) * len.saturating_sub(w);
-        ends - hidden_from_all - starts - ragged
     }
 }
 

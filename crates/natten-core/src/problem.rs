@@ -8,7 +8,8 @@ use crate::error::{ProblemError, Role, TensorAxis};
 use crate::layout::Layout;
 use crate::operands::Inputs;
 use crate::packed::{PackedSequence, Sequences};
-use crate::params::{AttentionParams, AxisParams, Causality, DynParams, KernelSize, KernelSizePolicy};
+use crate::params::{AttentionParams, Causality, DynParams};
+use crate::region::{check_extents, missing_key};
 use crate::window::Axis;
 
 /// A valid problem: extents, heads, and the mask of every axis.
@@ -27,6 +28,7 @@ pub struct Problem {
     element_type: ElementType,
     scale: f64,
     axes: [Axis; 3],
+    has_region: bool,
     packed: Option<Arc<[PackedSequence]>>,
 }
 
@@ -34,6 +36,9 @@ impl Problem {
     /// Neighborhood attention of `query`, `key` and `value` `[batch, tokens.., heads, head_dim]`, where key and
     /// value may have fewer heads (a divisor) and value another `head_dim`; additional keys and values are
     /// `[batch, n, heads_kv, head_dim]`.
+    ///
+    /// Along an axis with a [`Region`](crate::Region) the tensors hold a part of the tokens; along all others key and value have
+    /// the query's. A region without queries is legal and makes an empty output.
     ///
     /// # Errors
     /// The first rule of [`ProblemError`] that is broken, tensors before parameters.
@@ -50,13 +55,42 @@ impl Problem {
         if let Some(axis) = params.no_such_axis {
             return Err(ProblemError::WholeAxis { axis, rank });
         }
-        let tokens = &inputs.query.shape()[1..=rank];
-        expect_tokens(Role::Key, &inputs.key, tokens)?;
-        for (axis, &extent) in tokens.iter().enumerate() {
-            problem.axes[3 - rank + axis] = resolve_axis(axis, &params.axes[axis], extent, params.policy)?;
+        if let Some(axis) = params.no_such_region {
+            return Err(ProblemError::RegionAxis { axis, rank });
         }
+        let tokens = inputs.query.shape()[1..=rank].iter().zip(&inputs.key.shape()[1..=rank]);
+        for (axis, (&queries, &keys)) in tokens.clone().enumerate() {
+            check_extents(params.regions[axis].as_ref(), axis, queries, keys)?;
+        }
+        for (axis, (&extent, _)) in tokens.enumerate() {
+            let of_axis = match &params.regions[axis] {
+                None => {
+                    non_empty(Role::Query, TensorAxis::Token(axis), extent)?;
+                    params.axis(axis, extent)?
+                }
+                Some(region) => region.part_of(params.axis(axis, region.extent())?),
+            };
+            problem.has_region |= !of_axis.is_whole();
+            problem.axes[3 - rank + axis] = of_axis;
+        }
+        problem.expect_keys_held()?;
         problem.scale = resolve_scale(params.scale, problem.head_dim)?;
         Ok(problem)
+    }
+
+    /// Whether the call holds every key that its queries need.
+    fn expect_keys_held(&self) -> Result<(), ProblemError> {
+        // Without queries along one axis there is nobody to need a key along another.
+        if !self.has_region || self.query_tokens() == 0 {
+            return Ok(());
+        }
+        for (axis, of_axis) in self.axes[3 - self.rank..].iter().enumerate() {
+            if let Some(key) = missing_key(of_axis) {
+                let (start, end) = (of_axis.key_start, of_axis.key_start + of_axis.key_extent);
+                return Err(ProblemError::KeyNotHeld { axis, key, start, end });
+            }
+        }
+        Ok(())
     }
 
     /// Plain attention: `query [batch, queries, heads, head_dim]` over `key` and `value` `[batch, keys, ..]`.
@@ -150,6 +184,7 @@ impl Problem {
             element_type,
             scale: 0.0,
             axes: [Axis::UNIT; 3],
+            has_region: false,
             packed: None,
         })
     }
@@ -231,6 +266,21 @@ impl Problem {
         &self.axes
     }
 
+    /// Whether the call holds only a part of a whole, as a [`Region`](crate::Region) says: never so of plain attention.
+    pub fn has_region(&self) -> bool {
+        self.has_region
+    }
+
+    /// The problem of the whole, where the call holds a part of one: windows and heads are the same.
+    pub fn of_whole(&self) -> Problem {
+        let whole = |axis: Axis| {
+            let Axis { extent, kernel_size, stride, dilation, is_causal, .. } = axis;
+            Axis { kernel_size, stride, dilation, is_causal, ..Axis::whole(extent) }
+        };
+        let axes = if self.has_region { self.axes.map(whole) } else { self.axes };
+        Problem { axes, has_region: false, ..self.clone() }
+    }
+
     /// Whether this is a packed batch of sequences.
     pub fn is_packed(&self) -> bool {
         self.packed.is_some()
@@ -256,56 +306,11 @@ impl Problem {
 }
 
 fn attention_axis(queries: usize, keys: usize, causality: Causality) -> Axis {
-    let is_causal = causality != Causality::Open;
-    let kernel_size = if is_causal { queries.max(keys) } else { keys };
-    // No axis with more tokens than that holds anything.
-    let [last_query, last_key] = [queries, keys].map(|tokens| tokens.min(isize::MAX as usize) as isize);
-    let query_offset = if causality == Causality::FromEnd { last_key - last_query } else { 0 };
-    Axis { query_extent: queries, key_extent: keys, kernel_size, is_causal, query_offset, ..Axis::UNIT }
-}
-
-fn resolve_axis(
-    axis: usize,
-    params: &AxisParams,
-    token_extent: usize,
-    policy: KernelSizePolicy,
-) -> Result<Axis, ProblemError> {
-    let AxisParams { kernel_size, stride, dilation, is_causal } = *params;
-    non_empty(Role::Query, TensorAxis::Token(axis), token_extent)?;
-    if dilation == 0 {
-        return Err(ProblemError::DilationZero { axis });
+    match causality {
+        Causality::Open => Axis::attention(queries, keys),
+        Causality::FromStart => Axis::causal_from_start(queries, keys),
+        Causality::FromEnd => Axis::causal_from_end(queries, keys),
     }
-    if stride == 0 {
-        return Err(ProblemError::StrideZero { axis });
-    }
-    let fits = token_extent / dilation;
-    let (asked, is_cut) = match kernel_size {
-        KernelSize::Tokens(0) => return Err(ProblemError::KernelSizeZero { axis }),
-        KernelSize::Tokens(tokens) => (tokens, policy == KernelSizePolicy::Clamp),
-        KernelSize::Whole => (fits, true),
-    };
-    // A window cut to what fits may have nothing to be cut to; its size is then not to blame.
-    if is_cut && fits == 0 {
-        return Err(ProblemError::DilationTooLarge { axis, dilation, token_extent });
-    }
-    let kernel_size = if is_cut { asked.min(fits) } else { asked };
-    if kernel_size > fits {
-        return Err(ProblemError::KernelSizeTooLarge { axis, kernel_size, dilation, token_extent });
-    }
-    // Against the window asked for: clamping excuses what the axis is too short for, not a mistake.
-    if stride > asked {
-        return Err(ProblemError::StrideTooLarge { axis, stride, kernel_size: asked });
-    }
-    let stride = stride.min(kernel_size);
-    Ok(Axis {
-        query_extent: token_extent,
-        key_extent: token_extent,
-        kernel_size,
-        stride,
-        dilation,
-        is_causal,
-        query_offset: 0,
-    })
 }
 
 fn resolve_scale(scale: Option<f32>, head_dim: usize) -> Result<f64, ProblemError> {

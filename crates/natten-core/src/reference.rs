@@ -139,9 +139,10 @@ fn for_each_query(problem: &Problem, mut visit: impl FnMut(&Query, &[Key])) {
 /// The window of a query: the product of its axes' intervals.
 fn window_keys(axes: &[Axis; 3], token: [usize; 3], key_start: usize) -> Vec<Key> {
     let coordinates: [Vec<usize>; 3] = std::array::from_fn(|i| {
-        let (axis, residue) = (&axes[i], token[i] % axes[i].dilation);
-        let window = axis.residue(residue).window(token[i] / axis.dilation);
-        window.map(|position| residue + position * axis.dilation).collect()
+        let axis = &axes[i];
+        let (residue, position) = axis.place_of_query(token[i]);
+        let first = axis.first_key(residue);
+        axis.residue(residue).window(position).map(|position| first + position * axis.dilation).collect()
     });
     let mut keys = Vec::new();
     for &x in &coordinates[0] {

@@ -65,28 +65,57 @@ pub(crate) struct Machine {
 }
 
 impl Blocking {
-    /// For this machine's vectors and threads.
+    /// For this machine's vectors and threads. A part of a whole whose queries begin and end between the whole's tiles has these
+    /// tiles, and so the whole's results bit by bit; other parts are cut as suits them.
     pub(crate) fn choose(problem: &Problem, pass: Pass, machine: &Machine) -> Self {
-        let Machine { lanes, tiles, row_bytes, threads } = *machine;
-        let group = choose_group(problem, lanes, tiles);
+        let of_whole = problem.has_region().then(|| Self::tiles(&problem.of_whole(), pass, machine));
+        let tiles = match of_whole.filter(|whole| pass != Pass::Keys && whole.holds_whole_tiles(problem)) {
+            Some(whole) => whole,
+            None => Self::tiles(problem, pass, machine),
+        };
+        let Some(w) = tiles.walk() else { return tiles };
+        let axes = lane_axes(problem, pass);
+        let costs = Costs::new(problem, axes, tiles.heads, machine.row_bytes);
+        costs.cheapest(lengths(&axes, &tiles, w), &[machine.threads]).unwrap_or(tiles)
+    }
+
+    /// All but how far tasks walk, which does not depend on the number of threads.
+    fn tiles(problem: &Problem, pass: Pass, machine: &Machine) -> Self {
+        let Machine { lanes, tiles, row_bytes, .. } = *machine;
+        let axes = lane_axes(problem, pass);
+        let group = choose_group(problem, &axes, lanes, tiles);
         let heads = match pass {
             Pass::Forward | Pass::Queries => problem.heads_per_kv().min(4),
             Pass::Keys => problem.heads_per_kv(),
         };
-        let costs = Costs::new(problem, heads, row_bytes);
+        let costs = Costs::new(problem, axes, heads, row_bytes);
         // A backward has two operands and two sums for each lane. Its heads come one after the other.
         let lanes = if pass == Pass::Forward { LANES_IN_TILE / heads } else { LANES_IN_TILE / 2 };
-        let tile = choose_tile(problem, group, lanes);
+        let tile = choose_tile(problem, &axes, group, lanes);
         let still =
             Blocking { group, tile, task: tile, heads, row_block: (ROW_BLOCK_BYTES / row_bytes).max(16) };
         if pass == Pass::Keys && heads > 1 {
             // The rows are another head's queries at every tile: nothing to keep.
             return still;
         }
-        let walks = walks(problem, &still, RING_BYTES / row_bytes);
-        let chosen = costs.cheapest(walks.chain([still]), &[1, 2, 4, 8, 16]).unwrap_or(still);
-        let Some(w) = chosen.walk() else { return chosen };
-        costs.cheapest(lengths(problem, &chosen, w), &[threads]).unwrap_or(chosen)
+        let walks = walks(axes, &still, RING_BYTES / row_bytes);
+        costs.cheapest(walks.chain([still]), &[1, 2, 4, 8, 16]).unwrap_or(still)
+    }
+
+    /// Whether the queries of a part are whole tiles of its whole, or end where that does.
+    fn holds_whole_tiles(&self, part: &Problem) -> bool {
+        part.axes().iter().zip(self.tile).all(|(axis, tile)| {
+            let (tokens, end) = (tile * axis.dilation, axis.query_start + axis.query_extent);
+            let is_cut = |token: usize| token.is_multiple_of(tokens) || token == axis.extent;
+            is_cut(axis.query_start) && is_cut(end)
+        })
+    }
+
+    /// Tokens of a tile along each axis, at whose multiples a whole can be cut into parts with the same tiles.
+    pub(crate) fn grain(problem: &Problem, pass: Pass, machine: &Machine) -> [usize; 3] {
+        let whole = problem.of_whole();
+        let tile = Self::tiles(&whole, pass, machine).tile;
+        std::array::from_fn(|a| tile[a] * whole.axes()[a].dilation)
     }
 
     /// The axis that a task walks along, if it does.
@@ -95,15 +124,25 @@ impl Blocking {
     }
 }
 
-/// Positions of one residue of an axis, at most.
+/// The axes with as many queries as keys, where that matters: a part may hold many more keys than queries, and its lanes are the
+/// one or the other.
+fn lane_axes(problem: &Problem, pass: Pass) -> [Axis; 3] {
+    let lanes = |axis: &Axis| if pass == Pass::Keys { axis.key_extent } else { axis.query_extent };
+    problem.axes().map(|axis| match problem.has_region() {
+        true => Axis { query_extent: lanes(&axis), key_extent: lanes(&axis), ..axis },
+        false => axis,
+    })
+}
+
+/// Positions of one residue of an axis, at most; one where there are none.
 fn extent(axis: &Axis) -> usize {
-    axis.query_extent.max(axis.key_extent).div_ceil(axis.dilation)
+    axis.query_extent.max(axis.key_extent).div_ceil(axis.dilation).max(1)
 }
 
 /// What `lanes` neighbours see along an axis, at most.
 fn seen(axis: &Axis, lanes: usize) -> usize {
     let (_, most) = axis.union_of_windows(lanes);
-    most.min(extent(axis))
+    most.min(axis.extent.div_ceil(axis.dilation).max(extent(axis)))
 }
 
 /// An axis in parts of equal length, multiples of the group: whole, or near one of a few lengths, so that there are few
@@ -119,12 +158,8 @@ fn parts(extent: usize, group: usize) -> impl Iterator<Item = usize> {
 }
 
 /// The ways to walk that keep at most `capacity` packed rows.
-fn walks<'a>(
-    problem: &'a Problem,
-    still: &Blocking,
-    capacity: usize,
-) -> impl Iterator<Item = Blocking> + use<'a> {
-    let (axes, still) = (*problem.axes(), *still);
+fn walks(axes: [Axis; 3], still: &Blocking, capacity: usize) -> impl Iterator<Item = Blocking> + use<> {
+    let still = *still;
     // Not the last axis: rows along it are one line.
     (0..2).filter(move |&w| extent(&axes[w]) > still.group[w]).flat_map(move |w| {
         let others = parts(extent(&axes[1 - w]), still.group[1 - w]);
@@ -139,14 +174,14 @@ fn walks<'a>(
                 let kept: usize = (0..3).map(|a| seen(&axes[a], tile[a])).product();
                 (kept <= capacity).then_some(tile)
             });
-            tiles.flat_map(move |tile| lengths(problem, &Blocking { tile, ..still }, w))
+            tiles.flat_map(move |tile| lengths(&axes, &Blocking { tile, ..still }, w))
         })
     })
 }
 
 /// Walks of equal lengths along axis `w` with the same tiles.
-fn lengths(problem: &Problem, tiles: &Blocking, w: usize) -> impl Iterator<Item = Blocking> + use<> {
-    let (extent, tiles) = (extent(&problem.axes()[w]), *tiles);
+fn lengths(axes: &[Axis; 3], tiles: &Blocking, w: usize) -> impl Iterator<Item = Blocking> + use<> {
+    let (extent, tiles) = (extent(&axes[w]), *tiles);
     let across = tiles.tile.iter().product::<usize>() / tiles.tile[w];
     let fewest = (extent * across).div_ceil(WALK_LANES).max(1);
     let lengths = [1, 2, 3, 4, 6, 8, 12, 16];
@@ -161,6 +196,7 @@ fn lengths(problem: &Problem, tiles: &Blocking, w: usize) -> impl Iterator<Item 
 /// The cost of a blocking beside the products themselves, in cycles for each query.
 struct Costs<'a> {
     problem: &'a Problem,
+    axes: [Axis; 3],
     heads: usize,
     /// Packing a row.
     row: f64,
@@ -172,12 +208,13 @@ struct Costs<'a> {
 const TILE_CYCLES: f64 = 1500.0;
 
 impl<'a> Costs<'a> {
-    fn new(problem: &'a Problem, heads: usize, row_bytes: usize) -> Self {
-        let window: usize = problem.axes().iter().map(|axis| seen(axis, 1)).product();
+    fn new(problem: &'a Problem, axes: [Axis; 3], heads: usize, row_bytes: usize) -> Self {
+        let window: usize = axes.iter().map(|axis| seen(axis, 1)).product();
         let components = (problem.head_dim() + problem.head_dim_v()) as f64;
         // Six cycles for each cache line packed, and products at about half the peak of 16 multiply-adds.
         Costs {
             problem,
+            axes,
             heads,
             row: row_bytes as f64 / 64.0 * 6.0,
             products: window as f64 * components / 8.0,
@@ -191,7 +228,7 @@ impl<'a> Costs<'a> {
     }
 
     fn of(&self, blocking: &Blocking, threads: &[usize]) -> f64 {
-        let axes = self.problem.axes();
+        let axes = &self.axes;
         let lanes = |sides: &[usize; 3]| {
             (0..3).map(|a| sides[a].min(extent(&axes[a]))).product::<usize>() as f64 * self.heads as f64
         };
@@ -208,7 +245,7 @@ impl<'a> Costs<'a> {
     /// The time of a call over that of threads that are never idle, the mean for these numbers of threads: each task takes
     /// as long as a whole one, and threads are late by an eighth of one.
     fn idle(&self, task: &[usize; 3], threads: &[usize]) -> f64 {
-        let axes = self.problem.axes();
+        let axes = &self.axes;
         let count = |a: usize| extent(&axes[a]).div_ceil(task[a]);
         let padding = |a: usize| (count(a) * task[a]).max(extent(&axes[a])) as f64 / extent(&axes[a]) as f64;
         let tasks: usize = (0..3).map(|a| count(a) * axes[a].dilation).product();
@@ -223,21 +260,21 @@ impl<'a> Costs<'a> {
 
 /// The group that issues least: scores are computed for the union of its lanes' windows, weighted sums are exact
 /// but slower for fewer neighbours along the last axis.
-fn choose_group(problem: &Problem, lanes: usize, tiles: bool) -> [usize; 3] {
-    let boxes = tile_boxes(lanes, problem.axes());
+fn choose_group(problem: &Problem, axes: &[Axis; 3], lanes: usize, tiles: bool) -> [usize; 3] {
+    let boxes = tile_boxes(lanes, axes);
     let fallback = [1, 1, lanes];
     if boxes.len() < 2 {
         return boxes.first().copied().unwrap_or(fallback);
     }
     if tiles {
-        return boxes.into_iter().min_by_key(|group| tile_cost(problem, group)).unwrap_or(fallback);
+        return boxes.into_iter().min_by_key(|group| tile_cost(problem, axes, group)).unwrap_or(fallback);
     }
     let cost = |group: &[usize; 3]| {
         let tiling = Tiling { query_tile: *group, key_tile: [1; 3], key_start: KeyStart::Dynamic };
         let counts = TileCounts::of(problem, &tiling);
         let sharing = [1.7, 1.25, 1.0][group[2].min(4).ilog2() as usize];
         // A group without a neighbour along the last axis has no one to share broadcasts with.
-        let alone = if extent(&problem.axes()[2]) <= group[2] { 1.25 } else { 1.0 };
+        let alone = if extent(&axes[2]) <= group[2] { 1.25 } else { 1.0 };
         let issued = (counts.issued as f64 * 1.2 * alone * problem.head_dim() as f64)
             + counts.scores as f64 * sharing * problem.head_dim_v() as f64;
         issued as u64
@@ -248,8 +285,7 @@ fn choose_group(problem: &Problem, lanes: usize, tiles: bool) -> [usize; 3] {
 /// Cycles of a group of sixteen queries on a machine with tiles, times the number of groups. Powers are computed for each key of
 /// the union of windows, and products for tiles of its lines: sixteen keys for scores, 32 for sums, each sixteen cycles on a unit
 /// of its own. What both take at the same time is not known, so they are added up.
-fn tile_cost(problem: &Problem, group: &[usize; 3]) -> u64 {
-    let axes = problem.axes();
+fn tile_cost(problem: &Problem, axes: &[Axis; 3], group: &[usize; 3]) -> u64 {
     let groups: usize = (0..3).map(|a| extent(&axes[a]).div_ceil(group[a]) * axes[a].dilation).product();
     let [x, y, z] = std::array::from_fn(|a| seen(&axes[a], group[a]));
     let scores = z.div_ceil(16) * problem.head_dim().div_ceil(32) * 16;
@@ -258,8 +294,7 @@ fn tile_cost(problem: &Problem, group: &[usize; 3]) -> u64 {
 }
 
 /// Doubles the axis along which it costs least halo until the tile is large enough.
-fn choose_tile(problem: &Problem, group: [usize; 3], lanes: usize) -> [usize; 3] {
-    let axes = problem.axes();
+fn choose_tile(problem: &Problem, axes: &[Axis; 3], group: [usize; 3], lanes: usize) -> [usize; 3] {
     let extent = |a: usize| extent(&axes[a]);
     let tasks = |tile: &[usize; 3]| {
         let along = |a: usize| extent(a).div_ceil(tile[a]) * axes[a].dilation;

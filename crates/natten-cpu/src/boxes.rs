@@ -85,20 +85,50 @@ struct Sequence {
     first: usize,
     axes: [Axis; 3],
     starts: [[usize; 2]; 3],
-    /// For each axis: tiles in each residue of the longer and the shorter kind.
-    counts: [[usize; 2]; 3],
+    along: [AxisTiles; 3],
 }
 
-/// Where tile `index` of an axis with `tiles` tiles a residue (longer residues first) is.
-fn locate(axis: &Axis, inverse: bool, counts: [usize; 2], index: usize) -> (usize, usize) {
-    let extent = if inverse { axis.key_extent } else { axis.query_extent };
-    let longer = extent % axis.dilation;
-    let in_longer = longer * counts[0];
-    if index < in_longer {
-        (index / counts[0], index % counts[0])
-    } else {
-        let rest = index - in_longer;
-        (longer + rest / counts[1], rest % counts[1])
+/// The tiles along one axis: runs of residues that have as many each.
+#[derive(Clone, Copy, Debug)]
+struct AxisTiles {
+    runs: [TileRun; MOST_RUNS],
+    count: usize,
+}
+
+/// Runs of residues of a part of an axis, at most.
+const MOST_RUNS: usize = 6;
+
+/// Residues with the same number of tiles.
+#[derive(Clone, Copy, Debug, Default)]
+struct TileRun {
+    /// The first of them.
+    residue: usize,
+    /// Number of its first tile.
+    first: usize,
+    /// Tiles of each.
+    of_residue: usize,
+}
+
+impl AxisTiles {
+    /// Lanes of an axis in tiles of at most `tile` positions of a residue.
+    fn new(axis: &Axis, tile: usize, inverse: bool) -> Self {
+        let mut tiles = AxisTiles { runs: [TileRun::default(); MOST_RUNS], count: 0 };
+        for (to, run) in tiles.runs.iter_mut().zip(axis.residue_runs()) {
+            let window = AxisWindow { residue: axis.residue(run.start), inverse };
+            let of_residue = window.lane_len().div_ceil(tile);
+            *to = TileRun { residue: run.start, first: tiles.count, of_residue };
+            tiles.count += run.len() * of_residue;
+        }
+        tiles
+    }
+
+    /// The residue of tile `index`, and its number there.
+    fn locate(&self, index: usize) -> (usize, usize) {
+        // Runs without tiles begin where the next one does.
+        let has_begun = |run: &&TileRun| run.of_residue > 0 && run.first <= index;
+        let run = self.runs.iter().rfind(has_begun).copied().unwrap_or_default();
+        let (residue, number) = ((index - run.first) / run.of_residue, (index - run.first) % run.of_residue);
+        (run.residue + residue, number)
     }
 }
 
@@ -109,18 +139,13 @@ impl TaskBoxes {
         let mut count = 0;
         let mut sequences = Vec::with_capacity(problem.sequences().len());
         for packed in problem.sequences() {
-            let counts: [[usize; 2]; 3] = std::array::from_fn(|a| {
-                let axis = &packed.axes[a];
-                let extent = if inverse { axis.key_extent } else { axis.query_extent };
-                let short = extent / axis.dilation;
-                [(short + 1).div_ceil(tile[a]), short.div_ceil(tile[a])]
-            });
-            let total: usize = (0..3).map(|a| tiles_along(&packed.axes[a], inverse, counts[a])).product();
+            let along = std::array::from_fn(|a| AxisTiles::new(&packed.axes[a], tile[a], inverse));
+            let total: usize = along.iter().map(|tiles: &AxisTiles| tiles.count).product();
             let starts = [packed.query_start, packed.key_start];
             let starts = if inverse { [starts[1], starts[0]] } else { starts };
             let starts = [[0, 0], [0, 0], starts];
             if total > 0 {
-                sequences.push(Sequence { first: count, axes: packed.axes, starts, counts });
+                sequences.push(Sequence { first: count, axes: packed.axes, starts, along });
             }
             count += total;
         }
@@ -139,29 +164,25 @@ impl TaskBoxes {
         let mut rest = index - sequence.first;
         let mut along = [(0, 0); 3];
         for a in (0..3).rev() {
-            let tiles = tiles_along(&sequence.axes[a], inverse, sequence.counts[a]);
-            along[a] = locate(&sequence.axes[a], inverse, sequence.counts[a], rest % tiles);
-            rest /= tiles;
+            let tiles = &sequence.along[a];
+            along[a] = tiles.locate(rest % tiles.count);
+            rest /= tiles.count;
         }
         std::array::from_fn(|a| {
-            let (residue, number) = along[a];
-            let window = AxisWindow { residue: sequence.axes[a].residue(residue), inverse };
+            let ((residue, number), axis) = (along[a], &sequence.axes[a]);
+            let window = AxisWindow { residue: axis.residue(residue), inverse };
             let start = number * tile[a];
+            let tokens = [axis.first_query(residue), axis.first_key(residue)];
+            let [lane_token, row_token] = if inverse { [tokens[1], tokens[0]] } else { tokens };
             AxisLanes {
                 window,
                 lanes: start..(start + tile[a]).min(window.lane_len()),
-                lane_token: sequence.starts[a][0] + residue,
-                row_token: sequence.starts[a][1] + residue,
-                dilation: sequence.axes[a].dilation,
+                lane_token: sequence.starts[a][0] + lane_token,
+                row_token: sequence.starts[a][1] + row_token,
+                dilation: axis.dilation,
             }
         })
     }
-}
-
-fn tiles_along(axis: &Axis, inverse: bool, counts: [usize; 2]) -> usize {
-    let extent = if inverse { axis.key_extent } else { axis.query_extent };
-    let longer = extent % axis.dilation;
-    longer * counts[0] + (axis.dilation - longer) * counts[1]
 }
 
 /// What each lane of a tile sees, by axis. Windows never fall from one lane to the next.

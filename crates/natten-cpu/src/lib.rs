@@ -38,8 +38,11 @@ use std::sync::Arc;
 
 use natten_core::{
     Backend, BackwardCall, Element, ElementType, ForwardCall, InputElement, Layout, MergeBackwardCall,
-    MergeCall, Tensor, TensorView, TensorViewMut,
+    MergeCall, Problem, Tensor, TensorView, TensorViewMut,
 };
+
+use blocking::{Blocking, Pass};
+use schedule::Vectors;
 
 pub use error::CpuError;
 pub use isa::{ISA_VARIABLE, Isa, Lack};
@@ -102,10 +105,41 @@ impl Cpu {
         self.isa.map_or_else(Isa::preferred, Ok)
     }
 
+    /// For each token axis, tokens at whose multiples a whole can be cut into parts ([`natten_core::region`]) that give its
+    /// output, its log-sum-exp and its gradient of the queries bit by bit: those of a tile of queries, in a forward and in a
+    /// backward. Where that is the whole axis or more, no cut does. Parts that are cut elsewhere give the same to rounding, and
+    /// so do sums of parts' gradients of keys and values, wherever the cuts are.
+    ///
+    /// The problem may be the whole or a part of it. The numbers depend on the instructions, and on nothing else of the machine.
+    ///
+    /// # Errors
+    /// As [`Cpu::chosen_isa`].
+    pub fn grain(&self, problem: &Problem) -> Result<Vec<usize>, CpuError> {
+        let isa = self.chosen_isa()?;
+        if problem.element_type() == ElementType::F64 {
+            // The reference computes query by query.
+            return Ok(vec![1; problem.rank()]);
+        }
+        let grain = |vectors: Vectors, pass| Blocking::grain(problem, pass, &vectors.machine(problem, 1));
+        let forward = grain(Vectors::of_forward(isa, problem.element_type()), Pass::Forward);
+        let backward = grain(Vectors::of(isa), Pass::Queries);
+        let axes = 3 - problem.rank()..3;
+        Ok(axes.map(|a| common_multiple(forward[a], backward[a])).collect())
+    }
+
     /// The pool of its own, if it has one.
     pub(crate) fn pool(&self) -> Option<&rayon::ThreadPool> {
         self.pool.as_deref()
     }
+}
+
+/// The least common multiple of two numbers above 0.
+fn common_multiple(a: usize, b: usize) -> usize {
+    let (mut divisor, mut rest) = (a, b);
+    while rest > 0 {
+        (divisor, rest) = (rest, divisor % rest);
+    }
+    (a / divisor).saturating_mul(b)
 }
 
 impl Backend for Cpu {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use natten_core::Problem;
+use natten_core::{ElementType, Problem};
 
 use crate::Cpu;
 use crate::arch::{Kernel, Simd, dispatch};
@@ -45,11 +45,8 @@ pub(crate) struct Task {
 impl<'a> Schedule<'a> {
     /// Cuts the lanes of a pass.
     pub(crate) fn new(cpu: &Cpu, vectors: &Vectors, problem: &'a Problem, pass: Pass) -> Self {
-        let row = |width: usize| vectors.component_bytes * width.next_multiple_of(vectors.wide);
-        let row_bytes = row(problem.head_dim()) + row(problem.head_dim_v());
         let threads = threads(cpu.pool(), problem.useful_flops());
-        let &Vectors { lanes, tiles, .. } = vectors;
-        let blocking = Blocking::choose(problem, pass, &Machine { lanes, tiles, row_bytes, threads });
+        let blocking = Blocking::choose(problem, pass, &vectors.machine(problem, threads));
         let inverse = pass == Pass::Keys;
         // In floating point: a view without strides may claim more than there is memory for.
         let rows = |tokens: usize, heads: usize| tokens as f64 * (problem.batch() * heads) as f64;
@@ -64,7 +61,7 @@ impl<'a> Schedule<'a> {
             boxes,
             blocking,
             inverse,
-            longest_line: if tiles { 1024 } else { 512 },
+            longest_line: if vectors.tiles { 1024 } else { 512 },
             prefetches_rows: bytes > PREFETCH_BYTES || dilated,
         }
     }
@@ -164,12 +161,25 @@ pub(crate) struct Vectors {
     /// Bytes of a packed component.
     component_bytes: usize,
     /// Whether tiles multiply.
-    tiles: bool,
+    pub tiles: bool,
 }
 
 impl Vectors {
     /// Tiles of bf16, and the vectors beside them.
     pub(crate) const BESIDE_TILES: Vectors = Vectors { lanes: 16, wide: 32, component_bytes: 2, tiles: true };
+
+    /// What blocks are chosen for.
+    pub(crate) fn machine(&self, problem: &Problem, threads: usize) -> Machine {
+        let row = |width: usize| self.component_bytes * width.next_multiple_of(self.wide);
+        let row_bytes = row(problem.head_dim()) + row(problem.head_dim_v());
+        Machine { lanes: self.lanes, tiles: self.tiles, row_bytes, threads }
+    }
+
+    /// Those of a forward on tensors of an element type.
+    pub(crate) fn of_forward(isa: Isa, element_type: ElementType) -> Self {
+        let has_tiles = isa.has_tiles() && element_type == ElementType::Bf16;
+        if has_tiles { Vectors::BESIDE_TILES } else { Vectors::of(isa) }
+    }
 
     /// Those of an instruction set.
     pub(crate) fn of(isa: Isa) -> Self {

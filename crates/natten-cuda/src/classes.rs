@@ -36,6 +36,7 @@ pub(crate) fn classes(axes: &[Axis; 3]) -> Vec<Class> {
         let with = |class: &Class, run: &Range<usize>| {
             let mut class = *class;
             (class.first[a], class.residues[a]) = (run.start, run.len());
+            class.axes[a].extent = axis.extent.saturating_sub(run.start);
             class.axes[a].query_extent -= run.start;
             class.queries[a] = class.axes[a].query_extent.div_ceil(axis.dilation);
             class.axes[a].key_extent = axis.key_extent.saturating_sub(run.start);
@@ -60,7 +61,7 @@ mod tests {
     use super::*;
 
     fn axis(extent: usize, dilation: usize) -> Axis {
-        Axis { query_extent: extent, key_extent: extent, dilation, ..Axis::UNIT }
+        Axis { dilation, ..Axis::whole(extent) }
     }
 
     /// Every residue is in one class, where it has the length that it has in the whole; all of a class have the same.
@@ -69,7 +70,7 @@ mod tests {
         for query_extent in 1..24 {
             for key_extent in [query_extent, query_extent + 1, query_extent + 5, 30 - query_extent] {
                 for dilation in 1..=26 {
-                    let whole = Axis { query_extent, key_extent, dilation, ..Axis::UNIT };
+                    let whole = Axis { query_extent, dilation, ..Axis::whole(key_extent) };
                     let mut seen = 0;
                     for class in classes(&[Axis::UNIT, whole, Axis::UNIT]) {
                         let part = class.axes[1];

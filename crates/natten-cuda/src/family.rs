@@ -289,8 +289,23 @@ pub(crate) trait Family: Sync {
     fn issued_over_useful(&self, bid: &Bid, query: &Query<'_>) -> Vec<(&'static Kernel, f64)>;
 }
 
+/// The families whose kernels and plans know of parts of a whole ([`natten_core::region`]); all others refuse them. A family
+/// that learns it is named here, and nowhere else.
+const TAKE_REGIONS: &[&str] = &[];
+
+/// What is against a kernel where the call holds a part of a whole.
+fn region_refused(kernel: &Kernel, query: &Query<'_>) -> Option<RejectionReason> {
+    let problem = query.pass.problem()?;
+    let axis = problem.axes()[3 - problem.rank()..].iter().position(|axis| !axis.is_whole())?;
+    let refuses = problem.has_region() && !TAKE_REGIONS.contains(&kernel.family);
+    refuses.then_some(RejectionReason::Region { axis })
+}
+
 /// What the table of kernels has against one.
 pub(crate) fn reason_in_table(kernel: &Kernel, query: &Query<'_>) -> Option<RejectionReason> {
+    if let Some(reason) = region_refused(kernel, query) {
+        return Some(reason);
+    }
     let properties = query.properties;
     let of_problem = query.pass.element_type();
     let of_kernel = kernel.element_type();

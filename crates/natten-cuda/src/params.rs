@@ -74,7 +74,7 @@ impl Axis {
             window: to_i32("a kernel size", axis.kernel_size)?,
             is_causal: i32::from(axis.is_causal),
             // No farther from 0 than the extents, which fit.
-            query_offset: (axis.query_offset / dilation as isize) as i32,
+            query_offset: (axis.query_offset() / dilation as isize) as i32,
             stride: Divisor::new("a stride", axis.stride)?,
             dilation: Divisor::new("a dilation", dilation)?,
         })

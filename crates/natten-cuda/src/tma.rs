@@ -273,12 +273,7 @@ mod tests {
             for (batch, heads, head_dim) in [(1, 3, 40), (2, 3, 64), (2, 1, 72)] {
                 let whole = video(batch, [5, 6, 7], heads, head_dim);
                 for view in [whole, heads_first(whole)] {
-                    let axis = |a: usize| Axis {
-                        query_extent: view.tokens[a],
-                        key_extent: view.tokens[a],
-                        dilation: dilation[a],
-                        ..Axis::UNIT
-                    };
+                    let axis = |a: usize| Axis { dilation: dilation[a], ..Axis::whole(view.tokens[a]) };
                     for Class { first, residues, .. } in classes(&[axis(0), axis(1), axis(2)]) {
                         let square = Tile { residues, ..tile([1, 8, 16], dilation, 128) };
                         check(&view.from(first), &square);

@@ -37,8 +37,8 @@ pub use merge::{merge_attentions, merge_attentions_backward, merge_attentions_in
 pub use natten_core::{
     AttentionParams, AxisParams, Backend, BackwardCall, DynParams, Element, ElementType, Error, ForwardCall,
     Gradients, InputElement, Inputs, KernelSize, KernelSizePolicy, Layout, MergeBackwardCall, MergeCall,
-    Output, Params, Partials, PerAxis, Problem, ProblemError, Role, Saved, Sequences, Tensor, TensorAxis,
-    TensorError, TensorView, TensorViewMut, bf16, f16, plan, reference, window,
+    Output, Params, Partials, PerAxis, Problem, ProblemError, Region, Role, Saved, Sequences, Tensor,
+    TensorAxis, TensorError, TensorView, TensorViewMut, bf16, f16, plan, reference, region, window,
 };
 #[cfg(feature = "cpu")]
 pub use natten_cpu as cpu;
@@ -154,7 +154,8 @@ entries! {
     /// # Shapes
     /// `query` `[batch, X, Y, heads, head_dim]`, `key` `[batch, X, Y, heads_kv, head_dim]`, `value` `[batch, X, Y,
     /// heads_kv, head_dim_v]`, output `[batch, X, Y, heads, head_dim_v]`. `heads` is a multiple of `heads_kv`; head
-    /// `h` reads key and value head `h / (heads / heads_kv)`. The last axis is contiguous, other strides are free.
+    /// `h` reads key and value head `h / (heads / heads_kv)`. The last axis is contiguous, other strides are free. Along an axis
+    /// with a [`Region`] query and output have its queries, key and value its keys.
     ///
     /// # Errors
     /// [`Error::Problem`] naming the argument and the values when a rule is broken ([`ProblemError`] lists them),

@@ -100,7 +100,7 @@ fn plain<E: Element>(_: usize, case: &Case) -> Expected<E> {
 }
 
 /// The same, checked once.
-fn once<E: Element>(nth: usize, case: &Case) -> Expected<E> {
+pub(super) fn once<E: Element>(nth: usize, case: &Case) -> Expected<E> {
     Expected::of(case).once((nth / 2).is_multiple_of(2))
 }
 
@@ -110,7 +110,7 @@ fn negative<E: Element>(nth: usize, case: &Case) -> Expected<E> {
 }
 
 /// A check of the forward and one of the backward of one problem, if asked for; `make` takes the problem's number.
-fn each_pass<E: Element, S: Subject>(
+pub(super) fn each_pass<E: Element, S: Subject>(
     checks: &mut Vec<Check<S>>,
     [is_forward, is_backward]: [bool; 2],
     name: &str,

@@ -8,6 +8,7 @@ use super::tiles::{Plan, TileChoice};
 use crate::error::CliError;
 use crate::output::{Rows, Tone, plain};
 use crate::problem_args::{ProblemArgs, times};
+use crate::region_args::RegionArgs;
 
 /// Strides tried on an axis besides the one asked for.
 const STRIDES: usize = 7;
@@ -46,12 +47,12 @@ impl Suggestion {
 
 /// Variations of the problem: perfect ones first, nearest to what was asked for first; then by what they issue.
 pub fn suggestions(
-    args: &ProblemArgs,
+    (args, regions): (&ProblemArgs, &RegionArgs),
     element_type: ElementType,
     choice: &TileChoice,
 ) -> Result<Vec<Suggestion>, CliError> {
     let asked = args.axes()?;
-    let problem = args.problem_of(&asked, element_type)?;
+    let problem = regions.problem(args, &asked, element_type)?;
     let windows: Vec<usize> = problem.axes()[3 - args.rank()..].iter().map(|axis| axis.kernel_size).collect();
     // What suits a neighbour of the problem is among what suits the problem, so few tilings are tried on each.
     let mut tilings: Vec<Plan> = choice.ranked(&problem);
@@ -65,7 +66,7 @@ pub fn suggestions(
         (0..args.rank()).map(|i| variations(&asked[i], windows[i], args.input_size[i])).collect();
     let mut found = Vec::new();
     for combination in product(&axes) {
-        let Ok(varied) = args.problem_of(&combination, element_type) else { continue };
+        let Ok(varied) = regions.problem(args, &combination, element_type) else { continue };
         let tables = PlanTables::of(&varied);
         let plans = tilings.iter().map(|plan| plan.recount(&tables));
         let Some(plan) = plans.min_by_key(Plan::order) else { continue };

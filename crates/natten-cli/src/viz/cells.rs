@@ -9,6 +9,7 @@ pub struct View {
     /// Token axes that the caller has; the last ones of the three.
     pub rank: usize,
     pub axes: [Axis; 3],
+    /// A token of the whole, as all tokens here.
     pub query: [usize; 3],
     /// The tiles to show, if any.
     pub tiling: Option<Tiling>,
@@ -17,6 +18,8 @@ pub struct View {
 /// What a token is to the query, from least to most of interest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cell {
+    /// No key of the part.
+    NotHeld,
     /// Of another residue: out of sight whatever the window.
     Other,
     /// Of the same residue, outside the window.
@@ -39,6 +42,9 @@ impl View {
         }
         let along = |i: usize| self.along(i, self.query[i], token[i]);
         let all = [along(0), along(1), along(2)];
+        if all.iter().any(|part| part.is_not_held) {
+            return Cell::NotHeld;
+        }
         if all.iter().any(|part| part.is_other_residue) {
             return Cell::Other;
         }
@@ -62,8 +68,17 @@ impl View {
 
     fn along(&self, i: usize, query: usize, key: usize) -> Along {
         let axis = &self.axes[i];
-        let (residue, position) = (axis.residue(query % axis.dilation), query / axis.dilation);
-        let at = key / axis.dilation;
+        let (g, position) = axis.place_of_query(query - axis.query_start);
+        let residue = axis.residue(g);
+        if !(axis.key_start..axis.key_start + axis.key_extent).contains(&key) {
+            return Along {
+                is_not_held: true,
+                is_other_residue: false,
+                is_seen: false,
+                tile: Coverage::Empty,
+            };
+        }
+        let (of_key, at) = axis.place_of_key(key - axis.key_start);
         let tile = self.tiling.map_or(Coverage::Empty, |tiling| {
             let side = tiling.query_tile[i];
             let start = position / side * side;
@@ -72,7 +87,8 @@ impl View {
             tiles.find(|(keys, _)| keys.contains(&at)).map_or(Coverage::Empty, |(_, coverage)| coverage)
         });
         Along {
-            is_other_residue: key % axis.dilation != query % axis.dilation,
+            is_not_held: false,
+            is_other_residue: of_key != g,
             is_seen: residue.window(position).contains(&at),
             tile,
         }
@@ -84,10 +100,15 @@ impl View {
         self.has_blocks()
             && (0..3).all(|i| {
                 let axis = &self.axes[i];
-                let side = self.tiling.map_or(axis.stride, |tiling| tiling.query_tile[i]);
+                let Some(of_token) = token[i].checked_sub(axis.query_start) else { return false };
+                let of_query = self.query[i] - axis.query_start;
+                // Blocks of a stride are the whole's, tiles the part's.
+                let block = |query: usize| match self.tiling {
+                    Some(tiling) => axis.place_of_query(query).1 / tiling.query_tile[i],
+                    None => (axis.query_start + query) / axis.dilation / axis.stride,
+                };
                 let same_residue = token[i] % axis.dilation == self.query[i] % axis.dilation;
-                let block = |token: usize| token / axis.dilation / side;
-                same_residue && block(token[i]) == block(self.query[i])
+                of_token < axis.query_extent && same_residue && block(of_token) == block(of_query)
             })
     }
 
@@ -101,11 +122,17 @@ impl View {
         View { query, ..self.clone() }
     }
 
+    /// Whether it is of a part of a whole.
+    pub fn is_part(&self) -> bool {
+        !self.axes.iter().all(Axis::is_whole)
+    }
+
     /// Keys that the query sees.
     pub fn keys_seen(&self) -> usize {
         let along = |i: usize| {
             let axis = &self.axes[i];
-            axis.residue(self.query[i] % axis.dilation).window(self.query[i] / axis.dilation).len()
+            let (g, position) = axis.place_of_query(self.query[i] - axis.query_start);
+            axis.residue(g).window(position).len()
         };
         along(0) * along(1) * along(2)
     }
@@ -115,7 +142,7 @@ impl View {
         let axes = &self.axes[3 - self.rank..];
         let list =
             |f: fn(&Axis) -> usize| crate::problem_args::times(&axes.iter().map(f).collect::<Vec<_>>());
-        let mut text = format!("{} tokens, window {}", list(|a| a.query_extent), list(|a| a.kernel_size));
+        let mut text = crate::problem_args::tokens_and_window(axes);
         text += &format!(", stride {}, dilation {}", list(|a| a.stride), list(|a| a.dilation));
         if axes.iter().any(|axis| axis.is_causal) {
             let flags = axes.iter().map(|axis| if axis.is_causal { "causal" } else { "open" });
@@ -127,6 +154,7 @@ impl View {
 
 /// What one axis says about a pair.
 struct Along {
+    is_not_held: bool,
     is_other_residue: bool,
     is_seen: bool,
     tile: Coverage,

@@ -48,6 +48,7 @@ pub struct Scene {
 
 fn fill(cell: Cell) -> Color {
     match cell {
+        Cell::NotHeld => [252, 238, 236],
         Cell::Other => [246, 246, 244],
         Cell::Unseen => [222, 228, 234],
         Cell::Masked => [244, 208, 111],
@@ -64,13 +65,7 @@ pub fn draw(view: &View) -> Scene {
     let top = 3 * MARGIN;
     match view.rank {
         1 => scene.matrix(view, top),
-        2 => scene.plane(
-            view,
-            0,
-            MARGIN,
-            top,
-            cell_size(view.axes[1].query_extent.max(view.axes[2].query_extent)),
-        ),
+        2 => scene.plane(view, 0, MARGIN, top, cell_size(view.axes[1].extent.max(view.axes[2].extent))),
         _ => scene.planes(view, top),
     }
     scene.legend(view);
@@ -105,10 +100,11 @@ impl Scene {
 
     /// Queries down, keys across.
     fn matrix(&mut self, view: &View, top: usize) {
-        let extent = view.axes[2].query_extent;
+        let extent = view.axes[2].extent;
         let size = cell_size(extent);
         self.word(MARGIN, top - 12, "queries down, keys across");
-        for q in 0..extent {
+        let queries = view.axes[2].query_start..view.axes[2].query_start + view.axes[2].query_extent;
+        for q in queries {
             let row = view.with_query([0, 0, q]);
             for k in 0..extent {
                 // A query is its own key here, so it is shown as what it is to itself.
@@ -120,8 +116,8 @@ impl Scene {
 
     /// The tokens of one index along the first axis.
     fn plane(&mut self, view: &View, first: usize, left: usize, top: usize, size: usize) {
-        for y in 0..view.axes[1].query_extent {
-            for x in 0..view.axes[2].query_extent {
+        for y in 0..view.axes[1].extent {
+            for x in 0..view.axes[2].extent {
                 let token = [first, y, x];
                 let (cell, is_companion) = (view.cell(token), view.is_companion(token));
                 self.cell(left + x * size, top + y * size, size, cell, is_companion);
@@ -131,7 +127,7 @@ impl Scene {
 
     /// Planes of the first axis next to each other, around the query's.
     fn planes(&mut self, view: &View, top: usize) {
-        let [frames, rows, columns] = view.axes.map(|axis| axis.query_extent);
+        let [frames, rows, columns] = view.axes.map(|axis| axis.extent);
         let shown = frames.min(MAX_PLANES);
         let start = view.query[0].saturating_sub(shown / 2).min(frames - shown);
         let size = (cell_size(rows.max(columns)) / 2).max(3);
@@ -154,6 +150,7 @@ impl Scene {
             (has_tiles, Cell::Masked, "computed in vain"),
             (true, Cell::Unseen, "not seen"),
             (is_dilated, Cell::Other, "other residue"),
+            (view.is_part(), Cell::NotHeld, "no key of the part"),
         ];
         let (mut x, y) = (MARGIN, self.bottom() + MARGIN);
         for (_, cell, text) in entries.iter().filter(|(is_shown, ..)| *is_shown) {

@@ -167,7 +167,7 @@ impl Residue {
             // Queries before the first key, which see none.
             i if self.is_causal && i < self.rising().start => self.rising().start,
             i if i < sliding.start => sliding.start,
-            i if i < sliding.end => (i / self.stride + 1) * self.stride,
+            i if i < sliding.end => self.next_block(i).min(sliding.end),
             _ => self.query_len,
         }
     }

@@ -81,8 +81,7 @@ mod tests {
         for stride in 1..=6 {
             for kernel_size in stride..=9 {
                 let extent = 200;
-                let axis =
-                    Axis { query_extent: extent, key_extent: extent, kernel_size, stride, ..Axis::UNIT };
+                let axis = Axis { kernel_size, stride, ..Axis::whole(extent) };
                 for queries in 1..=20 {
                     let found =
                         (60..60 + stride).map(|first| axis.residue(0).keys_of(first..first + queries).len());

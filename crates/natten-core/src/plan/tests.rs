@@ -5,6 +5,7 @@ use crate::element::ElementType;
 use crate::layout::Layout;
 use crate::operands::Inputs;
 use crate::params::{AttentionParams, AxisParams, DynParams, KernelSize, KernelSizePolicy};
+use crate::window::small::{axes, pairs_of_ranges, part, parts};
 
 fn problem(extents: &[usize], windows: &[usize], strides: &[usize]) -> Problem {
     let axes: Vec<AxisParams> = windows
@@ -237,15 +238,8 @@ fn counts_match_a_walk() {
             for w in 1..=extent / dilation {
                 for s in 1..=w {
                     for is_causal in [false, true] {
-                        let axis = Axis {
-                            query_extent: extent,
-                            key_extent: extent,
-                            kernel_size: w,
-                            stride: s,
-                            dilation,
-                            is_causal,
-                            ..Axis::UNIT
-                        };
+                        let whole = Axis::whole(extent);
+                        let axis = Axis { kernel_size: w, stride: s, dilation, is_causal, ..whole };
                         for (query_tile, key_tile) in [(1, 1), (4, 2), (2, 4), (8, 8)] {
                             for start in [KeyStart::Aligned, KeyStart::Dynamic] {
                                 walk(&axis, query_tile, key_tile, start);
@@ -257,13 +251,27 @@ fn counts_match_a_walk() {
         }
     }
     for (query_extent, key_extent) in [(1, 9), (9, 1), (7, 12), (12, 7), (5, 0), (20, 3)] {
-        let query_offset = key_extent as isize - query_extent as isize;
-        let kernel_size = query_extent.max(key_extent);
-        let axis =
-            Axis { query_extent, key_extent, kernel_size, is_causal: true, query_offset, ..Axis::UNIT };
+        let axis = Axis::causal_from_end(query_extent, key_extent);
         for start in [KeyStart::Aligned, KeyStart::Dynamic] {
             walk(&axis, 4, 2, start);
             walk(&axis, 2, 4, start);
+        }
+    }
+}
+
+/// Of parts too, and visible pairs whatever keys a part holds.
+#[test]
+fn counts_of_parts_match_a_walk() {
+    for (turn, axis) in (1..=11).flat_map(axes).flat_map(|axis| parts(&axis)).enumerate() {
+        let (query_tile, key_tile) = [(1, 1), (4, 2), (2, 4), (8, 8), (3, 3)][turn % 5];
+        walk(&axis, query_tile, key_tile, [KeyStart::Aligned, KeyStart::Dynamic][turn / 5 % 2]);
+    }
+    for axis in (1..=8).flat_map(axes) {
+        for (queries, keys) in pairs_of_ranges(axis.extent) {
+            for (residue, _) in part(&axis, &queries, &keys).residue_kinds() {
+                let visible: usize = (0..residue.query_len).map(|i| residue.window(i).len()).sum();
+                assert_eq!(residue.scores(), visible as u64, "{residue:?}");
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use natten_core::window::Axis;
 use natten_core::{
     AttentionParams, AxisParams, DynParams, ElementType, Gradients, Inputs, KernelSize, KernelSizePolicy,
-    Layout, Output, Params, Problem, ProblemError, Saved, Sequences,
+    Layout, Output, Params, Problem, ProblemError, Region, Saved, Sequences, region,
 };
 
 use crate::bytes::Bytes;
@@ -18,7 +18,10 @@ pub fn body(data: &[u8]) {
         0 => Problem::attention(&attention(bytes), &inputs, ElementType::F32),
         1 => packed(bytes, &inputs),
         2 => Problem::new(&two_axes(bytes).to_dyn(), &inputs, ElementType::F16),
-        _ => Problem::new(&any_axes(bytes, rank), &inputs, ElementType::Bf16),
+        _ => {
+            let params = any_axes(bytes, rank);
+            Problem::new(&any_regions(params, &shapes, bytes), &inputs, ElementType::Bf16)
+        }
     };
     match made {
         Ok(problem) => ask(&problem, &shapes, bytes),
@@ -138,6 +141,42 @@ fn any_axes(bytes: &mut Bytes<'_>, rank: usize) -> DynParams {
     DynParams::new(&axes, scale, policy(bytes))
 }
 
+/// Parts of axes, as often as not such that the tensors fit them.
+fn any_regions(params: DynParams, shapes: &Shapes, bytes: &mut Bytes<'_>) -> DynParams {
+    let count = bytes.byte() % 3;
+    (0..count).fold(params, |params, _| {
+        let axis = usize::from(bytes.byte() % 4);
+        let mut range = |held: &[usize]| {
+            let start = bytes.number();
+            let held = held.get(axis).copied().filter(|_| !bytes.once_in(4));
+            start..held.map_or_else(|| bytes.number(), |held| start.saturating_add(held))
+        };
+        let (queries, keys) = (range(&shapes.tokens), range(&shapes.keys));
+        let most = queries.end.max(keys.end);
+        let extent = if bytes.once_in(3) { bytes.number() } else { most.saturating_add(bytes.number()) };
+        params.region(axis, Region::of(extent).queries(queries).keys(keys))
+    })
+}
+
+/// What a part needs, who sees it, and the whole in parts.
+fn look_around(problem: &Problem, bytes: &mut Bytes<'_>) {
+    for axis in problem.axes().iter().filter(|_| !problem.is_packed()) {
+        let queries = axis.query_start..axis.query_start + axis.query_extent;
+        let needed = region::keys_needed(axis, queries.clone());
+        let held = axis.key_start..axis.key_start + axis.key_extent;
+        if problem.has_region() && problem.query_tokens() > 0 {
+            assert!(held.start <= needed.start && needed.end <= held.end, "{axis:?} {needed:?}");
+            let seeing = region::queries_seeing(axis, needed);
+            assert!(seeing.start <= queries.start && queries.end <= seeing.end, "{axis:?} {seeing:?}");
+        }
+    }
+    let (ranks, axis) = (usize::from(bytes.byte() % 5), usize::from(bytes.byte() % 4));
+    match region::Split::new(problem, ranks, &[axis]) {
+        Ok(split) => assert_eq!(split.parts().len(), ranks),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
 fn ask(problem: &Problem, shapes: &Shapes, bytes: &mut Bytes<'_>) {
     assert!(problem.scale().is_finite());
     assert_eq!(problem.heads(), problem.heads_kv() * problem.heads_per_kv());
@@ -156,6 +195,7 @@ fn ask(problem: &Problem, shapes: &Shapes, bytes: &mut Bytes<'_>) {
         sequence.axes.iter().for_each(|axis| look_through(axis, bytes));
     }
     assert!(covered[0] <= problem.axes()[2].query_extent && covered[1] <= problem.axes()[2].key_extent);
+    look_around(problem, bytes);
     check_others(problem, shapes, bytes);
 }
 

@@ -20,7 +20,7 @@ mod task;
 mod tile;
 mod tiled;
 
-use natten_core::{Element, ElementType, Inputs, Output, Problem, TensorView, TensorViewMut, bf16, f16};
+use natten_core::{Element, Inputs, Output, Problem, TensorView, TensorViewMut, bf16, f16};
 
 use crate::Cpu;
 use crate::arch::rows::{Rows, SharedRows};
@@ -69,8 +69,7 @@ fn forward<E: Element>(
     inputs: &Inputs<TensorView<'_, E>>,
     output: Output<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
 ) {
-    let tiles = isa.has_tiles() && E::TYPE == ElementType::Bf16;
-    let vectors = if tiles { Vectors::BESIDE_TILES } else { Vectors::of(isa) };
+    let vectors = Vectors::of_forward(isa, E::TYPE);
     let call = Call {
         problem,
         schedule: Schedule::new(cpu, &vectors, problem, Pass::Forward),
@@ -81,7 +80,7 @@ fn forward<E: Element>(
         out: SharedRows::of_rows(output.out),
         lse: output.lse.map(SharedRows::of_scalars),
     };
-    match tiles {
+    match vectors.tiles {
         true => run_tile_tasks(cpu, isa, problem.useful_flops(), &call),
         false => run_tasks(cpu, isa, problem.useful_flops(), &call),
     }

@@ -44,17 +44,14 @@ fn windows_agree() {
     for extent in 1..=14usize {
         for (dilation, kernel_size) in (1..=extent).flat_map(|d| (1..=extent / d).map(move |w| (d, w))) {
             for (stride, is_causal) in (1..=kernel_size).flat_map(|s| [(s, false), (s, true)]) {
-                let (query_extent, key_extent) = (extent, extent);
-                let axis = Axis { query_extent, key_extent, kernel_size, stride, dilation, ..Axis::UNIT };
-                axes.push(Axis { is_causal, ..axis });
+                let whole = Axis::whole(extent);
+                axes.push(Axis { kernel_size, stride, dilation, is_causal, ..whole });
             }
         }
     }
-    for (query_extent, key_extent) in (1..=9).flat_map(|queries| (1..=9).map(move |keys| (queries, keys))) {
-        let open = Axis { query_extent, key_extent, kernel_size: key_extent, ..Axis::UNIT };
-        let causal = Axis { is_causal: true, kernel_size: query_extent.max(key_extent), ..open };
-        let query_offset = key_extent as isize - query_extent as isize;
-        axes.extend([open, causal, Axis { query_offset, ..causal }]);
+    for (queries, keys) in (1..=9).flat_map(|queries| (1..=9).map(move |keys| (queries, keys))) {
+        let causal = [Axis::causal_from_start(queries, keys), Axis::causal_from_end(queries, keys)];
+        axes.extend([Axis::attention(queries, keys), causal[0], causal[1]]);
     }
     let cuda = emulated();
     axes.iter().for_each(|axis| check_windows(cuda.device(), axis));

@@ -1,6 +1,7 @@
 //! Rows of axes against a walk over their query tiles, which in turn agrees with one over pairs (plan/tests.rs).
 
 use super::*;
+use crate::window::small::{axes, parts};
 
 /// The key tiles of an axis by a walk over its query tiles, residue by residue.
 fn walk_tiles(axis: &Axis, query_side: usize, key_side: usize, start: KeyStart) -> KeyTiles {
@@ -48,16 +49,8 @@ fn rows_match_a_walk() {
             for kernel_size in 1..=extent / dilation {
                 for stride in 1..=kernel_size {
                     for is_causal in [false, true] {
-                        let (query_extent, key_extent) = (extent, extent);
-                        let axis = Axis {
-                            query_extent,
-                            key_extent,
-                            kernel_size,
-                            stride,
-                            dilation,
-                            is_causal,
-                            ..Axis::UNIT
-                        };
+                        let whole = Axis::whole(extent);
+                        let axis = Axis { kernel_size, stride, dilation, is_causal, ..whole };
                         // Each axis with a few of the sides, all in turn.
                         turn += 5;
                         check_row(&axis, sides[turn % sides.len()], starts[turn % 2]);
@@ -74,37 +67,45 @@ fn rows_match_a_walk() {
     }
 }
 
-/// A causal axis whose last query stands at the last key.
-fn from_end(causal: Axis) -> Axis {
-    Axis { query_offset: causal.key_extent as isize - causal.query_extent as isize, ..causal }
-}
-
 /// Plain attention, and windows over fewer or more keys than queries.
 fn attention_axes(most: usize) -> Vec<Axis> {
     let mut axes = Vec::new();
     for query_extent in 0..=most {
         for key_extent in 0..=most {
-            let open = Axis { query_extent, key_extent, kernel_size: key_extent, ..Axis::UNIT };
-            let causal = Axis { is_causal: true, kernel_size: query_extent.max(key_extent), ..open };
-            axes.extend([open, causal, from_end(causal)]);
+            let open = Axis::attention(query_extent, key_extent);
+            axes.extend([open, Axis::causal_from_start(query_extent, key_extent)]);
+            axes.push(Axis::causal_from_end(query_extent, key_extent));
             for (dilation, stride) in [(1, 1), (1, 3), (2, 2), (3, 1), (5, 2)] {
                 let kernel_size = (key_extent / dilation).min(stride + 2);
                 if kernel_size >= stride && query_extent > 0 {
-                    let is_causal = false;
-                    axes.push(Axis {
-                        query_extent,
-                        key_extent,
-                        kernel_size,
-                        stride,
-                        dilation,
-                        is_causal,
-                        ..Axis::UNIT
-                    });
+                    axes.push(Axis { kernel_size, stride, dilation, ..open });
                 }
             }
         }
     }
     axes
+}
+
+/// Parts of every axis of up to 14 tokens, and of a few that are longer.
+#[test]
+fn rows_of_parts_match_a_walk() {
+    let sides = [1, 2, 3, 4, 8, 12];
+    let starts = [KeyStart::Dynamic, KeyStart::Aligned];
+    let mut turn = 0;
+    let small = (1..=14).flat_map(axes);
+    let longer = [(41, 7, 3, 1, false), (43, 9, 4, 1, true), (50, 5, 2, 4, false), (51, 6, 5, 3, true)];
+    let longer = longer.map(|(extent, kernel_size, stride, dilation, is_causal)| Axis {
+        kernel_size,
+        stride,
+        dilation,
+        is_causal,
+        ..Axis::whole(extent)
+    });
+    for axis in small.chain(longer).flat_map(|axis| parts(&axis)) {
+        // Each part with one of the sides, all in turn.
+        turn += 5;
+        check_row(&axis, sides[turn % sides.len()], starts[turn / 7 % 2]);
+    }
 }
 
 /// Long enough for many periods of any side and stride.
@@ -120,15 +121,7 @@ fn rows_of_long_axes_match_a_walk() {
         (4096, 2048, 2047, 1),
     ] {
         for is_causal in [false, true] {
-            let axis = Axis {
-                query_extent: extent,
-                key_extent: extent,
-                kernel_size,
-                stride,
-                dilation,
-                is_causal,
-                ..Axis::UNIT
-            };
+            let axis = Axis { kernel_size, stride, dilation, is_causal, ..Axis::whole(extent) };
             for side in [1, 2, 3, 8, 24, 64, 100, 128, 192, 384] {
                 check_row(&axis, side, KeyStart::Dynamic);
                 check_row(&axis, side, KeyStart::Aligned);
@@ -136,9 +129,9 @@ fn rows_of_long_axes_match_a_walk() {
         }
     }
     for [query_extent, key_extent] in [[4000, 9001], [9001, 4000], [5000, 5000]] {
-        let kernel_size = query_extent.max(key_extent);
-        let causal = Axis { query_extent, key_extent, kernel_size, is_causal: true, ..Axis::UNIT };
-        for (side, axis) in [1, 3, 64, 192].into_iter().flat_map(|n| [(n, causal), (n, from_end(causal))]) {
+        let causal =
+            [Axis::causal_from_start, Axis::causal_from_end].map(|axis| axis(query_extent, key_extent));
+        for (side, axis) in [1, 3, 64, 192].into_iter().flat_map(|n| causal.map(|axis| (n, axis))) {
             check_row(&axis, side, KeyStart::Dynamic);
             check_row(&axis, side, KeyStart::Aligned);
         }
@@ -152,8 +145,7 @@ fn endless_axes_are_counted() {
     for (kernel_size, stride, is_causal) in
         [(99, 1, false), (1 << 49, 1, true), (1 << 50, 1 << 49, false), ((1 << 40) + 1, 12_345, true)]
     {
-        let axis =
-            Axis { query_extent: extent, key_extent: extent, kernel_size, stride, is_causal, ..Axis::UNIT };
+        let axis = Axis { kernel_size, stride, is_causal, ..Axis::whole(extent) };
         for side in [1, 64, 192] {
             let row = AxisRow::new(&axis, side, KeyStart::Dynamic);
             assert_eq!(row.query_tiles, (extent as u64).div_ceil(side as u64));

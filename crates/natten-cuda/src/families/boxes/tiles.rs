@@ -332,11 +332,7 @@ mod tests {
     #[test]
     fn odd_boxes_and_lengths_are_no_panic() {
         let video = problem([11, 19, 30], 64, Params::new([5, 9, 7]));
-        let long = [
-            Axis::UNIT,
-            Axis::UNIT,
-            Axis { query_extent: 1 << 61, key_extent: 1 << 61, kernel_size: 1 << 60, ..Axis::UNIT },
-        ];
+        let long = [Axis::UNIT, Axis::UNIT, Axis { kernel_size: 1 << 60, ..Axis::whole(1 << 61) }];
         let work = |axes| Work {
             axes,
             additional_keys: 0,

@@ -178,7 +178,7 @@ pub(crate) fn additional(query: &Query<'_>, problem: &Problem) -> Result<Vec<Lau
     let axes: [Axis; 3] = std::array::from_fn(|a| {
         let key_extent = if a == 2 { key_count } else { 1 };
         let query_extent = problem.axes()[a].query_extent;
-        Axis { query_extent, key_extent, kernel_size: key_extent, ..Axis::UNIT }
+        Axis::attention(query_extent, key_extent)
     });
     let (rows_per_split, split_count) = splits(problem.axes(), key_count);
     let (decomposition, ctas) = decompose(of_keys_kernel, &Work::of(problem, &axes, Items::Keys))?;

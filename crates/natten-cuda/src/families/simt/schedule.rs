@@ -148,7 +148,7 @@ mod tests {
     use crate::registry::{Operation, kernels_of};
 
     fn axis(extent: usize, kernel_size: usize, dilation: usize) -> Axis {
-        Axis { query_extent: extent, key_extent: extent, kernel_size, dilation, ..Axis::UNIT }
+        Axis { kernel_size, dilation, ..Axis::whole(extent) }
     }
 
     fn decomposed(axes: [Axis; 3], heads: usize, row_bytes: usize) -> (Decomposition, u32) {

@@ -71,7 +71,7 @@ pub(super) fn list_axes(problem: &Problem) -> Option<[Axis; 3]> {
     let axis = |a: usize| {
         let key_extent = if a == 2 { keys } else { 1 };
         let query_extent = problem.axes()[a].query_extent;
-        Axis { query_extent, key_extent, kernel_size: key_extent, ..Axis::UNIT }
+        Axis::attention(query_extent, key_extent)
     };
     (keys > 0 && problem.batch() > 0).then(|| [axis(0), axis(1), axis(2)])
 }

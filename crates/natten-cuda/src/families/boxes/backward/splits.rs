@@ -108,8 +108,7 @@ mod tests {
     use natten_core::window::Axis;
 
     fn line(queries: usize, keys: usize) -> [Axis; 3] {
-        let axis = Axis { query_extent: queries, key_extent: keys, kernel_size: keys, ..Axis::UNIT };
-        [Axis::UNIT, Axis::UNIT, axis]
+        [Axis::UNIT, Axis::UNIT, Axis::attention(queries, keys)]
     }
 
     fn splits(axes: &[Axis; 3], rows: Rows, sharing: usize, multiprocessors: u32) -> Splits {

@@ -91,6 +91,6 @@ fn additional_axes(problem: &Problem) -> [Axis; 3] {
     std::array::from_fn(|a| {
         let key_extent = if a == 2 { keys } else { 1 };
         let query_extent = problem.axes()[a].query_extent;
-        Axis { query_extent, key_extent, kernel_size: key_extent, ..Axis::UNIT }
+        Axis::attention(query_extent, key_extent)
     })
 }

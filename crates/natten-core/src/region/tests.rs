@@ -1,0 +1,170 @@
+//! Needs, their inverse and splits against walks over every pair.
+
+use super::*;
+use crate::element::ElementType;
+use crate::layout::Layout;
+use crate::operands::Inputs;
+use crate::params::{DynParams, Params};
+use crate::window::small::{axes, pairs_of_ranges, ranges};
+
+/// Tokens from the lowest to the highest that are asked for.
+fn hull_of(tokens: impl Iterator<Item = usize>) -> Option<Range<usize>> {
+    tokens.fold(None, |hull: Option<Range<usize>>, token| {
+        let hull = hull.unwrap_or(token..token + 1);
+        Some(hull.start.min(token)..hull.end.max(token + 1))
+    })
+}
+
+/// Whole windows were held to an independent statement of the mask (window/tests.rs).
+fn pairs(axis: &Axis) -> Vec<(usize, usize)> {
+    let of_query = |q: usize| {
+        let (g, i) = axis.place_of_query(q);
+        axis.residue(g).window(i).map(move |p| (q, axis.first_key(g) + p * axis.dilation))
+    };
+    (0..axis.extent).flat_map(of_query).collect()
+}
+
+#[test]
+fn needs_are_what_a_walk_finds() {
+    for axis in (1..=13).flat_map(axes) {
+        let pairs = pairs(&axis);
+        for range in ranges(axis.extent) {
+            let keys = hull_of(pairs.iter().filter(|(q, _)| range.contains(q)).map(|&(_, k)| k));
+            let queries = hull_of(pairs.iter().filter(|(_, k)| range.contains(k)).map(|&(q, _)| q));
+            let empty = range.start..range.start;
+            assert_eq!(
+                keys_needed(&axis, range.clone()),
+                keys.unwrap_or(empty.clone()),
+                "{axis:?} {range:?}"
+            );
+            assert_eq!(queries_seeing(&axis, range.clone()), queries.unwrap_or(empty), "{axis:?} {range:?}");
+        }
+    }
+}
+
+#[test]
+fn the_first_missing_key_is_named() {
+    for axis in (1..=8).flat_map(axes) {
+        let pairs = pairs(&axis);
+        for (queries, keys) in pairs_of_ranges(axis.extent) {
+            let missing =
+                pairs.iter().filter(|(q, k)| queries.contains(q) && !keys.contains(k)).map(|&(_, k)| k);
+            let region = Region::of(axis.extent).queries(queries.clone()).keys(keys.clone());
+            assert_eq!(missing_key(&region.part_of(axis)), missing.min(), "{axis:?} {queries:?} {keys:?}");
+        }
+    }
+}
+
+fn problem(shape: &[usize], params: &DynParams) -> Problem {
+    let layout = Layout::contiguous(shape).unwrap();
+    Problem::new(params, &Inputs::new(layout, layout, layout), ElementType::F32).unwrap()
+}
+
+/// Every token has one rank, every key that a rank needs is its own or arrives once, and both sides agree on it.
+#[test]
+fn splits_cover_the_whole_and_exchange_what_is_needed() {
+    let windows = [
+        Params::new([3, 5]).to_dyn(),
+        Params::new([4, 3]).stride([3, 2]).is_causal([true, false]).to_dyn(),
+        Params::new([3, 2]).dilation([2, 5]).stride([2, 1]).is_causal([false, true]).to_dyn(),
+    ];
+    for params in windows {
+        let whole = problem(&[2, 17, 20, 2, 8], &params);
+        for (ranks, axes) in (1..=7).flat_map(|n| [&[0][..], &[1], &[0, 1], &[1, 0]].map(|axes| (n, axes))) {
+            let split = Split::new(&whole, ranks, axes).unwrap();
+            assert_eq!(split.parts().len(), ranks);
+            check_split(&whole, &params, &split);
+        }
+    }
+}
+
+fn check_split(whole: &Problem, params: &DynParams, split: &Split) {
+    let axes = &whole.axes()[1..];
+    let mut owner = vec![None; 17 * 20];
+    for (rank, part) in split.parts().iter().enumerate() {
+        for (x, y) in part.queries[0].clone().flat_map(|x| part.queries[1].clone().map(move |y| (x, y))) {
+            assert_eq!(owner[x * 20 + y].replace(rank), None, "token {x} {y}");
+        }
+    }
+    assert!(owner.iter().all(Option::is_some));
+    let mut scores = 0.0;
+    for (rank, part) in split.parts().iter().enumerate() {
+        scores += part.scores;
+        let mut has = vec![0; 17 * 20];
+        let mine = |range: &[Range<usize>]| {
+            let (xs, ys) = (range[0].clone(), range[1].clone());
+            xs.flat_map(move |x| ys.clone().map(move |y| x * 20 + y))
+        };
+        mine(&part.queries).for_each(|token| has[token] += 1);
+        for transfer in &part.receives {
+            mine(&transfer.tokens).for_each(|token| {
+                assert_eq!(owner[token], Some(transfer.rank), "token {token} to {rank}");
+                has[token] += 1;
+            });
+            let tokens = transfer.tokens.iter().map(|range| range.len() as u64).product::<u64>();
+            assert_eq!(transfer.bytes, tokens * 2 * 2 * 16 * 4);
+            let sent = &split.parts()[transfer.rank].sends;
+            let same = |other: &&Transfer| other.rank == rank && other.tokens == transfer.tokens;
+            assert_eq!(sent.iter().filter(same).count(), 1, "{transfer:?} to {rank}");
+        }
+        mine(&part.keys).for_each(|token| assert_eq!(has[token], 1, "token {token} at {rank}"));
+        let sent: usize = split.parts().iter().map(|part| part.sends.len()).sum();
+        assert_eq!(sent, split.parts().iter().map(|part| part.receives.len()).sum::<usize>());
+        // What a rank is to call is a problem, and would not be with a key less.
+        let shape = |range: &[Range<usize>]| {
+            let tokens = range.iter().map(ExactSizeIterator::len);
+            Layout::contiguous(&[2].into_iter().chain(tokens).chain([2, 8]).collect::<Vec<_>>()).unwrap()
+        };
+        let [query, key] = [&part.queries, &part.keys].map(|range| shape(range));
+        let inputs = Inputs::new(query, key, key);
+        let called = Problem::new(&split.params(params, rank), &inputs, ElementType::F32).unwrap();
+        assert_eq!(called.scores(), part.scores as u64 * 2 * 2);
+        for (axis, of_axis) in axes.iter().enumerate() {
+            if !part.queries.iter().any(|range| range.is_empty()) {
+                assert_eq!(part.keys[axis], keys_needed(of_axis, part.queries[axis].clone()));
+            }
+        }
+    }
+    assert_eq!(scores as u64 * 2 * 2, whole.scores());
+}
+
+/// A causal axis gives its first rank more queries, one that is open as many.
+#[test]
+fn work_is_shared_evenly() {
+    let ends = |params: &DynParams, shape: &[usize], ranks: usize| {
+        let split = Split::new(&problem(shape, params), ranks, &[0]).unwrap();
+        split.parts().iter().map(|part| part.queries[0].end).collect::<Vec<_>>()
+    };
+    assert_eq!(ends(&Params::new([5]).to_dyn(), &[1, 100, 1, 8], 4), [25, 50, 75, 100]);
+    assert_eq!(ends(&Params::new([100]).is_causal(true).to_dyn(), &[1, 100, 1, 8], 2), [71, 100]);
+    // Blocks of 4 in residues of 3 stay whole, and ranks beyond them have nothing to do.
+    assert_eq!(
+        ends(&Params::new([5]).stride(4).dilation(3).to_dyn(), &[1, 30, 1, 8], 5),
+        [12, 12, 24, 24, 30]
+    );
+    // Of four ranks on two axes, two by two exchange least.
+    let square = problem(&[1, 64, 64, 1, 8], &Params::new([9, 9]).to_dyn());
+    let split = Split::new(&square, 4, &[0, 1]).unwrap();
+    assert_eq!(split.parts()[3].queries, [32..64, 32..64]);
+    assert_eq!(split.parts()[3].receives.len(), 3);
+}
+
+#[test]
+fn splits_that_make_no_sense_are_refused() {
+    let params = Params::new([3, 3]).to_dyn();
+    let whole = problem(&[1, 8, 8, 1, 4], &params);
+    let refused = |ranks, axes: &[usize]| Split::new(&whole, ranks, axes).unwrap_err();
+    assert_eq!(refused(0, &[0]), SplitError::NoRanks);
+    let most = MAX_RANKS;
+    assert_eq!(refused(usize::MAX, &[0]), SplitError::TooManyRanks { ranks: usize::MAX, max: most });
+    assert_eq!(Split::new(&whole, most, &[0, 1]).unwrap().parts().len(), most);
+    assert_eq!(refused(2, &[]), SplitError::AxisCount { found: 0 });
+    assert_eq!(refused(2, &[2]), SplitError::Axis { axis: 2, rank: 2 });
+    assert_eq!(refused(2, &[1, 1]), SplitError::Repeated { axis: 1 });
+    let grid = Split::on_grid(&whole, 2, &[0], &[4, 0]).unwrap_err();
+    assert_eq!(grid, SplitError::Grid { found: vec![4, 0], rank: 2 });
+    let part = params.region(1, Region::of(8).queries(0..2).keys(0..3));
+    let [query, key] = [2, 3].map(|n| Layout::contiguous(&[1, 8, n, 1, 4]).unwrap());
+    let part = Problem::new(&part, &Inputs::new(query, key, key), ElementType::F32).unwrap();
+    assert_eq!(Split::new(&part, 2, &[0]), Err(SplitError::NotWhole { axis: 1 }));
+}
