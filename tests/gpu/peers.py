@@ -7,6 +7,7 @@ and FlexAttention, compiled, with the same neighborhood mask; forward, and backw
 Needs PyTorch 2.5 or newer. A peer that fails is reported and the others go on.
 """
 import argparse
+import importlib
 import json
 import math
 import pathlib
@@ -279,7 +280,26 @@ def peers(problem, head_dim, backward, deadline):
                 return time_pass(lambda q, k, v: attention(q, k, v, scale=scale), operands, backward)
 
         note(f"dense-{name}", dense, sdpa)
+    for name, attention in own_flash_attentions():
+
+        def own():
+            def call(query, key, value):
+                out = attention(*(x.transpose(1, 2) for x in (query, key, value)), softmax_scale=scale)
+                return out[0] if isinstance(out, tuple) else out
+
+            return time_pass(call, operands, backward)
+
+        note(f"dense-{name}", dense, own)
     return lines
+
+
+def own_flash_attentions():
+    """FlashAttention's own packages, newest first, where this machine has them: tensors are [batch, tokens, heads, head_dim]."""
+    for name, module in (("fa4", "flash_attn.cute"), ("fa3", "flash_attn_interface"), ("fa2", "flash_attn")):
+        try:
+            yield name, importlib.import_module(module).flash_attn_func
+        except (ImportError, AttributeError):
+            continue
 
 
 def main():

@@ -30,18 +30,22 @@ def beside_peers(bench, peers):
     groups = {}
     for m in lines:
         groups.setdefault((m["problem"], m["head_dim"], m["type"]), []).append(m)
-    print("forward, ms; 'x cudnn': how much faster than dense attention of cuDNN")
-    print(f"{'problem':<22} {'hd':>3} {'type':<4} {'ours':>9} {'useful':>7} {'issued':>7} {'share':>6} {'flex':>9} {'cudnn':>9} {'x cudnn':>8}  family")
+    print("forward, ms; 'x': how much faster ours is than FlexAttention with the same mask, or than the fastest dense attention")
+    print(
+        f"{'problem':<22} {'hd':>3} {'type':<4} {'ours':>9} {'useful':>7} {'issued':>7} {'share':>6} {'flex':>9} {'x':>6} "
+        f"{'dense':>9} {'x':>6} {'':<12}  family"
+    )
     for (problem, head_dim, kind), group in groups.items():
         best = min(group, key=lambda m: m["median_ms"])
         peer = theirs.get((problem, head_dim, kind), {})
         flex = min((peer[p] for p in peer if p.startswith("flex")), default=None)
-        dense = peer.get("dense-cudnn")
+        dense, which = min(((ms, p) for p, ms in peer.items() if p.startswith("dense")), default=(None, ""))
+        times = [number(other and other / best["median_ms"], ".2f") for other in (flex, dense)]
         families = ", ".join(f"{family(m)} {m['median_ms']:.3f}" for m in sorted(group, key=lambda m: m["median_ms"]))
         print(
             f"{problem:<22} {head_dim:>3} {kind:<4} {best['median_ms']:>9.4f} {best['useful_tflops']:>7.1f} "
             f"{number(best['issued_tflops'], '.1f'):>7} {number(best['share_of_matmul'], '.2f'):>6} {number(flex, '.4f'):>9} "
-            f"{number(dense, '.4f'):>9} {number(dense and dense / best['median_ms'], '.2f'):>8}  {families}"
+            f"{times[0]:>6} {number(dense, '.4f'):>9} {times[1]:>6} {which:<12}  {families}"
         )
 
 
