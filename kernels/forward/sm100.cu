@@ -2,20 +2,21 @@
 // Forward pass on Blackwell's tensor cores (sm_100a): the copy engine brings boxes of the caller's own layout, one thread has
 // them multiplied, and scores, weights and sums stay in tensor memory.
 //
-//   producer, one thread:   for each item (batch, head, residue, tile of queries) of this cta
-//                             Q -> shared; for each key tile, full ones first: K, V -> shared
+//   for items, a warp:      each item (batch, head, residue, tile of queries) of this cta is described; Q -> shared;
+//                           its result -> global, once warpgroups have left it over Q
+//   producer, one thread:   for each key tile, full ones first: K, V -> shared
 //   issuer, one thread:       S = Q K[0]^T; for each key tile j, for each warpgroup: O += P V[j]; S = Q K[j + 1]^T
 //   warpgroups, 128 queries each, a row a thread:
 //     for each key tile: read S; hide what is not seen (partial tiles only); P = weights(S), written over S
 //                        rescale O if the reference moved
-//     out = O / sum; lse = ln 2 (reference + log2 sum)
+//     O / sum -> over Q; lse = ln 2 (reference + log2 sum) -> global
 //
 // Warps: a helper warpgroup (the producer is a thread of its warp 0, the issuer one of warp 1, which also allocates tensor
-// memory), then one or two softmax warpgroups: with two, one's softmax runs under the other's products. The grid is
+// memory; warp 2 is for items), then one or two softmax warpgroups: with two, one's softmax runs under the other's products. The grid is
 // persistent as Hopper's: one cta a multiprocessor, items dealt in turn.
 // Shared memory: sm100/config.cuh; Q x items | K x 2 | V x 2 | rows | mask words | items | places of tiles | barriers.
 // Tensor memory: S of each warpgroup, 128 columns, its weights over the first 64; O of each, HEAD_DIM columns.
-// Barriers: K full, K empty, V full, V empty for each stage, Q full, Q empty for each item; per warpgroup S full (a commit),
+// Barriers: K full, K empty, V full, V empty for each stage, Q full, Q empty, item ready for each item; per warpgroup S full (a commit),
 // P full (its four warps), O full (a commit).
 // Registers: a softmax thread has 128 scores; 224 in all beside a second warpgroup, for which the helpers give up all but 56.
 #include <natten/launch.cuh>

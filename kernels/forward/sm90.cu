@@ -2,25 +2,28 @@
 // Forward pass on Hopper's tensor cores (sm_90a): the copy engine brings boxes of the caller's own layout, warpgroups
 // multiply them.
 //
-//   producer, one thread:   for each item (batch, head, residue, tile of queries) of this cta
-//                             Q -> shared; for each key tile, full ones first: K, V -> shared
+//   for items, a warp:      each item (batch, head, residue, tile of queries) of this cta is described; Q -> shared;
+//                           its result -> global, once consumers have left it over Q
+//   for rows, two warps:    which keys each of its queries sees
+//   for tiles, one thread:  for each key tile, full ones first: K, V -> shared
 //   consumers, 64 queries each:
 //     S = Q K[0]^T; P = weights(S)
 //     for j = 1 ..: issue S = Q K[j]^T; issue O += P V[j-1]
 //                   wait for S; hide what is not seen (partial tiles only); P' = weights(S), while O += P V runs
 //                   wait for O; move references that P' says are far away; P = P'
-//     O += P V[last]; out = O / sum; lse = ln 2 (reference + log2 sum)
+//     O += P V[last]; O / sum -> over Q; lse = ln 2 (reference + log2 sum) -> global
 //   rows whose weights leave f32 make their item come again, to be done with a look at the scores
 //
-// Warps: one producer warpgroup (two threads of it work), then two or three consumer warpgroups that take turns at
+// Warps: one warpgroup of producers, then two or three consumer warpgroups that take turns at
 // issuing products, so that one's softmax runs under another's products. The grid is persistent: one cta a
 // multiprocessor, items dealt in turn.
 // Shared memory: sm90/config.cuh; Q | K | V | rows | mask words | items | places of tiles | lost rows | barriers. The
 // result goes out over its own queries, while the next item's arrive.
-// Barriers: K full, K empty, V full, V empty for each stage, Q full, Q empty, item ready for each item in flight; full ones count
-// bytes, empty ones the consumers' warps. Named barriers 1 .. 3 pass the turn, 8 .. 10 hold a warpgroup together.
+// Barriers: K full, K empty, V full, V empty for each stage, Q full, Q empty for each place of queries, item ready, rows ready for
+// each item in flight; full ones count bytes, empty ones the consumers' warps, ready ones the warps that describe. Named barrier 0 ends the preparation, 1 .. 3 pass the turn,
+// 8 .. 10 hold a warpgroup together.
 // Registers: per consumer thread HEAD_DIM / 2 for O, KEYS / 2 for S, KEYS / 4 for P; 232 in all (two consumer
-// warpgroups) or 160 (three); the producer gives up all but 40 or 32.
+// warpgroups) or 160 (three); the producers give up all but 40 or 32.
 #include <natten/launch.cuh>
 #include <natten/sm90/consumer.cuh>
 #include <natten/sm90/item_producer.cuh>
@@ -30,11 +33,16 @@
 namespace natten {
 namespace sm90 {
 
-// The copy engine has the tensors' maps at hand by the time of the first copies.
-NATTEN_DEVICE void prefetch_maps(const ForwardParamsSm90& p) {
-  arch::prefetch_map(&p.query);
-  arch::prefetch_map(&p.key);
-  arch::prefetch_map(&p.value);
+// Of the maps that a warp copies by, so that the copy engine has them at hand by then.
+template <class C>
+NATTEN_DEVICE void prefetch_maps(const ForwardParamsSm90& p, int warp) {
+  if (warp == C::ITEM_WARP) {
+    arch::prefetch_map(&p.query);
+    if (p.rows_alone == 0) arch::prefetch_map(&p.out_map);
+  } else {
+    arch::prefetch_map(&p.key);
+    arch::prefetch_map(&p.value);
+  }
 }
 
 template <class C>
@@ -68,7 +76,7 @@ NATTEN_DEVICE void forward(const ForwardParamsSm90& p) {
   const unsigned shared = arch::shared_address(shared_memory);
   const int warp = (int)arch::shuffle_from(threadIdx.x / 32, 0);  // tells the compiler that the warp agrees
 
-  if (warp == C::TILE_WARP && arch::elect_one()) prefetch_maps(p);
+  if ((warp == C::TILE_WARP || warp == C::ITEM_WARP) && arch::elect_one()) prefetch_maps<C>(p, warp);
   prepare<C>(p, shared, warp);
   if (warp < 4) {
     arch::lower_registers<C::PRODUCER_REGISTERS>();

@@ -1,5 +1,5 @@
-"""What else runs on this GPU, on the same problems and timed the same way: dense attention of PyTorch (cuDNN, flash)
-and FlexAttention, compiled, with the same neighborhood mask; forward, and backward where problems.json asks for one.
+"""What else runs on this GPU, on the same problems and timed the same way: dense attention of PyTorch (cuDNN, flash) and of
+FlashAttention's own packages where they are installed, and FlexAttention, compiled, with the same neighborhood mask; forward, and backward where problems.json asks for one.
 
     python3 peers.py rates OUT.json                 the ceilings: bf16 matrix product, device-to-device copy
     python3 peers.py peers OUT.json [--filter A,B] [--passes forward,backward] [--seconds N]
@@ -8,6 +8,7 @@ Needs PyTorch 2.5 or newer. A peer that fails is reported and the others go on.
 """
 import argparse
 import importlib
+import importlib.util
 import json
 import math
 import pathlib
@@ -280,9 +281,13 @@ def peers(problem, head_dim, backward, deadline):
                 return time_pass(lambda q, k, v: attention(q, k, v, scale=scale), operands, backward)
 
         note(f"dense-{name}", dense, sdpa)
-    for name, attention in own_flash_attentions():
+    for name, module in (("fa4", "flash_attn.cute"), ("fa3", "flash_attn_interface"), ("fa2", "flash_attn")):
+        if not has(module):
+            continue
 
         def own():
+            attention = importlib.import_module(module).flash_attn_func
+
             def call(query, key, value):
                 out = attention(*(x.transpose(1, 2) for x in (query, key, value)), softmax_scale=scale)
                 return out[0] if isinstance(out, tuple) else out
@@ -293,13 +298,12 @@ def peers(problem, head_dim, backward, deadline):
     return lines
 
 
-def own_flash_attentions():
-    """FlashAttention's own packages, newest first, where this machine has them: tensors are [batch, tokens, heads, head_dim]."""
-    for name, module in (("fa4", "flash_attn.cute"), ("fa3", "flash_attn_interface"), ("fa2", "flash_attn")):
-        try:
-            yield name, importlib.import_module(module).flash_attn_func
-        except (ImportError, AttributeError):
-            continue
+def has(module):
+    """Whether this machine has a package of FlashAttention's own, whose tensors are [batch, tokens, heads, head_dim]."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def main():

@@ -175,15 +175,14 @@ struct ProblemKey {
     counts: [usize; 6],
     element_type: ElementType,
     scale: u64,
-    /// Of packed sequences, where they begin and how long they are.
-    sequences: Vec<[usize; 4]>,
+    /// Of packed sequences, where they begin and the masks: those of one alignment may add up to the same totals as those of the other.
+    sequences: Vec<(usize, usize, Axis)>,
 }
 
 impl ProblemKey {
     fn of(problem: &Problem) -> Self {
-        let sequence = |PackedSequence { query_start, key_start, axes: [.., axis] }| {
-            [query_start, key_start, axis.query_extent, axis.key_extent]
-        };
+        let sequence =
+            |PackedSequence { query_start, key_start, axes: [.., axis] }| (query_start, key_start, axis);
         let sequences = problem.sequences().filter(|_| problem.is_packed());
         ProblemKey {
             axes: *problem.axes(),

@@ -129,6 +129,9 @@ pub fn attention() -> Vec<Spec> {
         Spec::packed(&[5, 1], &[0, 0], false),
         Spec::packed(&[5, 2], &[3, 6], true).additional(4),
         Spec::packed(&[3, 0, 5, 9], &[4, 2, 0, 17], true).from_end().heads(2, 1),
+        // The same totals as each other's, and masks of their own.
+        Spec::packed(&[3, 5], &[5, 3], true),
+        Spec::packed(&[3, 5], &[5, 3], true).from_end(),
     ]);
     list
 }

@@ -54,7 +54,7 @@ struct Config {
 
     // Shared memory in bytes. Swizzled tiles start at multiples of 1024. The result goes out over the item's queries.
     QUERY_AT = 0,
-    KEY_AT = QUERY_AT + ITEMS * QUERY_TILE_BYTES,
+    KEY_AT = QUERY_AT + QUERIES * QUERY_TILE_BYTES,
     VALUE_AT = KEY_AT + STAGES * KEY_TILE_BYTES,
     ROWS_AT = VALUE_AT + STAGES * KEY_TILE_BYTES,
     BITS_AT = ROWS_AT + ITEMS * WARPGROUPS * BOX_ROWS * RowNote::BYTES,  // per axis and bound 0 .. side: 4 words
@@ -68,8 +68,8 @@ struct Config {
     VALUE_FULL = KEY_EMPTY + 8 * STAGES,
     VALUE_EMPTY = VALUE_FULL + 8 * STAGES,
     QUERY_FULL = VALUE_EMPTY + 8 * STAGES,
-    QUERY_EMPTY = QUERY_FULL + 8 * ITEMS,
-    ITEM_READY = QUERY_EMPTY + 8 * ITEMS,
+    QUERY_EMPTY = QUERY_FULL + 8 * QUERIES,
+    ITEM_READY = QUERY_EMPTY + 8 * QUERIES,
     SCORES_FULL = ITEM_READY + 8 * ITEMS,          // per warpgroup, as the two below
     WEIGHTS_FULL = SCORES_FULL + 8 * WARPGROUPS,
     SUMS_FULL = WEIGHTS_FULL + 8 * WARPGROUPS,
@@ -86,7 +86,7 @@ struct Config {
   static_assert(COLUMNS_USED <= 512 && COLUMNS_USED > 128, "tensor memory");
   static_assert(HELPER_REGISTERS * 128 + SOFTMAX_REGISTERS * 128 * WARPGROUPS <= 65536, "registers");
 
-  // Of an item's place: what is noted of a row, and where a box of queries and then its result lies; no rows are ever lost.
+  // What is noted of a row in an item's place, and where a box of queries and then its result lies in a place of those; no rows are ever lost.
   NATTEN_DEVICE RowNote row_note(unsigned shared, int place, int row) {
     return {shared + ROWS_AT + (place * WARPGROUPS * BOX_ROWS + row) * RowNote::BYTES};
   }

@@ -3,6 +3,7 @@
 #pragma once
 #include "../sm90/copies.cuh"
 #include "../sm90/rows.cuh"
+#include "../sm90/work.cuh"
 #include "config.cuh"
 #include "mask.cuh"
 
@@ -35,8 +36,9 @@ struct Weigher {
   __device__ __forceinline__ void describe_row(const WorkItem& item, const WorkItem::Head& head) const {
     const sm90::RowPlace lies = sm90::describe_row<false>(p.geometry.axes, p.query_box_log2, p.query_side, item,
                                                           {group, warp * 32 + lane}, row_note());
-    row_note().set_result(RowNote::OUT, lies.exists ? sm90::row_offset(p.out_strides, head, lies) : RowNote::ABSENT);
     row_note().set_result(RowNote::LSE, lies.exists ? sm90::row_offset(p.lse_strides, head, lies) : RowNote::ABSENT);
+    if (!sm90::stores_rows_alone(p, item)) return;  // the copy engine finds the way of rows
+    row_note().set_result(RowNote::OUT, lies.exists ? sm90::row_offset(p.out_strides, head, lies) : RowNote::ABSENT);
   }
 
   // For the whole warp, once all its lanes have come here.

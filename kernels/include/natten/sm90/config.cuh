@@ -75,7 +75,8 @@ struct Config {
   static_assert(SHARED_BYTES <= 227 * 1024, "shared memory of one cta");
   static_assert(PRODUCER_REGISTERS * 128 + CONSUMER_REGISTERS * 128 * WARPGROUPS <= 65536, "registers");
 
-  // Of an item's place: what is noted of a row, where a box of queries and then its result lies, and which rows of a warp were lost.
+  // What is noted of a row in an item's place, where a box of queries and then its result lies in a place of those, and which rows of a warp an
+  // item in its place lost.
   NATTEN_DEVICE RowNote row_note(unsigned shared, int place, int row) {
     return {shared + ROWS_AT + (place * WARPGROUPS * BOX_ROWS + row) * RowNote::BYTES};
   }

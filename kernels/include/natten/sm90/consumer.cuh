@@ -148,6 +148,7 @@ struct Consumer : RowWeights<C> {
   __device__ __forceinline__ void release_owed() {
     if (owed.stage < 0) return;
     await_values(owed);
+    arch::sync_warp();  // lane 0 says that all lanes have waited
     release_values(owed);
     owed.stage = -1;
   }
@@ -187,7 +188,10 @@ struct Consumer : RowWeights<C> {
     issue_out();
     if (has_turn) pass_turn();
     unsigned seen[2] = {0xffffffffu, 0xffffffffu};
-    if (MASKED) find_seen(seen);
+    if (MASKED) {
+      find_seen(seen);
+      release_owed();
+    }
     arch::wgmma_wait<1>();
     arch::settle(scores);
     release_keys();
@@ -197,7 +201,6 @@ struct Consumer : RowWeights<C> {
     arch::wgmma_wait<0>();
     arch::settle(out);
     release_values(value);
-    if (MASKED) release_owed();
     this->adjust_large(sums, lost_rows());
     leave_weights(sums);
   }

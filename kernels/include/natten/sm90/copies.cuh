@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// What the producers of the Hopper kernels ask of the copy engine: a tile as slabs, and the rows of an item.
+// What the producers of the Hopper kernels ask of the copy engine: a tile as slabs, and the rows of an item, both ways.
 #pragma once
 #include "../params_sm90.h"
 #include "bits.cuh"
@@ -18,7 +18,7 @@ NATTEN_DEVICE void load_slabs(unsigned to, int slab_bytes, unsigned barrier, con
 }
 
 // Zeroes the rows of all stages of keys and values that tiles of so many keys leave empty: weights of 0 are multiplied with
-// what stands there. Before the first copy.
+// what stands there. Before the first copy of either.
 template <class C>
 NATTEN_DEVICE void clear_padding(unsigned shared, int keys, const Team& team) {
   const int thread = team.warp * 32 + (int)threadIdx.x % 32;

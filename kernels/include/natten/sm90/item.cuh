@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// What the producer of a Hopper kernel tells itself and the consumers in shared memory, typed: work items, the places of
-// tiles, and what a warpgroup notes of its rows. Each is known by its address: registers are few.
+// What the producers of a Hopper kernel tell each other and the consumers in shared memory, typed: work items, the places of
+// tiles, and what is noted of rows. Each is known by its address: registers are few.
 //
 // An item is a tile of rows, which meets tiles of columns: in the forward pass rows are queries and columns are keys.
 #pragma once
@@ -50,7 +50,7 @@ struct WorkItem {
     arch::store_shared(address + ALONG_AT + 16 * a, along.base, along.residue, along.first_column, along.tiles);
   }
 
-  // Until an axis is described, the number of the item's tile along it stands there.
+  // In the backward the number of the item's tile along an axis stands there until that is described.
   __device__ __forceinline__ int tile(int a) const { return (int)arch::load_shared(address + ALONG_AT + 16 * a); }
   __device__ __forceinline__ void set_tile(int a, unsigned tile) const {
     arch::store_shared(address + ALONG_AT + 16 * a, tile);
@@ -131,7 +131,7 @@ struct KeyTile {
   }
 };
 
-// What a warpgroup notes of one of its rows.
+// What is noted of a row.
 struct RowNote {
   enum { WINDOWS_AT = 0, RESULTS_AT = 24, BYTES = 48 };
   enum { OUT = 0, LSE = 1 };  // the forward's results
@@ -148,7 +148,7 @@ struct RowNote {
     arch::store_shared(address + WINDOWS_AT + 8 * a, window.start, window.end);
   }
 
-  // Offsets in elements of its two results: out and lse, d_query, or d_key and d_value. Strides may be negative, so that a
+  // Offsets in elements of its two results: lse and, where rows are stored one by one, out; d_query; or d_key and d_value. Strides may be negative, so that a
   // row which does not exist has an offset that none has.
   static constexpr long long ABSENT = -0x7fffffffffffffffLL - 1;
 

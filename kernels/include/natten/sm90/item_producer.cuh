@@ -53,7 +53,7 @@ struct ItemProducer {
   __device__ __forceinline__ bool hand_out(unsigned number, int index, int lost) const {
     arch::sync_warp();  // all lanes know the index: it may be written over
     const int place = number % C::ITEMS;
-    const bool is_careful = C::LOSING > 0 && p.geometry.scale_log2 > NATTEN_FAR;
+    const bool is_careful = C::LOSING > 0 && is_always_careful(p);
     if (lane() == 0) {
       item(place).set_number(number);
       item(place).set_order(index, is_careful || lost >= 0);
@@ -75,7 +75,7 @@ struct ItemProducer {
     const int place = number % C::ITEMS;
     arch::barrier_wait(shared + C::QUERY_EMPTY + 8 * at.stage, at.parity);
     const unsigned result = C::queries(shared, at.stage, 0);
-    if (p.rows_alone != 0 || item(place).is_careful()) store_alone(place, result);
+    if (stores_rows_alone(p, item(place))) store_alone(place, result);
     else if (lane() == 0) store_rows<C>(result, p.out_map, p.out_steps, item(place), p.query_box_log2, p.query_side);
     return has_lost(place) ? place : -1;
   }

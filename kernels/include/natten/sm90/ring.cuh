@@ -35,7 +35,7 @@ struct RingPlace {
   }
 };
 
-// Sets up the barriers of a ring's places, full ones and empty ones, by how many arrivals complete a phase of either.
+// Sets up the two barriers of each of a ring's places, full ones and empty ones for instance, by how many arrivals complete a phase of either.
 template <int PLACES>
 NATTEN_DEVICE void init_ring(unsigned full, unsigned empty, unsigned fillers, unsigned emptiers) {
   for (int place = 0; place < PLACES; ++place) {

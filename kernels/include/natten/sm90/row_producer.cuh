@@ -4,6 +4,7 @@
 #pragma once
 #include "config.cuh"
 #include "rows.cuh"
+#include "work.cuh"
 
 namespace natten {
 namespace sm90 {
@@ -23,7 +24,7 @@ struct RowProducer {
                                               {row / C::BOX_ROWS, row % C::BOX_ROWS}, note);
     const bool is_due = lies.exists && (!item.is_careful() || C::lost_rows(shared, place, row / 16).has(row % 16));
     note.set_result(RowNote::LSE, is_due ? row_offset(p.lse_strides, head, lies) : RowNote::ABSENT);
-    if (p.rows_alone == 0 && !item.is_careful()) return;  // the copy engine finds the way of rows
+    if (!stores_rows_alone(p, item)) return;  // the copy engine finds the way of rows
     note.set_result(RowNote::OUT, is_due ? row_offset(p.out_strides, head, lies) : RowNote::ABSENT);
   }
 

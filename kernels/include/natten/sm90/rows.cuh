@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// What a consumer warpgroup of a Hopper kernel does with its 64 rows beside products: where each lies and what it meets,
-// and its result's way out.
+// What the Hopper kernels do with rows beside products: where each lies and what it meets, and in the backward its results' way out.
 #pragma once
 #include "../arch/memory.cuh"
 #include "../params.h"
@@ -35,8 +34,7 @@ struct RowPlace {
   bool exists;
 };
 
-// Notes down what a row meets, and tells where it lies. One row a lane; others read the note behind the next wait for the warp or
-// warpgroup.
+// Notes down what a row meets, and tells where it lies. Other lanes read the note behind a wait for this one.
 template <bool OF_KEYS>
 NATTEN_DEVICE RowPlace describe_row(const Axis (&axes)[3], const int (&box_log2)[3], const int& side, const WorkItem& item,
                                     Row row, const RowNote& note) {

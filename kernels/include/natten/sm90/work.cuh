@@ -3,6 +3,7 @@
 #pragma once
 #include "../grid.cuh"
 #include "../params_sm90.h"
+#include "../softmax.cuh"
 #include "item.cuh"
 
 namespace natten {
@@ -37,7 +38,7 @@ NATTEN_DEVICE int find_tiles(const Divisor (&tiles)[3], const TileOrder& order, 
     const Divisor& step = a == 0 ? order.slab : a == 1 ? order.line[is_short[0]] : order.box[2 * is_short[0] + is_short[1]];
     const int side = (int)order.side[a][0].value;
     first[a] = take_slowest(index, step) * side;
-    is_short[a] = first[a] + side > (int)tiles[a].value;
+    is_short[a] = side > (int)tiles[a].value - first[a];
   }
 #pragma unroll
   for (int a = 2; a > 0; --a) at[a] = first[a] + take_index(index, order.side[a][is_short[a]]);
@@ -57,6 +58,14 @@ NATTEN_DEVICE Range meet_tiles(const ForwardParamsSm90& p, const RowStart& start
   const int begin = window(axis, queries, keys, first).start - first_key;
   const int end = window(axis, queries, keys, minimum(first + side, queries) - 1).end - first_key;
   return begin < end ? Range{tile.whole(begin), tile.whole(end + tile.length() - 1)} : Range{0, 0};
+}
+
+// Scales in powers of two beyond this leave near no score of note: each item is done carefully from the start.
+NATTEN_DEVICE bool is_always_careful(const ForwardParamsSm90& p) { return p.geometry.scale_log2 > NATTEN_FAR; }
+
+// Whether an item's rows are stored one by one: no map does for the output, or the item comes again for some of them.
+NATTEN_DEVICE bool stores_rows_alone(const ForwardParamsSm90& p, const WorkItem& item) {
+  return p.rows_alone != 0 || (item.is_careful() && !is_always_careful(p));
 }
 
 // What another lane holds.

@@ -210,10 +210,11 @@ impl Shares {
         heads: usize,
         multiprocessors: u32,
     ) -> Result<Self, CudaError> {
-        let items = tiles.iter().fold(heads as u128, |items, &tiles| items * tiles as u128);
-        let limit = i32::MAX as u128;
-        if items > limit {
-            return Err(CudaError::TooLarge { what: "the number of tiles", value: items, limit });
+        let of_head = tiles.iter().fold(1, |all, &tiles| all * tiles as u128);
+        let (items, limit) = (of_head * heads as u128, i32::MAX as u128);
+        let most = of_head.max(items);
+        if most > limit {
+            return Err(CudaError::TooLarge { what: "the number of tiles", value: most, limit });
         }
         let [x, y, z] = tiles;
         let divisor = |tiles| Divisor::new("the tiles of an axis", tiles);

@@ -4,7 +4,7 @@
 use crate::families::boxes::{LeaveOut, Rates, backward, warpgroups};
 use crate::registry::Kernel;
 
-/// Tiles of 128 queries, fitted to the problems that were timed on an H200. Predictions come within an eighth of their times. Three
+/// Tiles of 128 queries, fitted to the problems that were timed on an H200. Predictions come within a seventh of their times. Three
 /// warpgroups take 1.36 times as long as two for 1.5 times the queries.
 pub(in crate::families) fn rates(kernel: &Kernel) -> Rates {
     let (full, mask, item, share) = match kernel.max_head_dim {
