@@ -94,6 +94,27 @@ fn reversed_outputs_are_written() {
     each_within("out", &found, &expected, |exact| 0.02 + 0.01 * exact.abs()).unwrap();
 }
 
+/// Sequences whose queries and keys are as many altogether: causal from the start and from the end they have the same totals, and
+/// each its own launch, in either order.
+#[test]
+fn alignments_of_packed_sequences_are_kept_apart() {
+    alignments_are_kept_apart::<f32>();
+    alignments_are_kept_apart::<bf16>();
+}
+
+fn alignments_are_kept_apart<E: Element>() {
+    let from_start = Spec::packed(&[30, 50], &[50, 30], true).dims(64, 64);
+    let from_end = Spec::packed(&[30, 50], &[50, 30], true).from_end().dims(64, 64);
+    let subject = OnDevice::guarded("hopper", Emulated::new(9, 0));
+    for spec in [&from_start, &from_end, &from_start] {
+        let problem = spec.problem(E::TYPE);
+        let inputs = spec.draw(5).rounded::<E>();
+        let expected = reference::forward(&problem, &inputs.map(Tensor::view)).out;
+        let found = subject.attend(&problem, &inputs).unwrap().out;
+        each_within("out", &found, &expected, |exact| 0.02 + 0.01 * exact.abs()).unwrap();
+    }
+}
+
 /// A forward's two products of 64 elements are of the pairs that its decision speaks of.
 fn assert_pairs(counters: &Counters, decision: &Decision, problem: &Problem) {
     let pairs = counters.mma_flops as f64 / (2.0 * 2.0 * 64.0);
