@@ -294,14 +294,14 @@ impl Problem {
         (0..count).map(move |i| self.packed.as_ref().map_or(whole, |packed| packed[i]))
     }
 
-    /// Query tokens of one batch item.
+    /// Query tokens of one batch item: of [`Problem::of_whole`], which need fit no tensor, at most `usize::MAX`.
     pub fn query_tokens(&self) -> usize {
-        self.axes.iter().map(|axis| axis.query_extent).product()
+        self.axes.iter().map(|axis| axis.query_extent).fold(1, usize::saturating_mul)
     }
 
-    /// Key tokens of one batch item, additional ones not counted.
+    /// Key tokens of one batch item, additional ones not counted, as [`Problem::query_tokens`].
     pub fn key_tokens(&self) -> usize {
-        self.axes.iter().map(|axis| axis.key_extent).product()
+        self.axes.iter().map(|axis| axis.key_extent).fold(1, usize::saturating_mul)
     }
 }
 
