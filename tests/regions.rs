@@ -132,7 +132,8 @@ fn ranks_that_exchange_what_the_split_says_compute_the_whole() {
             let query = boxed(&inputs.query, &part.queries);
             let [key, value] = [&inputs.key, &inputs.value].map(|tensor| boxed(&held(tensor), &part.keys));
             let call = natten::Call::new(&query, &key, &value).expect("one device");
-            let found = call.forward(&split.params(&params, rank)).expect("a valid part");
+            let found =
+                call.forward(&split.params(&params, rank).expect("a rank of it")).expect("a valid part");
             let expected = boxed(&whole, &part.queries);
             assert_close(&format!("rank {rank} of {ranks} along {axes:?}"), &found, &expected, 2e-6);
         }
