@@ -176,6 +176,35 @@ fn a_stream_without_end_is_a_whole() {
     }
 }
 
+/// What a part saved itself is the whole's to rounding, and so is the gradient of its queries.
+#[test]
+fn gradients_with_what_a_part_saved_are_the_wholes() {
+    let whole = Spec::na(&[41, 6], &[7, 3]).stride(&[2, 1]).causal(&[true, false]).heads(2, 1).additional(2);
+    let case = whole.draw(87);
+    let (inputs, d_out): (Inputs<Tensor<f32>>, Tensor<f32>) = (case.rounded(), case.d_out.cast());
+    let gradients = |spec: &Spec, inputs: &Inputs<Tensor<f32>>, d_out: &Tensor<f32>| {
+        let problem = &spec.problem(ElementType::F32);
+        let attended = Cpu::new().attend(problem, inputs).expect("the CPU takes every problem");
+        let saved = natten::Saved { out: &attended.out, lse: &attended.lse, d_out, d_lse: None };
+        Cpu::new().differentiate(problem, inputs, &saved).expect("the CPU takes every problem")
+    };
+    let of_whole = gradients(&whole, &inputs, &d_out);
+    for (queries, keys) in [(0..9, 0..9), (9..30, 2..30), (30..41, 23..41)] {
+        let part = whole.clone().region(0, queries.clone(), keys.clone());
+        let narrow = |tensor: &Tensor<f32>, tokens: &std::ops::Range<usize>| {
+            tensor.view().narrow(1, tokens.clone()).expect("frames of the whole").to_tensor()
+        };
+        let held = Inputs {
+            query: narrow(&inputs.query, &queries),
+            key: narrow(&inputs.key, &keys),
+            value: narrow(&inputs.value, &keys),
+            additional: inputs.additional.clone(),
+        };
+        let found = gradients(&part, &held, &narrow(&d_out, &queries));
+        assert_close("d_query", &found.query, &narrow(&of_whole.query, &queries), 2e-5);
+    }
+}
+
 /// Of frames without queries nothing comes out, and keys get no gradient: also where keys of the other axis are not there, which
 /// nobody needs, and where that axis is any length.
 #[test]
