@@ -200,8 +200,8 @@ fn clamping_and_whole_axes() {
     // The last of several that there are not is named; one that there is does not hide it.
     for params in [Params::new(3).whole_axis(2), Params::new(3).whole_axis(5).whole_axis(2).whole_axis(1)] {
         let result = na2d(&x.query, &x.key, &x.value, &params);
-        let rule = ProblemError::WholeAxis { axis: 2, rank: 2 };
-        expect(result, rule, "whole_axis(2): there are 2 token axes, counted from 0");
+        let rule = ProblemError::NoSuchAxis { axis: 2, rank: 2 };
+        expect(result, rule, "axis 2: there are 2 token axes, counted from 0");
     }
     // A stride longer than the window asked for is a mistake, not a matter of the axis.
     let result = na2d(&x.query, &x.key, &x.value, &clamp(Params::new(3)).stride([5, 1]));

@@ -1,10 +1,13 @@
 //! Wrong regions: each rule is broken once through the public API, and the error has the variant, the values and the name of the
 //! argument. A GPU, which knows wholes only, says so.
 
-use natten::cuda::{Cuda, CudaError, Rejection, RejectionReason};
+use natten::cuda::{
+    Cuda, CudaError, Device, Rejection, RejectionReason, Rejections, predict_backward, predict_forward,
+};
+use natten::region::RegionError;
 use natten::{
-    AxisParams, DynParams, Error, KernelSizePolicy, Params, ProblemError, Region, Role, Saved, Tensor, na1d,
-    na1d_backward, na1d_with_lse, na2d,
+    AxisParams, DynParams, Element, Error, Inputs, KernelSizePolicy, Layout, Params, Problem, ProblemError,
+    Region, Role, Saved, Tensor, bf16, f16, na1d, na1d_backward, na1d_into, na1d_with_lse, na2d,
 };
 use natten_emulator::Emulated;
 
@@ -13,7 +16,8 @@ fn zeros(shape: &[usize]) -> Tensor<f32> {
 }
 
 /// A sequence of these queries and keys breaks this rule, and its message says so in these words.
-fn expect(queries: usize, keys: usize, params: &Params<1>, rule: ProblemError, message: &str) {
+fn expect(queries: usize, keys: usize, params: &Params<1>, rule: impl Into<ProblemError>, message: &str) {
+    let rule = rule.into();
     let [query, key] = [queries, keys].map(|tokens| zeros(&[1, tokens, 1, 4]));
     match na1d(&query, &key, &key, params) {
         Err(Error::Problem(found)) => {
@@ -32,27 +36,27 @@ fn region(extent: usize, queries: [usize; 2], keys: [usize; 2]) -> Params<1> {
 #[test]
 fn regions_outside_of_the_whole() {
     let (axis, tensor) = (0, Role::Query);
-    let rule = ProblemError::RegionOutside { tensor, axis, start: 5, end: 12, extent: 10 };
+    let rule = RegionError::Outside { tensor, axis, start: 5, end: 12, extent: 10 };
     let message = "axis 0: the region 5..12 of query leaves the 10 tokens of the axis";
     expect(7, 10, &region(10, [5, 12], [0, 10]), rule, message);
-    let rule = ProblemError::RegionOutside { tensor: Role::Key, axis, start: 11, end: 11, extent: 10 };
+    let rule = RegionError::Outside { tensor: Role::Key, axis, start: 11, end: 11, extent: 10 };
     let message = "axis 0: the region 11..11 of key leaves the 10 tokens of the axis";
     expect(0, 0, &region(10, [3, 3], [11, 11]), rule, message);
-    let rule = ProblemError::RegionReversed { tensor, axis, start: 6, end: 4 };
+    let rule = RegionError::Reversed { tensor, axis, start: 6, end: 4 };
     let message = "axis 0: the region of query ends before it begins, 6..4";
     expect(2, 10, &region(10, [6, 4], [0, 10]), rule, message);
-    let extent = usize::MAX;
-    let rule = ProblemError::RegionTooLong { axis, extent };
-    let message = format!("axis 0: a region of {extent} tokens, more than any tensor has");
+    let (extent, limit) = (usize::MAX, isize::MAX as usize);
+    let rule = RegionError::TooLong { axis, extent, limit };
+    let message = format!("axis 0: a whole of {extent} tokens, expected at most {limit}");
     expect(2, 2, &region(extent, [extent - 2, extent], [extent - 2, extent]), rule, &message);
 }
 
 #[test]
 fn tensors_of_other_extents_than_their_region() {
-    let rule = ProblemError::RegionExtent { tensor: Role::Query, axis: 0, start: 2, end: 5, found: 4 };
+    let rule = RegionError::Extent { tensor: Role::Query, axis: 0, start: 2, end: 5, found: 4 };
     let message = "query: token axis 0 has extent 4, its region 2..5 has 3";
     expect(4, 10, &region(10, [2, 5], [0, 10]), rule, message);
-    let rule = ProblemError::RegionExtent { tensor: Role::Key, axis: 0, start: 1, end: 6, found: 6 };
+    let rule = RegionError::Extent { tensor: Role::Key, axis: 0, start: 1, end: 6, found: 6 };
     let message = "key: token axis 0 has extent 6, its region 1..6 has 5";
     expect(3, 6, &region(10, [2, 5], [1, 6]), rule, message);
     // Along the other axis nothing was said, so both must be alike.
@@ -67,28 +71,28 @@ fn tensors_of_other_extents_than_their_region() {
 
 #[test]
 fn keys_that_are_needed_and_not_held() {
-    let rule = |key, start, end| ProblemError::KeyNotHeld { axis: 0, key, start, end };
-    let message = "axis 0: a query needs key 1, the call holds the keys 2..6";
-    expect(3, 4, &region(10, [2, 5], [2, 6]), rule(1, 2, 6), message);
-    let message = "axis 0: a query needs key 5, the call holds the keys 0..5";
-    expect(3, 5, &region(10, [2, 5], [0, 5]), rule(5, 0, 5), message);
+    let rule = |query, key, start, end| RegionError::KeyNotHeld { axis: 0, key, query, start, end };
+    let message = "axis 0: query 2 needs key 1, the call holds the keys 2..6";
+    expect(3, 4, &region(10, [2, 5], [2, 6]), rule(2, 1, 2, 6), message);
+    let message = "axis 0: query 4 needs key 5, the call holds the keys 0..5";
+    expect(3, 5, &region(10, [2, 5], [0, 5]), rule(4, 5, 0, 5), message);
     // Of no keys at all the first is the first that is needed.
-    let message = "axis 0: a query needs key 1, the call holds the keys 9..9";
-    expect(3, 0, &region(10, [2, 5], [9, 9]), rule(1, 9, 9), message);
+    let message = "axis 0: query 2 needs key 1, the call holds the keys 9..9";
+    expect(3, 0, &region(10, [2, 5], [9, 9]), rule(2, 1, 9, 9), message);
     // Query 4 is of the block 3..6 of the whole, whose windows begin at key 3.
     let blocks = |keys| region(10, [4, 5], keys).stride(3).is_causal(true);
-    let message = "axis 0: a query needs key 3, the call holds the keys 4..5";
-    expect(1, 1, &blocks([4, 5]), rule(3, 4, 5), message);
+    let message = "axis 0: query 4 needs key 3, the call holds the keys 4..5";
+    expect(1, 1, &blocks([4, 5]), rule(4, 3, 4, 5), message);
     let [query, key] = [zeros(&[1, 1, 1, 4]), zeros(&[1, 2, 1, 4])];
     assert!(na1d(&query, &key, &key, &blocks([3, 5])).is_ok());
     // Queries 3 and 4, two residues: key 0 is query 3's.
     let dilated = region(12, [3, 5], [1, 8]).dilation(3);
-    expect(2, 7, &dilated, rule(0, 1, 8), "axis 0: a query needs key 0, the call holds the keys 1..8");
+    expect(2, 7, &dilated, rule(3, 0, 1, 8), "axis 0: query 3 needs key 0, the call holds the keys 1..8");
     // The second axis, and its own number.
     let params = Params::new([3, 3]).region(1, Region::of(9).queries(4..6).keys(4..7));
     let [query, key] = [zeros(&[1, 5, 2, 1, 4]), zeros(&[1, 5, 3, 1, 4])];
     let error = na2d(&query, &key, &key, &params).expect_err("key 3").to_string();
-    assert_eq!(error, "axis 1: a query needs key 3, the call holds the keys 4..7");
+    assert_eq!(error, "axis 1: query 4 needs key 3, the call holds the keys 4..7");
     // Nobody needs anything where there are no queries.
     let params = params.region(0, Region::of(5).queries(2..2));
     let out = na2d(&zeros(&[1, 0, 2, 1, 4]), &key, &key, &params).expect("no query");
@@ -109,16 +113,16 @@ fn windows_are_held_against_the_whole() {
     let clamped =
         Params::new([99]).policy(KernelSizePolicy::Clamp).region(0, Region::of(9).queries(3..4).keys(1..6));
     let error = na1d(&query, &key, &key, &clamped).expect_err("all nine").to_string();
-    assert_eq!(error, "axis 0: a query needs key 0, the call holds the keys 1..6");
+    assert_eq!(error, "axis 0: query 3 needs key 0, the call holds the keys 1..6");
     let all = Params::<1>::new([1]).whole_axis(0).region(0, Region::of(5).queries(3..4));
     assert!(na1d(&query, &key, &key, &all).is_ok());
 }
 
 #[test]
 fn axes_that_there_are_not() {
-    let rule = ProblemError::RegionAxis { axis: 1, rank: 1 };
+    let rule = ProblemError::NoSuchAxis { axis: 1, rank: 1 };
     let params = Params::new([1]).region(1, Region::of(4));
-    expect(4, 4, &params, rule.clone(), "region of axis 1: there are 1 token axes, counted from 0");
+    expect(4, 4, &params, rule.clone(), "axis 1: there are 1 token axes, counted from 0");
     let dynamic = DynParams::new(&[AxisParams::new(1)], None, KernelSizePolicy::Exact);
     let x = zeros(&[1, 4, 1, 4]);
     let call = natten::Call::new(&x, &x, &x).expect("one device");
@@ -129,28 +133,55 @@ fn axes_that_there_are_not() {
     assert_eq!(dynamic.axis(3, 10), Err(ProblemError::NoSuchAxis { axis: 3, rank: 1 }));
 }
 
-/// Every kernel refuses by the same reason, forward and backward, and a whole given as a region is none.
+/// Every kernel refuses by the same reason, whatever is asked of it, and a whole given as a region is none.
 #[test]
 fn a_gpu_refuses_regions() {
+    refuses::<f32>();
+    refuses::<f16>();
+    refuses::<bf16>();
     let gpu = Cuda::new(Emulated::new(8, 0));
-    let upload = |shape: &[usize]| gpu.upload(&zeros(shape).view()).expect("an emulated GPU has memory");
-    let (query, key) = (upload(&[1, 3, 1, 8]), upload(&[1, 5, 1, 8]));
-    let params = region(10, [2, 5], [1, 6]);
-    let refused = |error: Error| {
-        let Error::Backend { backend, source } = error else { panic!("no backend's error: {error}") };
-        assert_eq!(backend, "cuda");
-        let Some(CudaError::Unsupported(rejections)) = source.downcast_ref::<CudaError>() else {
-            panic!("another error: {source}");
-        };
-        let reason = RejectionReason::Region { axis: 0 };
-        assert!(rejections.0.iter().all(|Rejection { reason: found, .. }| *found == reason), "{rejections}");
-        let words = "takes whole axes only, the call holds a region of axis 0; the CPU would serve";
-        assert!(source.to_string().contains(words), "{source}");
+    let key = gpu.upload(&zeros(&[1, 5, 1, 8]).view()).expect("an emulated GPU has memory");
+    na1d_with_lse(&key, &key, &key, &Params::new([3]).region(0, Region::of(5))).expect("the whole");
+}
+
+fn refuses<E: Element>() {
+    for capability in [(6, 1), (8, 0), (9, 0)] {
+        let gpu = Cuda::new(Emulated::new(capability.0, capability.1));
+        let of = |tokens: usize| Tensor::<E>::zeros(&[1, tokens, 1, 8]).expect("small");
+        let [query, key] =
+            [3, 5].map(|tokens| gpu.upload(&of(tokens).view()).expect("an emulated GPU has memory"));
+        let params = region(10, [2, 5], [1, 6]);
+        refused(na1d(&query, &key, &key, &params).expect_err("a region"));
+        refused(na1d_with_lse(&query, &key, &key, &params).map(drop).expect_err("a region"));
+        let mut out = gpu.upload(&of(3).view()).expect("an emulated GPU has memory");
+        refused(na1d_into(&query, &key, &key, &params, &mut out).expect_err("a region"));
+        let lse = gpu.upload(&zeros(&[1, 3, 1]).view()).expect("an emulated GPU has memory");
+        let saved = Saved { out: &query, lse: &lse, d_out: &query, d_lse: None };
+        refused(na1d_backward(&query, &key, &key, &params, &saved).map(drop).expect_err("a region"));
+        // What tells of a call without making it.
+        let [queries, keys] = [3, 5].map(|tokens| Layout::contiguous(&[1, tokens, 1, 8]).expect("small"));
+        let inputs = Inputs::new(queries, keys, keys);
+        let problem = Problem::new(&params.to_dyn(), &inputs, E::ELEMENT_TYPE).expect("a part of a whole");
+        let properties = gpu.device().properties();
+        only_for_the_region(&predict_forward(&problem, properties).expect_err("a region"));
+        only_for_the_region(&predict_backward(&problem, properties).expect_err("a region"));
+    }
+}
+
+/// The error of a call, which names the axis and who would serve.
+fn refused(error: Error) {
+    let Error::Backend { backend, source } = error else { panic!("no backend's error: {error}") };
+    assert_eq!(backend, "cuda");
+    let Some(CudaError::Unsupported(rejections)) = source.downcast_ref::<CudaError>() else {
+        panic!("another error: {source}");
     };
-    refused(na1d(&query, &key, &key, &params).expect_err("a region"));
-    let lse = gpu.upload(&zeros(&[1, 3, 1]).view()).expect("an emulated GPU has memory");
-    let saved = Saved { out: &query, lse: &lse, d_out: &query, d_lse: None };
-    refused(na1d_backward(&query, &key, &key, &params, &saved).map(drop).expect_err("a region"));
-    let all = Params::new([3]).region(0, Region::of(5));
-    na1d_with_lse(&key, &key, &key, &all).expect("the whole");
+    only_for_the_region(rejections);
+    let words = "takes whole axes only, the call holds a region of axis 0; the CPU would serve";
+    assert!(source.to_string().contains(words), "{source}");
+}
+
+fn only_for_the_region(rejections: &Rejections) {
+    let reason = RejectionReason::Region { axis: 0 };
+    assert!(!rejections.0.is_empty(), "nothing was asked");
+    assert!(rejections.0.iter().all(|Rejection { reason: found, .. }| *found == reason), "{rejections}");
 }

@@ -132,22 +132,99 @@ fn ranks_that_exchange_what_the_split_says_compute_the_whole() {
             let query = boxed(&inputs.query, &part.queries);
             let [key, value] = [&inputs.key, &inputs.value].map(|tensor| boxed(&held(tensor), &part.keys));
             let call = natten::Call::new(&query, &key, &value).expect("one device");
-            let found = call.forward(&split.params(&params, rank)).expect("a valid part");
+            let found =
+                call.forward(&split.params(&params, rank).expect("a rank of it")).expect("a valid part");
             let expected = boxed(&whole, &part.queries);
             assert_close(&format!("rank {rank} of {ranks} along {axes:?}"), &found, &expected, 2e-6);
         }
     }
 }
 
-/// Of frames without queries nothing comes out, and keys get no gradient.
+/// A stream has no end to be said: far from both, its windows are those of any whole that is longer than they are.
+#[test]
+fn a_stream_without_end_is_a_whole() {
+    let windows = |extent: usize| {
+        let axis =
+            Spec::na(&[extent, 6], &[5, 3]).stride(&[2, 1]).dilation(&[3, 1]).heads(2, 1).additional(1);
+        [axis.clone(), axis.causal(&[true, false])]
+    };
+    let at = |start: usize| move |spec: Spec| spec.region(0, start..start + 9, start - 24..start + 30);
+    for (endless, short) in windows(1 << 62).map(at(6 << 58)).into_iter().zip(windows(100).map(at(48))) {
+        let subjects = Isa::ALL.into_iter().chain([Isa::AmxModel]).flat_map(cpu);
+        for subject in subjects.chain([Cpu::new()]) {
+            let case = short.draw(86);
+            let inputs: Inputs<Tensor<f32>> = case.rounded();
+            let (problem, expected) = (
+                endless.problem(ElementType::F32),
+                Reference.attend(&short.problem(ElementType::F32), &inputs),
+            );
+            let found = subject.attend(&problem, &inputs).expect("the CPU takes every problem");
+            let expected = expected.expect("the reference takes every problem");
+            assert_close("out", &found.out, &expected.out, 2e-6);
+            let saved =
+                natten::Saved { out: &found.out, lse: &found.lse, d_out: &case.d_out.cast(), d_lse: None };
+            let of = |gradients: Result<Inputs<Tensor<f32>>, _>| gradients.expect("any problem is taken");
+            let found = of(subject.differentiate(&problem, &inputs, &saved));
+            let expected = of(Reference.differentiate(&short.problem(ElementType::F32), &inputs, &saved));
+            for ((role, found), (_, expected)) in found.roles().zip(expected.roles()) {
+                assert_close(&format!("gradient of {role}"), found, expected, 2e-5);
+            }
+            let grain = Cpu::grain(&subject, &problem).expect("instructions there are");
+            assert!(grain.iter().all(|&tokens| tokens > 0), "{grain:?}");
+        }
+    }
+}
+
+/// What a part saved itself is the whole's to rounding, and so is the gradient of its queries.
+#[test]
+fn gradients_with_what_a_part_saved_are_the_wholes() {
+    let whole = Spec::na(&[41, 6], &[7, 3]).stride(&[2, 1]).causal(&[true, false]).heads(2, 1).additional(2);
+    let case = whole.draw(87);
+    let (inputs, d_out): (Inputs<Tensor<f32>>, Tensor<f32>) = (case.rounded(), case.d_out.cast());
+    let gradients = |spec: &Spec, inputs: &Inputs<Tensor<f32>>, d_out: &Tensor<f32>| {
+        let problem = &spec.problem(ElementType::F32);
+        let attended = Cpu::new().attend(problem, inputs).expect("the CPU takes every problem");
+        let saved = natten::Saved { out: &attended.out, lse: &attended.lse, d_out, d_lse: None };
+        Cpu::new().differentiate(problem, inputs, &saved).expect("the CPU takes every problem")
+    };
+    let of_whole = gradients(&whole, &inputs, &d_out);
+    for (queries, keys) in [(0..9, 0..9), (9..30, 2..30), (30..41, 23..41)] {
+        let part = whole.clone().region(0, queries.clone(), keys.clone());
+        let narrow = |tensor: &Tensor<f32>, tokens: &std::ops::Range<usize>| {
+            tensor.view().narrow(1, tokens.clone()).expect("frames of the whole").to_tensor()
+        };
+        let held = Inputs {
+            query: narrow(&inputs.query, &queries),
+            key: narrow(&inputs.key, &keys),
+            value: narrow(&inputs.value, &keys),
+            additional: inputs.additional.clone(),
+        };
+        let found = gradients(&part, &held, &narrow(&d_out, &queries));
+        assert_close("d_query", &found.query, &narrow(&of_whole.query, &queries), 2e-5);
+    }
+}
+
+/// Of frames without queries nothing comes out, and keys get no gradient: also where keys of the other axis are not there, which
+/// nobody needs, and where that axis is any length.
 #[test]
 fn no_queries_make_no_output_and_no_gradients() {
-    let spec = Spec::na(&[9, 8], &[3, 3]).additional(2).region(0, 4..4, 2..7).region(1, 3..5, 0..8);
-    for subject in [Cpu::new()].into_iter().chain(cpu(Isa::Scalar)) {
+    let frames =
+        |rows: usize, window: usize| Spec::na(&[9, rows], &[3, window]).additional(2).region(0, 4..4, 2..7);
+    let specs = [
+        (frames(8, 3).region(1, 3..5, 0..8), 2),
+        (frames(8, 3).region(1, 3..5, 0..1), 2),
+        (frames(8, 3).region(1, 3..5, 6..6), 2),
+        (frames(1 << 62, 1 << 61).region(1, 1 << 60..(1 << 60) + 3, 5..8), 3),
+    ];
+    for (subject, (spec, columns)) in [Cpu::new()]
+        .into_iter()
+        .chain(cpu(Isa::Scalar))
+        .flat_map(|cpu| specs.clone().map(|spec| (cpu.clone(), spec)))
+    {
         let (problem, case) = (spec.problem(ElementType::F32), spec.draw(84));
         let inputs: Inputs<Tensor<f32>> = case.rounded();
         let attended = subject.attend(&problem, &inputs).expect("the CPU takes every problem");
-        assert_eq!(attended.out.shape(), [1, 0, 2, 1, 8]);
+        assert_eq!(attended.out.shape(), [1, 0, columns, 1, 8]);
         let saved =
             natten::Saved { out: &attended.out, lse: &attended.lse, d_out: &case.d_out.cast(), d_lse: None };
         let gradients =

@@ -179,7 +179,7 @@ impl Spec {
     /// Extents of the query's token axes.
     pub fn query_tokens(&self) -> Vec<usize> {
         match &self.mask {
-            Mask::Neighborhood { token_shape, .. } => self.held(token_shape, Region::query_tokens),
+            Mask::Neighborhood { token_shape, .. } => self.held(token_shape, Region::query_range),
             Mask::Attention { queries, .. } => vec![*queries],
             Mask::Packed { queries, .. } => vec![queries.iter().sum()],
         }
@@ -188,7 +188,7 @@ impl Spec {
     /// Extents of the key's token axes.
     pub fn key_tokens(&self) -> Vec<usize> {
         match &self.mask {
-            Mask::Neighborhood { token_shape, .. } => self.held(token_shape, Region::key_tokens),
+            Mask::Neighborhood { token_shape, .. } => self.held(token_shape, Region::key_range),
             Mask::Attention { keys, .. } => vec![*keys],
             Mask::Packed { keys, .. } => vec![keys.iter().sum()],
         }

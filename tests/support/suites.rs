@@ -115,8 +115,9 @@ pub fn all<S: Subject>(scope: &Scope) -> Vec<Suite<S>> {
     ]
 }
 
-/// Mounts every suite but that of regions, which not all backends take, on subjects, a line each: a name, the subjects that take the checks in turn (none: the machine has no
-/// such), and the scope of the problems. Makes a module of that name with one test a suite.
+/// Mounts every suite but that of regions, which not all backends take, on subjects, a line each: a name, the subjects that
+/// take the checks in turn (none: the machine has no such), and the scope of the problems. Makes a module of that name with one
+/// test a suite.
 #[macro_export]
 macro_rules! mount {
     ($($name:ident: $subjects:expr, $scope:expr;)*) => {$(

@@ -156,7 +156,7 @@ impl ProblemArgs {
             };
             self.input_size.iter().enumerate().map(of_region).collect()
         };
-        let (queries, keys) = (held(Region::query_tokens), held(Region::key_tokens));
+        let (queries, keys) = (held(Region::query_range), held(Region::key_range));
         let heads_kv = self.heads_kv.unwrap_or(self.heads);
         let dim_value = self.dim_value.unwrap_or(self.dim);
         let rows = |tokens: &[usize], heads: usize, width: usize| {

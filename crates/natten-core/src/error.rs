@@ -3,6 +3,11 @@
 use std::fmt;
 
 use crate::element::ElementType;
+use crate::region::RegionError;
+
+mod tensor;
+
+pub use tensor::TensorError;
 
 /// A tensor of a call, for error messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -181,14 +186,6 @@ pub enum ProblemError {
         /// Tokens along the axis.
         token_extent: usize,
     },
-    /// An axis that was to be opened whole does not exist.
-    #[error("whole_axis({axis}): there are {rank} token axes, counted from 0")]
-    WholeAxis {
-        /// The axis asked for.
-        axis: usize,
-        /// Token axes there are.
-        rank: usize,
-    },
     /// The stride skips keys.
     #[error("axis {axis}: stride {stride} exceeds kernel_size {kernel_size}")]
     StrideTooLarge {
@@ -199,15 +196,7 @@ pub enum ProblemError {
         /// Window, in tokens.
         kernel_size: usize,
     },
-    /// An axis of which a region was given does not exist.
-    #[error("region of axis {axis}: there are {rank} token axes, counted from 0")]
-    RegionAxis {
-        /// The axis asked for.
-        axis: usize,
-        /// Token axes there are.
-        rank: usize,
-    },
-    /// There is no such token axis.
+    /// There is no such token axis: to be opened whole, to hold a region of, or to be asked for.
     #[error("axis {axis}: there are {rank} token axes, counted from 0")]
     NoSuchAxis {
         /// The axis asked for.
@@ -215,66 +204,9 @@ pub enum ProblemError {
         /// Token axes there are.
         rank: usize,
     },
-    /// The whole that a region is of has more tokens than any tensor.
-    #[error("axis {axis}: a region of {extent} tokens, more than any tensor has")]
-    RegionTooLong {
-        /// The token axis.
-        axis: usize,
-        /// Tokens of the whole.
-        extent: usize,
-    },
-    /// A region ends before it begins.
-    #[error("axis {axis}: the region of {tensor} ends before it begins, {start}..{end}")]
-    RegionReversed {
-        /// The tensor whose tokens it says.
-        tensor: Role,
-        /// The token axis.
-        axis: usize,
-        /// Its first token.
-        start: usize,
-        /// Where it ends.
-        end: usize,
-    },
-    /// A region leaves the whole.
-    #[error("axis {axis}: the region {start}..{end} of {tensor} leaves the {extent} tokens of the axis")]
-    RegionOutside {
-        /// The tensor whose tokens it says.
-        tensor: Role,
-        /// The token axis.
-        axis: usize,
-        /// Its first token.
-        start: usize,
-        /// Where it ends.
-        end: usize,
-        /// Tokens of the whole.
-        extent: usize,
-    },
-    /// A tensor has not as many tokens as its region.
-    #[error("{tensor}: token axis {axis} has extent {found}, its region {start}..{end} has {}", end - start)]
-    RegionExtent {
-        /// The tensor.
-        tensor: Role,
-        /// The token axis.
-        axis: usize,
-        /// First token of the region.
-        start: usize,
-        /// Where it ends.
-        end: usize,
-        /// Tokens the tensor has.
-        found: usize,
-    },
-    /// A query sees a key that is not among those of the call.
-    #[error("axis {axis}: a query needs key {key}, the call holds the keys {start}..{end}")]
-    KeyNotHeld {
-        /// The token axis.
-        axis: usize,
-        /// The first such key, a token of the whole.
-        key: usize,
-        /// First key that the call holds.
-        start: usize,
-        /// Where these end.
-        end: usize,
-    },
+    /// A region is none of the whole, or not what the tensors hold.
+    #[error(transparent)]
+    Region(#[from] RegionError),
     /// The softmax scale is NaN or infinite.
     #[error("scale is {scale}, it must be finite")]
     ScaleNotFinite {
@@ -357,89 +289,6 @@ pub enum ProblemError {
         /// Gradients to be written.
         found: usize,
     },
-}
-
-/// Why a shape, a buffer and strides do not make a tensor.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum TensorError {
-    /// More axes than a tensor can have.
-    #[error("{rank} axes, a tensor has 1 to {max}")]
-    Rank {
-        /// Axes asked for.
-        rank: usize,
-        /// Most axes a tensor can have.
-        max: usize,
-    },
-    /// There is no such axis.
-    #[error("axis {axis} of a tensor with {rank} axes")]
-    Axis {
-        /// The axis asked for.
-        axis: usize,
-        /// Axes there are.
-        rank: usize,
-    },
-    /// A range leaves its axis.
-    #[error("{start}..{end} of axis {axis}, which has {extent}")]
-    Range {
-        /// The axis.
-        axis: usize,
-        /// First index asked for.
-        start: usize,
-        /// One past the last index asked for.
-        end: usize,
-        /// The axis' extent.
-        extent: usize,
-    },
-    /// A list of axes is no order of all of them.
-    #[error("axes {axes:?} are no order of the {rank} axes of a tensor")]
-    Permutation {
-        /// The list.
-        axes: Vec<usize>,
-        /// Axes there are.
-        rank: usize,
-    },
-    /// Shape and strides disagree in length.
-    #[error("{shape} extents but {strides} strides")]
-    StrideCount {
-        /// Extents given.
-        shape: usize,
-        /// Strides given.
-        strides: usize,
-    },
-    /// The shape's element count is not the buffer's.
-    #[error("the shape holds {expected} elements, the buffer {found}")]
-    Length {
-        /// Elements the shape holds.
-        expected: usize,
-        /// Elements the buffer holds.
-        found: usize,
-    },
-    /// The shape addresses more than the machine can.
-    #[error("the shape's element count overflows")]
-    Overflow,
-    /// A tensor with elements begins nowhere.
-    #[error("a null pointer to a tensor that is not empty")]
-    NullPointer,
-    /// There is no memory for so many bytes.
-    #[error("{bytes} bytes of memory cannot be had")]
-    OutOfMemory {
-        /// Bytes asked for.
-        bytes: usize,
-    },
-    /// Strides reach outside the buffer.
-    #[error("elements {lowest} to {highest} are addressed, the buffer holds {len}")]
-    OutOfBounds {
-        /// Lowest index reached.
-        lowest: i128,
-        /// Highest index reached.
-        highest: i128,
-        /// Elements in the buffer.
-        len: usize,
-    },
-    /// A tensor to write to names some element twice.
-    #[error("axes overlap in memory, a tensor to write to must not")]
-    Overlap,
 }
 
 /// Any failure of a call.

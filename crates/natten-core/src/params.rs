@@ -2,7 +2,7 @@
 //! call is.
 
 use crate::error::ProblemError;
-use crate::region::Region;
+use crate::region::{Region, expect_countable};
 use crate::window::Axis;
 
 /// Extent of the window along one axis.
@@ -76,10 +76,8 @@ pub struct Params<const RANK: usize> {
     scale: Option<f32>,
     policy: KernelSizePolicy,
     regions: [Option<Region>; RANK],
-    /// An axis that was to be opened and that there is not; a builder cannot report it.
+    /// An axis that was to be opened or to hold a region, and that there is not; a builder cannot report it.
     no_such_axis: Option<usize>,
-    /// One that a region was given of.
-    no_such_region: Option<usize>,
 }
 
 impl<const RANK: usize> Params<RANK> {
@@ -96,7 +94,6 @@ impl<const RANK: usize> Params<RANK> {
             policy: KernelSizePolicy::Exact,
             regions: [None; RANK],
             no_such_axis: None,
-            no_such_region: None,
         }
     }
 
@@ -128,7 +125,7 @@ impl<const RANK: usize> Params<RANK> {
     /// dilation.
     ///
     /// `axis` counts token axes from 0; [`Problem::new`](crate::Problem::new) reports one that there is not, as
-    /// [`ProblemError::WholeAxis`](crate::ProblemError::WholeAxis).
+    /// [`ProblemError::NoSuchAxis`].
     pub fn whole_axis(mut self, axis: usize) -> Self {
         match self.kernel_size.get_mut(axis) {
             Some(size) => *size = KernelSize::Whole,
@@ -147,7 +144,7 @@ impl<const RANK: usize> Params<RANK> {
     /// that `region` says. Window, stride and dilation are held against the whole's extent.
     ///
     /// `axis` counts token axes from 0; [`Problem::new`](crate::Problem::new) reports one that there is not, as
-    /// [`ProblemError::RegionAxis`](crate::ProblemError::RegionAxis).
+    /// [`ProblemError::NoSuchAxis`].
     ///
     /// # Examples
     /// ```
@@ -160,7 +157,7 @@ impl<const RANK: usize> Params<RANK> {
     pub fn region(mut self, axis: usize, region: Region) -> Self {
         match self.regions.get_mut(axis) {
             Some(of_axis) => *of_axis = Some(region),
-            None => self.no_such_region = Some(axis),
+            None => self.no_such_axis = Some(axis),
         }
         self
     }
@@ -180,7 +177,6 @@ impl<const RANK: usize> Params<RANK> {
             policy: self.policy,
             regions: std::array::from_fn(|axis| self.regions.get(axis).copied().flatten()),
             no_such_axis: self.no_such_axis,
-            no_such_region: self.no_such_region,
         }
     }
 }
@@ -262,7 +258,6 @@ pub struct DynParams {
     pub(crate) policy: KernelSizePolicy,
     pub(crate) regions: [Option<Region>; 3],
     pub(crate) no_such_axis: Option<usize>,
-    pub(crate) no_such_region: Option<usize>,
 }
 
 impl DynParams {
@@ -270,22 +265,14 @@ impl DynParams {
     /// [`Problem::new`](crate::Problem::new).
     pub fn new(axes: &[AxisParams], scale: Option<f32>, policy: KernelSizePolicy) -> Self {
         let padded = std::array::from_fn(|i| axes.get(i).copied().unwrap_or(AxisParams::new(1)));
-        DynParams {
-            rank: axes.len(),
-            axes: padded,
-            scale,
-            policy,
-            regions: [None; 3],
-            no_such_axis: None,
-            no_such_region: None,
-        }
+        DynParams { rank: axes.len(), axes: padded, scale, policy, regions: [None; 3], no_such_axis: None }
     }
 
     /// As [`Params::region`].
     pub fn region(mut self, axis: usize, region: Region) -> Self {
         match self.regions[..self.rank.min(3)].get_mut(axis) {
             Some(of_axis) => *of_axis = Some(region),
-            None => self.no_such_region = Some(axis),
+            None => self.no_such_axis = Some(axis),
         }
         self
     }
@@ -293,10 +280,14 @@ impl DynParams {
     /// The mask of a whole axis of so many tokens, for [`region::keys_needed`](crate::region::keys_needed) and the like.
     ///
     /// # Errors
-    /// Those of [`Problem::new`](crate::Problem::new) on window, stride and dilation; [`ProblemError::NoSuchAxis`].
+    /// Those of [`Problem::new`](crate::Problem::new) on window, stride and dilation; [`ProblemError::NoSuchAxis`];
+    /// [`RegionError::TooLong`](crate::region::RegionError::TooLong).
     pub fn axis(&self, axis: usize, extent: usize) -> Result<Axis, ProblemError> {
         match self.axes[..self.rank.min(3)].get(axis) {
-            Some(params) => params.on(axis, extent, self.policy),
+            Some(params) => {
+                expect_countable(axis, extent)?;
+                params.on(axis, extent, self.policy)
+            }
             None => Err(ProblemError::NoSuchAxis { axis, rank: self.rank }),
         }
     }

@@ -17,6 +17,7 @@ use crate::problem::Problem;
 use crate::window::{Axis, Residue};
 
 use along::KeyTiles;
+pub use along::common_multiple;
 pub use boxes::{abreast, box_log2, fitting_boxes, tile_boxes};
 pub use tables::{PlanTables, QueryTile};
 

@@ -9,7 +9,7 @@ use crate::layout::Layout;
 use crate::operands::Inputs;
 use crate::packed::{PackedSequence, Sequences};
 use crate::params::{AttentionParams, Causality, DynParams};
-use crate::region::{check_extents, missing_key};
+use crate::region::{RegionError, check_extents, missing_key};
 use crate::window::Axis;
 
 /// A valid problem: extents, heads, and the mask of every axis.
@@ -29,6 +29,7 @@ pub struct Problem {
     scale: f64,
     axes: [Axis; 3],
     has_region: bool,
+    is_plain: bool,
     packed: Option<Arc<[PackedSequence]>>,
 }
 
@@ -53,10 +54,7 @@ impl Problem {
         }
         let mut problem = Self::of_tensors(rank, inputs, element_type)?;
         if let Some(axis) = params.no_such_axis {
-            return Err(ProblemError::WholeAxis { axis, rank });
-        }
-        if let Some(axis) = params.no_such_region {
-            return Err(ProblemError::RegionAxis { axis, rank });
+            return Err(ProblemError::NoSuchAxis { axis, rank });
         }
         let tokens = inputs.query.shape()[1..=rank].iter().zip(&inputs.key.shape()[1..=rank]);
         for (axis, (&queries, &keys)) in tokens.clone().enumerate() {
@@ -85,9 +83,9 @@ impl Problem {
             return Ok(());
         }
         for (axis, of_axis) in self.axes[3 - self.rank..].iter().enumerate() {
-            if let Some(key) = missing_key(of_axis) {
+            if let Some((key, query)) = missing_key(of_axis) {
                 let (start, end) = (of_axis.key_start, of_axis.key_start + of_axis.key_extent);
-                return Err(ProblemError::KeyNotHeld { axis, key, start, end });
+                return Err(RegionError::KeyNotHeld { axis, key, query, start, end }.into());
             }
         }
         Ok(())
@@ -106,6 +104,7 @@ impl Problem {
         let mut problem = Self::of_tensors(1, inputs, element_type)?;
         let (queries, keys) = (inputs.query.shape()[1], inputs.key.shape()[1]);
         problem.axes[2] = attention_axis(queries, keys, params.causality);
+        problem.is_plain = true;
         problem.scale = resolve_scale(params.scale, problem.head_dim)?;
         Ok(problem)
     }
@@ -185,6 +184,7 @@ impl Problem {
             scale: 0.0,
             axes: [Axis::UNIT; 3],
             has_region: false,
+            is_plain: false,
             packed: None,
         })
     }
@@ -271,6 +271,11 @@ impl Problem {
         self.has_region
     }
 
+    /// Whether this is plain attention, packed or not.
+    pub fn is_plain(&self) -> bool {
+        self.is_plain
+    }
+
     /// The problem of the whole, where the call holds a part of one: windows and heads are the same.
     pub fn of_whole(&self) -> Problem {
         let whole = |axis: Axis| {
@@ -294,14 +299,14 @@ impl Problem {
         (0..count).map(move |i| self.packed.as_ref().map_or(whole, |packed| packed[i]))
     }
 
-    /// Query tokens of one batch item.
+    /// Query tokens of one batch item: of [`Problem::of_whole`], which need fit no tensor, at most `usize::MAX`.
     pub fn query_tokens(&self) -> usize {
-        self.axes.iter().map(|axis| axis.query_extent).product()
+        self.axes.iter().map(|axis| axis.query_extent).fold(1, usize::saturating_mul)
     }
 
-    /// Key tokens of one batch item, additional ones not counted.
+    /// Key tokens of one batch item, additional ones not counted, as [`Problem::query_tokens`].
     pub fn key_tokens(&self) -> usize {
-        self.axes.iter().map(|axis| axis.key_extent).product()
+        self.axes.iter().map(|axis| axis.key_extent).fold(1, usize::saturating_mul)
     }
 }
 

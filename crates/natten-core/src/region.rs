@@ -26,8 +26,10 @@ use crate::error::{ProblemError, Role, TensorAxis};
 use crate::problem::Problem;
 use crate::window::{Axis, Residue};
 
+mod error;
 mod split;
 
+pub use error::RegionError;
 pub use split::{MAX_RANKS, Part, Split, SplitError, Transfer};
 
 /// The part of a token axis that a call holds: its queries are some of the whole's tokens, its keys others or the same.
@@ -63,12 +65,12 @@ impl Region {
     }
 
     /// The tokens that are queries.
-    pub const fn query_tokens(&self) -> Range<usize> {
+    pub const fn query_range(&self) -> Range<usize> {
         self.queries[0]..self.queries[1]
     }
 
     /// The tokens that are keys.
-    pub const fn key_tokens(&self) -> Range<usize> {
+    pub const fn key_range(&self) -> Range<usize> {
         self.keys[0]..self.keys[1]
     }
 
@@ -82,30 +84,36 @@ impl Region {
     /// Checks the ranges against the whole, and the tensors' extents along the axis against the ranges.
     pub(crate) fn check(&self, axis: usize, queries: usize, keys: usize) -> Result<(), ProblemError> {
         let extent = self.extent;
-        if isize::try_from(extent).is_err() {
-            return Err(ProblemError::RegionTooLong { axis, extent });
-        }
+        expect_countable(axis, extent)?;
         for (tensor, [start, end]) in [(Role::Query, self.queries), (Role::Key, self.keys)] {
             if start > end {
-                return Err(ProblemError::RegionReversed { tensor, axis, start, end });
+                return Err(RegionError::Reversed { tensor, axis, start, end }.into());
             }
             if end > extent {
-                return Err(ProblemError::RegionOutside { tensor, axis, start, end, extent });
+                return Err(RegionError::Outside { tensor, axis, start, end, extent }.into());
             }
         }
         for (tensor, [start, end], found) in
             [(Role::Query, self.queries, queries), (Role::Key, self.keys, keys)]
         {
             if end - start != found {
-                return Err(ProblemError::RegionExtent { tensor, axis, start, end, found });
+                return Err(RegionError::Extent { tensor, axis, start, end, found }.into());
             }
         }
         Ok(())
     }
 }
 
+/// Whether a whole has so few tokens that windows can be computed on it: as many as the largest tensor at most.
+pub(crate) fn expect_countable(axis: usize, extent: usize) -> Result<(), ProblemError> {
+    match isize::try_from(extent) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(RegionError::TooLong { axis, extent, limit: isize::MAX as usize }.into()),
+    }
+}
+
 /// The smallest range of an axis that holds every key which these queries need; empty if there are no queries. All are tokens
-/// of the whole: what part of it the axis itself holds does not matter.
+/// of the whole: what part of it the axis itself holds does not matter. Queries beyond the whole are none.
 ///
 /// In each residue the keys are a range, from the start of the first query's window to the end of the last one's; residues
 /// that are alike are asked once ([`Axis::residue_runs`]).
@@ -123,6 +131,7 @@ impl Region {
 /// # }
 /// ```
 pub fn keys_needed(axis: &Axis, queries: Range<usize>) -> Range<usize> {
+    let queries = within(queries, query_end(axis));
     let all = Axis { key_start: 0, key_extent: axis.extent, ..*axis };
     let part = Axis { query_start: queries.start, query_extent: queries.len(), ..all };
     hull(&part, queries.start, |residue| {
@@ -131,7 +140,10 @@ pub fn keys_needed(axis: &Axis, queries: Range<usize>) -> Range<usize> {
 }
 
 /// The smallest range of an axis that holds every query which sees one of these keys; empty if there are no keys. Tokens as in
-/// [`keys_needed`].
+/// [`keys_needed`]: keys beyond the whole are none.
+///
+/// The whole of plain attention that is not causal ([`Axis::attention`]) are its keys, and queries are as many as there are
+/// where these are more.
 ///
 /// # Examples
 /// ```
@@ -144,9 +156,21 @@ pub fn keys_needed(axis: &Axis, queries: Range<usize>) -> Range<usize> {
 /// # }
 /// ```
 pub fn queries_seeing(axis: &Axis, keys: Range<usize>) -> Range<usize> {
-    let all = Axis { query_start: 0, query_extent: axis.extent, ..*axis };
+    let keys = within(keys, axis.extent);
+    let all = Axis { query_start: 0, query_extent: query_end(axis), ..*axis };
     let part = Axis { key_start: keys.start, key_extent: keys.len(), ..all };
     hull(&part, keys.start, |residue| (residue.key_len > 0).then(|| residue.queries_of(0..residue.key_len)))
+}
+
+/// Where the queries of a whole end: with it, but for those of plain attention, which may be more than its keys.
+fn query_end(axis: &Axis) -> usize {
+    axis.extent.max(axis.query_start + axis.query_extent)
+}
+
+/// What a range has of the tokens up to `end`; none of a range that ends before it begins.
+fn within(range: Range<usize>, end: usize) -> Range<usize> {
+    let start = range.start.min(end);
+    start..range.end.clamp(start, end)
 }
 
 /// The tokens between the lowest and the highest of ranges of positions, one of each residue; none from `empty` on.
@@ -165,8 +189,8 @@ fn hull(axis: &Axis, empty: usize, of: impl Fn(&Residue) -> Option<Range<usize>>
     found.unwrap_or(empty..empty)
 }
 
-/// The first key of an axis that a query needs and the call does not hold, a token of the whole.
-pub(crate) fn missing_key(axis: &Axis) -> Option<usize> {
+/// The first key of an axis that a query needs and the call does not hold, and the first query that does, tokens of the whole.
+pub(crate) fn missing_key(axis: &Axis) -> Option<(usize, usize)> {
     let missing = axis.residue_runs().filter_map(|run| {
         let part = axis.residue(run.start);
         let all = Residue { key_start: 0, key_len: part.len, ..part };
@@ -181,7 +205,8 @@ pub(crate) fn missing_key(axis: &Axis) -> Option<usize> {
         } else {
             return None;
         };
-        Some(position * axis.dilation + run.start)
+        let query = all.query_start + all.inverse_window(position).start;
+        Some((position * axis.dilation + run.start, query * axis.dilation + run.start))
     });
     missing.min()
 }
@@ -189,11 +214,11 @@ pub(crate) fn missing_key(axis: &Axis) -> Option<usize> {
 /// For each token axis, tokens in a block of queries that share a window, in every residue: `stride * dilation`. Cuts at its
 /// multiples split no block, and residues are as uneven in the parts as they are in the whole.
 ///
-/// Parts need not be cut there; those that are waste least on tiles at their borders. Where a backend gives the same bits for
-/// parts as for the whole is for it to say, since that depends on its tiles (`Cpu::grain` of natten-cpu).
-pub fn grain(problem: &Problem) -> Vec<usize> {
+/// Parts need not be cut there; those that are waste least on tiles at their borders. It says nothing about bits: where a backend
+/// gives the same ones for parts as for the whole is for it to say, since that depends on its tiles (`Cpu::grain` of natten-cpu).
+pub fn block_tokens(problem: &Problem) -> Vec<usize> {
     let axes = problem.axes()[3 - problem.rank()..].iter();
-    axes.map(|axis| axis.stride * axis.dilation).collect()
+    axes.map(|axis| axis.stride.saturating_mul(axis.dilation)).collect()
 }
 
 /// Checks a region against the tensors' extents along its axis; without one, that keys are as many as queries.

@@ -131,6 +131,9 @@ impl Axis {
         x / self.dilation + usize::from(g < x % self.dilation)
     }
 
+    /// Most runs that [`Axis::residue_runs`] has.
+    pub const MOST_RESIDUE_RUNS: usize = 6;
+
     /// Runs of residues that are alike. A whole axis has at most two, a part of one at most six: where the whole, the queries
     /// and the keys begin or end in the middle of a round of residues.
     pub fn residue_runs(&self) -> impl Iterator<Item = Range<usize>> + use<> {
@@ -142,8 +145,12 @@ impl Axis {
             self.key_start,
             self.key_start + self.key_extent,
         ];
-        let mut cuts = ends.map(|end| end % self.dilation);
-        cuts.sort_unstable();
+        let mut cuts = [0; Axis::MOST_RESIDUE_RUNS];
+        // Without a dilation there is one residue: nothing to divide by, or to sort.
+        if self.dilation > 1 {
+            cuts = ends.map(|end| end % self.dilation);
+            cuts.sort_unstable();
+        }
         let ends = [cuts[1], cuts[2], cuts[3], cuts[4], cuts[5], self.dilation];
         cuts.into_iter().zip(ends).map(|(first, end)| first..end).filter(|run| !run.is_empty())
     }

@@ -2,6 +2,9 @@
 //! once, the axis along which a task walks over tiles and how far, the row block that is packed at once.
 //! docs/performance.md has the arithmetic behind it.
 //!
+//! Extents of a whole that a call holds a part of may be any, so what is multiplied of them is in floating point, or stays at the
+//! largest number.
+//!
 //! Only how far a task walks depends on the number of threads. What a tile computes does not depend on where a walk
 //! began, so results do not depend on it either.
 
@@ -105,7 +108,7 @@ impl Blocking {
     /// Whether the queries of a part are whole tiles of its whole, or end where that does.
     fn holds_whole_tiles(&self, part: &Problem) -> bool {
         part.axes().iter().zip(self.tile).all(|(axis, tile)| {
-            let (tokens, end) = (tile * axis.dilation, axis.query_start + axis.query_extent);
+            let (tokens, end) = (tile.saturating_mul(axis.dilation), axis.query_start + axis.query_extent);
             let is_cut = |token: usize| token.is_multiple_of(tokens) || token == axis.extent;
             is_cut(axis.query_start) && is_cut(end)
         })
@@ -115,7 +118,7 @@ impl Blocking {
     pub(crate) fn grain(problem: &Problem, pass: Pass, machine: &Machine) -> [usize; 3] {
         let whole = problem.of_whole();
         let tile = Self::tiles(&whole, pass, machine).tile;
-        std::array::from_fn(|a| tile[a] * whole.axes()[a].dilation)
+        std::array::from_fn(|a| tile[a].saturating_mul(whole.axes()[a].dilation))
     }
 
     /// The axis that a task walks along, if it does.
@@ -171,8 +174,7 @@ fn walks(axes: [Axis; 3], still: &Blocking, capacity: usize) -> impl Iterator<It
             let tiles = [1, 2, 4].into_iter().filter_map(move |groups| {
                 let mut tile = tile;
                 tile[w] = groups * still.group[w];
-                let kept: usize = (0..3).map(|a| seen(&axes[a], tile[a])).product();
-                (kept <= capacity).then_some(tile)
+                (product((0..3).map(|a| seen(&axes[a], tile[a]))) <= capacity).then_some(tile)
             });
             tiles.flat_map(move |tile| lengths(&axes, &Blocking { tile, ..still }, w))
         })
@@ -182,10 +184,10 @@ fn walks(axes: [Axis; 3], still: &Blocking, capacity: usize) -> impl Iterator<It
 /// Walks of equal lengths along axis `w` with the same tiles.
 fn lengths(axes: &[Axis; 3], tiles: &Blocking, w: usize) -> impl Iterator<Item = Blocking> + use<> {
     let (extent, tiles) = (extent(&axes[w]), *tiles);
-    let across = tiles.tile.iter().product::<usize>() / tiles.tile[w];
-    let fewest = (extent * across).div_ceil(WALK_LANES).max(1);
-    let lengths = [1, 2, 3, 4, 6, 8, 12, 16];
-    let lengths = lengths.map(|n| extent.div_ceil(fewest * n).next_multiple_of(tiles.group[w]));
+    let across = product((0..3).filter(|&a| a != w).map(|a| tiles.tile[a]));
+    let fewest = extent.saturating_mul(across).div_ceil(WALK_LANES).max(1);
+    let lengths = [1, 2, 3, 4, 6, 8, 12, 16_usize];
+    let lengths = lengths.map(|n| extent.div_ceil(fewest.saturating_mul(n)).next_multiple_of(tiles.group[w]));
     lengths.into_iter().filter(move |&length| length > tiles.tile[w]).map(move |length| {
         let mut task = tiles.tile;
         task[w] = length;
@@ -209,7 +211,7 @@ const TILE_CYCLES: f64 = 1500.0;
 
 impl<'a> Costs<'a> {
     fn new(problem: &'a Problem, axes: [Axis; 3], heads: usize, row_bytes: usize) -> Self {
-        let window: usize = axes.iter().map(|axis| seen(axis, 1)).product();
+        let window: f64 = axes.iter().map(|axis| seen(axis, 1) as f64).product();
         let components = (problem.head_dim() + problem.head_dim_v()) as f64;
         // Six cycles for each cache line packed, and products at about half the peak of 16 multiply-adds.
         Costs {
@@ -217,7 +219,7 @@ impl<'a> Costs<'a> {
             axes,
             heads,
             row: row_bytes as f64 / 64.0 * 6.0,
-            products: window as f64 * components / 8.0,
+            products: window * components / 8.0,
         }
     }
 
@@ -230,7 +232,7 @@ impl<'a> Costs<'a> {
     fn of(&self, blocking: &Blocking, threads: &[usize]) -> f64 {
         let axes = &self.axes;
         let lanes = |sides: &[usize; 3]| {
-            (0..3).map(|a| sides[a].min(extent(&axes[a]))).product::<usize>() as f64 * self.heads as f64
+            (0..3).map(|a| sides[a].min(extent(&axes[a])) as f64).product::<f64>() * self.heads as f64
         };
         let rows: f64 = (0..3).map(|a| seen(&axes[a], blocking.task[a]) as f64).product();
         let row_blocks = match blocking.walk() {
@@ -247,15 +249,27 @@ impl<'a> Costs<'a> {
     fn idle(&self, task: &[usize; 3], threads: &[usize]) -> f64 {
         let axes = &self.axes;
         let count = |a: usize| extent(&axes[a]).div_ceil(task[a]);
-        let padding = |a: usize| (count(a) * task[a]).max(extent(&axes[a])) as f64 / extent(&axes[a]) as f64;
-        let tasks: usize = (0..3).map(|a| count(a) * axes[a].dilation).product();
-        let tasks = tasks * self.problem.batch() * self.problem.heads_kv();
+        let padding = |a: usize| {
+            count(a).saturating_mul(task[a]).max(extent(&axes[a])) as f64 / extent(&axes[a]) as f64
+        };
+        let tasks = tasks(self.problem, axes, task);
         let rounds = threads.iter().map(|&threads| {
-            let whole = (tasks.div_ceil(threads) * threads) as f64;
+            let whole = tasks.div_ceil(threads).saturating_mul(threads) as f64;
             (whole + (threads - 1) as f64 / 8.0) / tasks as f64
         });
         (0..3).map(padding).product::<f64>() * rounds.sum::<f64>() / threads.len() as f64
     }
+}
+
+/// Boxes of lanes of so many positions in all residues, over batch and heads.
+fn tasks(problem: &Problem, axes: &[Axis; 3], sides: &[usize; 3]) -> usize {
+    let along = (0..3).flat_map(|a| [extent(&axes[a]).div_ceil(sides[a]), axes[a].dilation]);
+    product(along.chain([problem.batch(), problem.heads_kv()]))
+}
+
+/// The product, or the largest number.
+fn product(numbers: impl Iterator<Item = usize>) -> usize {
+    numbers.fold(1, usize::saturating_mul)
 }
 
 /// The group that issues least: scores are computed for the union of its lanes' windows, weighted sums are exact
@@ -267,39 +281,45 @@ fn choose_group(problem: &Problem, axes: &[Axis; 3], lanes: usize, tiles: bool) 
         return boxes.first().copied().unwrap_or(fallback);
     }
     if tiles {
-        return boxes.into_iter().min_by_key(|group| tile_cost(problem, axes, group)).unwrap_or(fallback);
+        let cheaper = |a: &[usize; 3], b: &[usize; 3]| {
+            tile_cost(problem, axes, a).total_cmp(&tile_cost(problem, axes, b))
+        };
+        return boxes.into_iter().min_by(cheaper).unwrap_or(fallback);
     }
     let cost = |group: &[usize; 3]| {
         let tiling = Tiling { query_tile: *group, key_tile: [1; 3], key_start: KeyStart::Dynamic };
         let counts = TileCounts::of(problem, &tiling);
+        // Too many to be counted: away from the ends of axes the union of windows says as much.
+        let is_beyond = counts.issued == u64::MAX;
+        let union: f64 = (0..3).map(|a| seen(&axes[a], group[a]) as f64).product();
         let sharing = [1.7, 1.25, 1.0][group[2].min(4).ilog2() as usize];
         // A group without a neighbour along the last axis has no one to share broadcasts with.
         let alone = if extent(&axes[2]) <= group[2] { 1.25 } else { 1.0 };
         let issued = (counts.issued as f64 * 1.2 * alone * problem.head_dim() as f64)
             + counts.scores as f64 * sharing * problem.head_dim_v() as f64;
-        issued as u64
+        (issued as u64, if is_beyond { union } else { 0.0 })
     };
-    boxes.into_iter().min_by_key(cost).unwrap_or(fallback)
+    let cheaper = |a: &[usize; 3], b: &[usize; 3]| {
+        let (a, b) = (cost(a), cost(b));
+        a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
+    };
+    boxes.into_iter().min_by(cheaper).unwrap_or(fallback)
 }
 
 /// Cycles of a group of sixteen queries on a machine with tiles, times the number of groups. Powers are computed for each key of
 /// the union of windows, and products for tiles of its lines: sixteen keys for scores, 32 for sums, each sixteen cycles on a unit
 /// of its own. What both take at the same time is not known, so they are added up.
-fn tile_cost(problem: &Problem, axes: &[Axis; 3], group: &[usize; 3]) -> u64 {
-    let groups: usize = (0..3).map(|a| extent(&axes[a]).div_ceil(group[a]) * axes[a].dilation).product();
+fn tile_cost(problem: &Problem, axes: &[Axis; 3], group: &[usize; 3]) -> f64 {
+    let groups = (0..3).map(|a| extent(&axes[a]).div_ceil(group[a]) as f64 * axes[a].dilation as f64);
     let [x, y, z] = std::array::from_fn(|a| seen(&axes[a], group[a]));
-    let scores = z.div_ceil(16) * problem.head_dim().div_ceil(32) * 16;
-    let sums = z.div_ceil(32) * problem.head_dim_v().div_ceil(16) * 16;
-    (groups * x * y * (9 * z + scores + sums)) as u64
+    let scores = z.div_ceil(16) as f64 * (problem.head_dim().div_ceil(32) * 16) as f64;
+    let sums = z.div_ceil(32) as f64 * (problem.head_dim_v().div_ceil(16) * 16) as f64;
+    groups.product::<f64>() * x as f64 * y as f64 * (9.0 * z as f64 + scores + sums)
 }
 
 /// Doubles the axis along which it costs least halo until the tile is large enough.
 fn choose_tile(problem: &Problem, axes: &[Axis; 3], group: [usize; 3], lanes: usize) -> [usize; 3] {
     let extent = |a: usize| extent(&axes[a]);
-    let tasks = |tile: &[usize; 3]| {
-        let along = |a: usize| extent(a).div_ceil(tile[a]) * axes[a].dilation;
-        problem.batch() * problem.heads_kv() * (0..3).map(along).product::<usize>()
-    };
     let mut tile = group;
     loop {
         let size: usize = tile.iter().product();
@@ -317,7 +337,9 @@ fn choose_tile(problem: &Problem, axes: &[Axis; 3], group: [usize; 3], lanes: us
         doubled[a] *= 2;
         // Fewer than 16 tasks would leave cores idle; two groups along the last axis share every load of a key.
         let paired = tile[2] >= (2 * group[2]).min(extent(2));
-        if 2 * size > lanes.max(2 * group.iter().product::<usize>()) || (paired && tasks(&doubled) < 16) {
+        if 2 * size > lanes.max(2 * group.iter().product::<usize>())
+            || (paired && tasks(problem, axes, &doubled) < 16)
+        {
             return tile;
         }
         tile = doubled;
@@ -353,6 +375,56 @@ mod tests {
                 // All that results depend on.
                 let one = choose(1);
                 assert_eq!((blocking.group, blocking.tile), (one.group, one.tile));
+            }
+        }
+    }
+
+    /// Wholes of any extent, on every pass and kind of machine: a part has blocks, and a whole a grain that is not 0.
+    #[test]
+    fn wholes_without_end_have_blocks() {
+        const EXTENTS: [usize; 6] = [1, 7, 1 << 20, 1 << 31, 1 << 62, isize::MAX as usize];
+        let mut state = 1u64;
+        let mut draw = |most: usize| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let (bits, number) = ((state >> 58) as u32, (state >> 8) as usize | (state as usize) << 50);
+            1 + (number >> (bits % 64)) % most
+        };
+        for _ in 0..2000 {
+            let mut params = Vec::new();
+            let mut regions = Vec::new();
+            for _ in 0..3 {
+                let extent = EXTENTS[draw(6) - 1];
+                let dilation = draw(extent);
+                let kernel_size = draw(extent / dilation);
+                let (stride, is_causal) = (draw(kernel_size), draw(2) == 1);
+                let kernel_size = natten_core::KernelSize::Tokens(kernel_size);
+                params.push(natten_core::AxisParams { kernel_size, stride, dilation, is_causal });
+                let start = draw(extent) - 1;
+                regions.push(natten_core::Region::of(extent).queries(start..start).keys(0..0));
+            }
+            let layout = Layout::contiguous(&[draw(4) - 1, 0, 0, 0, 4, 8]).unwrap();
+            let params = DynParams::new(&params, None, natten_core::KernelSizePolicy::Exact);
+            let params = (0..3).fold(params, |params, a| params.region(a, regions[a]));
+            let inputs = Inputs::new(layout, layout, layout);
+            let problem = Problem::new(&params, &inputs, ElementType::Bf16).unwrap();
+            let whole = problem.of_whole();
+            assert!(whole.query_tokens() > 0 && whole.key_tokens() > 0);
+            for (pass, tiles) in
+                [(Pass::Forward, false), (Pass::Forward, true), (Pass::Queries, false), (Pass::Keys, false)]
+            {
+                for lanes in if tiles { [16, 16] } else { [1, 8] } {
+                    let machine = Machine { lanes, tiles, row_bytes: 512, threads: 3 };
+                    let grain = Blocking::grain(&problem, pass, &machine);
+                    assert!(grain.iter().all(|&tokens| tokens > 0), "{problem:?}: {grain:?}");
+                    for problem in [&problem, &whole] {
+                        let blocking = Blocking::choose(problem, pass, &machine);
+                        assert_eq!(blocking.group.iter().product::<usize>(), lanes, "{problem:?}");
+                        assert!(
+                            (0..3).all(|a| blocking.task[a] >= blocking.tile[a]),
+                            "{problem:?}: {blocking:?}"
+                        );
+                    }
+                }
             }
         }
     }

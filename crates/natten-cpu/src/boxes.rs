@@ -91,12 +91,9 @@ struct Sequence {
 /// The tiles along one axis: runs of residues that have as many each.
 #[derive(Clone, Copy, Debug)]
 struct AxisTiles {
-    runs: [TileRun; MOST_RUNS],
+    runs: [TileRun; Axis::MOST_RESIDUE_RUNS],
     count: usize,
 }
-
-/// Runs of residues of a part of an axis, at most.
-const MOST_RUNS: usize = 6;
 
 /// Residues with the same number of tiles.
 #[derive(Clone, Copy, Debug, Default)]
@@ -112,7 +109,8 @@ struct TileRun {
 impl AxisTiles {
     /// Lanes of an axis in tiles of at most `tile` positions of a residue.
     fn new(axis: &Axis, tile: usize, inverse: bool) -> Self {
-        let mut tiles = AxisTiles { runs: [TileRun::default(); MOST_RUNS], count: 0 };
+        debug_assert!(axis.residue_runs().count() <= Axis::MOST_RESIDUE_RUNS);
+        let mut tiles = AxisTiles { runs: [TileRun::default(); Axis::MOST_RESIDUE_RUNS], count: 0 };
         for (to, run) in tiles.runs.iter_mut().zip(axis.residue_runs()) {
             let window = AxisWindow { residue: axis.residue(run.start), inverse };
             let of_residue = window.lane_len().div_ceil(tile);
@@ -140,7 +138,8 @@ impl TaskBoxes {
         let mut sequences = Vec::with_capacity(problem.sequences().len());
         for packed in problem.sequences() {
             let along = std::array::from_fn(|a| AxisTiles::new(&packed.axes[a], tile[a], inverse));
-            let total: usize = along.iter().map(|tiles: &AxisTiles| tiles.count).product();
+            // Without lanes along one axis there may be any number along another.
+            let total = along.iter().map(|tiles: &AxisTiles| tiles.count).fold(1, usize::saturating_mul);
             let starts = [packed.query_start, packed.key_start];
             let starts = if inverse { [starts[1], starts[0]] } else { starts };
             let starts = [[0, 0], [0, 0], starts];

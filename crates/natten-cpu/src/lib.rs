@@ -41,6 +41,8 @@ use natten_core::{
     MergeCall, Problem, Tensor, TensorView, TensorViewMut,
 };
 
+use natten_core::plan::common_multiple;
+
 use blocking::{Blocking, Pass};
 use schedule::Vectors;
 
@@ -110,7 +112,9 @@ impl Cpu {
     /// backward. Where that is the whole axis or more, no cut does. Parts that are cut elsewhere give the same to rounding, and
     /// so do sums of parts' gradients of keys and values, wherever the cuts are.
     ///
-    /// The problem may be the whole or a part of it. The numbers depend on the instructions, and on nothing else of the machine.
+    /// The problem may be the whole or a part of it. The numbers are at least 1; they depend on the problem, its batch and heads
+    /// among the rest, and on the instructions, and on nothing else of the machine. A part of few grains has few tasks to share
+    /// between threads: what is to be fast rather than the same bits is cut as suits it.
     ///
     /// # Errors
     /// As [`Cpu::chosen_isa`].
@@ -131,15 +135,6 @@ impl Cpu {
     pub(crate) fn pool(&self) -> Option<&rayon::ThreadPool> {
         self.pool.as_deref()
     }
-}
-
-/// The least common multiple of two numbers above 0.
-fn common_multiple(a: usize, b: usize) -> usize {
-    let (mut divisor, mut rest) = (a, b);
-    while rest > 0 {
-        (divisor, rest) = (rest, divisor % rest);
-    }
-    (a / divisor).saturating_mul(b)
 }
 
 impl Backend for Cpu {

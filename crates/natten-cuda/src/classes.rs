@@ -48,12 +48,9 @@ pub(crate) fn classes(axes: &[Axis; 3]) -> Vec<Class> {
     classes
 }
 
-/// The residues of an axis in runs that have as many queries and as many keys each, those without queries left out.
+/// The runs of residues that are alike, those without queries left out.
 fn runs(axis: &Axis) -> Vec<Range<usize>> {
-    let [queries, keys] = [axis.query_extent, axis.key_extent].map(|extent| extent % axis.dilation);
-    let cuts = [0, queries.min(keys), queries.max(keys), axis.dilation];
-    let runs = cuts.windows(2).map(|cut| cut[0]..cut[1]);
-    runs.filter(|run| !run.is_empty() && run.start < axis.query_extent).collect()
+    axis.residue_runs().filter(|run| axis.residue(run.start).query_len > 0).collect()
 }
 
 #[cfg(test)]

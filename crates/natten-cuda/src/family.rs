@@ -289,15 +289,15 @@ pub(crate) trait Family: Sync {
     fn issued_over_useful(&self, bid: &Bid, query: &Query<'_>) -> Vec<(&'static Kernel, f64)>;
 }
 
-/// The families whose kernels and plans know of parts of a whole ([`natten_core::region`]); all others refuse them. A family
-/// that learns it is named here, and nowhere else.
-const TAKE_REGIONS: &[&str] = &[];
+/// The kernels that know of parts of a whole ([`natten_core::region`]), and whose plans do, by family and operation; all others
+/// refuse them. What learns it is named here, and nowhere else.
+const TAKE_REGIONS: &[(&str, Operation)] = &[];
 
 /// What is against a kernel where the call holds a part of a whole.
 fn region_refused(kernel: &Kernel, query: &Query<'_>) -> Option<RejectionReason> {
     let problem = query.pass.problem()?;
     let axis = problem.axes()[3 - problem.rank()..].iter().position(|axis| !axis.is_whole())?;
-    let refuses = problem.has_region() && !TAKE_REGIONS.contains(&kernel.family);
+    let refuses = problem.has_region() && !TAKE_REGIONS.contains(&(kernel.family, kernel.operation));
     refuses.then_some(RejectionReason::Region { axis })
 }
 

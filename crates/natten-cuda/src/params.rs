@@ -60,25 +60,41 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// The header's form of an axis.
+    /// The header's form of an axis, which has no word for a part of a whole: the axis is held whole, or is one of plain
+    /// attention.
     ///
     /// # Errors
-    /// [`CudaError::TooLarge`] if a number does not fit.
+    /// [`CudaError::TooLarge`] if a number does not fit, [`CudaError::PartOfAxis`] of a part.
     pub fn new(axis: &natten_core::window::Axis) -> Result<Self, CudaError> {
+        if !axis.is_whole() && !is_plain(axis) {
+            let natten_core::window::Axis { extent, query_extent, key_extent, .. } = *axis;
+            return Err(CudaError::PartOfAxis { extent, queries: query_extent, keys: key_extent });
+        }
         let dilation = axis.dilation;
         Ok(Axis {
-            query_quotient: to_i32("a query extent", axis.query_extent)? / dilation as i32,
-            query_remainder: (axis.query_extent % dilation) as i32,
-            key_quotient: to_i32("a key extent", axis.key_extent)? / dilation as i32,
-            key_remainder: (axis.key_extent % dilation) as i32,
+            query_quotient: to_i32("a query extent", axis.query_extent)? / to_i32("a dilation", dilation)?,
+            query_remainder: to_i32("a query extent", axis.query_extent % dilation)?,
+            key_quotient: to_i32("a key extent", axis.key_extent)? / to_i32("a dilation", dilation)?,
+            key_remainder: to_i32("a key extent", axis.key_extent % dilation)?,
             window: to_i32("a kernel size", axis.kernel_size)?,
             is_causal: i32::from(axis.is_causal),
-            // No farther from 0 than the extents, which fit.
-            query_offset: (axis.query_offset() / dilation as isize) as i32,
+            query_offset: match axis.query_offset() {
+                behind @ ..0 => -to_i32("a query offset", behind.unsigned_abs() / dilation)?,
+                offset => to_i32("a query offset", offset.unsigned_abs() / dilation)?,
+            },
             stride: Divisor::new("a stride", axis.stride)?,
             dilation: Divisor::new("a dilation", dilation)?,
         })
     }
+}
+
+/// Whether queries and keys are all there are of plain attention.
+fn is_plain(axis: &natten_core::window::Axis) -> bool {
+    use natten_core::window::Axis;
+    let (queries, keys) = (axis.query_extent, axis.key_extent);
+    *axis == Axis::attention(queries, keys)
+        || *axis == Axis::causal_from_start(queries, keys)
+        || *axis == Axis::causal_from_end(queries, keys)
 }
 
 #[repr(C)]
@@ -471,6 +487,33 @@ mod tests {
         offsets!(BackwardParams.rows_per_split DeltaParams.count SumParams.count SumParams.splits);
         offsets!(MergeParams.count MergeParams.branch WindowDumpParams.extent CopyParams.count);
         offsets!(GradientBranch.d_out_strides MergeBackwardParams.count MergeBackwardParams.branch);
+    }
+
+    /// A part would be taken for a whole of its own, with other windows.
+    #[test]
+    fn parts_of_an_axis_have_no_form() {
+        use natten_core::window::Axis as Whole;
+        for axis in [
+            Whole::whole(9),
+            Whole::attention(9, 4),
+            Whole::attention(4, 9),
+            Whole::attention(4, 0),
+            Whole::causal_from_start(9, 4),
+            Whole::causal_from_end(4, 9),
+        ] {
+            assert!(Axis::new(&axis).is_ok(), "{axis:?}");
+        }
+        let whole = Whole { kernel_size: 3, ..Whole::whole(9) };
+        for part in [
+            Whole { query_extent: 4, ..whole },
+            Whole { key_start: 2, key_extent: 7, ..whole },
+            Whole { query_start: 5, query_extent: 4, is_causal: true, ..whole },
+        ] {
+            let error = Axis::new(&part).unwrap_err();
+            assert!(matches!(error, CudaError::PartOfAxis { extent: 9, .. }), "{error}");
+        }
+        let far = Whole::causal_from_end(1, 1 << 31);
+        assert!(matches!(Axis::new(&far), Err(CudaError::TooLarge { .. })));
     }
 
     #[test]

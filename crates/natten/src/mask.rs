@@ -49,7 +49,7 @@ impl Mask for Packed<'_> {
 /// Parameters of neighborhood attention of any rank, or of plain attention: for code that keeps them, such as an engine's node in
 /// a graph. Whatever says one of them converts into it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[allow(clippy::large_enum_variant, reason = "copied once a call; a box would take `Copy` from it")]
+#[expect(clippy::large_enum_variant, reason = "copied once a call; a box would take `Copy` from it")]
 pub enum MaskParams {
     /// Every query sees its window.
     Neighborhood(DynParams),

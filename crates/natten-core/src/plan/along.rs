@@ -241,8 +241,8 @@ impl Progression {
     }
 }
 
-/// The least common multiple, or a number that no axis has room for.
-fn common_multiple(a: usize, b: usize) -> usize {
+/// The least common multiple of two numbers, `usize::MAX` where it is larger.
+pub fn common_multiple(a: usize, b: usize) -> usize {
     let (mut divisor, mut rest) = (a, b);
     while rest > 0 {
         (divisor, rest) = (rest, divisor % rest);

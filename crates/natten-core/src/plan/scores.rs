@@ -6,6 +6,10 @@ use crate::window::Residue;
 impl Residue {
     /// Visible pairs of a query and a key; `u64::MAX` when there are more.
     pub fn scores(&self) -> u64 {
+        // Windows that are never cut all have the same length.
+        if !self.is_causal && self.key_start == 0 && self.key_len == self.len {
+            return (self.query_len as u64).saturating_mul(self.kernel_size.min(self.len) as u64);
+        }
         let first = self.query_start as i128;
         let (held_start, held_end) = (self.key_start as i128, (self.key_start + self.key_len) as i128);
         let (w, (ahead, behind)) = (self.kernel_size as i128, self.reach());

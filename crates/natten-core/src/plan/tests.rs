@@ -4,7 +4,8 @@ use super::*;
 use crate::element::ElementType;
 use crate::layout::Layout;
 use crate::operands::Inputs;
-use crate::params::{AttentionParams, AxisParams, DynParams, KernelSize, KernelSizePolicy};
+use crate::params::{AttentionParams, AxisParams, DynParams, KernelSize, KernelSizePolicy, Params};
+use crate::region::Region;
 use crate::window::small::{axes, pairs_of_ranges, part, parts};
 
 fn problem(extents: &[usize], windows: &[usize], strides: &[usize]) -> Problem {
@@ -392,4 +393,26 @@ fn ranking_prefers_what_issues_least() {
     assert_eq!((best.query_tile, best.key_tile), ([16, 4, 2], [16, 4, 2]));
     assert!((counts.issued_over_useful() - 1.18).abs() < 0.005);
     assert!(ranked.windows(2).all(|pair| pair[0].1.issued <= pair[1].1.issued));
+}
+
+/// Without queries along one axis no key is needed along another, and its windows may be longer than all keys there are.
+#[test]
+fn parts_without_queries_have_no_tiles() {
+    let params = Params::new([3, 5]).stride([1, 2]);
+    for (extent, keys) in [(9, 0..1), (9, 7..7), (1 << 62, 3..5)] {
+        let params = params
+            .region(0, Region::of(9).queries(4..4).keys(2..7))
+            .region(1, Region::of(extent).queries(4..8).keys(keys.clone()))
+            .to_dyn();
+        let [query, key] =
+            [[1, 0, 4, 1, 64], [1, 5, keys.len(), 1, 64]].map(|s| Layout::contiguous(&s).unwrap());
+        let part = Problem::new(&params, &Inputs::new(query, key, key), ElementType::F32).unwrap();
+        assert_eq!((part.scores(), part.query_tokens()), (0, 0));
+        for key_start in [KeyStart::Aligned, KeyStart::Dynamic] {
+            let tiling = Tiling { query_tile: [1, 2, 4], key_tile: [1, 4, 4], key_start };
+            let counts = TileCounts::of(&part, &tiling);
+            assert_eq!((counts.query_tiles, counts.key_tiles, counts.scores), (0, 0, 0), "{part:?}");
+            assert!(!rank_tilings(&part, 64, 64, key_start).is_empty());
+        }
+    }
 }

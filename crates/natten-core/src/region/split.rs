@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Region, grain, keys_needed};
+use super::{Region, block_tokens, keys_needed};
 use crate::params::DynParams;
 use crate::problem::Problem;
 use crate::window::Axis;
@@ -62,6 +62,25 @@ pub enum SplitError {
     /// Packed sequences are split by sequence.
     #[error("packed sequences are not one whole")]
     Packed,
+    /// Plain attention has no windows, and takes no regions.
+    #[error("plain attention is not split, only neighborhood attention is")]
+    PlainAttention,
+    /// There is no such rank.
+    #[error("rank {rank} of a split over {ranks}, counted from 0")]
+    Rank {
+        /// The rank asked for.
+        rank: usize,
+        /// Ranks there are.
+        ranks: usize,
+    },
+    /// Parameters of another whole.
+    #[error("parameters of {found} token axes for a split of {expected}")]
+    Params {
+        /// Token axes of the split.
+        expected: usize,
+        /// Those of the parameters.
+        found: usize,
+    },
 }
 
 /// A whole in parts, one for each rank. A rank has the queries of its box, and the keys and values of the same tokens; what
@@ -94,12 +113,12 @@ pub struct Transfer {
     pub rank: usize,
     /// The box of tokens.
     pub tokens: Vec<Range<usize>>,
-    /// Of keys and values together, all batch items and heads.
+    /// Of keys and values together, all batch items and heads; `u64::MAX` where there are more.
     pub bytes: u64,
 }
 
 impl Split {
-    /// Cuts a whole along one axis or two, each at multiples of [`grain`], into as many parts as there are ranks.
+    /// Cuts a whole along one axis or two, each at multiples of [`block_tokens`], into as many parts as there are ranks.
     ///
     /// Work is counted in visible pairs, of which a causal axis has fewer at its beginning: cuts are where the share of each
     /// rank's predecessors is nearest to what it should be. With two axes `ranks` is a product of parts along either: the one
@@ -126,7 +145,7 @@ impl Split {
     /// # }
     /// ```
     pub fn new(problem: &Problem, ranks: usize, axes: &[usize]) -> Result<Self, SplitError> {
-        Self::on_grid(problem, ranks, axes, &grain(problem))
+        Self::on_grid(problem, ranks, axes, &block_tokens(problem))
     }
 
     /// As [`Split::new`], cut at multiples of `grid`, a number of tokens for each token axis.
@@ -148,12 +167,14 @@ impl Split {
                 divisors.map(|parts| vec![cuts(axes[0], parts), cuts(axes[1], ranks / parts)]).collect()
             }
         };
-        let splits = grids.iter().map(|ranges| Self::of_ranges(problem, whole, axes, ranges));
+        let splits = grids.iter().map(|ranges| parts(problem, whole, axes, ranges));
         let best = splits.min_by(|a, b| {
-            let (a, b) = (a.worst(), b.worst());
-            a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))
+            let of_work = most_work(a).total_cmp(&most_work(b));
+            of_work.then_with(|| most_received(a).cmp(&most_received(b)))
         });
-        Ok(best.expect("one is a divisor of any number of ranks"))
+        let mut parts = best.expect("one is a divisor of any number of ranks");
+        exchange(problem, &mut parts);
+        Ok(Split { extents: whole.iter().map(|axis| axis.extent).collect(), parts })
     }
 
     /// The parts, by rank: the second axis' vary fastest.
@@ -162,38 +183,58 @@ impl Split {
     }
 
     /// What a rank calls with: the whole's parameters with its regions. Every rank has the same sizes but along the split axes.
-    pub fn params(&self, params: &DynParams, rank: usize) -> DynParams {
-        let Part { queries, keys, .. } = &self.parts[rank];
-        let each = self.extents.iter().zip(queries).zip(keys).enumerate();
-        each.fold(*params, |params, (axis, ((&extent, queries), keys))| {
-            params.region(axis, Region::of(extent).queries(queries.clone()).keys(keys.clone()))
-        })
-    }
-
-    /// What the busiest rank has to do, and the most that a rank receives.
-    fn worst(&self) -> (f64, u64) {
-        let work = self.parts.iter().fold(0.0, |most: f64, part| most.max(part.scores));
-        let bytes = self.parts.iter().map(|part| part.receives.iter().map(|transfer| transfer.bytes).sum());
-        (work, bytes.max().unwrap_or(0))
-    }
-
-    /// Every combination of a range of each of `axes`.
-    fn of_ranges(problem: &Problem, whole: &[Axis], axes: &[usize], ranges: &[Vec<Range<usize>>]) -> Self {
-        let extents: Vec<usize> = whole.iter().map(|axis| axis.extent).collect();
-        let mut boxes: Vec<Vec<Range<usize>>> = vec![extents.iter().map(|&extent| 0..extent).collect()];
-        for (&axis, ranges) in axes.iter().zip(ranges) {
-            let with = |part: &Vec<Range<usize>>, range: &Range<usize>| {
-                let mut part = part.clone();
-                part[axis] = range.clone();
-                part
-            };
-            boxes = boxes.iter().flat_map(|part| ranges.iter().map(move |range| with(part, range))).collect();
+    ///
+    /// # Errors
+    /// [`SplitError::Rank`] and [`SplitError::Params`], where there is no such rank or the parameters are of another whole.
+    pub fn params(&self, params: &DynParams, rank: usize) -> Result<DynParams, SplitError> {
+        let ranks = self.parts.len();
+        let Part { queries, keys, .. } = self.parts.get(rank).ok_or(SplitError::Rank { rank, ranks })?;
+        let (expected, found) = (self.extents.len(), params.rank());
+        if found != expected {
+            return Err(SplitError::Params { expected, found });
         }
-        let mut parts: Vec<Part> =
-            boxes.into_iter().map(|queries| Part::of(problem, whole, queries)).collect();
-        exchange(problem, &mut parts);
-        Split { extents, parts }
+        let each = self.extents.iter().zip(queries).zip(keys).enumerate();
+        Ok(each.fold(*params, |params, (axis, ((&extent, queries), keys))| {
+            params.region(axis, Region::of(extent).queries(queries.clone()).keys(keys.clone()))
+        }))
     }
+}
+
+/// What the busiest rank has to do.
+fn most_work(parts: &[Part]) -> f64 {
+    parts.iter().fold(0.0, |most: f64, part| most.max(part.scores))
+}
+
+/// The most tokens that a rank receives.
+fn most_received(parts: &[Part]) -> u128 {
+    // Each key that is needed arrives once, but for those that are there.
+    let received = parts.iter().map(|part| {
+        let ranges = || part.keys.iter().zip(&part.queries);
+        let needed = ranges().fold(1, |n: u128, (needed, _)| n.saturating_mul(needed.len() as u128));
+        let own =
+            ranges().fold(1, |n: u128, (needed, had)| n.saturating_mul(both(needed, had).len() as u128));
+        needed.saturating_sub(own)
+    });
+    received.max().unwrap_or(0)
+}
+
+/// The tokens of both ranges; one that ends before it begins has none.
+fn both(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
+    a.start.max(b.start)..a.end.min(b.end)
+}
+
+/// A part of every combination of a range of each of `axes`.
+fn parts(problem: &Problem, whole: &[Axis], axes: &[usize], ranges: &[Vec<Range<usize>>]) -> Vec<Part> {
+    let mut boxes: Vec<Vec<Range<usize>>> = vec![whole.iter().map(|axis| 0..axis.extent).collect()];
+    for (&axis, ranges) in axes.iter().zip(ranges) {
+        let with = |part: &Vec<Range<usize>>, range: &Range<usize>| {
+            let mut part = part.clone();
+            part[axis] = range.clone();
+            part
+        };
+        boxes = boxes.iter().flat_map(|part| ranges.iter().map(move |range| with(part, range))).collect();
+    }
+    boxes.into_iter().map(|queries| Part::of(problem, whole, queries)).collect()
 }
 
 /// The token axes of a problem that can be split so.
@@ -224,6 +265,9 @@ fn check<'a>(
     }
     if problem.is_packed() {
         return Err(SplitError::Packed);
+    }
+    if problem.is_plain() {
+        return Err(SplitError::PlainAttention);
     }
     let whole = &problem.axes()[3 - rank..];
     match whole.iter().position(|axis| !axis.is_whole()) {
@@ -285,18 +329,19 @@ impl Part {
 
 /// Fills in what ranks send each other.
 fn exchange(problem: &Problem, parts: &mut [Part]) {
-    let row = (problem.head_dim() + problem.head_dim_v()) * problem.element_type().size_bytes();
-    let bytes_of_token = (problem.batch() * problem.heads_kv()) as u64 * row as u64;
+    let components = problem.head_dim().saturating_add(problem.head_dim_v());
+    let of_token = [components, problem.element_type().size_bytes(), problem.heads_kv(), problem.batch()]
+        .map(|n| n as u64);
     for to in 0..parts.len() {
         for from in (0..parts.len()).filter(|&from| from != to) {
             let ranges = parts[to].keys.iter().zip(&parts[from].queries);
-            let tokens: Vec<Range<usize>> =
-                ranges.map(|(needed, had)| needed.start.max(had.start)..needed.end.min(had.end)).collect();
-            if tokens.iter().any(|range| range.start >= range.end) {
+            let ranges = ranges.map(|(needed, had)| both(needed, had));
+            if ranges.clone().any(|range| range.is_empty()) {
                 continue;
             }
-            let count = tokens.iter().map(|range| range.len() as u64).product::<u64>();
-            let bytes = count.saturating_mul(bytes_of_token);
+            let tokens: Vec<Range<usize>> = ranges.collect();
+            let count = tokens.iter().map(|range| range.len() as u64);
+            let bytes = count.chain(of_token).fold(1, u64::saturating_mul);
             parts[from].sends.push(Transfer { rank: to, tokens: tokens.clone(), bytes });
             parts[to].receives.push(Transfer { rank: from, tokens, bytes });
         }

@@ -4,7 +4,7 @@ use super::*;
 use crate::element::ElementType;
 use crate::layout::Layout;
 use crate::operands::Inputs;
-use crate::params::{DynParams, Params};
+use crate::params::{AttentionParams, DynParams, Params};
 use crate::window::small::{axes, pairs_of_ranges, ranges};
 
 /// Tokens from the lowest to the highest that are asked for.
@@ -42,15 +42,63 @@ fn needs_are_what_a_walk_finds() {
     }
 }
 
+/// Ranges of tokens that there are not.
+#[test]
+fn tokens_beyond_the_whole_are_none() {
+    for axis in (1..=6).flat_map(axes) {
+        for (asked, is) in
+            [(2..usize::MAX, 2.min(axis.extent)..axis.extent), (0..axis.extent + 3, 0..axis.extent)]
+        {
+            assert_eq!(keys_needed(&axis, asked.clone()), keys_needed(&axis, is.clone()), "{axis:?}");
+            assert_eq!(queries_seeing(&axis, asked), queries_seeing(&axis, is), "{axis:?}");
+        }
+        #[allow(clippy::reversed_empty_ranges, reason = "it is what is asked")]
+        for nothing in [usize::MAX - 1..usize::MAX, usize::MAX..0, 4..2] {
+            let start = nothing.start.min(axis.extent);
+            assert_eq!(keys_needed(&axis, nothing.clone()), start..start, "{axis:?}");
+            assert_eq!(queries_seeing(&axis, nothing), start..start, "{axis:?}");
+        }
+    }
+    // The queries of plain attention may be more than its keys.
+    let plain = Axis::attention(9, 4);
+    assert_eq!((keys_needed(&plain, 7..9), queries_seeing(&plain, 1..2)), (0..4, 0..9));
+    let causal = Axis::causal_from_end(9, 4);
+    assert_eq!((keys_needed(&causal, 7..9), queries_seeing(&causal, 6..7)), (0..9, 6..9));
+    let params = Params::new([3]).to_dyn();
+    assert!(params.axis(0, isize::MAX as usize).is_ok());
+    let (axis, extent, limit) = (0, usize::MAX, isize::MAX as usize);
+    assert_eq!(params.axis(0, extent), Err(RegionError::TooLong { axis, extent, limit }.into()));
+}
+
+/// Views that claim more than any memory has.
+#[test]
+fn bytes_beyond_counting_are_the_most_there_are() {
+    let params = Params::new([3, 1]).to_dyn();
+    for (batch, bytes) in [(1 << 60, u64::MAX), (0, 0)] {
+        let layout = Layout::contiguous(&[batch, 4, 1, 1, 1]).unwrap();
+        let inputs = Inputs::new(layout, layout, layout);
+        let whole = Problem::new(&params, &inputs, ElementType::F64).unwrap();
+        for axes in [&[0][..], &[0, 1]] {
+            let split = Split::new(&whole, 4, axes).unwrap();
+            let mut transfers = split.parts().iter().flat_map(|part| &part.receives);
+            assert!(transfers.clone().count() > 0 && transfers.all(|transfer| transfer.bytes == bytes));
+        }
+    }
+    let layout = Layout::contiguous(&[1 << 61, 3, 1, 1, 1]).unwrap();
+    let whole = Problem::new(&params, &Inputs::new(layout, layout, layout), ElementType::F64).unwrap();
+    assert!(Split::new(&whole, 3, &[0, 1]).is_ok());
+}
+
 #[test]
 fn the_first_missing_key_is_named() {
     for axis in (1..=8).flat_map(axes) {
         let pairs = pairs(&axis);
         for (queries, keys) in pairs_of_ranges(axis.extent) {
             let missing =
-                pairs.iter().filter(|(q, k)| queries.contains(q) && !keys.contains(k)).map(|&(_, k)| k);
+                pairs.iter().filter(|(q, k)| queries.contains(q) && !keys.contains(k)).map(|&(q, k)| (k, q));
             let region = Region::of(axis.extent).queries(queries.clone()).keys(keys.clone());
-            assert_eq!(missing_key(&region.part_of(axis)), missing.min(), "{axis:?} {queries:?} {keys:?}");
+            let found = missing_key(&region.part_of(axis));
+            assert_eq!(found, missing.min(), "{axis:?} {queries:?} {keys:?}");
         }
     }
 }
@@ -117,7 +165,7 @@ fn check_split(whole: &Problem, params: &DynParams, split: &Split) {
         };
         let [query, key] = [&part.queries, &part.keys].map(|range| shape(range));
         let inputs = Inputs::new(query, key, key);
-        let called = Problem::new(&split.params(params, rank), &inputs, ElementType::F32).unwrap();
+        let called = Problem::new(&split.params(params, rank).unwrap(), &inputs, ElementType::F32).unwrap();
         assert_eq!(called.scores(), part.scores as u64 * 2 * 2);
         for (axis, of_axis) in axes.iter().enumerate() {
             if !part.queries.iter().any(|range| range.is_empty()) {
@@ -163,6 +211,16 @@ fn splits_that_make_no_sense_are_refused() {
     assert_eq!(refused(2, &[1, 1]), SplitError::Repeated { axis: 1 });
     let grid = Split::on_grid(&whole, 2, &[0], &[4, 0]).unwrap_err();
     assert_eq!(grid, SplitError::Grid { found: vec![4, 0], rank: 2 });
+    let split = Split::new(&whole, 2, &[0]).unwrap();
+    for rank in [2, usize::MAX] {
+        assert_eq!(split.params(&params, rank), Err(SplitError::Rank { rank, ranks: 2 }));
+    }
+    let another = Params::new([3]).to_dyn();
+    assert_eq!(split.params(&another, 0), Err(SplitError::Params { expected: 2, found: 1 }));
+    let layout = Layout::contiguous(&[1, 8, 1, 4]).unwrap();
+    let inputs = Inputs::new(layout, layout, layout);
+    let plain = Problem::attention(&AttentionParams::new(), &inputs, ElementType::F32).unwrap();
+    assert_eq!(Split::new(&plain, 2, &[0]), Err(SplitError::PlainAttention));
     let part = params.region(1, Region::of(8).queries(0..2).keys(0..3));
     let [query, key] = [2, 3].map(|n| Layout::contiguous(&[1, 8, n, 1, 4]).unwrap());
     let part = Problem::new(&part, &Inputs::new(query, key, key), ElementType::F32).unwrap();

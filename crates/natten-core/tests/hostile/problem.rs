@@ -170,9 +170,21 @@ fn look_around(problem: &Problem, bytes: &mut Bytes<'_>) {
             assert!(seeing.start <= queries.start && queries.end <= seeing.end, "{axis:?} {seeing:?}");
         }
     }
+    let (start, end) = (bytes.number(), bytes.number());
+    for axis in
+        problem.axes().iter().filter(|axis| !problem.is_packed() && !problem.is_plain() && axis.extent > 0)
+    {
+        let [keys, queries] = [region::keys_needed, region::queries_seeing].map(|of| of(axis, start..end));
+        assert!(keys.end <= axis.extent && queries.end <= axis.extent, "{axis:?} {start}..{end}");
+    }
     let (ranks, axis) = (usize::from(bytes.byte() % 5), usize::from(bytes.byte() % 4));
     match region::Split::new(problem, ranks, &[axis]) {
-        Ok(split) => assert_eq!(split.parts().len(), ranks),
+        Ok(split) => {
+            assert_eq!(split.parts().len(), ranks);
+            assert!(
+                split.params(&DynParams::new(&[], None, KernelSizePolicy::Exact), bytes.number()).is_err()
+            );
+        }
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 }
@@ -185,6 +197,10 @@ fn ask(problem: &Problem, shapes: &Shapes, bytes: &mut Bytes<'_>) {
     let extents: usize = problem.axes().iter().map(|axis| axis.query_extent).product();
     assert_eq!(problem.query_tokens(), extents);
     assert!(problem.key_tokens() <= isize::MAX as usize);
+    let whole = problem.of_whole();
+    assert!(whole.query_tokens() >= problem.query_tokens() && !whole.has_region());
+    assert!(whole.useful_flops() >= 0.0);
+    assert_eq!(region::block_tokens(problem), region::block_tokens(&whole));
     let flops = problem.useful_flops();
     assert!(flops >= 0.0 && !flops.is_nan(), "{flops}");
     let mut covered = [0, 0];
