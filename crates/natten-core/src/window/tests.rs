@@ -1,3 +1,5 @@
+//! Windows, inverses and residues of all small axes against an independent statement of the mask.
+
 use super::small::{axes, pairs_of_ranges, part};
 use super::*;
 
