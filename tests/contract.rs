@@ -202,8 +202,12 @@ impl Backend for Exact {
         Tensor::zeros(shape).map(ExactTensor)
     }
 
-    fn contiguous<E: Element>(&self, view: TensorView<'_, E>) -> Result<ExactTensor<E>, TensorError> {
-        Ok(ExactTensor(view.to_tensor()))
+    fn copy<E: Element>(
+        &self,
+        from: TensorView<'_, E>,
+        mut to: TensorViewMut<'_, E>,
+    ) -> Result<(), TensorError> {
+        to.copy_from(&from)
     }
 
     fn reborrow<'s, E: InputElement>(view: &'s TensorView<'_, E>) -> TensorView<'s, E> {
@@ -297,6 +301,32 @@ fn a_device_that_natten_does_not_know() {
     let mixed = Inputs::new(inputs.query.view(), narrow.view(), inputs.value.view());
     let error = forward_on(&Exact, &mixed, &params).err().expect("f32 among f64");
     assert_eq!(error.to_string(), "key holds f32, query f64");
+}
+
+/// A copy has no call that held its views against each other.
+#[test]
+fn copies_look_at_shapes_themselves() {
+    let (from, mut to) = (numbers::<f32>(&[2, 6], 1), numbers::<f32>(&[2, 5], 2));
+    let before = to.clone();
+    let shape = TensorError::Shape { expected: vec![2, 5], found: vec![2, 6] };
+    assert_eq!(shape.to_string(), "a tensor of shape [2, 6] where [2, 5] is written");
+    let found = Cpu::new().copy(from.view(), to.view_mut()).expect_err("another shape");
+    assert_eq!(found.to_string(), shape.to_string());
+    assert_eq!(to, before);
+
+    let (gpu, other) = (Cuda::new(Emulated::new(8, 0)), Cuda::new(Emulated::new(8, 0)));
+    let there = gpu.upload(&from.view()).expect("memory");
+    let mut narrow = gpu.upload(&to.view()).expect("memory");
+    let found = gpu.copy(there.view(), narrow.view_mut()).expect_err("another shape");
+    assert_eq!(found.to_string(), shape.to_string());
+    assert_eq!(gpu.download(&narrow).expect("it ran"), before);
+    let mut elsewhere = other.upload(&from.view()).expect("memory");
+    for found in [
+        gpu.copy(there.view(), elsewhere.view_mut()).expect_err("written elsewhere"),
+        other.copy(there.view(), elsewhere.view_mut()).expect_err("read elsewhere"),
+    ] {
+        assert!(matches!(found, natten::cuda::CudaError::WrongDevice { .. }), "{found}");
+    }
 }
 
 /// What was the host's alone: the element type as a value, and the gradient of a merge.

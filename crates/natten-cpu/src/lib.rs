@@ -159,10 +159,12 @@ impl Backend for Cpu {
         Ok(Tensor::zeros(shape)?)
     }
 
-    fn contiguous<E: Element>(&self, view: TensorView<'_, E>) -> Result<Tensor<E>, CpuError> {
-        let mut copy = Tensor::zeros(view.shape())?;
-        view.copy_into(copy.as_mut_slice());
-        Ok(copy)
+    fn copy<E: Element>(
+        &self,
+        from: TensorView<'_, E>,
+        mut to: TensorViewMut<'_, E>,
+    ) -> Result<(), CpuError> {
+        Ok(to.copy_from(&from)?)
     }
 
     fn reborrow<'s, E: InputElement>(view: &'s TensorView<'_, E>) -> TensorView<'s, E> {
