@@ -1,6 +1,8 @@
 //! What natten-core promises backends and what it lets them be: calls fit their problems, and a device that natten has
 //! never heard of is served like its own.
 
+use std::ops::Range;
+
 use natten::cpu::Cpu;
 use natten::cuda::Cuda;
 use natten::dynamic::{AnyTensorOn, AnyViewOn, backward_on, forward_on};
@@ -210,12 +212,36 @@ impl Backend for Exact {
         to.copy_from(&from)
     }
 
+    fn accumulate<E: Element>(
+        &self,
+        from: TensorView<'_, E>,
+        mut to: TensorViewMut<'_, E>,
+    ) -> Result<(), TensorError> {
+        to.accumulate(&from)
+    }
+
     fn reborrow<'s, E: InputElement>(view: &'s TensorView<'_, E>) -> TensorView<'s, E> {
         *view
     }
 
     fn reborrow_mut<'s, E: InputElement>(view: &'s mut TensorViewMut<'_, E>) -> TensorViewMut<'s, E> {
         view.reborrow()
+    }
+
+    fn narrow<'a, E: InputElement>(
+        view: Self::View<'a, E>,
+        axis: usize,
+        range: Range<usize>,
+    ) -> Result<Self::View<'a, E>, TensorError> {
+        view.narrow(axis, range)
+    }
+
+    fn split_mut<'a, E: InputElement>(
+        view: Self::ViewMut<'a, E>,
+        axis: usize,
+        index: usize,
+    ) -> Result<[Self::ViewMut<'a, E>; 2], TensorError> {
+        view.split_at(axis, index).map(<[_; 2]>::from)
     }
 
     fn view<E: InputElement>(tensor: &ExactTensor<E>) -> TensorView<'_, E> {

@@ -1,7 +1,10 @@
 //! What a backend is: tensors where it lives, and the forward, backward and merge of validated calls on them.
 
+use std::ops::Range;
+
 use crate::call::{BackwardCall, ForwardCall, MergeBackwardCall, MergeCall};
 use crate::element::{Element, InputElement};
+use crate::error::TensorError;
 use crate::layout::Layout;
 
 /// A place where tensors live and the operator runs.
@@ -79,6 +82,17 @@ pub trait Backend: Clone {
     /// When the shapes differ ([`Layout::expect_shape`]) or the device fails. Nothing is written where shapes differ.
     fn copy<E: Element>(&self, from: Self::View<'_, E>, to: Self::ViewMut<'_, E>) -> Result<(), Self::Error>;
 
+    /// Adds the elements of a view to those of another of the same shape, each sum rounded once. Both may have any strides; shapes
+    /// are looked at as in [`Backend::copy`].
+    ///
+    /// # Errors
+    /// As [`Backend::copy`].
+    fn accumulate<E: Element>(
+        &self,
+        from: Self::View<'_, E>,
+        to: Self::ViewMut<'_, E>,
+    ) -> Result<(), Self::Error>;
+
     /// A new tensor of a view's elements, which may have any strides, along the last axis too. No call depends on it but for
     /// gradients that arrive so.
     ///
@@ -95,6 +109,26 @@ pub trait Backend: Clone {
 
     /// A shorter borrow of the same view, to write.
     fn reborrow_mut<'s, E: InputElement>(view: &'s mut Self::ViewMut<'_, E>) -> Self::ViewMut<'s, E>;
+
+    /// The elements of a range along one axis.
+    ///
+    /// # Errors
+    /// Those of [`Layout::narrowed`].
+    fn narrow<'a, E: InputElement>(
+        view: Self::View<'a, E>,
+        axis: usize,
+        range: Range<usize>,
+    ) -> Result<Self::View<'a, E>, TensorError>;
+
+    /// Two views to write: indices below `index` along an axis, and the others. Both may be written by one call.
+    ///
+    /// # Errors
+    /// Those of [`Layout::narrowed`].
+    fn split_mut<'a, E: InputElement>(
+        view: Self::ViewMut<'a, E>,
+        axis: usize,
+        index: usize,
+    ) -> Result<[Self::ViewMut<'a, E>; 2], TensorError>;
 
     /// A view of an owned tensor.
     fn view<E: InputElement>(tensor: &Self::Tensor<E>) -> Self::View<'_, E>;

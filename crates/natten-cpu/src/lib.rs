@@ -34,11 +34,12 @@ mod tile_in_flight;
 mod tile_mask;
 mod tile_weights;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use natten_core::{
     Backend, BackwardCall, Element, ElementType, ForwardCall, InputElement, Layout, MergeBackwardCall,
-    MergeCall, Problem, Tensor, TensorView, TensorViewMut,
+    MergeCall, Problem, Tensor, TensorError, TensorView, TensorViewMut,
 };
 
 use natten_core::plan::common_multiple;
@@ -167,12 +168,36 @@ impl Backend for Cpu {
         Ok(to.copy_from(&from)?)
     }
 
+    fn accumulate<E: Element>(
+        &self,
+        from: TensorView<'_, E>,
+        mut to: TensorViewMut<'_, E>,
+    ) -> Result<(), CpuError> {
+        Ok(to.accumulate(&from)?)
+    }
+
     fn reborrow<'s, E: InputElement>(view: &'s TensorView<'_, E>) -> TensorView<'s, E> {
         *view
     }
 
     fn reborrow_mut<'s, E: InputElement>(view: &'s mut TensorViewMut<'_, E>) -> TensorViewMut<'s, E> {
         view.reborrow()
+    }
+
+    fn narrow<'a, E: InputElement>(
+        view: Self::View<'a, E>,
+        axis: usize,
+        range: Range<usize>,
+    ) -> Result<Self::View<'a, E>, TensorError> {
+        view.narrow(axis, range)
+    }
+
+    fn split_mut<'a, E: InputElement>(
+        view: Self::ViewMut<'a, E>,
+        axis: usize,
+        index: usize,
+    ) -> Result<[Self::ViewMut<'a, E>; 2], TensorError> {
+        view.split_at(axis, index).map(<[_; 2]>::from)
     }
 
     fn view<E: InputElement>(tensor: &Tensor<E>) -> TensorView<'_, E> {

@@ -3,18 +3,19 @@
 //! Every call takes the same way: its tensors, how they lie apart from where; a query; the choice; the launches.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::Arc;
 
 use natten_core::{
     Backend, BackwardCall, Element, ElementType, ForwardCall, InputElement, Inputs, Layout,
-    MergeBackwardCall, MergeCall, Output, Partials, Tensor, TensorView,
+    MergeBackwardCall, MergeCall, Output, Partials, Tensor, TensorError, TensorView,
 };
 
 use crate::buffer::{Bound, CudaTensor, CudaView, CudaViewMut, Placed};
 use crate::choose::{choose, choose_another};
 use crate::cuda::Cuda;
 use crate::device::Device;
-use crate::error::CudaError;
+use crate::error::{CudaError, DeviceError};
 use crate::families::rows::copy;
 use crate::family::{MergeRows, Pass, Query};
 use crate::params::MERGE_BRANCHES;
@@ -251,12 +252,33 @@ impl<D: Device> Backend for Cuda<D> {
         Ok(())
     }
 
+    fn accumulate<E: Element>(&self, _: CudaView<'_, E>, _: CudaViewMut<'_, E>) -> Result<(), CudaError> {
+        // No kernel adds in place yet.
+        Err(DeviceError::MissingFeature { feature: "adding to a view in place" }.into())
+    }
+
     fn reborrow<'s, E: InputElement>(view: &'s CudaView<'_, E>) -> CudaView<'s, E> {
         *view
     }
 
     fn reborrow_mut<'s, E: InputElement>(view: &'s mut CudaViewMut<'_, E>) -> CudaViewMut<'s, E> {
         view.reborrow()
+    }
+
+    fn narrow<'a, E: InputElement>(
+        view: Self::View<'a, E>,
+        axis: usize,
+        range: Range<usize>,
+    ) -> Result<Self::View<'a, E>, TensorError> {
+        view.narrow(axis, range)
+    }
+
+    fn split_mut<'a, E: InputElement>(
+        view: Self::ViewMut<'a, E>,
+        axis: usize,
+        index: usize,
+    ) -> Result<[Self::ViewMut<'a, E>; 2], TensorError> {
+        view.split_at(axis, index).map(<[_; 2]>::from)
     }
 
     fn view<E: InputElement>(tensor: &CudaTensor<E, D>) -> CudaView<'_, E> {
