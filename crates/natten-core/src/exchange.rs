@@ -41,32 +41,57 @@ impl<S, R> Messages<S, R> {
     pub fn is_empty(&self) -> bool {
         self.sends.is_empty() && self.receives.is_empty()
     }
-
-    /// Whether all other ranks that are named are among `ranks`, and are not this one.
-    ///
-    /// # Errors
-    /// [`ExchangeError::Rank`] with the first that is not.
-    pub fn check(&self, rank: usize, ranks: usize) -> Result<(), ExchangeError> {
-        let named = self.sends.iter().map(|message| message.rank).chain(self.receives.iter().map(|m| m.rank));
-        match named.into_iter().find(|&other| other >= ranks || other == rank) {
-            Some(found) => Err(ExchangeError::Rank { found, rank, ranks }),
-            None => Ok(()),
-        }
-    }
 }
 
-/// A rank's way to the others that share a problem with it.
+/// Holds messages against what every exchange asks of them: another rank that there is, and contiguous views.
 ///
-/// On a device that runs behind the host a call queues its transfers and returns; what fails then shows at [`Exchange::poll`] and
-/// [`Exchange::wait`]. An exchange that has failed once stays so: which messages are still under way cannot be known, so every later
-/// call of it is an error.
-pub trait Exchange<B: Backend> {
+/// # Errors
+/// [`ExchangeError::Rank`] and [`ExchangeError::NotContiguous`] with the first that is not so.
+pub fn check_messages<B: Backend, E: InputElement>(
+    messages: &MessagesOn<'_, B, E>,
+    rank: usize,
+    ranks: usize,
+) -> Result<(), ExchangeError> {
+    let sends = messages.sends.iter().map(|message| (message.rank, B::layout::<E>(&message.view)));
+    let receives = messages.receives.iter().map(|message| (message.rank, B::layout_mut::<E>(&message.view)));
+    for (other, layout) in sends.chain(receives) {
+        if other >= ranks || other == rank {
+            return Err(ExchangeError::Rank { found: other, rank, ranks });
+        }
+        if !layout.is_contiguous() {
+            return Err(ExchangeError::NotContiguous { rank, other });
+        }
+    }
+    Ok(())
+}
+
+/// One of the ranks that share a problem.
+///
+/// On a device that runs behind the host a call queues its transfers and returns; what fails then shows at [`Ranks::poll`] and
+/// [`Ranks::wait`]. One that has failed stays so: which messages are still under way cannot be known, so every later call is an
+/// error.
+pub trait Ranks {
     /// Which of the ranks this is, counted from 0.
     fn rank(&self) -> usize;
 
     /// How many there are.
     fn ranks(&self) -> usize;
 
+    /// Whether all that was asked of this rank is done. Never waits.
+    ///
+    /// # Errors
+    /// When an earlier call failed, here or, as far as it is known, on another rank.
+    fn poll(&self) -> Result<bool, ExchangeError>;
+
+    /// Waits until all that was asked of this rank is done, no longer than `timeout`.
+    ///
+    /// # Errors
+    /// As [`Ranks::poll`]; [`ExchangeError::TimedOut`].
+    fn wait(&self, timeout: Duration) -> Result<(), ExchangeError>;
+}
+
+/// A rank's way to the others, for tensors of a backend.
+pub trait Exchange<B: Backend>: Ranks {
     /// Sends and receives, and does `meanwhile` while that goes on.
     ///
     /// What is sent is read after all work that `backend` was given before; work that it is given after this call sees what
@@ -81,18 +106,6 @@ pub trait Exchange<B: Backend> {
         messages: MessagesOn<'_, B, E>,
         meanwhile: impl FnOnce() -> R,
     ) -> Result<R, ExchangeError>;
-
-    /// Whether all that was asked of this rank is done. Never waits.
-    ///
-    /// # Errors
-    /// When an earlier call failed, here or, as far as it is known, on another rank.
-    fn poll(&self) -> Result<bool, ExchangeError>;
-
-    /// Waits until all that was asked of this rank is done, no longer than `timeout`.
-    ///
-    /// # Errors
-    /// As [`Exchange::poll`]; [`ExchangeError::TimedOut`].
-    fn wait(&self, timeout: Duration) -> Result<(), ExchangeError>;
 }
 
 /// Why ranks could not reach each other.
@@ -188,17 +201,6 @@ fn of_rank(other: &Option<usize>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ranks_that_there_are_not_are_named() {
-        let to =
-            |rank| Messages { sends: vec![Message { rank, view: () }], receives: Vec::<Message<()>>::new() };
-        assert!(to(1).check(0, 2).is_ok());
-        for found in [0, 2, usize::MAX] {
-            let error = to(found).check(0, 2).expect_err("no such rank");
-            assert!(matches!(error, ExchangeError::Rank { found: named, .. } if named == found), "{error}");
-        }
-    }
 
     #[test]
     fn a_timeout_says_for_whom() {

@@ -46,7 +46,7 @@ pub use backend::{Backend, Operand, OperandMut};
 pub use call::{BackwardCall, ForwardCall, MergeBackwardCall, MergeCall};
 pub use element::{Element, ElementType, InputElement};
 pub use error::{Error, ProblemError, Role, TensorAxis, TensorError};
-pub use exchange::{Exchange, ExchangeError};
+pub use exchange::{Exchange, ExchangeError, Ranks};
 pub use half::{bf16, f16};
 pub use layout::Layout;
 pub use operands::{Gradients, Inputs, Output, Partials, Saved};
