@@ -257,7 +257,7 @@ impl<'a, B: Backend, E: InputElement> Call<'a, B, E> {
     }
 
     /// Views of what was saved, if all of it lives here.
-    fn saved_here<'s, O, L, D>(
+    pub(crate) fn saved_here<'s, O, L, D>(
         &self,
         saved: &Saved<&'s O, &'s L, &'s D>,
     ) -> Result<SavedViews<'s, B, E::Out>, Error>
@@ -279,7 +279,13 @@ impl<'a, B: Backend, E: InputElement> Call<'a, B, E> {
         self.backend.allocate(shape).map_err(|source| backend_error(&self.backend, source))
     }
 
-    fn inputs(&self) -> InputViews<'_, B, E> {
+    /// What runs it.
+    pub(crate) fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// Its operands.
+    pub(crate) fn inputs(&self) -> InputViews<'_, B, E> {
         self.inputs.map(|view| B::reborrow(view))
     }
 

@@ -30,15 +30,17 @@ pub mod dynamic;
 mod mask;
 mod merge;
 mod operand;
+pub mod sharded;
 
 pub use call::{Call, OutAndLse};
 pub use mask::{Mask, MaskParams, Packed};
 pub use merge::{merge_attentions, merge_attentions_backward, merge_attentions_into};
 pub use natten_core::{
-    AttentionParams, AxisParams, Backend, BackwardCall, DynParams, Element, ElementType, Error, ForwardCall,
-    Gradients, InputElement, Inputs, KernelSize, KernelSizePolicy, Layout, MergeBackwardCall, MergeCall,
-    Output, Params, Partials, PerAxis, Problem, ProblemError, Region, Role, Saved, Sequences, Tensor,
-    TensorAxis, TensorError, TensorView, TensorViewMut, bf16, f16, plan, reference, region, window,
+    AttentionParams, AxisParams, Backend, BackwardCall, DynParams, Element, ElementType, Error, Exchange,
+    ExchangeError, ForwardCall, Gradients, InputElement, Inputs, KernelSize, KernelSizePolicy, Layout,
+    MergeBackwardCall, MergeCall, Output, Params, Partials, PerAxis, Problem, ProblemError, Ranks, Region,
+    Role, Saved, Sequences, Tensor, TensorAxis, TensorError, TensorView, TensorViewMut, bf16, exchange, f16,
+    plan, reference, region, window,
 };
 #[cfg(feature = "cpu")]
 pub use natten_cpu as cpu;

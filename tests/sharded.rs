@@ -1,0 +1,387 @@
+//! One problem over several ranks in threads, held to the whole on one device: every flag, any split, both passes; and what becomes
+//! of the others when a rank fails.
+
+use std::ops::Range;
+use std::thread;
+use std::time::Duration;
+
+use natten::cpu::Cpu;
+use natten::sharded::{InProcess, Sharded, ShardedError, Whole};
+use natten::{Call, Element, Inputs, Layout, Ranks, Saved, Tensor, bf16};
+use natten_tests::compare::same_bits;
+use natten_tests::{Spec, assert_close};
+use proptest::prelude::*;
+
+/// What a whole or a rank gives: output and log-sum-exp, and the gradients of all operands.
+struct Given<E> {
+    out: Tensor<E>,
+    lse: Tensor<f32>,
+    gradients: Inputs<Tensor<E>>,
+}
+
+/// The operands of a whole, and the gradients of what it gives.
+struct Case<E> {
+    spec: Spec,
+    inputs: Inputs<Tensor<E>>,
+    d_out: Tensor<E>,
+    d_lse: Option<Tensor<f32>>,
+}
+
+/// How a whole is cut: where each rank's part ends, evenly unless said otherwise, and where interior and border queries meet.
+#[derive(Clone, Debug)]
+struct Cut {
+    ranks: usize,
+    axis: usize,
+    ends: Option<Vec<usize>>,
+    grid: Option<usize>,
+    keeps_halos: bool,
+}
+
+impl Cut {
+    fn even(ranks: usize, axis: usize) -> Self {
+        Cut { ranks, axis, ends: None, grid: None, keeps_halos: ranks.is_multiple_of(2) }
+    }
+
+    fn at(axis: usize, ends: &[usize]) -> Self {
+        Cut { ends: Some(ends.to_vec()), keeps_halos: true, ..Cut::even(ends.len(), axis) }
+    }
+
+    fn part<X: Ranks>(&self, exchange: X, whole: &Whole) -> Sharded<X> {
+        let sharded = match &self.ends {
+            Some(ends) => Sharded::at(exchange, whole, self.axis, ends),
+            None => Sharded::new(exchange, whole, self.axis),
+        };
+        let sharded = sharded.unwrap_or_else(|error| panic!("{self:?}: {error}"));
+        match self.grid {
+            Some(tokens) => sharded.grid(tokens).expect("not 0"),
+            None => sharded,
+        }
+    }
+}
+
+fn whole_of<E: Element>(spec: &Spec) -> Whole {
+    let layouts = spec.shapes().map(|shape| Layout::contiguous(shape).expect("small"));
+    Whole::new(spec.dyn_params().expect("a neighborhood"), &layouts, E::TYPE).expect("a valid whole")
+}
+
+fn narrow<E: Element>(tensor: &Tensor<E>, axis: usize, tokens: &Range<usize>) -> Tensor<E> {
+    tensor.view().narrow(axis + 1, tokens.clone()).expect("tokens of the whole").to_tensor()
+}
+
+impl<E: Element> Case<E> {
+    fn of(spec: &Spec, seed: u64) -> Self {
+        let case = spec.draw(seed);
+        let d_lse = case.d_lse.as_ref().map(Tensor::cast);
+        Case { spec: spec.clone(), inputs: case.rounded(), d_out: case.d_out.cast(), d_lse }
+    }
+
+    /// This rank's operands. Additional keys and values are everybody's.
+    fn shard(&self, axis: usize, tokens: &Range<usize>) -> Case<E> {
+        let part = |tensor: &Tensor<E>| narrow(tensor, axis, tokens);
+        let Inputs { query, key, value, additional } = &self.inputs;
+        let inputs =
+            Inputs { query: part(query), key: part(key), value: part(value), additional: additional.clone() };
+        let d_lse = self.d_lse.as_ref().map(|d_lse| narrow(d_lse, axis, tokens));
+        Case { spec: self.spec.clone(), inputs, d_out: part(&self.d_out), d_lse }
+    }
+
+    fn call(&self) -> Call<'_, Cpu, E> {
+        let Inputs { query, key, value, additional } = &self.inputs;
+        let call = Call::new(query, key, value).expect("one device");
+        match additional {
+            Some([keys, values]) => call.additional(keys, values).expect("one device"),
+            None => call,
+        }
+    }
+
+    fn saved<'s>(
+        &'s self,
+        out: &'s Tensor<E>,
+        lse: &'s Tensor<f32>,
+    ) -> Saved<&'s Tensor<E>, &'s Tensor<f32>> {
+        Saved { out, lse, d_out: &self.d_out, d_lse: self.d_lse.as_ref() }
+    }
+
+    fn on_one_device(&self) -> Given<E> {
+        let params = self.spec.dyn_params().expect("a neighborhood");
+        let (out, lse) = self.call().forward_with_lse(&params).expect("valid");
+        let gradients = self.call().backward(&params, &self.saved(&out, &lse)).expect("valid");
+        Given { gradients: as_inputs(gradients), out, lse }
+    }
+
+    fn on_rank(&self, sharded: &Sharded<InProcess>, keeps_halos: bool) -> Result<Given<E>, ShardedError> {
+        let ((out, lse), halos) = sharded.forward_keeping(&self.call())?;
+        let halos = keeps_halos.then_some(&halos);
+        let gradients = as_inputs(sharded.backward(&self.call(), &self.saved(&out, &lse), halos)?);
+        Ok(Given { gradients, out, lse })
+    }
+
+    /// What each rank gives, with the tokens it has; and the same bytes have been received as the split foretold.
+    fn on_ranks(&self, cut: &Cut) -> Vec<(Range<usize>, Given<E>)> {
+        let whole = whole_of::<E>(&self.spec);
+        in_threads(cut.ranks, |exchange| {
+            let sharded = cut.part(exchange, &whole);
+            let tokens = sharded.tokens();
+            let shard = self.shard(cut.axis, &tokens);
+            let alone = sharded.forward(&shard.call()).expect("every rank is there");
+            assert_eq!(
+                sharded.exchange().received_bytes(),
+                sharded.halo_bytes(),
+                "{cut:?} of {:?}",
+                self.spec
+            );
+            let given = shard.on_rank(&sharded, cut.keeps_halos).expect("every rank is there");
+            assert!(
+                same_bits(&alone, &given.out),
+                "{cut:?} of {:?}: another output without halos kept",
+                self.spec
+            );
+            assert!(sharded.poll().expect("nothing failed"));
+            sharded.wait(Duration::ZERO).expect("nothing failed");
+            (tokens, given)
+        })
+    }
+}
+
+fn as_inputs<E: Element>(gradients: natten::Gradients<Tensor<E>>) -> Inputs<Tensor<E>> {
+    let natten::Gradients { query, key, value, additional } = gradients;
+    Inputs { query, key, value, additional }
+}
+
+/// What a function gives on each rank, in a thread of its own.
+fn in_threads<T: Send>(ranks: usize, of: impl Fn(InProcess) -> T + Sync) -> Vec<T> {
+    let group = InProcess::group(ranks).expect("a few ranks");
+    thread::scope(|scope| {
+        let threads: Vec<_> = group.into_iter().map(|exchange| scope.spawn(|| of(exchange))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no rank panicked")).collect()
+    })
+}
+
+/// Holds all ranks' parts to the whole: each number within what both may err.
+fn expect_whole<E: Element>(spec: &Spec, cut: &Cut, seed: u64, [of_out, of_gradients]: [f64; 2]) {
+    let case = Case::<E>::of(spec, seed);
+    let (whole, parts) = (case.on_one_device(), case.on_ranks(cut));
+    assert_eq!(parts.first().map(|(tokens, _)| tokens.start), Some(0));
+    assert!(parts.windows(2).all(|pair| pair[0].0.end == pair[1].0.start), "{cut:?} of {spec:?}");
+    for (rank, (tokens, part)) in parts.iter().enumerate() {
+        let what = |of: &dyn std::fmt::Display| format!("{of} of rank {rank}, {cut:?} of {spec:?}");
+        let own = |tensor: &Tensor<E>| narrow(tensor, cut.axis, tokens);
+        assert_close(&what(&"out"), &part.out, &own(&whole.out), of_out);
+        assert_close(&what(&"lse"), &part.lse, &narrow(&whole.lse, cut.axis, tokens), 2e-6);
+        let each = part.gradients.roles().zip(whole.gradients.roles()).enumerate();
+        for (i, ((role, found), (_, expected))) in each {
+            // Additional ones are the whole's on every rank.
+            let expected = if i < 3 { own(expected) } else { expected.clone() };
+            assert_close(&what(&format!("gradient of {role}")), found, &expected, of_gradients);
+        }
+        let first = parts[0].1.gradients.additional.iter().flatten();
+        let additional = part.gradients.additional.iter().flatten().zip(first);
+        assert!(additional.clone().all(|(a, b)| same_bits(a, b)), "{}", what(&"additional"));
+    }
+}
+
+/// Sums of a few hundred products of normal deviates, in f32.
+const OF_F32: [f64; 2] = [4e-6, 6e-5];
+
+fn flags() -> Vec<(Spec, usize)> {
+    vec![
+        (Spec::na(&[23], &[5]), 0),
+        (Spec::na(&[23], &[6]).stride(&[4]), 0),
+        (Spec::na(&[31], &[4]).dilation(&[5]), 0),
+        (Spec::na(&[29], &[7]).causal(&[true]), 0),
+        (Spec::na(&[31], &[4]).dilation(&[5]).stride(&[3]).causal(&[true]), 0),
+        (Spec::na(&[19], &[7]).stride(&[5]).causal(&[true]).scale(0.3), 0),
+        (Spec::na(&[12, 15], &[5, 4]).stride(&[2, 3]).heads(4, 2).dims(16, 24).batch(2), 0),
+        (Spec::na(&[12, 15], &[5, 4]).stride(&[2, 3]).heads(4, 2).dims(16, 24).batch(2), 1),
+        (Spec::na(&[13, 14], &[3, 4]).dilation(&[3, 2]).causal(&[false, true]).additional(5), 0),
+        (Spec::na(&[13, 14], &[3, 4]).dilation(&[3, 2]).causal(&[false, true]).additional(5), 1),
+        (Spec::na(&[16, 6, 5], &[3, 4, 3]).causal(&[true, false, false]).heads(3, 1), 0),
+        (Spec::na(&[7, 9, 6], &[2, 3, 4]).stride(&[2, 2, 3]).heads(2, 1).additional(2), 1),
+        (Spec::na(&[6, 5, 17], &[2, 3, 3]).dilation(&[1, 1, 2]).batch(2), 2),
+        // Windows that reach over all of the axis, and of a single token.
+        (Spec::na(&[10, 9], &[10, 3]).dilation(&[1, 3]), 0),
+        (Spec::na(&[17], &[17]).causal(&[true]).heads(2, 1), 0),
+        (Spec::na(&[18], &[9]).dilation(&[2]), 0),
+        (Spec::na(&[11], &[1]), 0),
+        (Spec::na(&[3], &[3]), 0),
+    ]
+}
+
+#[test]
+fn every_flag_on_one_to_five_ranks_is_the_whole() {
+    for (seed, (spec, axis)) in flags().into_iter().enumerate() {
+        for ranks in 1..=5 {
+            expect_whole::<f32>(&spec, &Cut::even(ranks, axis), 900 + seed as u64, OF_F32);
+        }
+    }
+}
+
+#[test]
+fn shards_of_any_length_are_the_whole() {
+    let spec = Spec::na(&[40, 3], &[9, 3]).heads(4, 2).additional(1);
+    let causal = spec.clone().causal(&[true, false]).stride(&[3, 1]);
+    // Windows that reach over several neighbours, one of a single token and empty ones among them.
+    for ends in [&[1, 2, 4, 40][..], &[20, 21, 22, 24, 40], &[0, 17, 17, 40], &[40, 40], &[3, 37, 40]] {
+        for (seed, spec) in [&spec, &causal].into_iter().enumerate() {
+            for grid in [None, Some(1), Some(4)] {
+                let cut = Cut { grid, ..Cut::at(0, ends) };
+                expect_whole::<f32>(spec, &cut, 920 + seed as u64, OF_F32);
+            }
+        }
+    }
+}
+
+/// Half types have their own rounding, of outputs and of each sum of shares.
+#[test]
+fn shards_of_half_types_are_the_whole() {
+    let spec = Spec::na(&[30, 4], &[7, 3]).heads(4, 2).dims(16, 16);
+    expect_whole::<bf16>(&spec, &Cut::even(3, 0), 930, [2e-2, 8e-2]);
+}
+
+/// An axis of up to so many tokens.
+#[derive(Clone, Copy, Debug)]
+struct Drawn {
+    extent: usize,
+    window: usize,
+    stride: usize,
+    dilation: usize,
+    is_causal: bool,
+}
+
+fn axis(most: usize) -> impl Strategy<Value = Drawn> {
+    (1..=most, (0.0..1.0f64, 0.0..1.0f64, 0.0..1.0f64), any::<bool>()).prop_map(
+        |(extent, (w, s, d), is_causal)| {
+            let upto = |share: f64, most: usize| 1 + (share * most as f64) as usize;
+            // Small windows and large dilations are as likely as the other way round.
+            let dilation = upto(d * d * d, extent).min(extent);
+            let window = upto(w * w, extent / dilation).min(extent / dilation);
+            let stride = upto(s * s, window).min(window);
+            Drawn { extent, window, stride, dilation, is_causal }
+        },
+    )
+}
+
+fn hold(axes: &[Drawn], (heads, heads_kv): (usize, usize), additional: usize, cut: &[f64], seed: u64) {
+    fn each<T>(axes: &[Drawn], of: fn(&Drawn) -> T) -> Vec<T> {
+        axes.iter().map(of).collect()
+    }
+    let spec = Spec::na(&each(axes, |axis| axis.extent), &each(axes, |axis| axis.window))
+        .stride(&each(axes, |axis| axis.stride))
+        .dilation(&each(axes, |axis| axis.dilation))
+        .causal(&each(axes, |axis| axis.is_causal))
+        .heads(heads * heads_kv, heads_kv)
+        .additional(additional)
+        .batch(1 + seed as usize % 2)
+        .dims(3, 5);
+    let along = seed as usize % axes.len();
+    let extent = axes[along].extent;
+    let mut ends: Vec<usize> = cut.iter().map(|share| (share * (extent + 1) as f64) as usize).collect();
+    ends.sort_unstable();
+    ends.push(extent);
+    let grid = (!seed.is_multiple_of(3)).then_some(1 + seed as usize % 4);
+    // The CPU computes f64 as the reference does: what is left is the order of sums.
+    let cut = Cut { grid, keeps_halos: seed.is_multiple_of(2), ..Cut::at(along, &ends) };
+    expect_whole::<f64>(&spec, &cut, seed, [1e-12, 1e-11]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_sequence_on_any_ranks(
+        x in axis(40), heads in (1..=2usize, 1..=2usize), additional in 0..=2usize,
+        cut in prop::collection::vec(0.0..1.0f64, 0..=4), seed in 0..1000u64,
+    ) {
+        hold(&[x], heads, additional, &cut, seed);
+    }
+
+    #[test]
+    fn any_image_on_any_ranks(
+        x in axis(12), y in axis(12), heads in (1..=2usize, 1..=2usize),
+        cut in prop::collection::vec(0.0..1.0f64, 0..=3), seed in 0..1000u64,
+    ) {
+        hold(&[x, y], heads, 0, &cut, seed);
+    }
+
+    #[test]
+    fn any_video_on_any_ranks(
+        x in axis(8), y in axis(4), z in axis(5), additional in 0..=1usize,
+        cut in prop::collection::vec(0.0..1.0f64, 0..=3), seed in 0..1000u64,
+    ) {
+        hold(&[x, y, z], (2, 1), additional, &cut, seed);
+    }
+}
+
+/// Where shards, and interior and border queries, meet between tiles, the parts are the whole to the bit.
+#[test]
+fn shards_between_tiles_have_the_wholes_bits() {
+    let specs = [
+        Spec::na(&[2100], &[9]).dims(16, 16),
+        Spec::na(&[96, 40], &[25, 23]).dims(16, 16),
+        Spec::na(&[90, 64], &[6, 6]).stride(&[2, 3]).heads(2, 1).additional(9),
+    ];
+    for (seed, spec) in specs.iter().enumerate() {
+        let case = Case::<f32>::of(spec, 940 + seed as u64);
+        let problem = spec.problem(natten::ElementType::F32);
+        let (grain, extent) = (
+            Cpu::new().grain(&problem).expect("instructions there are")[0],
+            problem.axes()[3 - problem.rank()].extent,
+        );
+        assert!(2 * grain < extent, "{spec:?}: one tile of {grain}");
+        let cut = Cut { grid: Some(grain), ..Cut::at(0, &[grain * (extent / grain / 2), extent]) };
+        let whole = case.on_one_device();
+        for (tokens, part) in case.on_ranks(&cut) {
+            let own = |tensor: &Tensor<f32>| narrow(tensor, 0, &tokens);
+            assert!(same_bits(&part.out, &own(&whole.out)), "out of {tokens:?} of {spec:?}");
+            assert!(same_bits(&part.lse, &own(&whole.lse)), "lse of {tokens:?} of {spec:?}");
+            let d_query = own(&whole.gradients.query);
+            assert!(same_bits(&part.gradients.query, &d_query), "d_query of {tokens:?} of {spec:?}");
+        }
+    }
+}
+
+/// Shares arrive in any order and are added in one.
+#[test]
+fn results_do_not_depend_on_who_is_late() {
+    let spec = Spec::na(&[37, 4], &[15, 3]).heads(2, 1).additional(3);
+    let (case, whole) = (Case::<f32>::of(&spec, 950), whole_of::<f32>(&spec));
+    let run = |late: usize| {
+        in_threads(4, |exchange| {
+            let sharded = Sharded::new(exchange, &whole, 0).expect("valid");
+            let shard = case.shard(0, &sharded.tokens());
+            if sharded.exchange().rank() == late {
+                thread::sleep(Duration::from_millis(20));
+            }
+            shard.on_rank(&sharded, late.is_multiple_of(2)).expect("every rank is there")
+        })
+    };
+    let expected = run(0);
+    for late in 1..4 {
+        for (found, expected) in run(late).iter().zip(&expected) {
+            assert!(same_bits(&found.out, &expected.out) && same_bits(&found.lse, &expected.lse));
+            for ((role, found), (_, expected)) in found.gradients.roles().zip(expected.gradients.roles()) {
+                assert!(same_bits(found, expected), "gradient of {role}, rank {late} late");
+            }
+        }
+    }
+}
+
+/// Operands of any strides, as a frame of a larger tensor, with an axis of batch and one before the split one.
+#[test]
+fn operands_lie_as_they_lie() {
+    let spec = Spec::na(&[5, 21], &[3, 5]).batch(2).heads(2, 2).dims(4, 4);
+    let (case, whole) = (Case::<f32>::of(&spec, 960), whole_of::<f32>(&spec));
+    let expected = case.on_one_device().out;
+    let outs = in_threads(3, |exchange| {
+        let sharded = Sharded::new(exchange, &whole, 1).expect("valid");
+        let tokens = sharded.tokens();
+        // In the whole's memory: neither what is sent nor what is computed lies contiguously.
+        let [query, key, value] = [&case.inputs.query, &case.inputs.key, &case.inputs.value]
+            .map(|tensor| tensor.view().narrow(2, tokens.clone()).expect("tokens of the whole"));
+        let call = Call::new(&query, &key, &value).expect("one device");
+        (tokens.clone(), sharded.forward(&call).expect("every rank is there"))
+    });
+    for (tokens, out) in outs {
+        assert_close("out", &out, &narrow(&expected, 1, &tokens), 4e-6);
+    }
+}
