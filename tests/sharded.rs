@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use natten::cpu::Cpu;
-use natten::sharded::{InProcess, Sharded, ShardedError, Whole};
+use natten::sharded::{InProcess, Rates, Sharded, ShardedError, Way, Whole};
 use natten::{Call, Element, Inputs, Layout, Ranks, Saved, Tensor, bf16};
 use natten_tests::compare::same_bits;
 use natten_tests::{Spec, assert_close};
@@ -35,11 +35,12 @@ struct Cut {
     ends: Option<Vec<usize>>,
     grid: Option<usize>,
     keeps_halos: bool,
+    way: Option<Way>,
 }
 
 impl Cut {
     fn even(ranks: usize, axis: usize) -> Self {
-        Cut { ranks, axis, ends: None, grid: None, keeps_halos: ranks.is_multiple_of(2) }
+        Cut { ranks, axis, ends: None, grid: None, keeps_halos: ranks.is_multiple_of(2), way: None }
     }
 
     fn at(axis: usize, ends: &[usize]) -> Self {
@@ -52,8 +53,12 @@ impl Cut {
             None => Sharded::new(exchange, whole, self.axis),
         };
         let sharded = sharded.unwrap_or_else(|error| panic!("{self:?}: {error}"));
-        match self.grid {
+        let sharded = match self.grid {
             Some(tokens) => sharded.grid(tokens).expect("not 0"),
+            None => sharded,
+        };
+        match self.way {
+            Some(way) => sharded.by(way).unwrap_or_else(|error| panic!("{self:?}: {error}")),
             None => sharded,
         }
     }
@@ -383,5 +388,55 @@ fn operands_lie_as_they_lie() {
     });
     for (tokens, out) in outs {
         assert_close("out", &out, &narrow(&expected, 1, &tokens), 4e-6);
+    }
+}
+
+/// Windows that reach over all of the axis: keys of one rank after another, of uneven ranks, causal ones, with none, with additional
+/// keys and with windows along other axes.
+#[test]
+fn keys_that_go_round_are_the_whole() {
+    let specs = [
+        (Spec::na(&[17], &[17]), 0),
+        (Spec::na(&[17], &[17]).causal(&[true]).stride(&[3]).heads(4, 2).batch(2), 0),
+        (Spec::na(&[13, 6], &[13, 3]).stride(&[4, 1]).dilation(&[1, 2]).additional(3).dims(4, 6), 0),
+        (Spec::na(&[5, 11], &[2, 11]).causal(&[false, true]).additional(1).scale(0.2), 1),
+    ];
+    for (seed, (spec, axis)) in specs.iter().enumerate() {
+        let extent = spec.query_tokens()[*axis];
+        let even = (1..=5).map(|ranks| Cut::even(ranks, *axis));
+        let uneven = [&[1, 4, extent][..], &[0, extent - 1, extent - 1, extent], &[extent, extent]];
+        for cut in even.chain(uneven.map(|ends| Cut::at(*axis, ends))) {
+            let round = Cut { way: Some(Way::Ring), ..cut.clone() };
+            expect_whole::<f32>(spec, &round, 970 + seed as u64, OF_F32);
+            // Partial results are merged by log-sum-exps, which are f32.
+            expect_whole::<f64>(spec, &round, 970 + seed as u64, [1e-6, 1e-5]);
+            expect_whole::<f64>(
+                spec,
+                &Cut { way: Some(Way::Halo), ..cut },
+                970 + seed as u64,
+                [1e-12, 1e-11],
+            );
+        }
+    }
+}
+
+/// The faster way by the rates that are given, and no ring where windows do not reach over all of the axis.
+#[test]
+fn the_way_is_the_faster_one() {
+    let of = |spec: &Spec| {
+        let exchange = InProcess::group(2).expect("two ranks").swap_remove(0);
+        Sharded::new(exchange, &whole_of::<f32>(spec), 0).expect("valid")
+    };
+    let all = Spec::na(&[64], &[64]).dims(64, 64);
+    let slow_link = Rates { flops: 1e9, link_bytes: 1e6, memory_bytes: 1e12, latency: 1e-9 };
+    let slow_memory = Rates { memory_bytes: 1e3, ..slow_link };
+    let chosen = |rates| of(&all).rates(&rates).expect("positive");
+    assert_eq!([chosen(slow_link).way(), chosen(slow_memory).way()], [Way::Ring, Way::Halo]);
+    let predicted = chosen(slow_link).predicted();
+    assert!(predicted.ring.is_some_and(|ring| ring < predicted.halo), "{predicted:?}");
+    for spec in [Spec::na(&[64], &[63]), Spec::na(&[64], &[32]).dilation(&[2])] {
+        let error = of(&spec).by(Way::Ring).expect_err("windows that do not reach over all");
+        assert!(matches!(error, ShardedError::NoRing { axis: 0 }), "{error}");
+        assert_eq!(of(&spec).rates(&slow_link).expect("positive").way(), Way::Halo);
     }
 }

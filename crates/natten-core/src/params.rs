@@ -268,6 +268,15 @@ impl DynParams {
         DynParams { rank: axes.len(), axes: padded, scale, policy, regions: [None; 3], no_such_axis: None }
     }
 
+    /// The same with another window along an axis.
+    pub fn with_axis(mut self, axis: usize, params: AxisParams) -> Self {
+        match self.axes[..self.rank.min(3)].get_mut(axis) {
+            Some(of_axis) => *of_axis = params,
+            None => self.no_such_axis = Some(axis),
+        }
+        self
+    }
+
     /// As [`Params::region`].
     pub fn region(mut self, axis: usize, region: Region) -> Self {
         match self.regions[..self.rank.min(3)].get_mut(axis) {

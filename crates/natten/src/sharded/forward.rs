@@ -8,7 +8,7 @@ use natten_core::{Backend, Element, Inputs, Layout, Output, Problem, Ranks, Role
 
 use super::halo::Halos;
 use super::views::{allocate, narrow_mut, reshaped, within};
-use super::{Sharded, ShardedError};
+use super::{Sharded, ShardedError, Way};
 use crate::call::{Call, OutAndLse};
 
 /// An output with its log-sum-exp, and the halos that it was made with.
@@ -29,6 +29,9 @@ impl<X: Ranks> Sharded<X> {
         X: Exchange<B>,
     {
         let problem = self.check(call)?;
+        if self.way == Way::Ring {
+            return Ok(self.attend_round(call)?.0);
+        }
         let mut out = allocate(call.backend(), &problem.out_shape())?;
         self.attend(call, Output { out: B::view_mut(&mut out), lse: None })?;
         Ok(out)
@@ -47,7 +50,7 @@ impl<X: Ranks> Sharded<X> {
         Ok(self.forward_keeping(call)?.0)
     }
 
-    /// As [`Sharded::forward_with_lse`], with the halos, which spare a backward receiving them again.
+    /// As [`Sharded::forward_with_lse`], with the halos, which spare a backward receiving them again. A ring keeps none.
     ///
     /// # Errors
     /// As there.
@@ -58,6 +61,9 @@ impl<X: Ranks> Sharded<X> {
         X: Exchange<B>,
     {
         let problem = self.check(call)?;
+        if self.way == Way::Ring {
+            return Ok((self.attend_round(call)?, Halos::none()));
+        }
         let mut out = allocate(call.backend(), &problem.out_shape())?;
         let mut lse = allocate(call.backend(), &problem.lse_shape())?;
         let output = Output { out: B::view_mut(&mut out), lse: Some(B::view_mut(&mut lse)) };

@@ -12,12 +12,12 @@ use natten_core::{Backend, Element, Gradients, Ranks, Saved};
 
 use super::halo::{Halos, Pair};
 use super::views::{Parcel, Parcels, allocate, failed, narrow_mut, reshaped, within};
-use super::{Sharded, ShardedError};
+use super::{Sharded, ShardedError, Way};
 use crate::call::Call;
 use crate::operand::Operand;
 
 /// What a border's queries give: gradients of the keys and values that it holds, and of additional ones.
-struct Share<T> {
+pub(super) struct Share<T> {
     pair: Pair<T>,
     additional: Option<[T; 2]>,
 }
@@ -55,6 +55,9 @@ impl<X: Ranks> Sharded<X> {
         let problem = self.check(call)?;
         let saved = call.saved_here(saved)?;
         problem.check_saved(&saved.map(|out| B::layout(out), |lse| B::layout(lse)))?;
+        if self.way == Way::Ring {
+            return self.differentiate_round(call, &saved);
+        }
         let received = match halos {
             Some(halos) => {
                 halos.check(&self.shard)?;
@@ -123,15 +126,7 @@ impl<X: Ranks> Sharded<X> {
         gradients: GradientViews<'_, B, E>,
     ) -> Result<(), ShardedError> {
         let (axis, part) = (self.shard.axis + 1, within(queries, self.shard.own.start));
-        let saved = Saved {
-            out: B::narrow(B::reborrow(&saved.out), axis, part.clone())?,
-            lse: B::narrow(B::reborrow(&saved.lse), axis, part.clone())?,
-            d_out: B::narrow(B::reborrow(&saved.d_out), axis, part.clone())?,
-            d_lse: match &saved.d_lse {
-                Some(d_lse) => Some(B::narrow(B::reborrow(d_lse), axis, part.clone())?),
-                None => None,
-            },
-        };
+        let saved = narrow_saved::<B, E>(saved, axis, &part)?;
         let Gradients { query, key, value, additional } = gradients;
         let query = narrow_mut::<B, E>(query, axis, part)?;
         let params = self.shard.params(&self.whole.params, queries, held);
@@ -213,7 +208,7 @@ impl<X: Ranks> Sharded<X> {
 
     /// Adds up the gradients of additional keys and values: this rank's shares, then all ranks' in their order, so that each has the
     /// same sums to the bit.
-    fn add_additional<B, E>(
+    pub(super) fn add_additional<B, E>(
         &self,
         backend: &B,
         gradients: &mut Gradients<B::Tensor<E>>,
@@ -253,4 +248,19 @@ impl<X: Ranks> Sharded<X> {
         }
         Ok(())
     }
+}
+
+/// What was saved, of some of the queries.
+pub(super) fn narrow_saved<'v, B: Backend, E: Element>(
+    saved: &'v SavedViews<'_, B, E>,
+    axis: usize,
+    queries: &Range<usize>,
+) -> Result<SavedViews<'v, B, E>, ShardedError> {
+    let d_lse = saved.d_lse.as_ref().map(|d_lse| B::narrow(B::reborrow(d_lse), axis, queries.clone()));
+    Ok(Saved {
+        out: B::narrow(B::reborrow(&saved.out), axis, queries.clone())?,
+        lse: B::narrow(B::reborrow(&saved.lse), axis, queries.clone())?,
+        d_out: B::narrow(B::reborrow(&saved.d_out), axis, queries.clone())?,
+        d_lse: d_lse.transpose()?,
+    })
 }

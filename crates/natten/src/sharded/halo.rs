@@ -36,6 +36,11 @@ pub struct Halos<B: Backend, E: Element> {
 }
 
 impl<B: Backend, E: Element> Halos<B, E> {
+    /// Of no border.
+    pub(super) fn none() -> Self {
+        Halos { pairs: Vec::new(), tokens: Vec::new() }
+    }
+
     /// Checks that they are what a shard's borders need.
     pub(super) fn check(&self, shard: &Shard) -> Result<(), ShardedError> {
         let needed = shard.borders.iter().map(|border| border.keys.clone());

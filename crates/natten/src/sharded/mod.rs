@@ -47,6 +47,8 @@ mod gradients;
 mod halo;
 #[cfg(feature = "cpu")]
 mod in_process;
+mod model;
+mod ring;
 mod shard;
 mod views;
 
@@ -55,7 +57,9 @@ pub use forward::Kept;
 pub use halo::Halos;
 #[cfg(feature = "cpu")]
 pub use in_process::InProcess;
+pub use model::{Predicted, Rates, Way};
 
+use model::{predict, takes_ring};
 use shard::Shard;
 
 /// A problem as it is before it is split: the parameters, and the shapes of the whole's tensors, which nobody need hold.
@@ -97,6 +101,8 @@ pub struct Sharded<X> {
     whole: Whole,
     split: Split,
     shard: Shard,
+    predicted: Predicted,
+    way: Way,
 }
 
 impl<X: Ranks> Sharded<X> {
@@ -131,7 +137,46 @@ impl<X: Ranks> Sharded<X> {
         }
         let grid = block_tokens(&whole.problem)[axis];
         let shard = Shard::of(&split, rank, (axis, whole.axis(axis)), grid);
-        Ok(Sharded { exchange, rank, whole: whole.clone(), split, shard })
+        let (whole, predicted, way) = (whole.clone(), Predicted { halo: 0.0, ring: None }, Way::Halo);
+        Sharded { exchange, rank, whole, split, shard, predicted, way }.rates(&Rates::default())
+    }
+
+    /// The same with the way of keys and values chosen for a device and a link of these rates, which must be the same on every
+    /// rank. It is a choice only where windows reach over all of the axis without dilation.
+    ///
+    /// # Errors
+    /// [`ShardedError::Rate`] for a rate that is no positive number.
+    pub fn rates(self, rates: &Rates) -> Result<Self, ShardedError> {
+        rates.check()?;
+        let axis = self.shard.axis;
+        let whole = self.whole.axis(axis);
+        let grid = block_tokens(&self.whole.problem)[axis];
+        let interior = |rank| Shard::of(&self.split, rank, (axis, whole), grid).interior.len();
+        let interiors: Vec<usize> = (0..self.split.parts().len()).map(interior).collect();
+        let predicted = predict(&self.whole.problem, &self.split, (axis, whole, &interiors), rates);
+        Ok(Sharded { predicted, way: predicted.way(), ..self })
+    }
+
+    /// The same with keys and values going this way, whatever is predicted; on every rank.
+    ///
+    /// # Errors
+    /// [`ShardedError::NoRing`].
+    pub fn by(self, way: Way) -> Result<Self, ShardedError> {
+        let axis = self.shard.axis;
+        match way {
+            Way::Ring if !takes_ring(self.whole.axis(axis)) => Err(ShardedError::NoRing { axis }),
+            way => Ok(Sharded { way, ..self }),
+        }
+    }
+
+    /// How keys and values reach the queries that need them.
+    pub fn way(&self) -> Way {
+        self.way
+    }
+
+    /// Seconds that a forward is predicted to take on the slowest rank: what the way was chosen by, unless it was said.
+    pub fn predicted(&self) -> Predicted {
+        self.predicted
     }
 
     /// The same with queries that need halos told from others at multiples of so many tokens of the whole, instead of those of
