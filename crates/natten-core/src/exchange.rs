@@ -77,13 +77,13 @@ pub trait Ranks {
     /// How many there are.
     fn ranks(&self) -> usize;
 
-    /// Whether all that was asked of this rank is done. Never waits.
+    /// Whether all transfers that this rank has begun are done, and with them all that could wait for another rank. Never waits.
     ///
     /// # Errors
     /// When an earlier call failed, here or, as far as it is known, on another rank.
     fn poll(&self) -> Result<bool, ExchangeError>;
 
-    /// Waits until all that was asked of this rank is done, no longer than `timeout`.
+    /// Waits until all transfers that this rank has begun are done, no longer than `timeout`.
     ///
     /// # Errors
     /// As [`Ranks::poll`]; [`ExchangeError::TimedOut`].

@@ -2,6 +2,8 @@
 #![allow(unsafe_code)]
 
 mod names;
+#[cfg(feature = "nccl")]
+pub mod nccl;
 mod probe;
 mod timing;
 

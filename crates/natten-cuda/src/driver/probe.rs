@@ -41,6 +41,7 @@ const NEEDED: &[&str] = &[
     "cuDeviceTotalMem_v2",
     "cuEventCreate",
     "cuEventDestroy_v2",
+    "cuEventQuery",
     "cuEventRecord",
     "cuEventSynchronize",
     "cuFuncSetAttribute",

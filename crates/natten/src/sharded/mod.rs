@@ -225,7 +225,7 @@ impl<X: Ranks> Sharded<X> {
         &self.exchange
     }
 
-    /// Whether all that was asked of this rank is done. Never waits.
+    /// Whether all transfers that this rank has begun are done, and with them all that could wait for another rank. Never waits.
     ///
     /// # Errors
     /// As [`Ranks::poll`].
@@ -233,7 +233,7 @@ impl<X: Ranks> Sharded<X> {
         self.exchange.poll()
     }
 
-    /// Waits until all that was asked of this rank is done, no longer than `timeout`.
+    /// Waits until all transfers that this rank has begun are done, no longer than `timeout`.
     ///
     /// # Errors
     /// As [`Ranks::wait`].
