@@ -1,189 +1,15 @@
-//! One problem over several ranks in threads, held to the whole on one device: every flag, any split, both passes; and what becomes
-//! of the others when a rank fails.
+//! One problem over several ranks in threads, held to the whole on one device: every flag, any split, both passes.
 
-use std::ops::Range;
 use std::thread;
 use std::time::Duration;
 
 use natten::cpu::Cpu;
-use natten::sharded::{InProcess, Rates, Sharded, ShardedError, Way, Whole};
-use natten::{Call, Element, Inputs, Layout, Ranks, Saved, Tensor, bf16};
+use natten::sharded::{InProcess, Rates, Sharded, ShardedError, Way};
+use natten::{Call, ElementType, Ranks, Tensor, bf16};
 use natten_tests::compare::same_bits;
+use natten_tests::shards::{Cut, ShardCase, expect_whole, in_threads, narrow, whole_of};
 use natten_tests::{Spec, assert_close};
 use proptest::prelude::*;
-
-/// What a whole or a rank gives: output and log-sum-exp, and the gradients of all operands.
-struct Given<E> {
-    out: Tensor<E>,
-    lse: Tensor<f32>,
-    gradients: Inputs<Tensor<E>>,
-}
-
-/// The operands of a whole, and the gradients of what it gives.
-struct Case<E> {
-    spec: Spec,
-    inputs: Inputs<Tensor<E>>,
-    d_out: Tensor<E>,
-    d_lse: Option<Tensor<f32>>,
-}
-
-/// How a whole is cut: where each rank's part ends, evenly unless said otherwise, and where interior and border queries meet.
-#[derive(Clone, Debug)]
-struct Cut {
-    ranks: usize,
-    axis: usize,
-    ends: Option<Vec<usize>>,
-    grid: Option<usize>,
-    keeps_halos: bool,
-    way: Option<Way>,
-}
-
-impl Cut {
-    fn even(ranks: usize, axis: usize) -> Self {
-        Cut { ranks, axis, ends: None, grid: None, keeps_halos: ranks.is_multiple_of(2), way: None }
-    }
-
-    fn at(axis: usize, ends: &[usize]) -> Self {
-        Cut { ends: Some(ends.to_vec()), keeps_halos: true, ..Cut::even(ends.len(), axis) }
-    }
-
-    fn part<X: Ranks>(&self, exchange: X, whole: &Whole) -> Sharded<X> {
-        let sharded = match &self.ends {
-            Some(ends) => Sharded::at(exchange, whole, self.axis, ends),
-            None => Sharded::new(exchange, whole, self.axis),
-        };
-        let sharded = sharded.unwrap_or_else(|error| panic!("{self:?}: {error}"));
-        let sharded = match self.grid {
-            Some(tokens) => sharded.grid(tokens).expect("not 0"),
-            None => sharded,
-        };
-        match self.way {
-            Some(way) => sharded.by(way).unwrap_or_else(|error| panic!("{self:?}: {error}")),
-            None => sharded,
-        }
-    }
-}
-
-fn whole_of<E: Element>(spec: &Spec) -> Whole {
-    let layouts = spec.shapes().map(|shape| Layout::contiguous(shape).expect("small"));
-    Whole::new(spec.dyn_params().expect("a neighborhood"), &layouts, E::TYPE).expect("a valid whole")
-}
-
-fn narrow<E: Element>(tensor: &Tensor<E>, axis: usize, tokens: &Range<usize>) -> Tensor<E> {
-    tensor.view().narrow(axis + 1, tokens.clone()).expect("tokens of the whole").to_tensor()
-}
-
-impl<E: Element> Case<E> {
-    fn of(spec: &Spec, seed: u64) -> Self {
-        let case = spec.draw(seed);
-        let d_lse = case.d_lse.as_ref().map(Tensor::cast);
-        Case { spec: spec.clone(), inputs: case.rounded(), d_out: case.d_out.cast(), d_lse }
-    }
-
-    /// This rank's operands. Additional keys and values are everybody's.
-    fn shard(&self, axis: usize, tokens: &Range<usize>) -> Case<E> {
-        let part = |tensor: &Tensor<E>| narrow(tensor, axis, tokens);
-        let Inputs { query, key, value, additional } = &self.inputs;
-        let inputs =
-            Inputs { query: part(query), key: part(key), value: part(value), additional: additional.clone() };
-        let d_lse = self.d_lse.as_ref().map(|d_lse| narrow(d_lse, axis, tokens));
-        Case { spec: self.spec.clone(), inputs, d_out: part(&self.d_out), d_lse }
-    }
-
-    fn call(&self) -> Call<'_, Cpu, E> {
-        let Inputs { query, key, value, additional } = &self.inputs;
-        let call = Call::new(query, key, value).expect("one device");
-        match additional {
-            Some([keys, values]) => call.additional(keys, values).expect("one device"),
-            None => call,
-        }
-    }
-
-    fn saved<'s>(
-        &'s self,
-        out: &'s Tensor<E>,
-        lse: &'s Tensor<f32>,
-    ) -> Saved<&'s Tensor<E>, &'s Tensor<f32>> {
-        Saved { out, lse, d_out: &self.d_out, d_lse: self.d_lse.as_ref() }
-    }
-
-    fn on_one_device(&self) -> Given<E> {
-        let params = self.spec.dyn_params().expect("a neighborhood");
-        let (out, lse) = self.call().forward_with_lse(&params).expect("valid");
-        let gradients = self.call().backward(&params, &self.saved(&out, &lse)).expect("valid");
-        Given { gradients: as_inputs(gradients), out, lse }
-    }
-
-    fn on_rank(&self, sharded: &Sharded<InProcess>, keeps_halos: bool) -> Result<Given<E>, ShardedError> {
-        let ((out, lse), halos) = sharded.forward_keeping(&self.call())?;
-        let halos = keeps_halos.then_some(&halos);
-        let gradients = as_inputs(sharded.backward(&self.call(), &self.saved(&out, &lse), halos)?);
-        Ok(Given { gradients, out, lse })
-    }
-
-    /// What each rank gives, with the tokens it has; and the same bytes have been received as the split foretold.
-    fn on_ranks(&self, cut: &Cut) -> Vec<(Range<usize>, Given<E>)> {
-        let whole = whole_of::<E>(&self.spec);
-        in_threads(cut.ranks, |exchange| {
-            let sharded = cut.part(exchange, &whole);
-            let tokens = sharded.tokens();
-            let shard = self.shard(cut.axis, &tokens);
-            let alone = sharded.forward(&shard.call()).expect("every rank is there");
-            assert_eq!(
-                sharded.exchange().received_bytes(),
-                sharded.halo_bytes(),
-                "{cut:?} of {:?}",
-                self.spec
-            );
-            let given = shard.on_rank(&sharded, cut.keeps_halos).expect("every rank is there");
-            assert!(
-                same_bits(&alone, &given.out),
-                "{cut:?} of {:?}: another output without halos kept",
-                self.spec
-            );
-            assert!(sharded.poll().expect("nothing failed"));
-            sharded.wait(Duration::ZERO).expect("nothing failed");
-            (tokens, given)
-        })
-    }
-}
-
-fn as_inputs<E: Element>(gradients: natten::Gradients<Tensor<E>>) -> Inputs<Tensor<E>> {
-    let natten::Gradients { query, key, value, additional } = gradients;
-    Inputs { query, key, value, additional }
-}
-
-/// What a function gives on each rank, in a thread of its own.
-fn in_threads<T: Send>(ranks: usize, of: impl Fn(InProcess) -> T + Sync) -> Vec<T> {
-    let group = InProcess::group(ranks).expect("a few ranks");
-    thread::scope(|scope| {
-        let threads: Vec<_> = group.into_iter().map(|exchange| scope.spawn(|| of(exchange))).collect();
-        threads.into_iter().map(|thread| thread.join().expect("no rank panicked")).collect()
-    })
-}
-
-/// Holds all ranks' parts to the whole: each number within what both may err.
-fn expect_whole<E: Element>(spec: &Spec, cut: &Cut, seed: u64, [of_out, of_gradients]: [f64; 2]) {
-    let case = Case::<E>::of(spec, seed);
-    let (whole, parts) = (case.on_one_device(), case.on_ranks(cut));
-    assert_eq!(parts.first().map(|(tokens, _)| tokens.start), Some(0));
-    assert!(parts.windows(2).all(|pair| pair[0].0.end == pair[1].0.start), "{cut:?} of {spec:?}");
-    for (rank, (tokens, part)) in parts.iter().enumerate() {
-        let what = |of: &dyn std::fmt::Display| format!("{of} of rank {rank}, {cut:?} of {spec:?}");
-        let own = |tensor: &Tensor<E>| narrow(tensor, cut.axis, tokens);
-        assert_close(&what(&"out"), &part.out, &own(&whole.out), of_out);
-        assert_close(&what(&"lse"), &part.lse, &narrow(&whole.lse, cut.axis, tokens), 2e-6);
-        let each = part.gradients.roles().zip(whole.gradients.roles()).enumerate();
-        for (i, ((role, found), (_, expected))) in each {
-            // Additional ones are the whole's on every rank.
-            let expected = if i < 3 { own(expected) } else { expected.clone() };
-            assert_close(&what(&format!("gradient of {role}")), found, &expected, of_gradients);
-        }
-        let first = parts[0].1.gradients.additional.iter().flatten();
-        let additional = part.gradients.additional.iter().flatten().zip(first);
-        assert!(additional.clone().all(|(a, b)| same_bits(a, b)), "{}", what(&"additional"));
-    }
-}
 
 /// Sums of a few hundred products of normal deviates, in f32.
 const OF_F32: [f64; 2] = [4e-6, 6e-5];
@@ -326,8 +152,8 @@ fn shards_between_tiles_have_the_wholes_bits() {
         Spec::na(&[90, 64], &[6, 6]).stride(&[2, 3]).heads(2, 1).additional(9),
     ];
     for (seed, spec) in specs.iter().enumerate() {
-        let case = Case::<f32>::of(spec, 940 + seed as u64);
-        let problem = spec.problem(natten::ElementType::F32);
+        let case = ShardCase::<f32>::of(spec, 940 + seed as u64);
+        let problem = spec.problem(ElementType::F32);
         let (grain, extent) = (
             Cpu::new().grain(&problem).expect("instructions there are")[0],
             problem.axes()[3 - problem.rank()].extent,
@@ -349,7 +175,7 @@ fn shards_between_tiles_have_the_wholes_bits() {
 #[test]
 fn results_do_not_depend_on_who_is_late() {
     let spec = Spec::na(&[37, 4], &[15, 3]).heads(2, 1).additional(3);
-    let (case, whole) = (Case::<f32>::of(&spec, 950), whole_of::<f32>(&spec));
+    let (case, whole) = (ShardCase::<f32>::of(&spec, 950), whole_of::<f32>(&spec));
     let run = |late: usize| {
         in_threads(4, |exchange| {
             let sharded = Sharded::new(exchange, &whole, 0).expect("valid");
@@ -375,7 +201,7 @@ fn results_do_not_depend_on_who_is_late() {
 #[test]
 fn operands_lie_as_they_lie() {
     let spec = Spec::na(&[5, 21], &[3, 5]).batch(2).heads(2, 2).dims(4, 4);
-    let (case, whole) = (Case::<f32>::of(&spec, 960), whole_of::<f32>(&spec));
+    let (case, whole) = (ShardCase::<f32>::of(&spec, 960), whole_of::<f32>(&spec));
     let expected = case.on_one_device().out;
     let outs = in_threads(3, |exchange| {
         let sharded = Sharded::new(exchange, &whole, 1).expect("valid");
@@ -438,5 +264,25 @@ fn the_way_is_the_faster_one() {
         let error = of(&spec).by(Way::Ring).expect_err("windows that do not reach over all");
         assert!(matches!(error, ShardedError::NoRing { axis: 0 }), "{error}");
         assert_eq!(of(&spec).rates(&slow_link).expect("positive").way(), Way::Halo);
+    }
+}
+
+/// Across each cut go as many tokens of keys and values as a window has besides the query, with as many heads as these have.
+#[test]
+fn halos_are_as_large_as_the_closed_form_says() {
+    for (window, heads_kv, ranks) in [(7, 2, 3), (7, 4, 3), (6, 1, 2), (1, 2, 4), (9, 2, 5)] {
+        let spec = Spec::na(&[60, 5], &[window, 3]).heads(4, heads_kv).dims(8, 6).batch(2);
+        let whole = whole_of::<f32>(&spec);
+        let case = ShardCase::<f32>::of(&spec, 980);
+        let received: u64 = in_threads(ranks, |exchange| {
+            let sharded = Sharded::new(exchange, &whole, 0).expect("valid");
+            let shard = case.shard(0, &sharded.tokens());
+            sharded.forward(&shard.call()).expect("every rank is there");
+            sharded.exchange().received_bytes()
+        })
+        .into_iter()
+        .sum();
+        let of_token = 2 * 5 * heads_kv * (8 + 6) * size_of::<f32>();
+        assert_eq!(received, ((ranks - 1) * (window - 1) * of_token) as u64, "window {window}");
     }
 }

@@ -10,6 +10,7 @@ pub mod kernels;
 pub mod on_device;
 pub mod place;
 pub mod rng;
+pub mod shards;
 pub mod spec;
 pub mod subject;
 pub mod suites;
