@@ -1,5 +1,6 @@
 //! What becomes of ranks when one of them fails, and calls that do not fit: an error that says so, on every rank, in bounded time.
 
+use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,8 +13,8 @@ use natten::{
     TensorViewMut, bf16,
 };
 
-/// Longer than any rank here waits for another, many times.
-const BOUND: Duration = Duration::from_secs(20);
+/// Longer than anything here takes, on a machine that is busy with other things too.
+const BOUND: Duration = Duration::from_secs(50);
 
 fn whole() -> Whole {
     let layout = Layout::contiguous(&[1, 40, 2, 4]).expect("small");
@@ -47,14 +48,19 @@ fn part(exchange: InProcess) -> Sharded<InProcess> {
 }
 
 /// What each rank but `lost` learns when that one does something after a call that all made.
-fn when_one(lost: usize, does: fn(Sharded<InProcess>)) -> Vec<ExchangeError> {
+fn when_one(lost: usize, patience: Duration, does: fn(Sharded<InProcess>)) -> Vec<ExchangeError> {
     let began = Instant::now();
     let group = InProcess::group(5).expect("a few ranks");
+    // Whoever waits for others still would learn of the failure in the call that all are to make.
+    let made = Barrier::new(group.len());
     let errors = thread::scope(|scope| {
         let start = |exchange: InProcess| {
+            let made = &made;
             scope.spawn(move || {
-                let sharded = part(exchange.patience(Duration::from_millis(300)));
-                forward(&sharded).expect("every rank is there");
+                let sharded = part(exchange.patience(patience));
+                let first = forward(&sharded);
+                made.wait();
+                first.expect("every rank is there");
                 if sharded.exchange().rank() == lost {
                     does(sharded);
                     return None;
@@ -76,7 +82,7 @@ fn when_one(lost: usize, does: fn(Sharded<InProcess>)) -> Vec<ExchangeError> {
 #[test]
 fn every_rank_learns_of_one_that_is_gone() {
     for lost in [0, 2, 4] {
-        let errors = when_one(lost, drop);
+        let errors = when_one(lost, BOUND, drop);
         assert_eq!(errors.len(), 4, "{errors:?}");
         let is_lost = |error: &&ExchangeError| matches!(error, ExchangeError::Lost { lost: named, .. } if *named == lost);
         let (first, others): (Vec<_>, Vec<_>) = errors.iter().partition(is_lost);
@@ -89,7 +95,8 @@ fn every_rank_learns_of_one_that_is_gone() {
 
 #[test]
 fn every_rank_learns_of_one_that_panicked() {
-    let errors = when_one(3, |_sharded| std::panic::resume_unwind(Box::new("as a rank's own code might")));
+    let errors =
+        when_one(3, BOUND, |_sharded| std::panic::resume_unwind(Box::new("as a rank's own code might")));
     assert_eq!(errors.len(), 4, "{errors:?}");
     for error in errors {
         assert!(matches!(error, ExchangeError::FailedElsewhere { failed: 3, .. }), "{error}");
@@ -98,7 +105,7 @@ fn every_rank_learns_of_one_that_panicked() {
 
 #[test]
 fn nobody_waits_forever_for_a_rank_that_does_nothing() {
-    let errors = when_one(1, |sharded| {
+    let errors = when_one(1, Duration::from_secs(2), |sharded| {
         // Alive for longer than the others wait; then it learns what it missed.
         let began = Instant::now();
         while sharded.poll().is_ok() && began.elapsed() < BOUND {
