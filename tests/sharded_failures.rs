@@ -117,8 +117,9 @@ fn nobody_waits_forever_for_a_rank_that_does_nothing() {
         ));
     });
     assert_eq!(errors.len(), 4, "{errors:?}");
+    // Whose patience ends first may be one who waits for a rank that waits itself.
     let timed_out =
-        errors.iter().filter(|error| matches!(error, ExchangeError::TimedOut { other: Some(1), .. }));
+        errors.iter().filter(|error| matches!(error, ExchangeError::TimedOut { other: Some(_), .. }));
     assert!(timed_out.count() >= 1, "{errors:?}");
     for error in &errors {
         let is_told = matches!(error, ExchangeError::TimedOut { .. } | ExchangeError::FailedElsewhere { .. });
