@@ -4,7 +4,7 @@ use std::thread;
 
 use natten::Call;
 use natten::cpu::Cpu;
-use natten::sharded::{InProcess, Sharded};
+use natten::sharded::InProcess;
 
 use crate::ExampleError;
 use crate::job::{Given, Job, Measured, OfRank, time};
@@ -20,7 +20,7 @@ pub fn measure(job: &Job, ranks: usize) -> Result<Measured, ExampleError> {
 }
 
 fn rank(job: &Job, exchange: InProcess) -> Result<OfRank, ExampleError> {
-    let sharded = Sharded::new(exchange, &job.whole, job.axis)?;
+    let sharded = job.part(exchange)?;
     let tokens = sharded.tokens();
     let [query, key, value] =
         [&job.inputs.query, &job.inputs.key, &job.inputs.value].map(|tensor| job.shard(tensor, &tokens));

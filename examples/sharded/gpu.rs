@@ -5,7 +5,6 @@ use std::thread;
 use natten::cuda::driver::Driver;
 use natten::cuda::driver::nccl::{Nccl, NcclId, NcclLibrary};
 use natten::cuda::{Cuda, Device};
-use natten::sharded::Sharded;
 use natten::{Call, Tensor};
 
 use crate::ExampleError;
@@ -39,7 +38,7 @@ fn rank(
     let transfers =
         device.stream().context().new_stream().map_err(|error| ExampleError::Stream(error.to_string()))?;
     let exchange = Nccl::connect(library, transfers, place, id)?;
-    let (cuda, sharded) = (Cuda::new(device), Sharded::new(exchange, &job.whole, job.axis)?);
+    let (cuda, sharded) = (Cuda::new(device), job.part(exchange)?);
     let tokens = sharded.tokens();
     let upload =
         |tensor: &Tensor<f32>| Ok::<_, ExampleError>(cuda.upload(&job.shard(tensor, &tokens)?.view())?);

@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use natten::cpu::Cpu;
 use natten::sharded::{Sharded, Whole};
-use natten::{Backend, Call, DynParams, ElementType, Exchange, Gradients, Inputs, Params, Saved, Tensor};
+use natten::{
+    Backend, Call, DynParams, ElementType, Exchange, Gradients, Inputs, Params, Ranks, Saved, Tensor,
+};
 
 use crate::{Args, ExampleError};
 
@@ -16,6 +18,7 @@ pub struct Job {
     pub axis: usize,
     pub backward: bool,
     pub repeat: usize,
+    grid: Option<usize>,
     window: usize,
     expected: Given,
 }
@@ -55,7 +58,25 @@ impl Job {
         let expected =
             Given(attend(&Call::new(&inputs.query, &inputs.key, &inputs.value)?, &params, backward)?);
         let window = args.window.get(axis).copied().unwrap_or(1);
-        Ok(Job { whole, inputs, axis, backward, repeat: args.repeat.max(1), window, expected })
+        Ok(Job {
+            whole,
+            inputs,
+            axis,
+            backward,
+            repeat: args.repeat.max(1),
+            grid: args.grid,
+            window,
+            expected,
+        })
+    }
+
+    /// A rank's part.
+    pub fn part<X: Ranks>(&self, exchange: X) -> Result<Sharded<X>, ExampleError> {
+        let sharded = Sharded::new(exchange, &self.whole, self.axis)?;
+        match self.grid {
+            Some(tokens) => Ok(sharded.grid(tokens)?),
+            None => Ok(sharded),
+        }
     }
 
     pub fn describe(&self) -> String {

@@ -36,6 +36,9 @@ struct Args {
     /// The axis that is cut: 0 for frames.
     #[arg(long, default_value_t = 0)]
     axis: usize,
+    /// Tokens of that axis at whose multiples queries inside and at borders meet [default: a block of the stride].
+    #[arg(long)]
+    grid: Option<usize>,
     /// Numbers of ranks to try.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2])]
     ranks: Vec<usize>,
