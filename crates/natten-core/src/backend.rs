@@ -1,7 +1,10 @@
 //! What a backend is: tensors where it lives, and the forward, backward and merge of validated calls on them.
 
+use std::ops::Range;
+
 use crate::call::{BackwardCall, ForwardCall, MergeBackwardCall, MergeCall};
 use crate::element::{Element, InputElement};
+use crate::error::TensorError;
 use crate::layout::Layout;
 
 /// A place where tensors live and the operator runs.
@@ -95,6 +98,26 @@ pub trait Backend: Clone {
 
     /// A shorter borrow of the same view, to write.
     fn reborrow_mut<'s, E: InputElement>(view: &'s mut Self::ViewMut<'_, E>) -> Self::ViewMut<'s, E>;
+
+    /// The elements of a range along one axis of a view.
+    ///
+    /// # Errors
+    /// Those of [`Layout::narrowed`].
+    fn narrow<'a, E: InputElement>(
+        view: Self::View<'a, E>,
+        axis: usize,
+        range: Range<usize>,
+    ) -> Result<Self::View<'a, E>, TensorError>;
+
+    /// The elements of a range along one axis of a view, to write.
+    ///
+    /// # Errors
+    /// Those of [`Layout::narrowed`].
+    fn narrow_mut<'a, E: InputElement>(
+        view: Self::ViewMut<'a, E>,
+        axis: usize,
+        range: Range<usize>,
+    ) -> Result<Self::ViewMut<'a, E>, TensorError>;
 
     /// A view of an owned tensor.
     fn view<E: InputElement>(tensor: &Self::Tensor<E>) -> Self::View<'_, E>;

@@ -34,11 +34,12 @@ mod tile_in_flight;
 mod tile_mask;
 mod tile_weights;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use natten_core::{
     Backend, BackwardCall, Element, ElementType, ForwardCall, InputElement, Layout, MergeBackwardCall,
-    MergeCall, Problem, Tensor, TensorView, TensorViewMut,
+    MergeCall, Problem, Tensor, TensorError, TensorView, TensorViewMut,
 };
 
 use natten_core::plan::common_multiple;
@@ -173,6 +174,22 @@ impl Backend for Cpu {
 
     fn reborrow_mut<'s, E: InputElement>(view: &'s mut TensorViewMut<'_, E>) -> TensorViewMut<'s, E> {
         view.reborrow()
+    }
+
+    fn narrow<'a, E: InputElement>(
+        view: Self::View<'a, E>,
+        axis: usize,
+        range: Range<usize>,
+    ) -> Result<Self::View<'a, E>, TensorError> {
+        view.narrow(axis, range)
+    }
+
+    fn narrow_mut<'a, E: InputElement>(
+        view: Self::ViewMut<'a, E>,
+        axis: usize,
+        range: Range<usize>,
+    ) -> Result<Self::ViewMut<'a, E>, TensorError> {
+        view.narrow(axis, range)
     }
 
     fn view<E: InputElement>(tensor: &Tensor<E>) -> TensorView<'_, E> {

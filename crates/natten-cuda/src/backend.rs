@@ -3,11 +3,12 @@
 //! Every call takes the same way: its tensors, how they lie apart from where; a query; the choice; the launches.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::Arc;
 
 use natten_core::{
     Backend, BackwardCall, Element, ElementType, ForwardCall, InputElement, Inputs, Layout,
-    MergeBackwardCall, MergeCall, Output, Partials, Tensor, TensorView,
+    MergeBackwardCall, MergeCall, Output, Partials, Tensor, TensorError, TensorView,
 };
 
 use crate::buffer::{Bound, CudaTensor, CudaView, CudaViewMut, Placed};
@@ -257,6 +258,22 @@ impl<D: Device> Backend for Cuda<D> {
 
     fn reborrow_mut<'s, E: InputElement>(view: &'s mut CudaViewMut<'_, E>) -> CudaViewMut<'s, E> {
         view.reborrow()
+    }
+
+    fn narrow<'a, E: InputElement>(
+        view: Self::View<'a, E>,
+        axis: usize,
+        range: Range<usize>,
+    ) -> Result<Self::View<'a, E>, TensorError> {
+        view.narrow(axis, range)
+    }
+
+    fn narrow_mut<'a, E: InputElement>(
+        view: Self::ViewMut<'a, E>,
+        axis: usize,
+        range: Range<usize>,
+    ) -> Result<Self::ViewMut<'a, E>, TensorError> {
+        view.narrow(axis, range)
     }
 
     fn view<E: InputElement>(tensor: &CudaTensor<E, D>) -> CudaView<'_, E> {
