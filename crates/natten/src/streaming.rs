@@ -17,7 +17,7 @@
 //! let widest = [1, 2, 8, 8, 2, 16];
 //! let mut cache = FrameCache::new(Cpu::new(), &params, Length::Unbounded, &widest, 16)?;
 //! for second in 0..10 {
-//!     let frames = Tensor::from_fn(&widest, |i| (i as f32 * 0.37 + second as f32).sin()).map_err(natten::Error::from)?;
+//!     let frames = Tensor::from_fn(&widest, |i| (i as f32 * 0.37 + second as f32).sin())?;
 //!     cache.append(&frames, &frames)?;
 //!     let out = cache.attend(&frames)?;
 //!     assert_eq!(out.shape(), &widest);
@@ -43,7 +43,7 @@ mod ring;
 use std::ops::Range;
 
 use natten_core::call::InputViews;
-use natten_core::{Backend, DynParams, Element, Inputs, Layout, ProblemError, Role, TensorAxis, TensorError};
+use natten_core::{Backend, DynParams, Element, Inputs, Layout, ProblemError, Role, TensorAxis};
 
 use crate::call::{Call, OutAndLse, backend_error};
 use crate::operand::Operand;
@@ -97,7 +97,7 @@ impl<B: Backend, E: Element> FrameCache<B, E> {
         head_dim_v: usize,
     ) -> Result<Self, StreamError> {
         let params = params.into();
-        let widest = Layout::contiguous(widest).map_err(natten_core::Error::from)?;
+        let widest = Layout::contiguous(widest)?;
         expect_rank(Role::Key, &params, &widest)?;
         let place = Place::new(&params, length)?;
         let ring = Ring::new(place.history(), widest.shape()[1], length);
@@ -185,8 +185,8 @@ impl<B: Backend, E: Element> FrameCache<B, E> {
     /// use natten::{Params, Tensor};
     /// # fn main() -> Result<(), StreamError> {
     /// let mut cache = FrameCache::new(Cpu::new(), &Params::new([4]).is_causal(true), Length::Tokens(20), &[1, 1, 2, 8], 8)?;
-    /// let token = Tensor::from_fn(&[1, 1, 2, 8], |i| i as f32 * 0.1).map_err(natten::Error::from)?;
-    /// let prompt = Tensor::from_fn(&[1, 5, 2, 8], |i| i as f32 * 0.01).map_err(natten::Error::from)?;
+    /// let token = Tensor::from_fn(&[1, 1, 2, 8], |i| i as f32 * 0.1)?;
+    /// let prompt = Tensor::from_fn(&[1, 5, 2, 8], |i| i as f32 * 0.01)?;
     /// cache.append(&token, &token)?;
     /// let (call, params) = cache.call(&token)?;
     /// let out = call.additional(&prompt, &prompt)?.forward(&params)?;
@@ -260,8 +260,8 @@ impl<B: Backend, E: Element> FrameCache<B, E> {
         let keys = region.key_range();
         let at = self.ring.start(self.place.newest().end - keys.start);
         let slots = at..at + keys.len();
-        let key = B::narrow(B::view(&self.key), 1, slots.clone()).map_err(narrowed)?;
-        let value = B::narrow(B::view(&self.value), 1, slots).map_err(narrowed)?;
+        let key = B::narrow(B::view(&self.key), 1, slots.clone())?;
+        let value = B::narrow(B::view(&self.value), 1, slots)?;
         let inputs: InputViews<'a, B, E> = Inputs::new(query, key, value);
         Ok((Call::of_views(self.backend.clone(), inputs), self.params.region(0, region)))
     }
@@ -312,8 +312,8 @@ fn write<B: Backend, E: Element>(
     (from, frames): (B::View<'_, E>, &Range<usize>),
     (to, slots): (B::ViewMut<'_, E>, &Range<usize>),
 ) -> Result<(), StreamError> {
-    let from = B::narrow(from, 1, frames.clone()).map_err(narrowed)?;
-    let to = B::narrow_mut(to, 1, slots.clone()).map_err(narrowed)?;
+    let from = B::narrow(from, 1, frames.clone())?;
+    let to = B::narrow_mut(to, 1, slots.clone())?;
     Ok(backend.copy(from, to).map_err(|source| backend_error(backend, source))?)
 }
 
@@ -321,8 +321,4 @@ fn write<B: Backend, E: Element>(
 fn expect_rank(tensor: Role, params: &DynParams, found: &Layout) -> Result<(), StreamError> {
     let (expected, found) = (params.rank().saturating_add(3), found.rank());
     if expected == found { Ok(()) } else { Err(ProblemError::TensorRank { tensor, expected, found }.into()) }
-}
-
-fn narrowed(error: TensorError) -> StreamError {
-    StreamError::Call(error.into())
 }

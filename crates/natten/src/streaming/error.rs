@@ -1,6 +1,6 @@
 //! What can be wrong with a stream.
 
-use natten_core::{ElementType, Error, ProblemError, Role};
+use natten_core::{ElementType, Error, ProblemError, Role, TensorError};
 
 /// Why a stream cannot be kept, or a step of it not be taken.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +69,12 @@ pub enum StreamError {
     /// A call or a shape breaks a rule, or the device failed.
     #[error(transparent)]
     Call(#[from] Error),
+}
+
+impl From<TensorError> for StreamError {
+    fn from(error: TensorError) -> Self {
+        StreamError::Call(error.into())
+    }
 }
 
 impl From<ProblemError> for StreamError {
