@@ -1,6 +1,8 @@
 //! What natten-core promises backends and what it lets them be: calls fit their problems, and a device that natten has
 //! never heard of is served like its own.
 
+use std::ops::Range;
+
 use natten::cpu::Cpu;
 use natten::cuda::Cuda;
 use natten::dynamic::{AnyTensorOn, AnyViewOn, backward_on, forward_on};
@@ -202,8 +204,12 @@ impl Backend for Exact {
         Tensor::zeros(shape).map(ExactTensor)
     }
 
-    fn contiguous<E: Element>(&self, view: TensorView<'_, E>) -> Result<ExactTensor<E>, TensorError> {
-        Ok(ExactTensor(view.to_tensor()))
+    fn copy<E: Element>(
+        &self,
+        from: TensorView<'_, E>,
+        mut to: TensorViewMut<'_, E>,
+    ) -> Result<(), TensorError> {
+        to.copy_from(&from)
     }
 
     fn reborrow<'s, E: InputElement>(view: &'s TensorView<'_, E>) -> TensorView<'s, E> {
@@ -212,6 +218,22 @@ impl Backend for Exact {
 
     fn reborrow_mut<'s, E: InputElement>(view: &'s mut TensorViewMut<'_, E>) -> TensorViewMut<'s, E> {
         view.reborrow()
+    }
+
+    fn narrow<'a, E: InputElement>(
+        view: Self::View<'a, E>,
+        axis: usize,
+        range: Range<usize>,
+    ) -> Result<Self::View<'a, E>, TensorError> {
+        view.narrow(axis, range)
+    }
+
+    fn narrow_mut<'a, E: InputElement>(
+        view: Self::ViewMut<'a, E>,
+        axis: usize,
+        range: Range<usize>,
+    ) -> Result<Self::ViewMut<'a, E>, TensorError> {
+        view.narrow(axis, range)
     }
 
     fn view<E: InputElement>(tensor: &ExactTensor<E>) -> TensorView<'_, E> {
@@ -297,6 +319,57 @@ fn a_device_that_natten_does_not_know() {
     let mixed = Inputs::new(inputs.query.view(), narrow.view(), inputs.value.view());
     let error = forward_on(&Exact, &mixed, &params).err().expect("f32 among f64");
     assert_eq!(error.to_string(), "key holds f32, query f64");
+}
+
+/// A copy has no call that held its views against each other.
+#[test]
+fn copies_look_at_shapes_themselves() {
+    let (from, mut to) = (numbers::<f32>(&[2, 6], 1), numbers::<f32>(&[2, 5], 2));
+    let before = to.clone();
+    let shape = TensorError::Shape { expected: vec![2, 5], found: vec![2, 6] };
+    assert_eq!(shape.to_string(), "a tensor of shape [2, 6] where [2, 5] is written");
+    let found = Cpu::new().copy(from.view(), to.view_mut()).expect_err("another shape");
+    assert_eq!(found.to_string(), shape.to_string());
+    assert_eq!(to, before);
+
+    let (gpu, other) = (Cuda::new(Emulated::new(8, 0)), Cuda::new(Emulated::new(8, 0)));
+    let there = gpu.upload(&from.view()).expect("memory");
+    let mut narrow = gpu.upload(&to.view()).expect("memory");
+    let found = gpu.copy(there.view(), narrow.view_mut()).expect_err("another shape");
+    assert_eq!(found.to_string(), shape.to_string());
+    assert_eq!(gpu.download(&narrow).expect("it ran"), before);
+    let mut elsewhere = other.upload(&from.view()).expect("memory");
+    for found in [
+        gpu.copy(there.view(), elsewhere.view_mut()).expect_err("written elsewhere"),
+        other.copy(there.view(), elsewhere.view_mut()).expect_err("read elsewhere"),
+    ] {
+        assert!(matches!(found, natten::cuda::CudaError::WrongDevice { .. }), "{found}");
+    }
+}
+
+/// Rows 1 and 2 of `from` to rows 3 and 4 of `to`.
+fn replace<B: Backend>(backend: &B, from: B::View<'_, f32>, to: &mut B::Tensor<f32>) {
+    let from = B::narrow(from, 1, 1..3).expect("rows there are");
+    let to = B::narrow_mut(B::view_mut(to), 1, 3..5).expect("rows there are");
+    backend.copy(from, to).expect("one shape");
+}
+
+#[test]
+fn parts_of_tensors_are_copied_on_any_backend() {
+    let (from, before) = (numbers::<f32>(&[2, 4, 3], 1), numbers::<f32>(&[2, 6, 3], 2));
+    let mut expected = before.clone();
+    for (batch, row, i) in (0..2).flat_map(|b| (0..2).flat_map(move |r| (0..3).map(move |i| (b, r, i)))) {
+        expected.as_mut_slice()[(batch * 6 + 3 + row) * 3 + i] =
+            from.as_slice()[(batch * 4 + 1 + row) * 3 + i];
+    }
+    let mut on_host = before.clone();
+    replace(&Cpu::new(), from.view(), &mut on_host);
+    assert_eq!(on_host, expected);
+    let gpu = Cuda::new(Emulated::new(8, 0));
+    let [there, mut to] = [&from, &before].map(|tensor| gpu.upload(&tensor.view()).expect("memory"));
+    replace(&gpu, there.view(), &mut to);
+    assert_eq!(gpu.download(&to).expect("it ran"), expected);
+    assert!(<Cuda<Emulated> as Backend>::narrow(there.view(), 1, 3..5).is_err());
 }
 
 /// What was the host's alone: the element type as a value, and the gradient of a merge.

@@ -11,6 +11,7 @@ pub mod on_device;
 pub mod place;
 pub mod rng;
 pub mod spec;
+pub mod streams;
 pub mod subject;
 pub mod suites;
 pub mod tolerance;

@@ -387,6 +387,17 @@ impl<D: Device> Subject for OnDevice<D> {
         let copy = kernels::served(self.cuda.contiguous(copied.view(view)))?;
         Ok(self.cuda.download(&copy).unwrap_or_else(|e| panic!("copying from the device: {e}")))
     }
+
+    fn copy<E: Element>(
+        &self,
+        from: &TensorView<'_, E>,
+        to: &mut TensorViewMut<'_, E>,
+    ) -> Result<(), Unsupported> {
+        let (copied, written) = (self.copy_buffer(from), self.copy_buffer(&to.as_view()));
+        kernels::served(self.cuda.copy(copied.view(from), written.view_mut(to)))?;
+        written.read_into(to);
+        Ok(())
+    }
 }
 
 fn inputs_on_device<'a, E: Element, D: Device>(

@@ -112,6 +112,16 @@ pub trait Subject: Send + Sync + 'static {
     /// As [`Subject::forward`].
     fn contiguous<E: Element>(&self, view: &TensorView<'_, E>) -> Result<Tensor<E>, Unsupported>;
 
+    /// Copies a view to where another of its shape has its elements; both of any strides. `to` has its whole buffer.
+    ///
+    /// # Errors
+    /// As [`Subject::forward`].
+    fn copy<E: Element>(
+        &self,
+        from: &TensorView<'_, E>,
+        to: &mut TensorViewMut<'_, E>,
+    ) -> Result<(), Unsupported>;
+
     /// The forward on contiguous tensors.
     ///
     /// # Errors
@@ -233,6 +243,15 @@ impl Subject for Reference {
     fn contiguous<E: Element>(&self, view: &TensorView<'_, E>) -> Result<Tensor<E>, Unsupported> {
         Ok(view.to_tensor())
     }
+
+    fn copy<E: Element>(
+        &self,
+        from: &TensorView<'_, E>,
+        to: &mut TensorViewMut<'_, E>,
+    ) -> Result<(), Unsupported> {
+        to.write(from.to_tensor().into_vec());
+        Ok(())
+    }
 }
 
 impl Subject for Cpu {
@@ -291,6 +310,15 @@ impl Subject for Cpu {
 
     fn contiguous<E: Element>(&self, view: &TensorView<'_, E>) -> Result<Tensor<E>, Unsupported> {
         Ok(Backend::contiguous(self, *view).expect("memory"))
+    }
+
+    fn copy<E: Element>(
+        &self,
+        from: &TensorView<'_, E>,
+        to: &mut TensorViewMut<'_, E>,
+    ) -> Result<(), Unsupported> {
+        Backend::copy(self, *from, to.reborrow()).expect("views of one shape");
+        Ok(())
     }
 }
 

@@ -1,7 +1,10 @@
 //! What a backend is: tensors where it lives, and the forward, backward and merge of validated calls on them.
 
+use std::ops::Range;
+
 use crate::call::{BackwardCall, ForwardCall, MergeBackwardCall, MergeCall};
 use crate::element::{Element, InputElement};
+use crate::error::TensorError;
 use crate::layout::Layout;
 
 /// A place where tensors live and the operator runs.
@@ -72,18 +75,49 @@ pub trait Backend: Clone {
     /// When memory cannot be had.
     fn allocate<E: InputElement>(&self, shape: &[usize]) -> Result<Self::Tensor<E>, Self::Error>;
 
+    /// Copies the elements of a view to where one of the same shape has them. Both may have any strides, along the last axis too.
+    /// No call object has held the two against each other, so this is the one method that looks at shapes itself.
+    ///
+    /// # Errors
+    /// When the shapes differ ([`Layout::expect_shape`]) or the device fails. Nothing is written where shapes differ.
+    fn copy<E: Element>(&self, from: Self::View<'_, E>, to: Self::ViewMut<'_, E>) -> Result<(), Self::Error>;
+
     /// A new tensor of a view's elements, which may have any strides, along the last axis too. No call depends on it but for
     /// gradients that arrive so.
     ///
     /// # Errors
     /// When memory cannot be had or the device fails.
-    fn contiguous<E: Element>(&self, view: Self::View<'_, E>) -> Result<Self::Tensor<E>, Self::Error>;
+    fn contiguous<E: Element>(&self, view: Self::View<'_, E>) -> Result<Self::Tensor<E>, Self::Error> {
+        let mut copy = self.allocate::<E>(Self::layout(&view).shape())?;
+        self.copy(view, Self::view_mut(&mut copy))?;
+        Ok(copy)
+    }
 
     /// A shorter borrow of the same view.
     fn reborrow<'s, E: InputElement>(view: &'s Self::View<'_, E>) -> Self::View<'s, E>;
 
     /// A shorter borrow of the same view, to write.
     fn reborrow_mut<'s, E: InputElement>(view: &'s mut Self::ViewMut<'_, E>) -> Self::ViewMut<'s, E>;
+
+    /// The elements of a range along one axis of a view.
+    ///
+    /// # Errors
+    /// Those of [`Layout::narrowed`].
+    fn narrow<'a, E: InputElement>(
+        view: Self::View<'a, E>,
+        axis: usize,
+        range: Range<usize>,
+    ) -> Result<Self::View<'a, E>, TensorError>;
+
+    /// The elements of a range along one axis of a view, to write.
+    ///
+    /// # Errors
+    /// Those of [`Layout::narrowed`].
+    fn narrow_mut<'a, E: InputElement>(
+        view: Self::ViewMut<'a, E>,
+        axis: usize,
+        range: Range<usize>,
+    ) -> Result<Self::ViewMut<'a, E>, TensorError>;
 
     /// A view of an owned tensor.
     fn view<E: InputElement>(tensor: &Self::Tensor<E>) -> Self::View<'_, E>;

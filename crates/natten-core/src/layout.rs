@@ -178,6 +178,29 @@ impl Layout {
         if axis < self.rank { Ok(()) } else { Err(TensorError::Axis { axis, rank: self.rank }) }
     }
 
+    /// Checks that another tensor has this one's shape, as what is copied here must.
+    ///
+    /// # Errors
+    /// [`TensorError::Shape`] with both.
+    pub fn expect_shape(&self, other: &Layout) -> Result<(), TensorError> {
+        let (expected, found) = (self.shape(), other.shape());
+        if expected == found {
+            return Ok(());
+        }
+        Err(TensorError::Shape { expected: expected.to_vec(), found: found.to_vec() })
+    }
+
+    /// How many of the last axes lie densely, last axis fastest.
+    pub(crate) fn dense_axes(&self) -> usize {
+        let mut step = 1isize;
+        let axes = (0..self.rank).rev().take_while(|&axis| {
+            let is_dense = self.shape[axis] == 1 || self.strides[axis] == step;
+            step = step.saturating_mul(self.shape[axis] as isize);
+            is_dense
+        });
+        axes.count()
+    }
+
     /// Lowest and highest index reached relative to the first element, or `None` when empty.
     pub(crate) fn reach(&self) -> Option<(i128, i128)> {
         if self.is_empty() {

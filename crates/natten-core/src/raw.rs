@@ -405,6 +405,7 @@ macro_rules! common {
 common!(TensorView);
 common!(TensorViewMut);
 
+mod copy;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 #[cfg(test)]

@@ -34,11 +34,12 @@ mod tile_in_flight;
 mod tile_mask;
 mod tile_weights;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use natten_core::{
     Backend, BackwardCall, Element, ElementType, ForwardCall, InputElement, Layout, MergeBackwardCall,
-    MergeCall, Problem, Tensor, TensorView, TensorViewMut,
+    MergeCall, Problem, Tensor, TensorError, TensorView, TensorViewMut,
 };
 
 use natten_core::plan::common_multiple;
@@ -159,10 +160,12 @@ impl Backend for Cpu {
         Ok(Tensor::zeros(shape)?)
     }
 
-    fn contiguous<E: Element>(&self, view: TensorView<'_, E>) -> Result<Tensor<E>, CpuError> {
-        let mut copy = Tensor::zeros(view.shape())?;
-        view.copy_into(copy.as_mut_slice());
-        Ok(copy)
+    fn copy<E: Element>(
+        &self,
+        from: TensorView<'_, E>,
+        mut to: TensorViewMut<'_, E>,
+    ) -> Result<(), CpuError> {
+        Ok(to.copy_from(&from)?)
     }
 
     fn reborrow<'s, E: InputElement>(view: &'s TensorView<'_, E>) -> TensorView<'s, E> {
@@ -171,6 +174,22 @@ impl Backend for Cpu {
 
     fn reborrow_mut<'s, E: InputElement>(view: &'s mut TensorViewMut<'_, E>) -> TensorViewMut<'s, E> {
         view.reborrow()
+    }
+
+    fn narrow<'a, E: InputElement>(
+        view: Self::View<'a, E>,
+        axis: usize,
+        range: Range<usize>,
+    ) -> Result<Self::View<'a, E>, TensorError> {
+        view.narrow(axis, range)
+    }
+
+    fn narrow_mut<'a, E: InputElement>(
+        view: Self::ViewMut<'a, E>,
+        axis: usize,
+        range: Range<usize>,
+    ) -> Result<Self::ViewMut<'a, E>, TensorError> {
+        view.narrow(axis, range)
     }
 
     fn view<E: InputElement>(tensor: &Tensor<E>) -> TensorView<'_, E> {

@@ -3,11 +3,12 @@
 //! Every call takes the same way: its tensors, how they lie apart from where; a query; the choice; the launches.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::Arc;
 
 use natten_core::{
     Backend, BackwardCall, Element, ElementType, ForwardCall, InputElement, Inputs, Layout,
-    MergeBackwardCall, MergeCall, Output, Partials, Tensor, TensorView,
+    MergeBackwardCall, MergeCall, Output, Partials, Tensor, TensorError, TensorView,
 };
 
 use crate::buffer::{Bound, CudaTensor, CudaView, CudaViewMut, Placed};
@@ -15,7 +16,7 @@ use crate::choose::{choose, choose_another};
 use crate::cuda::Cuda;
 use crate::device::Device;
 use crate::error::CudaError;
-use crate::families::rows;
+use crate::families::rows::copy;
 use crate::family::{MergeRows, Pass, Query};
 use crate::params::MERGE_BRANCHES;
 use crate::registry::Kernel;
@@ -239,17 +240,16 @@ impl<D: Device> Backend for Cuda<D> {
         Ok(CudaTensor { memory: Arc::new(memory), layout, cuda: self.clone(), element: PhantomData })
     }
 
-    fn contiguous<E: Element>(&self, view: CudaView<'_, E>) -> Result<CudaTensor<E, D>, CudaError> {
-        let (expected, found) = (self.device().id(), view.device);
-        if expected != found {
+    fn copy<E: Element>(&self, from: CudaView<'_, E>, to: CudaViewMut<'_, E>) -> Result<(), CudaError> {
+        let expected = self.device().id();
+        if let Some(found) = [from.device, to.device].into_iter().find(|&device| device != expected) {
             return Err(CudaError::WrongDevice { expected, found });
         }
-        let copy = self.allocate::<E>(view.layout.shape())?;
-        let places = [(view.address, &view.layout), (copy.address(), &copy.layout)];
-        if let Some((kernel, ctas, params)) = rows::copy(E::ELEMENT_TYPE, places)? {
-            submit::run_alone(self.device(), kernel, ctas, bytemuck::bytes_of(&params))?;
+        to.layout.expect_shape(&from.layout)?;
+        for copy in copy::launches(E::ELEMENT_TYPE, (from.address, &from.layout), (to.address, &to.layout))? {
+            submit::run_alone(self.device(), copy.kernel, copy.ctas, bytemuck::bytes_of(&copy.params))?;
         }
-        Ok(copy)
+        Ok(())
     }
 
     fn reborrow<'s, E: InputElement>(view: &'s CudaView<'_, E>) -> CudaView<'s, E> {
@@ -258,6 +258,22 @@ impl<D: Device> Backend for Cuda<D> {
 
     fn reborrow_mut<'s, E: InputElement>(view: &'s mut CudaViewMut<'_, E>) -> CudaViewMut<'s, E> {
         view.reborrow()
+    }
+
+    fn narrow<'a, E: InputElement>(
+        view: Self::View<'a, E>,
+        axis: usize,
+        range: Range<usize>,
+    ) -> Result<Self::View<'a, E>, TensorError> {
+        view.narrow(axis, range)
+    }
+
+    fn narrow_mut<'a, E: InputElement>(
+        view: Self::ViewMut<'a, E>,
+        axis: usize,
+        range: Range<usize>,
+    ) -> Result<Self::ViewMut<'a, E>, TensorError> {
+        view.narrow(axis, range)
     }
 
     fn view<E: InputElement>(tensor: &CudaTensor<E, D>) -> CudaView<'_, E> {

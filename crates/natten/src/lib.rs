@@ -30,6 +30,7 @@ pub mod dynamic;
 mod mask;
 mod merge;
 mod operand;
+pub mod streaming;
 
 pub use call::{Call, OutAndLse};
 pub use mask::{Mask, MaskParams, Packed};

@@ -1,6 +1,7 @@
-//! Copies of views whose rows are not contiguous, as gradients are that were broadcast: the same bits, in order.
+//! Copies of views whose rows are not contiguous, as gradients are that were broadcast, and copies to where rows are not: the same
+//! bits, in order, and nothing beside them.
 
-use natten::{Element, Tensor, TensorView};
+use natten::{Element, Tensor, TensorView, TensorViewMut};
 
 use super::{Check, Scope, Suite};
 use crate::in_type;
@@ -31,6 +32,17 @@ const VIEWS: [Viewed; 10] = [
     Viewed { shape: &[1, 300, 1, 1], strides: &[300, 1, 1, 0], offset: 0 },
 ];
 
+/// How the elements lie where they are copied to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Target {
+    /// Last axis fastest, in a part of longer rows.
+    Rows,
+    /// First axis fastest.
+    FirstFastest,
+    /// Last axis fastest, every second element, in reverse: contiguous along no axis.
+    Apart,
+}
+
 /// Every view in every type.
 pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
     let mut checks = Vec::new();
@@ -42,29 +54,91 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
                 viewed,
                 move |subject| in_type!(element_type, E => same_numbers::<E, S>(subject, viewed, n as u64)),
             ));
+            for target in [Target::Rows, Target::FirstFastest, Target::Apart] {
+                checks.push(Check::new(
+                    format!("copies {n} {element_type} to {target:?}"),
+                    viewed,
+                    move |subject| in_type!(element_type, E => same_there::<E, S>(subject, viewed, target)),
+                ));
+            }
         }
     }
     Suite { name: "copies", checks }
 }
 
 fn same_numbers<E: Element, S: Subject>(subject: &S, viewed: Viewed, seed: u64) -> Result<(), Unsupported> {
-    let mut rng = Rng::new(seed);
-    let reach: isize =
-        viewed.shape.iter().zip(viewed.strides).map(|(&n, s)| (n.max(1) as isize - 1) * s.max(&0)).sum();
-    let numbers: Vec<E> =
-        (0..viewed.offset + reach as usize + 1).map(|_| E::from_f64(rng.normal())).collect();
+    let numbers = viewed.numbers::<E>(seed);
     let view = TensorView::strided(&numbers, viewed.offset, viewed.shape, viewed.strides).expect("a view");
     let found: Tensor<E> = subject.contiguous(&view)?;
     assert_eq!(found.shape(), viewed.shape);
-    // Index by index, by the definition of strides.
-    for (place, &number) in found.as_slice().iter().enumerate() {
-        let mut rest = place;
-        let mut at = viewed.offset as isize;
-        for (&extent, &stride) in viewed.shape.iter().zip(viewed.strides).rev() {
-            at += (rest % extent) as isize * stride;
-            rest /= extent;
-        }
-        assert!(number == numbers[at as usize], "element {place} of {viewed:?}");
+    let places = viewed.places(viewed.strides, viewed.offset);
+    for (place, (&number, at)) in found.as_slice().iter().zip(places).enumerate() {
+        assert!(number == numbers[at], "element {place} of {viewed:?}");
     }
     Ok(())
+}
+
+fn same_there<E: Element, S: Subject>(
+    subject: &S,
+    viewed: Viewed,
+    target: Target,
+) -> Result<(), Unsupported> {
+    let numbers = viewed.numbers::<E>(7);
+    let view = TensorView::strided(&numbers, viewed.offset, viewed.shape, viewed.strides).expect("a view");
+    let (strides, offset, len) = target.layout(viewed.shape);
+    let mut expected = vec![E::from_f64(77.0); len];
+    let mut found = expected.clone();
+    let mut to = TensorViewMut::strided(&mut found, offset, viewed.shape, &strides).expect("a view");
+    subject.copy(&view, &mut to)?;
+    let (from, to) = (viewed.places(viewed.strides, viewed.offset), viewed.places(&strides, offset));
+    from.zip(to).for_each(|(from, to)| expected[to] = numbers[from]);
+    for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        assert!(found == expected, "{viewed:?} to {target:?}: element {at} of the buffer");
+    }
+    Ok(())
+}
+
+impl Viewed {
+    /// A buffer that the view reaches the end of.
+    fn numbers<E: Element>(&self, seed: u64) -> Vec<E> {
+        let mut rng = Rng::new(seed);
+        let reach: isize =
+            self.shape.iter().zip(self.strides).map(|(&n, s)| (n.max(1) as isize - 1) * s.max(&0)).sum();
+        (0..self.offset + reach as usize + 1).map(|_| E::from_f64(rng.normal())).collect()
+    }
+
+    /// Where elements are in a buffer, last axis fastest: index by index, by the definition of strides.
+    fn places<'a>(&self, strides: &'a [isize], offset: usize) -> impl Iterator<Item = usize> + use<'a> {
+        let shape = self.shape;
+        (0..shape.iter().product()).map(move |mut rest: usize| {
+            let mut at = offset as isize;
+            for (&extent, &stride) in shape.iter().zip(strides).rev() {
+                at += (rest % extent) as isize * stride;
+                rest /= extent;
+            }
+            at as usize
+        })
+    }
+}
+
+impl Target {
+    /// Strides of a tensor of this shape, the place of its first element, and the length of a buffer with room beside it.
+    fn layout(self, shape: &[usize]) -> (Vec<isize>, usize, usize) {
+        let (mut strides, mut step) = (vec![0; shape.len()], if self == Target::Apart { 2 } else { 1 });
+        let mut axes: Vec<usize> = (0..shape.len()).rev().collect();
+        if self == Target::FirstFastest {
+            axes.reverse();
+        }
+        for (n, axis) in axes.into_iter().enumerate() {
+            strides[axis] = step;
+            let gap = usize::from(self == Target::Rows && n == 0) * 3;
+            step *= (shape[axis].max(1) + gap) as isize;
+        }
+        let len = step as usize + 2;
+        if self == Target::Apart {
+            strides.iter_mut().for_each(|stride| *stride = -*stride);
+            return (strides, len - 1, len);
+        }
+        (strides, 1, len)
+    }
 }

@@ -56,6 +56,14 @@ pub enum TensorError {
         /// Elements the buffer holds.
         found: usize,
     },
+    /// What one tensor's elements are written to has another shape.
+    #[error("a tensor of shape {found:?} where {expected:?} is written")]
+    Shape {
+        /// The shape of what is written to.
+        expected: Vec<usize>,
+        /// The other.
+        found: Vec<usize>,
+    },
     /// The shape addresses more than the machine can.
     #[error("the shape's element count overflows")]
     Overflow,

@@ -3,18 +3,18 @@
 
 use std::mem::offset_of;
 
-use natten_core::{ElementType, Layout, Problem};
+use natten_core::{ElementType, Problem};
 
 use crate::cost::traffic;
-use crate::error::CudaError;
 use crate::family::{Bid, Family, Launch, MergeRows, Offer, Pass, Patch, Query, Refused, patches};
 use crate::params::{
-    Branch, CopyParams, DeltaParams, GradientBranch, MergeBackwardParams, MergeParams, RowCount, Strides,
-    SumParams,
+    Branch, DeltaParams, GradientBranch, MergeBackwardParams, MergeParams, RowCount, Strides, SumParams,
 };
 use crate::registry::{Facts, Kernel, Operation, kernels_of};
-use crate::rejection::{Rejection, RejectionReason, Rejections};
+use crate::rejection::RejectionReason;
 use crate::views::Slot;
+
+pub(crate) mod copy;
 
 /// The family.
 pub(crate) struct Rows;
@@ -52,7 +52,7 @@ impl Family for Rows {
             Operation::Delta => size_of::<DeltaParams>(),
             Operation::SumPartials => size_of::<SumParams>(),
             Operation::MergeBackward => size_of::<MergeBackwardParams>(),
-            Operation::CopyRows => size_of::<CopyParams>(),
+            Operation::CopyRows => size_of::<crate::params::CopyParams>(),
             _ => size_of::<MergeParams>(),
         }
     }
@@ -154,48 +154,6 @@ pub(crate) fn delta(
     let addresses =
         patches!(DeltaParams, out: OUT, d_out: D_OUT, lse: LSE, d_lse: D_LSE, statistics: WORKSPACE);
     Ok(Launch::new(query, kernel, ctas(&count, kernel), bytemuck::bytes_of(&params), &addresses))
-}
-
-/// The kernel that copies a tensor of this type to where another of its shape is, whose rows are contiguous: how many ctas of
-/// it, and its parameter. Nothing where there are no elements.
-pub(crate) fn copy(
-    element_type: ElementType,
-    [from, to]: [(u64, &Layout); 2],
-) -> Result<Option<(&'static Kernel, u32, CopyParams)>, CudaError> {
-    if to.1.is_empty() {
-        return Ok(None);
-    }
-    let [batch, x, y, z, heads, length] = six_axes(to.1).map(|(extent, _)| extent);
-    let count = RowCount::new(batch, [x, y, z], heads, length)?;
-    let strides = |layout| {
-        let [batch, x, y, z, head, _] = six_axes(layout).map(|(_, stride)| stride);
-        Strides { batch, axis: [x, y, z], head }
-    };
-    let against = |kernel: &'static Kernel| Rejection {
-        kernel: kernel.entry,
-        reason: RejectionReason::ElementType { kernel: kernel.element_type(), problem: element_type },
-    };
-    let kernels = || kernels_of(Rows.name(), Operation::CopyRows);
-    let Some(kernel) = kernels().find(|kernel| kernel.element_type() == element_type) else {
-        return Err(CudaError::Unsupported(Rejections(kernels().map(against).collect())));
-    };
-    let params = CopyParams {
-        from: from.0,
-        to: to.0,
-        from_step: six_axes(from.1)[5].1,
-        from_strides: strides(from.1),
-        to_strides: strides(to.1),
-        count,
-    };
-    Ok(Some((kernel, ctas(&count, kernel), params)))
-}
-
-/// Extents and strides, with axes of extent 1 before those that there are.
-fn six_axes(layout: &Layout) -> [(usize, i64); 6] {
-    let mut axes = [(1, 0); 6];
-    let own = layout.shape().iter().zip(layout.strides()).map(|(&extent, &stride)| (extent, stride as i64));
-    axes[6 - layout.rank()..].iter_mut().zip(own).for_each(|(axis, own)| *axis = own);
-    axes
 }
 
 /// Partial gradients of keys or values, or of additional ones, in the workspace.

@@ -1,0 +1,94 @@
+//! Copies between tensors of one shape, whatever their strides: the kernel steps through one axis with the lanes of a warp, and
+//! along that axis the elements it writes are contiguous.
+
+use natten_core::{ElementType, Layout};
+
+use super::{Rows, ctas};
+use crate::error::CudaError;
+use crate::family::Family;
+use crate::params::{CopyParams, RowCount, Strides};
+use crate::registry::{Facts, Kernel, Operation, kernels_of};
+use crate::rejection::{Rejection, RejectionReason, Rejections};
+
+/// One launch of the kernel, which has no plan.
+pub(crate) struct CopyLaunch {
+    pub kernel: &'static Kernel,
+    pub ctas: u32,
+    pub params: CopyParams,
+}
+
+/// The launches that copy a tensor of this type, both given by the address of the first element and the layout. One, unless
+/// the tensor has six axes and is contiguous along none of them where it is written: then one for each index of the shortest.
+/// None where there are no elements.
+pub(crate) fn launches(
+    element_type: ElementType,
+    from: (u64, &Layout),
+    to: (u64, &Layout),
+) -> Result<Vec<CopyLaunch>, CudaError> {
+    if to.1.is_empty() {
+        return Ok(Vec::new());
+    }
+    let kernel = kernel(element_type)?;
+    let mut axes = six_axes(from.1, to.1);
+    let is_contiguous = |axis: &&CopyAxis| axis.extent == 1 || axis.to_stride == 1;
+    let along = (0..6).filter(|&i| is_contiguous(&&axes[i])).max_by_key(|&i| axes[i].extent);
+    let along = along.or_else(|| (0..6).min_by_key(|&i| axes[i].extent)).unwrap_or(5);
+    axes.swap(along, 5);
+    let row = axes[5];
+    // Rows of one element, where the axis is not contiguous.
+    let parts = if is_contiguous(&&row) { 1 } else { row.extent };
+    axes[5].extent = row.extent / parts;
+    let bytes = element_type.size_bytes() as i64;
+    let moved = |address: u64, stride: i64, i: usize| {
+        address.wrapping_add_signed(stride.wrapping_mul(i as i64).wrapping_mul(bytes))
+    };
+    let [batch, x, y, z, heads, length] = axes.map(|axis| axis.extent);
+    let count = RowCount::new(batch, [x, y, z], heads, length)?;
+    let strides = |of: fn(&CopyAxis) -> i64| {
+        let [batch, x, y, z, head, _] = axes.map(|axis| of(&axis));
+        Strides { batch, axis: [x, y, z], head }
+    };
+    let params = |i| CopyParams {
+        from: moved(from.0, row.from_stride, i),
+        to: moved(to.0, row.to_stride, i),
+        from_step: row.from_stride,
+        from_strides: strides(|axis| axis.from_stride),
+        to_strides: strides(|axis| axis.to_stride),
+        count,
+    };
+    let ctas = ctas(&count, kernel);
+    Ok((0..parts).map(|i| CopyLaunch { kernel, ctas, params: params(i) }).collect())
+}
+
+/// The kernel that copies elements of this type.
+fn kernel(element_type: ElementType) -> Result<&'static Kernel, CudaError> {
+    let against = |kernel: &'static Kernel| Rejection {
+        kernel: kernel.entry,
+        reason: RejectionReason::ElementType { kernel: kernel.element_type(), problem: element_type },
+    };
+    let kernels = || kernels_of(Rows.name(), Operation::CopyRows);
+    kernels()
+        .find(|kernel| kernel.element_type() == element_type)
+        .ok_or_else(|| CudaError::Unsupported(Rejections(kernels().map(against).collect())))
+}
+
+/// One axis of both tensors. Strides are in elements.
+#[derive(Clone, Copy)]
+struct CopyAxis {
+    extent: usize,
+    from_stride: i64,
+    to_stride: i64,
+}
+
+/// The axes that there are, behind others of extent 1.
+fn six_axes(from: &Layout, to: &Layout) -> [CopyAxis; 6] {
+    let mut axes = [CopyAxis { extent: 1, from_stride: 0, to_stride: 0 }; 6];
+    let strides = from.strides().iter().zip(to.strides());
+    let own = to.shape().iter().zip(strides).map(|(&extent, (&from, &to))| CopyAxis {
+        extent,
+        from_stride: from as i64,
+        to_stride: to as i64,
+    });
+    axes[6 - to.rank()..].iter_mut().zip(own).for_each(|(axis, own)| *axis = own);
+    axes
+}
