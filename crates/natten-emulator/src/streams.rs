@@ -32,7 +32,17 @@ struct Queues {
     /// Whether each point is behind its stream.
     reached: Vec<bool>,
     chance: u64,
+    temper: Temper,
     failed: bool,
+}
+
+/// What is likely, by seed: so that a copy is late everywhere in one run, and early in another.
+struct Temper {
+    /// Steps that happen when one is queued, at most.
+    eagerness: usize,
+    /// The stream that mostly goes first where several may, and whether those after it or before it come next.
+    first: usize,
+    is_rising: bool,
 }
 
 enum Step {
@@ -107,7 +117,16 @@ impl Queues {
         if ready.is_empty() {
             return Ok(false);
         }
-        let stream = ready[self.draw(ready.len())];
+        let Temper { first, is_rising, .. } = self.temper;
+        let count = self.streams.len();
+        let place = |stream: &usize| {
+            let after = (stream + count - first % count) % count;
+            if is_rising { after } else { (count - after) % count }
+        };
+        let stream = match self.draw(4) {
+            0 => ready[self.draw(ready.len())],
+            _ => ready.into_iter().min_by_key(place).unwrap_or(0),
+        };
         match self.streams[stream].pop_front() {
             Some(Step::Reach(point)) => self.reached[point] = true,
             Some(Step::Work(work)) => work().inspect_err(|_| self.failed = true)?,
@@ -121,7 +140,7 @@ impl Queues {
             return Err(DeviceError::MissingFeature { feature: "work after a failure" });
         }
         self.streams[stream].push_back(step);
-        for _ in 0..self.draw(4) {
+        for _ in 0..self.draw(self.temper.eagerness + 1) {
             self.step()?;
         }
         Ok(())
@@ -140,8 +159,13 @@ impl Queues {
 impl Streamed {
     /// An emulated GPU, with what happens by chance drawn from a seed.
     pub fn new(gpu: Emulated, seed: u64) -> Self {
-        let queues =
-            Queues { streams: vec![VecDeque::new()], reached: Vec::new(), chance: seed, failed: false };
+        let temper = Temper {
+            eagerness: seed as usize % 3,
+            first: seed as usize / 3 % 3,
+            is_rising: seed / 9 % 2 == 0,
+        };
+        let (streams, reached) = (vec![VecDeque::new()], Vec::new());
+        let queues = Queues { streams, reached, chance: seed, temper, failed: false };
         let shared = Shared { functions: FunctionCache::default(), queues: Mutex::new(queues) };
         Streamed { gpu, shared: Arc::new(shared), stream: 0 }
     }

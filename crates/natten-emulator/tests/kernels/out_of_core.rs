@@ -29,11 +29,13 @@ fn check<E: Element>(spec: &Spec, capability: (u32, u32), most: f64) {
     let whole = attend(&Streamed::new(gpu.clone(), 1), &problem, &views, u64::MAX).expect("memory");
     assert_eq!(whole.0.slabs, 1);
     let mut slabs = 1;
-    for (seed, share) in [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (6, 4), (7, 6), (8, 9)] {
+    // Half of what is needed for all at once makes two slabs or three; what is queued is late and early by seed.
+    let shares = [1, 2, 3, 4, 6, 9];
+    for (seed, share) in (0..18).zip(shares.into_iter().cycle()) {
         let device = Streamed::new(gpu.clone(), seed);
         let (report, out, lse) = match attend(&device, &problem, &views, whole.0.memory_bytes / share) {
             Ok(found) => found,
-            Err(OutOfCoreError::Memory { .. }) => break,
+            Err(OutOfCoreError::Memory { .. }) => continue,
             Err(error) => panic!("{spec:?}: {error}"),
         };
         assert!(report.memory_bytes <= whole.0.memory_bytes / share, "{report:?}");
