@@ -76,16 +76,6 @@ pub enum CudaError {
         /// The largest that works.
         limit: u128,
     },
-    /// Kernels know an axis that a call holds whole, and plain attention, but no part of a whole.
-    #[error("{queries} queries and {keys} keys of an axis of {extent} tokens, kernels take whole axes only")]
-    PartOfAxis {
-        /// Tokens of the whole.
-        extent: usize,
-        /// Those that are queries.
-        queries: usize,
-        /// Those that are keys.
-        keys: usize,
-    },
     /// A tensor lives on another device.
     #[error("a tensor lives on device {found}, the call runs on device {expected}")]
     WrongDevice {
