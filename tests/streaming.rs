@@ -153,6 +153,20 @@ fn appends_of_any_strides() {
     natten_tests::assert_close("the last frames", &out, &expected, 1e-6);
 }
 
+/// An empty batch makes empty outputs, however many frames there would be.
+#[test]
+fn a_stream_of_no_items() {
+    let params = Params::new([1 << 40]).stride(1 << 39).dilation(1 << 10).is_causal(true);
+    let widest = [0, 3, 2, 4];
+    let mut cache = FrameCache::new(Cpu::new(), params, Length::Unbounded, &widest, 4).expect("no memory");
+    let frames = frames::<f32>(&widest, 97);
+    for step in 1..5 {
+        cache.append(&frames, &frames).expect("room");
+        assert_eq!(cache.attend(&frames).expect("valid").shape(), &widest);
+        assert_eq!(cache.frames(), 3 * step);
+    }
+}
+
 fn cache_of(
     params: &Params<2>,
     length: Length,

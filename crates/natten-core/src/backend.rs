@@ -82,6 +82,17 @@ pub trait Backend: Clone {
     /// When the shapes differ ([`Layout::expect_shape`]) or the device fails. Nothing is written where shapes differ.
     fn copy<E: Element>(&self, from: Self::View<'_, E>, to: Self::ViewMut<'_, E>) -> Result<(), Self::Error>;
 
+    /// Adds the elements of a view to those of another of the same shape, each sum rounded once. Both may have any strides; shapes
+    /// are looked at as in [`Backend::copy`].
+    ///
+    /// # Errors
+    /// As [`Backend::copy`].
+    fn accumulate<E: Element>(
+        &self,
+        from: Self::View<'_, E>,
+        to: Self::ViewMut<'_, E>,
+    ) -> Result<(), Self::Error>;
+
     /// A new tensor of a view's elements, which may have any strides, along the last axis too. No call depends on it but for
     /// gradients that arrive so.
     ///
@@ -99,7 +110,7 @@ pub trait Backend: Clone {
     /// A shorter borrow of the same view, to write.
     fn reborrow_mut<'s, E: InputElement>(view: &'s mut Self::ViewMut<'_, E>) -> Self::ViewMut<'s, E>;
 
-    /// The elements of a range along one axis of a view.
+    /// The elements of a range along one axis.
     ///
     /// # Errors
     /// Those of [`Layout::narrowed`].
@@ -109,7 +120,17 @@ pub trait Backend: Clone {
         range: Range<usize>,
     ) -> Result<Self::View<'a, E>, TensorError>;
 
-    /// The elements of a range along one axis of a view, to write.
+    /// Two views to write: indices below `index` along an axis, and the others. Both may be written by one call.
+    ///
+    /// # Errors
+    /// Those of [`Layout::narrowed`].
+    fn split_mut<'a, E: InputElement>(
+        view: Self::ViewMut<'a, E>,
+        axis: usize,
+        index: usize,
+    ) -> Result<[Self::ViewMut<'a, E>; 2], TensorError>;
+
+    /// The elements of a range along one axis, to write.
     ///
     /// # Errors
     /// Those of [`Layout::narrowed`].
@@ -117,7 +138,11 @@ pub trait Backend: Clone {
         view: Self::ViewMut<'a, E>,
         axis: usize,
         range: Range<usize>,
-    ) -> Result<Self::ViewMut<'a, E>, TensorError>;
+    ) -> Result<Self::ViewMut<'a, E>, TensorError> {
+        let [part, _] = Self::split_mut(view, axis, range.end)?;
+        let [_, part] = Self::split_mut(part, axis, range.start)?;
+        Ok(part)
+    }
 
     /// A view of an owned tensor.
     fn view<E: InputElement>(tensor: &Self::Tensor<E>) -> Self::View<'_, E>;

@@ -168,6 +168,14 @@ impl Backend for Cpu {
         Ok(to.copy_from(&from)?)
     }
 
+    fn accumulate<E: Element>(
+        &self,
+        from: TensorView<'_, E>,
+        mut to: TensorViewMut<'_, E>,
+    ) -> Result<(), CpuError> {
+        Ok(to.accumulate(&from)?)
+    }
+
     fn reborrow<'s, E: InputElement>(view: &'s TensorView<'_, E>) -> TensorView<'s, E> {
         *view
     }
@@ -184,12 +192,12 @@ impl Backend for Cpu {
         view.narrow(axis, range)
     }
 
-    fn narrow_mut<'a, E: InputElement>(
+    fn split_mut<'a, E: InputElement>(
         view: Self::ViewMut<'a, E>,
         axis: usize,
-        range: Range<usize>,
-    ) -> Result<Self::ViewMut<'a, E>, TensorError> {
-        view.narrow(axis, range)
+        index: usize,
+    ) -> Result<[Self::ViewMut<'a, E>; 2], TensorError> {
+        view.split_at(axis, index).map(<[_; 2]>::from)
     }
 
     fn view<E: InputElement>(tensor: &Tensor<E>) -> TensorView<'_, E> {

@@ -15,7 +15,7 @@ use crate::buffer::{Bound, CudaTensor, CudaView, CudaViewMut, Placed};
 use crate::choose::{choose, choose_another};
 use crate::cuda::Cuda;
 use crate::device::Device;
-use crate::error::CudaError;
+use crate::error::{CudaError, DeviceError};
 use crate::families::rows::copy;
 use crate::family::{MergeRows, Pass, Query};
 use crate::params::MERGE_BRANCHES;
@@ -252,6 +252,11 @@ impl<D: Device> Backend for Cuda<D> {
         Ok(())
     }
 
+    fn accumulate<E: Element>(&self, _: CudaView<'_, E>, _: CudaViewMut<'_, E>) -> Result<(), CudaError> {
+        // No kernel adds in place yet.
+        Err(DeviceError::MissingFeature { feature: "adding to a view in place" }.into())
+    }
+
     fn reborrow<'s, E: InputElement>(view: &'s CudaView<'_, E>) -> CudaView<'s, E> {
         *view
     }
@@ -268,12 +273,12 @@ impl<D: Device> Backend for Cuda<D> {
         view.narrow(axis, range)
     }
 
-    fn narrow_mut<'a, E: InputElement>(
+    fn split_mut<'a, E: InputElement>(
         view: Self::ViewMut<'a, E>,
         axis: usize,
-        range: Range<usize>,
-    ) -> Result<Self::ViewMut<'a, E>, TensorError> {
-        view.narrow(axis, range)
+        index: usize,
+    ) -> Result<[Self::ViewMut<'a, E>; 2], TensorError> {
+        view.split_at(axis, index).map(<[_; 2]>::from)
     }
 
     fn view<E: InputElement>(tensor: &CudaTensor<E, D>) -> CudaView<'_, E> {

@@ -56,8 +56,8 @@ use ring::Ring;
 /// How many frames a stream has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Length {
-    /// So many, known before the first arrives. With a stride the last block of queries may be cut off by the end, and its
-    /// window then ends with it: the same results as one call on the whole clip.
+    /// So many, known before the first arrives. With a stride the end may cut off the last block of queries, whose leader is
+    /// then the last frame, so that their windows begin earlier: the same results as one call on the whole clip.
     Tokens(usize),
     /// Nobody knows, or there is no end: every block of a stride is taken for a whole one.
     Unbounded,

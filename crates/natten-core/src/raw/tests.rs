@@ -107,3 +107,31 @@ fn elements_of_the_same_size_are_cast() {
     let cast = halves.view().swap_axes(0, 0).unwrap().cast_elements::<half::bf16>().unwrap();
     assert_eq!(cast.to_tensor().as_slice()[0], half::bf16::ONE);
 }
+
+/// Sums are those of the elements at the same index, wherever they lie, each rounded once; what is between them stays.
+#[test]
+fn views_are_added_element_by_element() {
+    fn check<E: InputElement>() {
+        let numbers: Vec<E> = (0..30).map(|i| E::narrow(f64::from(i) * 0.37 - 4.0)).collect();
+        let from = TensorView::strided(&numbers, 29, &[2, 3, 2], &[-15, -4, -1]).unwrap();
+        let mut found: Vec<E> = (0..24).map(|i| E::narrow(f64::from(i * i) * 1.3)).collect();
+        let mut expected = found.clone();
+        let strides = [12, 1, 3];
+        TensorViewMut::strided(&mut found, 2, &[2, 3, 2], &strides).unwrap().accumulate(&from).unwrap();
+        for (i, j, k) in (0..2).flat_map(|i| (0..3).flat_map(move |j| (0..2).map(move |k| (i, j, k)))) {
+            let (to, from) = (&mut expected[2 + 12 * i + j + 3 * k], numbers[29 - 15 * i - 4 * j - k]);
+            *to = E::narrow(to.widen() + from.widen());
+        }
+        assert_eq!(found, expected);
+        let dense = TensorView::from_slice(&[30], &numbers).unwrap();
+        let mut twice = numbers.clone();
+        TensorViewMut::from_slice(&[30], &mut twice).unwrap().accumulate(&dense).unwrap();
+        assert!(twice.iter().zip(&numbers).all(|(twice, once)| twice.widen() == 2.0 * once.widen()));
+        let error = TensorViewMut::from_slice(&[5, 6], &mut twice).unwrap().accumulate(&dense).unwrap_err();
+        assert_eq!(error, TensorError::Shape { expected: vec![5, 6], found: vec![30] });
+    }
+    check::<crate::f16>();
+    check::<crate::bf16>();
+    check::<f32>();
+    check::<f64>();
+}

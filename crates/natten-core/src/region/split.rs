@@ -59,6 +59,16 @@ pub enum SplitError {
         /// The first such axis.
         axis: usize,
     },
+    /// Ends of parts rise from part to part, and the last one is the axis'.
+    #[error(
+        "parts that end at {ends:?} along an axis of {extent} tokens: ends never fall, and the last is the extent"
+    )]
+    Ends {
+        /// The ends asked for.
+        ends: Vec<usize>,
+        /// Tokens of the axis.
+        extent: usize,
+    },
     /// Packed sequences are split by sequence.
     #[error("packed sequences are not one whole")]
     Packed,
@@ -172,9 +182,28 @@ impl Split {
             let of_work = most_work(a).total_cmp(&most_work(b));
             of_work.then_with(|| most_received(a).cmp(&most_received(b)))
         });
-        let mut parts = best.expect("one is a divisor of any number of ranks");
+        Ok(Self::of_parts(problem, whole, best.expect("one is a divisor of any number of ranks")))
+    }
+
+    /// A whole cut along one axis where the caller says: the part of each rank ends at its number of `ends`, which may be anywhere,
+    /// and begins where the one before ends. One that ends where it begins has no queries.
+    ///
+    /// # Errors
+    /// As [`Split::new`]; [`SplitError::Ends`].
+    pub fn at(problem: &Problem, axis: usize, ends: &[usize]) -> Result<Self, SplitError> {
+        let whole = check(problem, ends.len(), &[axis], &block_tokens(problem))?;
+        let extent = whole[axis].extent;
+        if !ends.is_sorted() || ends.last() != Some(&extent) {
+            return Err(SplitError::Ends { ends: ends.to_vec(), extent });
+        }
+        let starts = [0].into_iter().chain(ends.iter().copied());
+        let ranges = starts.zip(ends).map(|(start, &end)| start..end).collect();
+        Ok(Self::of_parts(problem, whole, parts(problem, whole, &[axis], &[ranges])))
+    }
+
+    fn of_parts(problem: &Problem, whole: &[Axis], mut parts: Vec<Part>) -> Self {
         exchange(problem, &mut parts);
-        Ok(Split { extents: whole.iter().map(|axis| axis.extent).collect(), parts })
+        Split { extents: whole.iter().map(|axis| axis.extent).collect(), parts }
     }
 
     /// The parts, by rank: the second axis' vary fastest.

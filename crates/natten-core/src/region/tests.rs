@@ -176,6 +176,25 @@ fn check_split(whole: &Problem, params: &DynParams, split: &Split) {
     assert_eq!(scores as u64 * 2 * 2, whole.scores());
 }
 
+/// Parts that end where the caller says, empty ones among them, are parts like others.
+#[test]
+fn splits_end_where_the_caller_says() {
+    let params = Params::new([4, 3]).stride([3, 1]).dilation([1, 2]).is_causal([true, false]).to_dyn();
+    let whole = problem(&[2, 17, 20, 2, 8], &params);
+    for ends in [&[17][..], &[1, 17], &[0, 5, 6, 6, 17], &[17, 17]] {
+        let split = Split::at(&whole, 0, ends).unwrap();
+        let found: Vec<usize> = split.parts().iter().map(|part| part.queries[0].end).collect();
+        assert_eq!(found, ends);
+        check_split(&whole, &params, &split);
+    }
+    for ends in [&[16][..], &[18], &[9, 5, 17]] {
+        let error = SplitError::Ends { ends: ends.to_vec(), extent: 17 };
+        assert_eq!(Split::at(&whole, 0, ends), Err(error));
+    }
+    assert_eq!(Split::at(&whole, 0, &[]), Err(SplitError::NoRanks));
+    assert_eq!(Split::at(&whole, 2, &[17]), Err(SplitError::Axis { axis: 2, rank: 2 }));
+}
+
 /// A causal axis gives its first rank more queries, one that is open as many.
 #[test]
 fn work_is_shared_evenly() {
