@@ -162,7 +162,7 @@ impl Streamed {
         let temper = Temper {
             eagerness: seed as usize % 3,
             first: seed as usize / 3 % 3,
-            is_rising: seed / 9 % 2 == 0,
+            is_rising: (seed / 9).is_multiple_of(2),
         };
         let (streams, reached) = (vec![VecDeque::new()], Vec::new());
         let queues = Queues { streams, reached, chance: seed, temper, failed: false };
