@@ -43,6 +43,16 @@ pub enum DeviceError {
         /// What its compiler said.
         log: Box<str>,
     },
+    /// A copy would reach beyond a memory.
+    #[error("a copy of {bytes} bytes at byte {at} of a memory of {length}")]
+    Bounds {
+        /// Where it begins.
+        at: usize,
+        /// How long it is.
+        bytes: usize,
+        /// How long the memory is.
+        length: usize,
+    },
     /// Another device's own failure.
     #[error("{operation}: {source}")]
     Other {

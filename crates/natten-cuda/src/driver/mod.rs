@@ -4,6 +4,7 @@
 mod names;
 mod probe;
 mod timing;
+mod transfer;
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_uint, c_void};
@@ -19,6 +20,7 @@ use probe::Library;
 use smallvec::SmallVec;
 
 pub use timing::Event;
+pub use transfer::Pinned;
 
 /// A CUDA device with the stream that work is ordered on. Clones share the context and its loaded kernels.
 #[derive(Clone)]
