@@ -355,6 +355,31 @@ fn copies_look_at_shapes_themselves() {
     }
 }
 
+/// Rows 1 and 2 of `from` to rows 3 and 4 of `to`.
+fn replace<B: Backend>(backend: &B, from: B::View<'_, f32>, to: &mut B::Tensor<f32>) {
+    let from = B::narrow(from, 1, 1..3).expect("rows there are");
+    let to = B::narrow_mut(B::view_mut(to), 1, 3..5).expect("rows there are");
+    backend.copy(from, to).expect("one shape");
+}
+
+#[test]
+fn parts_of_tensors_are_copied_on_any_backend() {
+    let (from, before) = (numbers::<f32>(&[2, 4, 3], 1), numbers::<f32>(&[2, 6, 3], 2));
+    let mut expected = before.clone();
+    for (batch, row, i) in (0..2).flat_map(|b| (0..2).flat_map(move |r| (0..3).map(move |i| (b, r, i)))) {
+        expected.as_mut_slice()[(batch * 6 + 3 + row) * 3 + i] =
+            from.as_slice()[(batch * 4 + 1 + row) * 3 + i];
+    }
+    let mut on_host = before.clone();
+    replace(&Cpu::new(), from.view(), &mut on_host);
+    assert_eq!(on_host, expected);
+    let gpu = Cuda::new(Emulated::new(8, 0));
+    let [there, mut to] = [&from, &before].map(|tensor| gpu.upload(&tensor.view()).expect("memory"));
+    replace(&gpu, there.view(), &mut to);
+    assert_eq!(gpu.download(&to).expect("it ran"), expected);
+    assert!(<Cuda<Emulated> as Backend>::narrow(there.view(), 1, 3..5).is_err());
+}
+
 /// What was the host's alone: the element type as a value, and the gradient of a merge.
 #[test]
 fn a_gpu_takes_what_the_host_takes() {

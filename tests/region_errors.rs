@@ -1,15 +1,10 @@
 //! Wrong regions: each rule is broken once through the public API, and the error has the variant, the values and the name of the
-//! argument. A GPU, which knows wholes only, says so.
+//! argument.
 
-use natten::cuda::{
-    Cuda, CudaError, Device, Rejection, RejectionReason, Rejections, predict_backward, predict_forward,
-};
 use natten::region::RegionError;
 use natten::{
-    AxisParams, DynParams, Element, Error, Inputs, KernelSizePolicy, Layout, Params, Problem, ProblemError,
-    Region, Role, Saved, Tensor, bf16, f16, na1d, na1d_backward, na1d_into, na1d_with_lse, na2d,
+    AxisParams, DynParams, Error, KernelSizePolicy, Params, ProblemError, Region, Role, Tensor, na1d, na2d,
 };
-use natten_emulator::Emulated;
 
 fn zeros(shape: &[usize]) -> Tensor<f32> {
     Tensor::zeros(shape).expect("small")
@@ -131,57 +126,4 @@ fn axes_that_there_are_not() {
         other => panic!("expected {rule:?}, got {other:?}"),
     }
     assert_eq!(dynamic.axis(3, 10), Err(ProblemError::NoSuchAxis { axis: 3, rank: 1 }));
-}
-
-/// Every kernel refuses by the same reason, whatever is asked of it, and a whole given as a region is none.
-#[test]
-fn a_gpu_refuses_regions() {
-    refuses::<f32>();
-    refuses::<f16>();
-    refuses::<bf16>();
-    let gpu = Cuda::new(Emulated::new(8, 0));
-    let key = gpu.upload(&zeros(&[1, 5, 1, 8]).view()).expect("an emulated GPU has memory");
-    na1d_with_lse(&key, &key, &key, &Params::new([3]).region(0, Region::of(5))).expect("the whole");
-}
-
-fn refuses<E: Element>() {
-    for capability in [(6, 1), (8, 0), (9, 0)] {
-        let gpu = Cuda::new(Emulated::new(capability.0, capability.1));
-        let of = |tokens: usize| Tensor::<E>::zeros(&[1, tokens, 1, 8]).expect("small");
-        let [query, key] =
-            [3, 5].map(|tokens| gpu.upload(&of(tokens).view()).expect("an emulated GPU has memory"));
-        let params = region(10, [2, 5], [1, 6]);
-        refused(na1d(&query, &key, &key, &params).expect_err("a region"));
-        refused(na1d_with_lse(&query, &key, &key, &params).map(drop).expect_err("a region"));
-        let mut out = gpu.upload(&of(3).view()).expect("an emulated GPU has memory");
-        refused(na1d_into(&query, &key, &key, &params, &mut out).expect_err("a region"));
-        let lse = gpu.upload(&zeros(&[1, 3, 1]).view()).expect("an emulated GPU has memory");
-        let saved = Saved { out: &query, lse: &lse, d_out: &query, d_lse: None };
-        refused(na1d_backward(&query, &key, &key, &params, &saved).map(drop).expect_err("a region"));
-        // What tells of a call without making it.
-        let [queries, keys] = [3, 5].map(|tokens| Layout::contiguous(&[1, tokens, 1, 8]).expect("small"));
-        let inputs = Inputs::new(queries, keys, keys);
-        let problem = Problem::new(&params.to_dyn(), &inputs, E::ELEMENT_TYPE).expect("a part of a whole");
-        let properties = gpu.device().properties();
-        only_for_the_region(&predict_forward(&problem, properties).expect_err("a region"));
-        only_for_the_region(&predict_backward(&problem, properties).expect_err("a region"));
-    }
-}
-
-/// The error of a call, which names the axis and who would serve.
-fn refused(error: Error) {
-    let Error::Backend { backend, source } = error else { panic!("no backend's error: {error}") };
-    assert_eq!(backend, "cuda");
-    let Some(CudaError::Unsupported(rejections)) = source.downcast_ref::<CudaError>() else {
-        panic!("another error: {source}");
-    };
-    only_for_the_region(rejections);
-    let words = "takes whole axes only, the call holds a region of axis 0; the CPU would serve";
-    assert!(source.to_string().contains(words), "{source}");
-}
-
-fn only_for_the_region(rejections: &Rejections) {
-    let reason = RejectionReason::Region { axis: 0 };
-    assert!(!rejections.0.is_empty(), "nothing was asked");
-    assert!(rejections.0.iter().all(|Rejection { reason: found, .. }| *found == reason), "{rejections}");
 }

@@ -1,25 +1,12 @@
-//! Parts of a whole on the reference and on each path of the CPU, at cuts and windows of any kind; splits over ranks.
+//! Parts of a whole: splits over ranks, windows of any kind, and what the suite of regions relies on.
 
 use natten::cpu::{Cpu, Isa};
 use natten::region::Split;
 use natten::{ElementType, Inputs, Region, Tensor, na2d};
 use natten_tests::subject::cpu;
-use natten_tests::suites::Scope;
 use natten_tests::suites::regions::{expect_whole, tiled};
-use natten_tests::{Reference, Rng, Spec, Subject, assert_close, mount};
+use natten_tests::{Reference, Rng, Spec, Subject, assert_close};
 use proptest::prelude::*;
-
-mount! {
-    regions on
-    reference: [Reference], Scope::reference();
-    scalar: cpu(Isa::Scalar), Scope::host();
-    avx2: cpu(Isa::Avx2), Scope::host();
-    avx512: cpu(Isa::Avx512), Scope::host();
-    avx512_bf16: cpu(Isa::Avx512Bf16), Scope::host();
-    amx: cpu(Isa::Amx), Scope::of_bf16();
-    amx_model: cpu(Isa::AmxModel), Scope::of_bf16();
-    neon: cpu(Isa::Neon), Scope::host();
-}
 
 /// The same bits between tiles would be no promise, were there no two tiles.
 #[test]

@@ -109,8 +109,8 @@ NATTEN_DEVICE void backward_query(const BackwardParams& p) {
 #pragma unroll
   for (int item = 0; item < ITEMS; ++item) {
     const int held = Owned::item_at(lane, item);
-    const void* query = (const char*)p.query + block.item_row(geometry, plan, p.query_strides, held) * T::BYTES;
-    const void* d_out = (const char*)p.d_out + block.item_row(geometry, plan, p.d_out_strides, held) * T::BYTES;
+    const void* query = (const char*)p.query + block.item_row<QUERY_ITEMS>(geometry, plan, p.query_strides, held) * T::BYTES;
+    const void* d_out = (const char*)p.d_out + block.item_row<QUERY_ITEMS>(geometry, plan, p.d_out_strides, held) * T::BYTES;
     load_row<T, LANES, ELEMS, ALIGNED>(body.query[item], query, geometry.head_dim, lane);
     load_row<T, LANES, ELEMS, ALIGNED>(body.d_out[item], d_out, geometry.head_dim_v, lane);
 #pragma unroll
@@ -122,13 +122,13 @@ NATTEN_DEVICE void backward_query(const BackwardParams& p) {
 #pragma unroll
   for (int slot = 0; slot < Owned::OWNED; ++slot) {
     const int item = Lanes<LANES, ITEMS>::first_item(lane) + Owned::item_slot(slot);
-    const float* pair = p.statistics + 2 * block.item_row(geometry, plan, p.statistics_strides, item);
+    const float* pair = p.statistics + 2 * block.item_row<QUERY_ITEMS>(geometry, plan, p.statistics_strides, item);
     arch::load_pair(body.lse_log2[slot], body.delta[slot], pair);
   }
 
   Paths<2> keys;
-  keys.set(0, p.key, block.seen_row(geometry, p.key_strides, head_kv), p.key_strides, T::BYTES, lane);
-  keys.set(1, p.value, block.seen_row(geometry, p.value_strides, head_kv), p.value_strides, T::BYTES, lane);
+  keys.set(0, p.key, block.seen_row<QUERY_ITEMS>(geometry, p.key_strides, head_kv), p.key_strides, T::BYTES, lane);
+  keys.set(1, p.value, block.seen_row<QUERY_ITEMS>(geometry, p.value_strides, head_kv), p.value_strides, T::BYTES, lane);
   AlwaysSeen<2> always;
   always.count = geometry.additional_keys;
   always.set(0, p.additional_key, p.additional_key_strides, block.batch, head_kv, T::BYTES);
@@ -144,7 +144,7 @@ NATTEN_DEVICE void backward_query(const BackwardParams& p) {
   for (int item = 0; item < ITEMS; ++item) {
     const int held = Owned::item_at(block.lane, item);
     if (!block.exists(plan, held)) continue;
-    store_row<T, LANES, ALIGNED>((char*)p.d_query + block.item_row(geometry, plan, p.d_query_strides, held) * T::BYTES,
+    store_row<T, LANES, ALIGNED>((char*)p.d_query + block.item_row<QUERY_ITEMS>(geometry, plan, p.d_query_strides, held) * T::BYTES,
                                  body.d_query[item], geometry.scale, geometry.head_dim, lane);
   }
 }
@@ -329,8 +329,8 @@ NATTEN_DEVICE void backward_key(const BackwardParams& p) {
 #pragma unroll
   for (int item = 0; item < ITEMS; ++item) {
     const int held = Owned::item_at(lane, item);
-    const char* key = (const char*)p.key + block.item_row(geometry, plan, p.key_strides, held) * T::BYTES;
-    const char* value = (const char*)p.value + block.item_row(geometry, plan, p.value_strides, held) * T::BYTES;
+    const char* key = (const char*)p.key + block.item_row<KEY_ITEMS>(geometry, plan, p.key_strides, held) * T::BYTES;
+    const char* value = (const char*)p.value + block.item_row<KEY_ITEMS>(geometry, plan, p.value_strides, held) * T::BYTES;
     body.take(item, key, value, scale);
   }
 
@@ -347,9 +347,9 @@ NATTEN_DEVICE void backward_key(const BackwardParams& p) {
   for (int shared = 0; shared < heads_per_kv; ++shared) {
     const int head = block.head * heads_per_kv + shared;
     Paths<3> queries;
-    queries.set(0, p.query, block.seen_row(geometry, p.query_strides, head), p.query_strides, T::BYTES, lane);
-    queries.set(1, p.d_out, block.seen_row(geometry, p.d_out_strides, head), p.d_out_strides, T::BYTES, lane);
-    queries.set(2, p.statistics, block.seen_row(geometry, p.statistics_strides, head), p.statistics_strides, 8, 0);
+    queries.set(0, p.query, block.seen_row<KEY_ITEMS>(geometry, p.query_strides, head), p.query_strides, T::BYTES, lane);
+    queries.set(1, p.d_out, block.seen_row<KEY_ITEMS>(geometry, p.d_out_strides, head), p.d_out_strides, T::BYTES, lane);
+    queries.set(2, p.statistics, block.seen_row<KEY_ITEMS>(geometry, p.statistics_strides, head), p.statistics_strides, 8, 0);
     if (fills_lanes<LANES, ELEMS, ALIGNED>(geometry)) walk_ahead<true, TOKENS>(block, geometry, rows, queries, none, body);
     else walk_ahead<false, TOKENS>(block, geometry, rows, queries, none, body);
   }
@@ -362,8 +362,8 @@ NATTEN_DEVICE void backward_key(const BackwardParams& p) {
   for (int item = 0; item < ITEMS; ++item) {
     const int held = Owned::item_at(block.lane, item);
     if (!block.exists(plan, held)) continue;
-    const long long key_row = block.item_row(geometry, plan, p.d_key_strides, held);
-    const long long value_row = block.item_row(geometry, plan, p.d_value_strides, held);
+    const long long key_row = block.item_row<KEY_ITEMS>(geometry, plan, p.d_key_strides, held);
+    const long long value_row = block.item_row<KEY_ITEMS>(geometry, plan, p.d_value_strides, held);
     if (partial) {
       store_partial<T, LANES>((float*)p.d_key + blockIdx.y * p.partial_key_stride + key_row, body.d_key[item],
                               geometry.scale, geometry.head_dim, lane);

@@ -84,7 +84,7 @@ NATTEN_DEVICE void forward(const ForwardParams& p) {
   ForwardBody<T, LANES, ELEMS, ITEMS, ALIGNED> body = {geometry, lane, block.group_lane};
 #pragma unroll
   for (int item = 0; item < ITEMS; ++item) {
-    const void* row = (const char*)p.query + block.item_row(geometry, plan, p.query_strides, item) * T::BYTES;
+    const void* row = (const char*)p.query + block.item_row<QUERY_ITEMS>(geometry, plan, p.query_strides, item) * T::BYTES;
     load_row<T, LANES, ELEMS, ALIGNED>(body.query[item], row, geometry.head_dim, lane);
 #pragma unroll
     for (int e = 0; e < ELEMS; ++e) {
@@ -95,8 +95,8 @@ NATTEN_DEVICE void forward(const ForwardParams& p) {
   body.softmax.clear(scale.of_scores);
 
   Streams<2> keys;
-  keys.set(0, p.key, block.seen_row(geometry, p.key_strides, head_kv), p.key_strides, geometry, T::BYTES);
-  keys.set(1, p.value, block.seen_row(geometry, p.value_strides, head_kv), p.value_strides, geometry, T::BYTES);
+  keys.set(0, p.key, block.seen_row<QUERY_ITEMS>(geometry, p.key_strides, head_kv), p.key_strides, geometry, T::BYTES);
+  keys.set(1, p.value, block.seen_row<QUERY_ITEMS>(geometry, p.value_strides, head_kv), p.value_strides, geometry, T::BYTES);
   AlwaysSeen<2> always;
   always.count = geometry.additional_keys;
   always.set(0, p.additional_key, p.additional_key_strides, block.batch, head_kv, T::BYTES);
@@ -111,7 +111,7 @@ NATTEN_DEVICE void forward(const ForwardParams& p) {
   for (int item = 0; item < ITEMS; ++item) {
     const float factor = Group::broadcast(inverse_sum, item, block.group_lane);
     if (!block.exists(plan, item)) continue;
-    store_row<T, LANES, ALIGNED>((char*)p.out + block.item_row(geometry, plan, p.out_strides, item) * T::BYTES, body.out[item],
+    store_row<T, LANES, ALIGNED>((char*)p.out + block.item_row<QUERY_ITEMS>(geometry, plan, p.out_strides, item) * T::BYTES, body.out[item],
                         factor, geometry.head_dim_v, lane);
   }
   // Lanes that agree in their low bits own the same item: one of them writes.
@@ -119,7 +119,7 @@ NATTEN_DEVICE void forward(const ForwardParams& p) {
 #pragma unroll
   for (int slot = 0; slot < Group::OWNED; ++slot) {
     if (!block.owns[slot]) continue;
-    p.lse[block.item_row(geometry, plan, p.lse_strides, Group::first_item(lane) + slot)] = body.softmax.log_sum_exp(slot);
+    p.lse[block.item_row<QUERY_ITEMS>(geometry, plan, p.lse_strides, Group::first_item(lane) + slot)] = body.softmax.log_sum_exp(slot);
   }
 }
 

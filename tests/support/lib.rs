@@ -12,6 +12,7 @@ pub mod place;
 pub mod rng;
 pub mod shards;
 pub mod spec;
+pub mod streams;
 pub mod subject;
 pub mod suites;
 pub mod tolerance;

@@ -111,13 +111,13 @@ pub fn all<S: Subject>(scope: &Scope) -> Vec<Suite<S>> {
         merging::suite(scope),
         golden::suite(scope),
         vast::suite(scope),
+        regions::suite(scope),
         copies::suite(scope),
     ]
 }
 
-/// Mounts every suite but that of regions, which not all backends take, on subjects, a line each: a name, the subjects that
-/// take the checks in turn (none: the machine has no such), and the scope of the problems. Makes a module of that name with one
-/// test a suite.
+/// Mounts every suite on subjects, a line each: a name, the subjects that take the checks in turn (none: the machine has no such),
+/// and the scope of the problems. Makes a module of that name with one test a suite.
 #[macro_export]
 macro_rules! mount {
     ($($name:ident: $subjects:expr, $scope:expr;)*) => {$(
@@ -125,15 +125,7 @@ macro_rules! mount {
             #[allow(unused_imports)]
             use super::*;
 
-            $crate::mount!(@suites $subjects, $scope, oracle semantics properties gradients merging golden copies);
-        }
-    )*};
-    ($suite:ident on $($name:ident: $subjects:expr, $scope:expr;)*) => {$(
-        mod $name {
-            #[allow(unused_imports)]
-            use super::*;
-
-            $crate::mount!(@suites $subjects, $scope, $suite);
+            $crate::mount!(@suites $subjects, $scope, oracle semantics properties gradients merging golden copies regions);
         }
     )*};
     (@suites $subjects:expr, $scope:expr, $($suite:ident)*) => {$(

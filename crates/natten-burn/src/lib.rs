@@ -49,7 +49,9 @@ use burn::Tensor;
 pub use call::Call;
 pub use error::{ConfigError, Error};
 pub use module::{NeighborhoodAttention, NeighborhoodAttentionConfig};
-pub use natten::{AttentionParams, AxisParams, DynParams, KernelSize, KernelSizePolicy, MaskParams, Params};
+pub use natten::{
+    AttentionParams, AxisParams, DynParams, KernelSize, KernelSizePolicy, MaskParams, Params, Region,
+};
 
 macro_rules! entries {
     ($(#[$doc:meta])* $forward:ident, $with_lse:ident, $params:ty, $axes:literal, $lse_axes:literal) => {

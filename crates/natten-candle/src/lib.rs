@@ -44,7 +44,9 @@ mod op;
 mod place;
 
 use candle_core::{Result, Tensor};
-pub use natten::{AttentionParams, AxisParams, DynParams, KernelSize, KernelSizePolicy, MaskParams, Params};
+pub use natten::{
+    AttentionParams, AxisParams, DynParams, KernelSize, KernelSizePolicy, MaskParams, Params, Region,
+};
 
 pub use module::{
     NeighborhoodAttention, NeighborhoodAttention1d, NeighborhoodAttention2d, NeighborhoodAttention3d,

@@ -3,7 +3,7 @@
 mod support;
 
 use candle_core::{DType, Result, Tensor, Var};
-use natten_candle::{Params, na1d, na1d_with_lse};
+use natten_candle::{Params, Region, na1d, na1d_with_lse};
 use support::{Neighborhood, Operands, Sizes, assert_close, axis, loss, neighborhood, random, sizes};
 
 /// The loss of a call without a graph.
@@ -89,6 +89,38 @@ fn a_broadcast_gradient_is_that_of_ones() -> Result<()> {
     for variable in &variables {
         let (found, expected) = (of_part.get(variable), of_whole.get(variable));
         assert_close(found.expect("found"), expected.expect("expected"), 1e-14, "gradient");
+    }
+    Ok(())
+}
+
+/// Queries and keys that are a part of the whole, cut out of its tensors: values, and through them gradients of the whole's operands.
+#[test]
+fn a_part_has_what_the_whole_has_there() -> Result<()> {
+    let window = neighborhood(&[axis(4).stride(2).dilation(2), axis(3).causal()]);
+    let (variables, operands) = Sizes { heads: 4, additional: 2, ..sizes(&[17, 6]) }.variables(DType::F64)?;
+    let part = |tensor: &Tensor, rows: [usize; 2], columns: [usize; 2]| {
+        tensor.narrow(1, rows[0], rows[1] - rows[0])?.narrow(2, columns[0], columns[1] - columns[0])
+    };
+    // Blocks of 4 rows: that of rows 8 to 11 has its windows from row 6 to row 13.
+    let (queries, keys) = ([[9, 12], [2, 6]], [[6, 14], [0, 6]]);
+    let held = Operands {
+        query: part(&operands.query, queries[0], queries[1])?,
+        key: part(&operands.key, keys[0], keys[1])?,
+        value: part(&operands.value, keys[0], keys[1])?,
+        ..operands.clone()
+    };
+    let params = window.params().region(0, Region::of(17).queries(9..12).keys(6..14));
+    let params = params.region(1, Region::of(6).queries(2..6));
+    let (out, lse) = held.call().forward_with_lse(params)?;
+    let (of_whole, lse_of_whole) = operands.call().forward_with_lse(window.params())?;
+    let there = part(&of_whole, queries[0], queries[1])?;
+    assert_close(&out, &there, 1e-13, "output");
+    assert_close(&lse, &part(&lse_of_whole, queries[0], queries[1])?, 1e-6, "log-sum-exp");
+    let (found, expected) = (loss(&out, 7)?.backward()?, loss(&there, 7)?.backward()?);
+    for (i, variable) in variables.iter().enumerate() {
+        let (found, expected) = (found.get(variable), expected.get(variable));
+        // The log-sum-exp that gradients start from is f32.
+        assert_close(found.expect("found"), expected.expect("expected"), 2e-6, &format!("gradient {i}"));
     }
     Ok(())
 }

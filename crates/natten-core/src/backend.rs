@@ -130,6 +130,20 @@ pub trait Backend: Clone {
         index: usize,
     ) -> Result<[Self::ViewMut<'a, E>; 2], TensorError>;
 
+    /// The elements of a range along one axis, to write.
+    ///
+    /// # Errors
+    /// Those of [`Layout::narrowed`].
+    fn narrow_mut<'a, E: InputElement>(
+        view: Self::ViewMut<'a, E>,
+        axis: usize,
+        range: Range<usize>,
+    ) -> Result<Self::ViewMut<'a, E>, TensorError> {
+        let [part, _] = Self::split_mut(view, axis, range.end)?;
+        let [_, part] = Self::split_mut(part, axis, range.start)?;
+        Ok(part)
+    }
+
     /// A view of an owned tensor.
     fn view<E: InputElement>(tensor: &Self::Tensor<E>) -> Self::View<'_, E>;
 

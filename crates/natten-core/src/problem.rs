@@ -1,5 +1,6 @@
 //! The validated description of one call. `Problem::new` is the only way in, and the only validation.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::checks::{Shape, expect, expect_rows, expect_tokens, non_empty};
@@ -284,6 +285,42 @@ impl Problem {
         };
         let axes = if self.has_region { self.axes.map(whole) } else { self.axes };
         Problem { axes, has_region: false, ..self.clone() }
+    }
+
+    /// The same problem with some of its queries and some of its keys along a token axis, both in tokens of the whole. As in
+    /// [`Problem::new`], keys that the queries need are among those keys.
+    ///
+    /// # Errors
+    /// [`ProblemError::NoSuchAxis`]; [`RegionError::Reversed`], [`RegionError::NotHeld`] and [`RegionError::KeyNotHeld`];
+    /// [`RegionError::PlainAttention`].
+    pub fn part(&self, axis: usize, queries: Range<usize>, keys: Range<usize>) -> Result<Self, ProblemError> {
+        let rank = self.rank;
+        if axis >= rank {
+            return Err(ProblemError::NoSuchAxis { axis, rank });
+        }
+        if self.is_plain {
+            return Err(RegionError::PlainAttention.into());
+        }
+        let mut part = self.clone();
+        let of_axis = &mut part.axes[3 - rank + axis];
+        let held = |start: usize, extent: usize| [start, start + extent];
+        for (tensor, Range { start, end }, [from, to]) in [
+            (Role::Query, &queries, held(of_axis.query_start, of_axis.query_extent)),
+            (Role::Key, &keys, held(of_axis.key_start, of_axis.key_extent)),
+        ] {
+            let (start, end) = (*start, *end);
+            if start > end {
+                return Err(RegionError::Reversed { tensor, axis, start, end }.into());
+            }
+            if start < from || end > to {
+                return Err(RegionError::NotHeld { tensor, axis, start, end, from, to }.into());
+            }
+        }
+        (of_axis.query_start, of_axis.query_extent) = (queries.start, queries.len());
+        (of_axis.key_start, of_axis.key_extent) = (keys.start, keys.len());
+        part.has_region = part.axes[3 - rank..].iter().any(|axis| !axis.is_whole());
+        part.expect_keys_held()?;
+        Ok(part)
     }
 
     /// Whether this is a packed batch of sequences.

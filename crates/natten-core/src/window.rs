@@ -171,6 +171,37 @@ impl Axis {
         [query_start, key_start] == [0; 2] && [query_extent, key_extent] == [extent; 2]
     }
 
+    /// The same queries and keys in the shortest whole, of those that begin at a stride block's edge of every residue, in which
+    /// windows are the same: without the tokens that no window of theirs ends at or begins after. An axis of which a call holds
+    /// all stays as it is.
+    ///
+    /// What is planned for a call that moves along an endless axis is the same step after step, and counts from near 0.
+    ///
+    /// ```
+    /// use natten_core::window::Axis;
+    ///
+    /// let far = Axis { kernel_size: 5, query_start: 1000, key_start: 998, ..Axis::whole(1 << 60) };
+    /// let axis = Axis { query_extent: 8, key_extent: 12, ..far }.shortened();
+    /// assert_eq!((axis.extent, axis.query_start, axis.key_start), (12, 2, 0));
+    /// ```
+    pub fn shortened(&self) -> Axis {
+        let (d, s, w) = (self.dilation, self.stride, self.kernel_size);
+        let (ahead, behind) = self.residue(0).reach();
+        let unit = d * s;
+        // So many stride blocks from the beginning on have windows that it stops.
+        let stopped = behind.saturating_sub(ahead).div_ceil(s);
+        let in_front = (self.query_start / unit).saturating_sub(stopped);
+        let room = self.extent.saturating_sub(w.saturating_mul(d)) / unit;
+        let skipped = in_front.min(self.key_start / unit).min(room) * unit;
+        let (query_start, key_start) = (self.query_start - skipped, self.key_start - skipped);
+        let (query_end, key_end) = (query_start + self.query_extent, key_start + self.key_extent);
+        // The last block's window has room before the whole ends.
+        let last_block = query_end.saturating_sub(1) / unit * s;
+        let last_window = ((last_block + ahead).saturating_sub(behind) + w).saturating_mul(d);
+        let extent = last_window.max(query_end).max(key_end).min(self.extent - skipped);
+        Axis { extent, query_start, key_start, ..*self }
+    }
+
     /// Tokens from the first key to the first query: query `x` of the call stands at its key `x + query_offset`, which it need
     /// not hold. 0 but for a part of an axis, and for plain attention that is causal from the end.
     pub fn query_offset(&self) -> isize {

@@ -43,10 +43,15 @@ impl<E: InputElement, D: Device> CudaTensor<E, D> {
         CudaView { address: self.address(), layout: self.layout, device, borrow: PhantomData }
     }
 
-    /// A view of the whole, to write.
-    pub fn view_mut(&mut self) -> CudaViewMut<'_, E> {
+    /// A view of the whole, to write, where others have views too: who takes it orders the work on the device.
+    pub(crate) fn view_shared(&self) -> CudaViewMut<'_, E> {
         let device = self.cuda.device().id();
         CudaViewMut { address: self.address(), layout: self.layout, device, borrow: PhantomData }
+    }
+
+    /// A view of the whole, to write.
+    pub fn view_mut(&mut self) -> CudaViewMut<'_, E> {
+        self.view_shared()
     }
 }
 

@@ -43,6 +43,16 @@ pub enum DeviceError {
         /// What its compiler said.
         log: Box<str>,
     },
+    /// A copy would reach beyond a memory.
+    #[error("a copy of {bytes} bytes at byte {at} of a memory of {length}")]
+    Bounds {
+        /// Where it begins.
+        at: usize,
+        /// How long it is.
+        bytes: usize,
+        /// How long the memory is.
+        length: usize,
+    },
     /// Another device's own failure.
     #[error("{operation}: {source}")]
     Other {
@@ -75,16 +85,6 @@ pub enum CudaError {
         value: u128,
         /// The largest that works.
         limit: u128,
-    },
-    /// Kernels know an axis that a call holds whole, and plain attention, but no part of a whole.
-    #[error("{queries} queries and {keys} keys of an axis of {extent} tokens, kernels take whole axes only")]
-    PartOfAxis {
-        /// Tokens of the whole.
-        extent: usize,
-        /// Those that are queries.
-        queries: usize,
-        /// Those that are keys.
-        keys: usize,
     },
     /// A tensor lives on another device.
     #[error("a tensor lives on device {found}, the call runs on device {expected}")]

@@ -4,6 +4,7 @@
 use std::cell::OnceCell;
 
 use natten_core::plan::{PlanTables, Tiling};
+use natten_core::window::Axis;
 use natten_core::{ElementType, Problem};
 use smallvec::SmallVec;
 
@@ -289,23 +290,8 @@ pub(crate) trait Family: Sync {
     fn issued_over_useful(&self, bid: &Bid, query: &Query<'_>) -> Vec<(&'static Kernel, f64)>;
 }
 
-/// The kernels that know of parts of a whole ([`natten_core::region`]), and whose plans do, by family and operation; all others
-/// refuse them. What learns it is named here, and nowhere else.
-const TAKE_REGIONS: &[(&str, Operation)] = &[];
-
-/// What is against a kernel where the call holds a part of a whole.
-fn region_refused(kernel: &Kernel, query: &Query<'_>) -> Option<RejectionReason> {
-    let problem = query.pass.problem()?;
-    let axis = problem.axes()[3 - problem.rank()..].iter().position(|axis| !axis.is_whole())?;
-    let refuses = problem.has_region() && !TAKE_REGIONS.contains(&(kernel.family, kernel.operation));
-    refuses.then_some(RejectionReason::Region { axis })
-}
-
 /// What the table of kernels has against one.
 pub(crate) fn reason_in_table(kernel: &Kernel, query: &Query<'_>) -> Option<RejectionReason> {
-    if let Some(reason) = region_refused(kernel, query) {
-        return Some(reason);
-    }
     let properties = query.properties;
     let of_problem = query.pass.element_type();
     let of_kernel = kernel.element_type();
@@ -328,8 +314,10 @@ pub(crate) fn reason_in_table(kernel: &Kernel, query: &Query<'_>) -> Option<Reje
 
 /// What is against a kernel that counts tokens in 32 bits.
 pub(crate) fn too_many_tokens(problem: &Problem) -> Option<RejectionReason> {
-    let extents = problem.axes().iter().flat_map(|axis| [axis.query_extent, axis.key_extent]);
-    let found = extents.max().unwrap_or(0);
+    let ends = problem.axes().iter().map(Axis::shortened).flat_map(|axis| {
+        [axis.extent, axis.query_start + axis.query_extent, axis.key_start + axis.key_extent]
+    });
+    let found = ends.max().unwrap_or(0);
     (found > i32::MAX as usize).then_some(RejectionReason::TooManyTokens { found })
 }
 

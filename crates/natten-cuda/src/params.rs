@@ -47,54 +47,55 @@ pub(crate) fn to_i32(what: &'static str, value: usize) -> Result<i32, CudaError>
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Tokens {
+    pub quotient: i32,
+    pub remainder: i32,
+}
+
+impl Tokens {
+    fn new(what: &'static str, tokens: usize, dilation: usize) -> Result<Self, CudaError> {
+        let (tokens, dilation) = (to_i32(what, tokens)?, to_i32("a dilation", dilation)?);
+        Ok(Tokens { quotient: tokens / dilation, remainder: tokens % dilation })
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Axis {
-    pub query_quotient: i32,
-    pub query_remainder: i32,
-    pub key_quotient: i32,
-    pub key_remainder: i32,
+    pub whole: Tokens,
+    pub query_begin: Tokens,
+    pub query_end: Tokens,
+    pub key_begin: Tokens,
+    pub key_end: Tokens,
     pub window: i32,
+    pub reach: i32,
     pub is_causal: i32,
-    pub query_offset: i32,
     pub stride: Divisor,
     pub dilation: Divisor,
 }
 
 impl Axis {
-    /// The header's form of an axis, which has no word for a part of a whole: the axis is held whole, or is one of plain
-    /// attention.
+    /// The header's form of an axis, in the shortest whole that it can be told in.
     ///
     /// # Errors
-    /// [`CudaError::TooLarge`] if a number does not fit, [`CudaError::PartOfAxis`] of a part.
+    /// [`CudaError::TooLarge`] if a number does not fit.
     pub fn new(axis: &natten_core::window::Axis) -> Result<Self, CudaError> {
-        if !axis.is_whole() && !is_plain(axis) {
-            let natten_core::window::Axis { extent, query_extent, key_extent, .. } = *axis;
-            return Err(CudaError::PartOfAxis { extent, queries: query_extent, keys: key_extent });
-        }
-        let dilation = axis.dilation;
+        let axis = axis.shortened();
+        let tokens = |what, tokens| Tokens::new(what, tokens, axis.dilation);
+        let (stride, window) = (to_i32("a stride", axis.stride)?, to_i32("a kernel size", axis.kernel_size)?);
         Ok(Axis {
-            query_quotient: to_i32("a query extent", axis.query_extent)? / to_i32("a dilation", dilation)?,
-            query_remainder: to_i32("a query extent", axis.query_extent % dilation)?,
-            key_quotient: to_i32("a key extent", axis.key_extent)? / to_i32("a dilation", dilation)?,
-            key_remainder: to_i32("a key extent", axis.key_extent % dilation)?,
-            window: to_i32("a kernel size", axis.kernel_size)?,
+            whole: tokens("the extent of an axis", axis.extent)?,
+            query_begin: tokens("the first query", axis.query_start)?,
+            query_end: tokens("a query extent", axis.query_start.saturating_add(axis.query_extent))?,
+            key_begin: tokens("the first key", axis.key_start)?,
+            key_end: tokens("a key extent", axis.key_start.saturating_add(axis.key_extent))?,
+            window,
+            reach: if axis.is_causal { stride - window } else { stride / 2 - window / 2 },
             is_causal: i32::from(axis.is_causal),
-            query_offset: match axis.query_offset() {
-                behind @ ..0 => -to_i32("a query offset", behind.unsigned_abs() / dilation)?,
-                offset => to_i32("a query offset", offset.unsigned_abs() / dilation)?,
-            },
             stride: Divisor::new("a stride", axis.stride)?,
-            dilation: Divisor::new("a dilation", dilation)?,
+            dilation: Divisor::new("a dilation", axis.dilation)?,
         })
     }
-}
-
-/// Whether queries and keys are all there are of plain attention.
-fn is_plain(axis: &natten_core::window::Axis) -> bool {
-    use natten_core::window::Axis;
-    let (queries, keys) = (axis.query_extent, axis.key_extent);
-    *axis == Axis::attention(queries, keys)
-        || *axis == Axis::causal_from_start(queries, keys)
-        || *axis == Axis::causal_from_end(queries, keys)
 }
 
 #[repr(C)]
@@ -475,10 +476,10 @@ mod tests {
                 ));)*
             };
         }
-        sizes!(Divisor Axis Strides ListStrides Decomposition Geometry RowCount ForwardParams BackwardParams);
+        sizes!(Divisor Tokens Axis Strides ListStrides Decomposition Geometry RowCount ForwardParams BackwardParams);
         sizes!(TilePlan TileForwardParams DeltaParams SumParams Branch MergeParams WindowDumpParams);
         sizes!(GradientBranch MergeBackwardParams CopyParams);
-        offsets!(Axis.window Axis.query_offset Axis.stride Axis.dilation Geometry.heads_per_kv Geometry.scale);
+        offsets!(Axis.query_begin Axis.window Axis.is_causal Axis.stride Axis.dilation Geometry.heads_per_kv Geometry.scale);
         offsets!(Decomposition.head_tiles Decomposition.heads RowCount.rows);
         offsets!(ForwardParams.lse ForwardParams.lse_strides ForwardParams.geometry ForwardParams.decomposition);
         offsets!(TilePlan.query_log2 TileForwardParams.geometry TileForwardParams.plan);
@@ -489,29 +490,15 @@ mod tests {
         offsets!(GradientBranch.d_out_strides MergeBackwardParams.count MergeBackwardParams.branch);
     }
 
-    /// A part would be taken for a whole of its own, with other windows.
+    /// A part far from the beginning of a whole that kernels cannot count fits, where the windows it sees do.
     #[test]
-    fn parts_of_an_axis_have_no_form() {
+    fn parts_are_counted_from_near() {
         use natten_core::window::Axis as Whole;
-        for axis in [
-            Whole::whole(9),
-            Whole::attention(9, 4),
-            Whole::attention(4, 9),
-            Whole::attention(4, 0),
-            Whole::causal_from_start(9, 4),
-            Whole::causal_from_end(4, 9),
-        ] {
-            assert!(Axis::new(&axis).is_ok(), "{axis:?}");
-        }
-        let whole = Whole { kernel_size: 3, ..Whole::whole(9) };
-        for part in [
-            Whole { query_extent: 4, ..whole },
-            Whole { key_start: 2, key_extent: 7, ..whole },
-            Whole { query_start: 5, query_extent: 4, is_causal: true, ..whole },
-        ] {
-            let error = Axis::new(&part).unwrap_err();
-            assert!(matches!(error, CudaError::PartOfAxis { extent: 9, .. }), "{error}");
-        }
+        let whole = Whole { kernel_size: 3, stride: 2, dilation: 5, ..Whole::whole(1 << 50) };
+        let part = Whole { query_start: (1 << 40) + 3, query_extent: 40, key_extent: 90, ..whole };
+        let axis = Axis::new(&Whole { key_start: 1 << 40, ..part }).unwrap();
+        assert_eq!((axis.key_begin, axis.query_begin.remainder), (Tokens { quotient: 1, remainder: 1 }, 4));
+        assert!(matches!(Axis::new(&part), Err(CudaError::TooLarge { .. })));
         let far = Whole::causal_from_end(1, 1 << 31);
         assert!(matches!(Axis::new(&far), Err(CudaError::TooLarge { .. })));
     }

@@ -79,11 +79,6 @@ pub enum RejectionReason {
         /// Its tokens.
         found: usize,
     },
-    /// The call holds a part of a whole, and the kernel knows only wholes.
-    Region {
-        /// The first token axis of which it holds a part.
-        axis: usize,
-    },
     /// There are no keys.
     NoKeys,
     /// There are no queries.
@@ -125,7 +120,6 @@ impl RejectionReason {
             RejectionReason::HeadDim { max, .. } => (5, *max),
             RejectionReason::Alignment
             | RejectionReason::Stride { .. }
-            | RejectionReason::Region { .. }
             | RejectionReason::NoKeys
             | RejectionReason::NoQueries
             | RejectionReason::TooManyTokens { .. }
@@ -166,9 +160,6 @@ impl fmt::Display for RejectionReason {
             }
             RejectionReason::TooManyTokens { found } => {
                 write!(f, "takes axes of up to {} tokens, the problem has one of {found}", i32::MAX)
-            }
-            RejectionReason::Region { axis } => {
-                write!(f, "takes whole axes only, the call holds a region of axis {axis}")
             }
             RejectionReason::NoKeys => write!(f, "needs at least one key"),
             RejectionReason::NoQueries => write!(f, "needs at least one query"),
@@ -219,7 +210,6 @@ impl Rejections {
                 "a dense copy of the tensors".to_owned()
             }
             RejectionReason::TooManyTokens { .. } => format!("axes of up to {} tokens", i32::MAX),
-            RejectionReason::Region { .. } => "the CPU".to_owned(),
             RejectionReason::NoKeys | RejectionReason::NoQueries => "another kernel".to_owned(),
             RejectionReason::NotTrusted { .. } => "a call that asks for it by name".to_owned(),
             RejectionReason::WastedScores { .. }
@@ -307,10 +297,6 @@ mod tests {
         assert_eq!(
             sentence(&[RejectionReason::Alignment, RejectionReason::NotAskedFor]),
             "natten_k needs bases, strides and rows in multiples of 16 bytes; a dense copy of the tensors would serve"
-        );
-        assert_eq!(
-            sentence(&[RejectionReason::Region { axis: 1 }]),
-            "natten_k takes whole axes only, the call holds a region of axis 1; the CPU would serve"
         );
         assert_eq!(sentence(&[]), "there is none for such a pass");
     }

@@ -149,7 +149,7 @@ mod tests {
     use natten_core::window::Axis;
 
     use super::*;
-    use crate::classes::{Class, classes};
+    use crate::classes::{Class, Rows, classes};
 
     /// Heads-last and dense.
     fn video(batch: usize, tokens: [usize; 3], heads: usize, head_dim: usize) -> RowView {
@@ -274,9 +274,10 @@ mod tests {
                 let whole = video(batch, [5, 6, 7], heads, head_dim);
                 for view in [whole, heads_first(whole)] {
                     let axis = |a: usize| Axis { dilation: dilation[a], ..Axis::whole(view.tokens[a]) };
-                    for Class { first, residues, .. } in classes(&[axis(0), axis(1), axis(2)]) {
+                    let axes = [axis(0), axis(1), axis(2)];
+                    for Class { first_query, residues, .. } in classes(&axes, Rows::Queries) {
                         let square = Tile { residues, ..tile([1, 8, 16], dilation, 128) };
-                        check(&view.from(first), &square);
+                        check(&view.from(first_query), &square);
                     }
                 }
             }

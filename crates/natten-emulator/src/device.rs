@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use natten_cuda::device::{Device, FunctionCache, PreparedLaunch, Properties, TensorMap, TensorMapSpec};
+use natten_cuda::device::{
+    Device, FunctionCache, LaunchConfig, PreparedLaunch, Properties, TensorMap, TensorMapSpec,
+};
 use natten_cuda::{ComputeCapability, DeviceError};
 
 use crate::asynchronous::tma::{Swizzle, TensorMapDesc};
@@ -249,14 +251,33 @@ impl Device for Emulated {
 
     /// Runs the kernel to its end before it returns; every address is checked, so a wrong one is a fault.
     fn launch(&self, prepared: &PreparedLaunch<'_, Function>) -> Result<(), DeviceError> {
-        let (function, config) = (prepared.function(), prepared.config());
-        let shape = Launch {
-            grid: config.grid,
-            block: config.block,
-            cluster: config.cluster,
-            shared_bytes: config.shared_bytes,
-            args: prepared.params().iter().map(|bytes| bytes.to_vec()).collect(),
-        };
+        let args = prepared.params().iter().map(|bytes| bytes.to_vec()).collect();
+        self.run(prepared.function(), prepared.config(), args)
+    }
+}
+
+impl Emulated {
+    /// Writes to memory from byte `at` on.
+    pub(crate) fn write_at(&self, memory: &GlobalMemory, at: usize, from: &[u8]) -> Result<(), DeviceError> {
+        let address = memory.address + at as u64;
+        self.shared.memory.write(address, from).map_err(failed("copying to the device"))
+    }
+
+    /// Reads memory from byte `at` on.
+    pub(crate) fn read_at(&self, memory: &GlobalMemory, at: usize, to: &mut [u8]) -> Result<(), DeviceError> {
+        let address = memory.address + at as u64;
+        self.shared.memory.read(address, to).map_err(failed("copying from the device"))
+    }
+
+    /// Runs a kernel with these parameters.
+    pub(crate) fn run(
+        &self,
+        function: &Function,
+        config: &LaunchConfig,
+        args: Vec<Vec<u8>>,
+    ) -> Result<(), DeviceError> {
+        let LaunchConfig { grid, block, cluster, shared_bytes, .. } = *config;
+        let shape = Launch { grid, block, cluster, shared_bytes, args };
         let options = *lock(&self.shared.options);
         let selection = lock(&self.shared.selection).clone();
         let ctas = selection.map(|of| of(function.entry, config.grid));

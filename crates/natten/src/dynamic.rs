@@ -194,7 +194,7 @@ impl<B: Backend> AnyViewOn<'_, B> {
         inside!(self, AnyViewOn, view => B::layout(view))
     }
 
-    fn expect<E: InEnum>(&self, tensor: Role) -> Result<B::View<'_, E>, Error> {
+    pub(crate) fn expect<E: InEnum>(&self, tensor: Role) -> Result<B::View<'_, E>, Error> {
         let mismatch = || Error::ElementMismatch { tensor, expected: E::TYPE, found: self.element_type() };
         E::view_in(self).map(|view| B::reborrow(view)).ok_or_else(mismatch)
     }
@@ -256,7 +256,7 @@ impl AnyTensor {
 }
 
 /// Which variant holds an element type.
-trait InEnum: Element {
+pub(crate) trait InEnum: Element {
     fn view_in<'v, 'a, B: Backend>(any: &'v AnyViewOn<'a, B>) -> Option<&'v B::View<'a, Self>>;
     fn view_mut_in<'v, 'a, B: Backend>(
         any: &'v mut AnyViewMutOn<'a, B>,

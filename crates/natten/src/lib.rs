@@ -31,6 +31,7 @@ mod mask;
 mod merge;
 mod operand;
 pub mod sharded;
+pub mod streaming;
 
 pub use call::{Call, OutAndLse};
 pub use mask::{Mask, MaskParams, Packed};

@@ -115,9 +115,8 @@ struct Block {
   template <Items SIDE>
   __device__ __forceinline__ Range range(const Axis& axis, int a, int position) const {
     position = minimum(position, count[a] - 1);
-    const int queries = query_count(axis, residue[a]);
-    const int keys = key_count(axis, residue[a]);
-    return SIDE == QUERY_ITEMS ? window(axis, queries, keys, position) : inverse_window(axis, queries, keys, position);
+    const Residue of = residue_of(axis, residue[a]);
+    return SIDE == QUERY_ITEMS ? window(axis, of, position) : inverse_window(axis, of, position);
   }
 
   // Rows (runs along axis 2) of the warp's longest walk.
@@ -132,23 +131,30 @@ struct Block {
   }
 
   // Offset in elements of an item's row (clamped to the last item) in a tensor on the items' side.
+  template <Items SIDE>
   __device__ __forceinline__ long long item_row(const Geometry& geometry, const Decomposition& plan, const Strides& strides,
                                                 int item) const {
     long long row = batch * strides.batch + head * strides.head;
 #pragma unroll
     for (int a = 0; a < 3; ++a) {
+      const Axis& axis = geometry.axes[a];
+      const int first = SIDE == QUERY_ITEMS ? first_query(axis, residue[a]) : first_key(axis, residue[a]);
       const int position = minimum(base[a] + item_offset(plan, item, a), count[a] - 1);
-      row += (residue[a] + (long long)position * geometry.axes[a].dilation.value) * strides.axis[a];
+      row += token_at(axis, first, position) * strides.axis[a];
     }
     return row;
   }
 
   // Offset in elements of the first token of seen[] in a tensor on the other side.
+  template <Items SIDE>
   __device__ __forceinline__ long long seen_row(const Geometry& geometry, const Strides& strides, int other_head) const {
     long long row = batch * strides.batch + other_head * strides.head;
 #pragma unroll
-    for (int a = 0; a < 3; ++a)
-      row += (residue[a] + (long long)seen[a].start * geometry.axes[a].dilation.value) * strides.axis[a];
+    for (int a = 0; a < 3; ++a) {
+      const Axis& axis = geometry.axes[a];
+      const int first = SIDE == QUERY_ITEMS ? first_key(axis, residue[a]) : first_query(axis, residue[a]);
+      row += token_at(axis, first, seen[a].start) * strides.axis[a];
+    }
     return row;
   }
 };

@@ -10,11 +10,10 @@ namespace natten {
 
 // What the first and the last query of a tile see along an axis: the tile is so many boxes of 2^box_log2 queries, the first
 // of them at position `base`.
-NATTEN_DEVICE void ends_see(const Axis& axis, int residue, int base, int boxes, const int& box_log2, Range& by_first,
+NATTEN_DEVICE void ends_see(const Axis& axis, const Residue& of, int base, int boxes, const int& box_log2, Range& by_first,
                             Range& by_last) {
-  const int queries = query_count(axis, residue), keys = key_count(axis, residue);
-  by_first = window(axis, queries, keys, base);
-  by_last = window(axis, queries, keys, minimum(base + (boxes << box_log2), queries) - 1);
+  by_first = window(axis, of, base);
+  by_last = window(axis, of, minimum(base + (boxes << box_log2), of.queries) - 1);
 }
 
 // The key tiles along one axis, and the box of those without a mask among them.

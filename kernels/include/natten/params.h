@@ -12,17 +12,24 @@ struct Divisor {
   unsigned shift;  // ceil(log2 value) - 1, 0 for value 1
 };
 
-// One token axis. Inside a residue class (token mod dilation) windows are plain intervals.
+// So many tokens of an axis from its beginning on: of each residue `quotient`, and one more of the first `remainder`.
+struct Tokens {
+  int quotient;   // tokens / dilation
+  int remainder;  // tokens % dilation
+};
+
+// One token axis, and the part of it that a call holds. Inside a residue class (token mod dilation) windows are plain intervals.
 struct Axis {
-  int query_quotient;   // query extent / dilation, tokens
-  int query_remainder;  // query extent % dilation: so many residues hold one token more
-  int key_quotient;     // key extent / dilation, tokens
-  int key_remainder;    // key extent % dilation
-  int window;           // kernel_size, tokens
-  int is_causal;        // 0 or 1
-  int query_offset;     // where among the keys the first query of a causal axis stands, in positions of a residue
-  Divisor stride;       // window stride, tokens
-  Divisor dilation;     // tokens
+  Tokens whole;        // all of its tokens
+  Tokens query_begin;  // those before the first query,
+  Tokens query_end;    // and up to the last one
+  Tokens key_begin;
+  Tokens key_end;
+  int window;       // kernel_size, tokens
+  int reach;        // where the window of a stride block begins, from the block's beginning on: stride / 2 - window / 2, causal: stride - window
+  int is_causal;    // 0 or 1
+  Divisor stride;   // window stride, tokens
+  Divisor dilation; // tokens
 };
 
 // Strides in elements of a tensor [batch, X, Y, Z, heads, head_dim] whose last axis is contiguous.
@@ -229,46 +236,47 @@ struct MergeBackwardParams {
 
 // Dumps the window formula so that a test can hold it against the host's.
 struct WindowDumpParams {
-  int* ranges;  // [extent][4]: window start, window end, inverse start, inverse end, in positions of the residue
+  int* ranges;  // [extent][4]: window start, window end, inverse start, inverse end, in positions of the residue from the first held
   Axis axis;
-  int extent;   // tokens, of queries or keys, whichever are more; ranges of what is not there are empty
+  int extent;   // tokens of the whole; ranges of what is not held are empty
 };
 
 // offsetof without a header: the front end's own spelling of it.
 #define NATTEN_OFFSET(type, field, offset) \
   static_assert(__INTADDR__(&((type*)0)->field) == (offset), "params.rs mirrors " #type "::" #field)
 
-static_assert(sizeof(Divisor) == 12 && sizeof(Axis) == 52 && sizeof(Strides) == 40 && sizeof(ListStrides) == 24, "");
-static_assert(sizeof(Decomposition) == 80 && sizeof(Geometry) == 188 && sizeof(RowCount) == 56, "");
-static_assert(sizeof(ForwardParams) == 576 && sizeof(BackwardParams) == 736, "");
-static_assert(sizeof(TilePlan) == 72 && sizeof(TileForwardParams) == 568, "");
+static_assert(sizeof(Divisor) == 12 && sizeof(Tokens) == 8 && sizeof(Axis) == 76 && sizeof(Strides) == 40 && sizeof(ListStrides) == 24, "");
+static_assert(sizeof(Decomposition) == 80 && sizeof(Geometry) == 260 && sizeof(RowCount) == 56, "");
+static_assert(sizeof(ForwardParams) == 648 && sizeof(BackwardParams) == 808, "");
+static_assert(sizeof(TilePlan) == 72 && sizeof(TileForwardParams) == 640, "");
 static_assert(sizeof(DeltaParams) == 296 && sizeof(SumParams) == 168, "");
-static_assert(sizeof(Branch) == 96 && sizeof(MergeParams) == 1312 && sizeof(WindowDumpParams) == 64, "");
+static_assert(sizeof(Branch) == 96 && sizeof(MergeParams) == 1312 && sizeof(WindowDumpParams) == 88, "");
 static_assert(sizeof(CopyParams) == 160, "");
 static_assert(sizeof(GradientBranch) == 192 && sizeof(MergeBackwardParams) == 2464, "");
-NATTEN_OFFSET(Axis, window, 16);
-NATTEN_OFFSET(Axis, query_offset, 24);
-NATTEN_OFFSET(Axis, stride, 28);
-NATTEN_OFFSET(Axis, dilation, 40);
-NATTEN_OFFSET(Geometry, heads_per_kv, 156);
-NATTEN_OFFSET(Geometry, scale, 180);
+NATTEN_OFFSET(Axis, query_begin, 8);
+NATTEN_OFFSET(Axis, window, 40);
+NATTEN_OFFSET(Axis, is_causal, 48);
+NATTEN_OFFSET(Axis, stride, 52);
+NATTEN_OFFSET(Axis, dilation, 64);
+NATTEN_OFFSET(Geometry, heads_per_kv, 228);
+NATTEN_OFFSET(Geometry, scale, 252);
 NATTEN_OFFSET(Decomposition, head_tiles, 36);
 NATTEN_OFFSET(Decomposition, heads, 76);
 NATTEN_OFFSET(RowCount, rows, 48);
 NATTEN_OFFSET(ForwardParams, lse, 48);
 NATTEN_OFFSET(ForwardParams, lse_strides, 216);
 NATTEN_OFFSET(ForwardParams, geometry, 304);
-NATTEN_OFFSET(ForwardParams, decomposition, 492);
+NATTEN_OFFSET(ForwardParams, decomposition, 564);
 NATTEN_OFFSET(TilePlan, query_log2, 48);
 NATTEN_OFFSET(TileForwardParams, geometry, 304);
-NATTEN_OFFSET(TileForwardParams, plan, 492);
+NATTEN_OFFSET(TileForwardParams, plan, 564);
 NATTEN_OFFSET(BackwardParams, statistics, 48);
 NATTEN_OFFSET(BackwardParams, query_strides, 80);
 NATTEN_OFFSET(BackwardParams, additional_key_strides, 400);
 NATTEN_OFFSET(BackwardParams, partial_key_stride, 448);
 NATTEN_OFFSET(BackwardParams, geometry, 464);
-NATTEN_OFFSET(BackwardParams, decomposition, 652);
-NATTEN_OFFSET(BackwardParams, rows_per_split, 732);
+NATTEN_OFFSET(BackwardParams, decomposition, 724);
+NATTEN_OFFSET(BackwardParams, rows_per_split, 804);
 NATTEN_OFFSET(DeltaParams, count, 240);
 NATTEN_OFFSET(SumParams, count, 104);
 NATTEN_OFFSET(SumParams, splits, 160);
@@ -278,6 +286,6 @@ NATTEN_OFFSET(MergeParams, branch, 160);
 NATTEN_OFFSET(GradientBranch, d_out_strides, 112);
 NATTEN_OFFSET(MergeBackwardParams, count, 96);
 NATTEN_OFFSET(MergeBackwardParams, branch, 160);
-NATTEN_OFFSET(WindowDumpParams, extent, 60);
+NATTEN_OFFSET(WindowDumpParams, extent, 84);
 
 }  // namespace natten

@@ -31,14 +31,14 @@ struct BackwardTileParams {
   int padding;
 };
 
-static_assert(sizeof(BackwardTileParams) == 688, "");
+static_assert(sizeof(BackwardTileParams) == 760, "");
 NATTEN_OFFSET(BackwardTileParams, d_row, 48);
 NATTEN_OFFSET(BackwardTileParams, statistics, 64);
 NATTEN_OFFSET(BackwardTileParams, statistics_strides, 312);
 NATTEN_OFFSET(BackwardTileParams, partial_strides, 400);
 NATTEN_OFFSET(BackwardTileParams, geometry, 416);
-NATTEN_OFFSET(BackwardTileParams, tiles, 604);
-NATTEN_OFFSET(BackwardTileParams, column_log2, 664);
-NATTEN_OFFSET(BackwardTileParams, splits, 676);
+NATTEN_OFFSET(BackwardTileParams, tiles, 676);
+NATTEN_OFFSET(BackwardTileParams, column_log2, 736);
+NATTEN_OFFSET(BackwardTileParams, splits, 748);
 
 }  // namespace natten

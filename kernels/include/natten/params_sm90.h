@@ -62,14 +62,14 @@ struct ForwardParamsSm90 {
   float least_weight;
 };
 
-static_assert(sizeof(MapSteps) == 20 && sizeof(ForwardParamsSm90) == 1536, "");
+static_assert(sizeof(MapSteps) == 20 && sizeof(ForwardParamsSm90) == 1600, "");
 NATTEN_OFFSET(ForwardParamsSm90, out, 768);
 NATTEN_OFFSET(ForwardParamsSm90, geometry, 864);
-NATTEN_OFFSET(ForwardParamsSm90, tiles, 1052);
-NATTEN_OFFSET(ForwardParamsSm90, residues, 1088);
-NATTEN_OFFSET(ForwardParamsSm90, order, 1124);
-NATTEN_OFFSET(ForwardParamsSm90, items, 1304);
-NATTEN_OFFSET(ForwardParamsSm90, query_steps, 1360);
-NATTEN_OFFSET(ForwardParamsSm90, most_weight, 1484);
+NATTEN_OFFSET(ForwardParamsSm90, tiles, 1124);
+NATTEN_OFFSET(ForwardParamsSm90, residues, 1160);
+NATTEN_OFFSET(ForwardParamsSm90, order, 1196);
+NATTEN_OFFSET(ForwardParamsSm90, items, 1376);
+NATTEN_OFFSET(ForwardParamsSm90, query_steps, 1432);
+NATTEN_OFFSET(ForwardParamsSm90, most_weight, 1556);
 
 }  // namespace natten

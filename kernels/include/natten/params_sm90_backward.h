@@ -32,14 +32,14 @@ struct BackwardParamsSm90 {
   MapSteps row_steps[2];
   MapSteps column_steps[2];
   MapSteps additional_steps[2];
-  int padding[15];
+  int padding[13];
 };
 
-static_assert(sizeof(BackwardParamsSm90) == 1600, "");
+static_assert(sizeof(BackwardParamsSm90) == 1664, "");
 NATTEN_OFFSET(BackwardParamsSm90, d_row, 768);
 NATTEN_OFFSET(BackwardParamsSm90, geometry, 928);
-NATTEN_OFFSET(BackwardParamsSm90, tiles, 1116);
-NATTEN_OFFSET(BackwardParamsSm90, items, 1380);
-NATTEN_OFFSET(BackwardParamsSm90, row_steps, 1420);
+NATTEN_OFFSET(BackwardParamsSm90, tiles, 1188);
+NATTEN_OFFSET(BackwardParamsSm90, items, 1452);
+NATTEN_OFFSET(BackwardParamsSm90, row_steps, 1492);
 
 }  // namespace natten

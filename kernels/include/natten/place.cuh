@@ -84,9 +84,9 @@ struct AnyBox {
   }
 };
 
-// The token at a position of a residue.
-NATTEN_DEVICE long long token_at(const Axis& axis, int residue, long long position) {
-  return residue + position * (int)axis.dilation.value;
+// The token at a position of a residue that begins at `first`.
+NATTEN_DEVICE long long token_at(const Axis& axis, int first, long long position) {
+  return first + position * (int)axis.dilation.value;
 }
 
 }  // namespace natten

@@ -6,6 +6,7 @@ mod driver;
 mod load;
 mod maps;
 mod once;
+mod out_of_core;
 mod problems;
 mod record;
 mod suite;
@@ -41,6 +42,8 @@ usage: natten-gpu-kit COMMAND [ARGUMENT...]
   once PROBLEM [OPTION=VALUE...]
                              runs a problem of problems.json once, for a profiler; options: head_dim=N type=bf16
                              capability=9.0 backward=1
+  out-of-core OUT PROBLEM    times a bf16 problem from host memory and back, beside the same in memory and the bus
+                             (OUT/out_of_core.json); options: head_dim=N shares=4,8 (buffers of a 4th, an 8th of all)
   truth OUT                  records what the hardware does (OUT/truth.bin, OUT/truth.json)
   truth-merge OLD NEW INTO   one record of two: NEW's outputs, OLD's where NEW has none (no GPU needed)
   truth-ptx FOLDER           writes the truth kernels' PTX, for an assembler (no GPU needed)
@@ -59,7 +62,7 @@ fn main() -> ExitCode {
     let known = match command.as_str() {
         "device" => places.is_empty(),
         "load" => !places.is_empty(),
-        "suite" | "truth-child" => places.len() == 2,
+        "suite" | "truth-child" | "out-of-core" => places.len() == 2,
         "bench" | "once" | "truth" | "truth-ptx" => places.len() == 1,
         "truth-merge" => places.len() == 3,
         _ => false,
@@ -171,6 +174,13 @@ fn run(gpu: &Gpu, command: &str, places: &[PathBuf], options: &Options) -> std::
             };
             let launches = once::once(gpu, &driver()?, &target).map_err(|failure| failed(&failure))?;
             println!("{:?}", launches.keys().collect::<Vec<_>>());
+            Ok(true)
+        }
+        "out-of-core" => {
+            let (problem, head_dim) = (places[1].to_string_lossy(), options.number("head_dim", 64) as usize);
+            let shares = options.list("shares", |text| text.parse().ok()).unwrap_or_else(|| vec![4, 8]);
+            let report = out_of_core::run(&driver()?, &problem, head_dim, &shares);
+            write(&places[0], "out_of_core.json", &report.map_err(std::io::Error::other)?)?;
             Ok(true)
         }
         "truth-child" => {

@@ -25,6 +25,10 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
         let given = (&given, Arrangements::apart(given.place));
         in_type!(given.0.element_type, E => each_pass::<E, S>(&mut suite.checks, passes, "regions", given, once));
     }
+    for given in scope.every(&paths()) {
+        let given = (&given, Arrangements::apart(given.place));
+        in_type!(given.0.element_type, E => each_pass::<E, S>(&mut suite.checks, passes, "paths", given, once));
+    }
     if scope.forward && scope.backward {
         suite.each(scope, "any parts make up the whole", &wholes(), any_parts::<S>);
         suite.each(scope, "parts between tiles have the whole's bits", &tiled(), parts_between_tiles::<S>);
@@ -66,6 +70,26 @@ pub fn tiled() -> Vec<Spec> {
         Spec::na(&[90, 64], &[6, 6]).stride(&[2, 3]).heads(2, 1).additional(9),
         Spec::na(&[40, 24, 20], &[3, 5, 3]),
         Spec::na(&[60, 18, 20], &[5, 3, 4]).dilation(&[2, 1, 2]).causal(&[true, false, false]),
+    ]
+}
+
+/// Parts of several tiles, which every kernel gets: what is at the border of the whole and what is not, residues that begin and end
+/// apart, and some that have keys and no query.
+fn paths() -> Vec<Spec> {
+    let mut rng = Rng::new(74);
+    let mut part = |whole: Spec, queries: &[[usize; 2]]| {
+        let queries: Vec<_> = queries.iter().map(|&[start, end]| start..end).collect();
+        part(&whole, &queries, &mut rng).0
+    };
+    vec![
+        part(Spec::na(&[400], &[9]).dilation(&[2]), &[[37, 331]]),
+        part(Spec::na(&[400], &[40]).stride(&[3]).causal(&[true]).heads(4, 2), &[[190, 391]]),
+        part(Spec::na(&[40, 50], &[5, 8]).stride(&[2, 3]).heads(2, 1).additional(3), &[[11, 37], [20, 50]]),
+        part(Spec::na(&[9, 20, 22], &[3, 5, 4]).dilation(&[2, 1, 3]), &[[3, 9], [0, 13], [7, 16]]),
+        part(Spec::na(&[70, 4], &[6, 3]).dilation(&[7, 1]).batch(2), &[[15, 19], [1, 2]]),
+        // Keys beyond those needed, on either side and in tiles of their own; no query at all.
+        Spec::na(&[900], &[7]).dilation(&[2]).region(0, 431..437, 0..900),
+        Spec::na(&[300], &[5]).heads(2, 1).region(0, 150..150, 100..290),
     ]
 }
 

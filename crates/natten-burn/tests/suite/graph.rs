@@ -1,7 +1,7 @@
 //! The operator's place in burn's graph of gradients.
 
 use burn::tensor::{DType, Device, Tensor};
-use natten_burn::{Call, Params, na1d, na1d_with_lse};
+use natten_burn::{Call, Params, Region, na1d, na1d_with_lse};
 
 use crate::support::{assert_close, listed, random};
 
@@ -38,6 +38,33 @@ fn what_is_not_tracked_is_a_constant() {
                 assert!(i == which || gradient.is_none(), "{i} was not tracked");
             }
         }
+    }
+}
+
+/// Queries and keys that are a part of the whole, cut out of its tensors: values, and through them gradients of the whole's operands.
+#[test]
+fn a_part_has_what_the_whole_has_there() {
+    let device = Device::flex().autodiff();
+    let tensors = operands(&device).map(Tensor::require_grad);
+    let results = |region: Option<Region>| {
+        let params = region.map_or(params(), |region| params().region(0, region));
+        let [query, key, value] = tensors.clone();
+        let [query, key, value] = match region {
+            Some(_) => [query.narrow(1, 6, 3), key.narrow(1, 1, 10), value.narrow(1, 1, 10)],
+            None => [query, key, value],
+        };
+        let (out, lse) = na1d_with_lse(query, key, value, &params).unwrap();
+        let (out, lse) = if region.is_some() { (out, lse) } else { (out.narrow(1, 6, 3), lse.narrow(1, 6, 3)) };
+        let gradients = (out.clone() * out.clone()).sum().backward();
+        (out, lse, tensors.each_ref().map(|tensor| tensor.grad(&gradients).unwrap()))
+    };
+    let (out, lse, found) = results(Some(Region::of(11).queries(6..9).keys(1..11)));
+    let (of_whole, lse_of_whole, expected) = results(None);
+    assert_close("output", &out, &of_whole, 1e-12);
+    assert_close("log-sum-exp", &lse, &lse_of_whole, 1e-6);
+    for (found, expected) in found.iter().zip(&expected) {
+        // The log-sum-exp that gradients start from is f32.
+        assert_close("gradient", found, expected, 2e-6);
     }
 }
 

@@ -42,6 +42,27 @@ pub enum RegionError {
         /// Tokens of the whole.
         extent: usize,
     },
+    /// A part of a problem has tokens that the problem does not hold.
+    #[error(
+        "axis {axis}: the part {start}..{end} of {tensor} is not within {from}..{to}, which the problem holds"
+    )]
+    NotHeld {
+        /// The tensor whose tokens it says.
+        tensor: Role,
+        /// The token axis.
+        axis: usize,
+        /// Its first token.
+        start: usize,
+        /// Where it ends.
+        end: usize,
+        /// The first token that the problem holds.
+        from: usize,
+        /// Where these end.
+        to: usize,
+    },
+    /// Plain attention has no windows whose whole a part could be of.
+    #[error("plain attention has no parts, only neighborhood attention has")]
+    PlainAttention,
     /// A tensor has not as many tokens as its region.
     #[error("{tensor}: token axis {axis} has extent {found}, its region {start}..{end} has {}", end - start)]
     Extent {

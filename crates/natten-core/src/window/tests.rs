@@ -1,6 +1,6 @@
 //! Windows, inverses and residues of all small axes against an independent statement of the mask.
 
-use super::small::{axes, pairs_of_ranges, part};
+use super::small::{axes, pairs_of_ranges, part, ranges};
 use super::*;
 
 /// An independent statement of the mask: of the `w` consecutive members of the query's residue, those whose
@@ -51,6 +51,39 @@ fn parts_see_what_the_whole_sees() {
         }
     }
     assert!(checked > 2_000_000, "only {checked} pairs were checked");
+}
+
+/// A part sees the same in the shortened whole, which is no longer than the keys and the queries make it.
+#[test]
+fn shortened_axes_see_the_same() {
+    let mut shorter = 0usize;
+    for axis in (1..=13).flat_map(axes) {
+        assert_eq!(axis.shortened(), axis);
+        for queries in ranges(axis.extent) {
+            let needed = crate::region::keys_needed(&axis, queries.clone());
+            for keys in [needed, 0..axis.extent] {
+                let part = part(&axis, &queries, &keys);
+                let short = part.shortened();
+                assert_eq!(short.shortened(), short, "{part:?}");
+                assert_eq!([short.query_extent, short.key_extent], [part.query_extent, part.key_extent]);
+                shorter += usize::from(short != part);
+                for (residue, of_short) in (0..axis.dilation).map(|g| (part.residue(g), short.residue(g))) {
+                    let lens = |of: &Residue| [of.query_len, of.key_len];
+                    assert_eq!(lens(&residue), lens(&of_short), "{part:?}");
+                    for i in 0..residue.query_len {
+                        assert_eq!(residue.window(i), of_short.window(i), "{part:?} query {i}");
+                    }
+                    for k in 0..residue.key_len {
+                        assert_eq!(residue.inverse_window(k), of_short.inverse_window(k), "{part:?} key {k}");
+                    }
+                }
+            }
+        }
+    }
+    assert!(shorter > 50_000, "only {shorter} were shortened");
+    let far = Axis { query_start: 3 << 50, key_start: 3 << 50, kernel_size: 7, ..Axis::whole(usize::MAX) };
+    let near = Axis { query_extent: 4, key_extent: 9, is_causal: true, ..far }.shortened();
+    assert!(near.extent < 30, "{near:?}");
 }
 
 /// Holds windows and inverses, and where their tokens are, to `sees` of tokens of the whole.

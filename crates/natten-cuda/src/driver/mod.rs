@@ -6,6 +6,7 @@ mod names;
 pub mod nccl;
 mod probe;
 mod timing;
+mod transfer;
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_uint, c_void};
@@ -21,6 +22,7 @@ use probe::Library;
 use smallvec::SmallVec;
 
 pub use timing::Event;
+pub use transfer::Pinned;
 
 /// A CUDA device with the stream that work is ordered on. Clones share the context and its loaded kernels.
 #[derive(Clone)]

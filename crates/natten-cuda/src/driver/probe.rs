@@ -24,6 +24,8 @@ pub(super) struct Library {
     pub elapsed_time: Option<ElapsedTime>,
     context_id: Option<ContextId>,
     pub has_async_alloc: bool,
+    /// Streams and page-locked memory of our own.
+    pub has_transfers: bool,
     /// Keeps the library, and so the functions above, loaded.
     _handle: Handle,
 }
@@ -62,6 +64,10 @@ const NEEDED: &[&str] = &[
     "cuStreamWaitEvent",
 ];
 
+/// What copies beside kernels call.
+const FOR_TRANSFERS: &[&str] =
+    &["cuCtxSynchronize", "cuMemFreeHost", "cuMemHostAlloc", "cuStreamCreate", "cuStreamDestroy_v2"];
+
 #[cfg(windows)]
 const FILES: &[&str] = &["nvcuda.dll"];
 #[cfg(not(windows))]
@@ -79,6 +85,7 @@ impl Library {
             return Err(Absence::Symbol(missing));
         }
         let has_async_alloc = has("cuMemAllocAsync") && has("cuMemFreeAsync");
+        let has_transfers = FOR_TRANSFERS.iter().all(|name| has(name));
         // SAFETY: the types below are the functions' ABI as cuda.h declares it.
         let (launch_extended, encode_tiled, elapsed_time, context_id) = unsafe {
             let launch = handle.get::<LaunchExtended>("cuLaunchKernelEx").ok().map(|symbol| *symbol);
@@ -94,6 +101,7 @@ impl Library {
             elapsed_time,
             context_id,
             has_async_alloc,
+            has_transfers,
             _handle: handle,
         })
     }

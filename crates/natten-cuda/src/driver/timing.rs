@@ -11,7 +11,7 @@ use crate::measure::Timed;
 /// A point in a stream.
 #[derive(Debug)]
 pub struct Event {
-    event: sys::CUevent,
+    pub(super) event: sys::CUevent,
     context: Arc<CudaContext>,
 }
 
@@ -29,6 +29,21 @@ impl Drop for Event {
     }
 }
 
+impl Driver {
+    /// An event with these flags behind all that the stream was given so far.
+    pub(super) fn record_event(&self, flags: u32) -> Result<Event, DeviceError> {
+        self.bind()?;
+        let mut event = std::ptr::null_mut();
+        // SAFETY: the handle lives through the call.
+        check("creating an event", unsafe { sys::cuEventCreate(&mut event, flags) }.result())?;
+        let event = Event { event, context: self.context.home.context.clone() };
+        // SAFETY: event and stream belong to the current context and are alive.
+        let status = unsafe { sys::cuEventRecord(event.event, self.stream.cu_stream()) };
+        check("recording an event", status.result())?;
+        Ok(event)
+    }
+}
+
 impl Timed for Driver {
     type Event = Event;
 
@@ -37,15 +52,7 @@ impl Timed for Driver {
     }
 
     fn record(&self) -> Result<Event, DeviceError> {
-        self.bind()?;
-        let mut event = std::ptr::null_mut();
-        // SAFETY: the handle lives through the call.
-        check("creating an event", unsafe { sys::cuEventCreate(&mut event, 0) }.result())?;
-        let event = Event { event, context: self.context.home.context.clone() };
-        // SAFETY: event and stream belong to the current context and are alive.
-        let status = unsafe { sys::cuEventRecord(event.event, self.stream.cu_stream()) };
-        check("recording an event", status.result())?;
-        Ok(event)
+        self.record_event(0)
     }
 
     fn seconds_between(&self, start: &Event, end: &Event) -> Result<f64, DeviceError> {

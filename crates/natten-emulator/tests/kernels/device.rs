@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use natten_core::region::keys_needed;
 use natten_core::window::Axis;
 use natten_core::{
     Backend, ForwardCall, Inputs, MergeBackwardCall, Output, Params, Partials, Problem, Tensor,
@@ -53,15 +54,41 @@ fn windows_agree() {
         let causal = [Axis::causal_from_start(queries, keys), Axis::causal_from_end(queries, keys)];
         axes.extend([Axis::attention(queries, keys), causal[0], causal[1]]);
     }
+    axes.extend(parts());
     let cuda = emulated();
     axes.iter().for_each(|axis| check_windows(cuda.device(), axis));
+}
+
+/// Parts of axes: all queries of every small axis from each to each other, with the keys that they need, or with all.
+fn parts() -> Vec<Axis> {
+    let mut parts = Vec::new();
+    for extent in [9usize, 14] {
+        for (dilation, kernel_size) in [(1, 3), (1, 4), (2, 3), (2, 4), (4, 2)] {
+            for (stride, is_causal) in (1..=kernel_size).flat_map(|s| [(s, false), (s, true)]) {
+                let whole = Axis { kernel_size, stride, dilation, is_causal, ..Axis::whole(extent) };
+                for (start, end) in
+                    (0..=extent).flat_map(|start| (start..=extent).map(move |end| (start, end)))
+                {
+                    for keys in [keys_needed(&whole, start..end), 0..extent] {
+                        let (query_extent, key_extent) = (end - start, keys.len());
+                        let part = Axis { query_start: start, key_start: keys.start, ..whole };
+                        parts.push(Axis { query_extent, key_extent, ..part });
+                    }
+                }
+            }
+        }
+    }
+    parts
 }
 
 /// One axis as the kernel that writes its windows out sees it.
 fn check_windows(device: &Emulated, axis: &Axis) {
     let kernel = by_name("natten_window_dump").unwrap();
     let function = device.load(&kernel.ptx(), kernel.entry, 0).unwrap();
-    let extent = axis.query_extent.max(axis.key_extent);
+    // Kernels are told of the shortest whole.
+    let axis = &axis.shortened();
+    let ends = [axis.query_start + axis.query_extent, axis.key_start + axis.key_extent];
+    let extent = axis.extent.max(ends[0]).max(ends[1]);
     let memory = device.allocate(16 * extent).unwrap();
     let params = WindowDumpParams {
         ranges: Emulated::address(&memory),
@@ -76,8 +103,9 @@ fn check_windows(device: &Emulated, axis: &Axis) {
     device.read(&memory, bytemuck::cast_slice_mut(&mut ranges)).unwrap();
     for (token, found) in ranges.chunks(4).enumerate() {
         let (residue, position) = (axis.residue(token % axis.dilation), token / axis.dilation);
-        let sees = if position < residue.query_len { residue.window(position) } else { 0..0 };
-        let seen_by = if position < residue.key_len { residue.inverse_window(position) } else { 0..0 };
+        let place = |start: usize, len: usize| position.checked_sub(start).filter(|&at| at < len);
+        let sees = place(residue.query_start, residue.query_len).map_or(0..0, |at| residue.window(at));
+        let seen_by = place(residue.key_start, residue.key_len).map_or(0..0, |at| residue.inverse_window(at));
         let expected = [sees.start, sees.end, seen_by.start, seen_by.end].map(|x| x as i32);
         assert_eq!(found, expected, "{axis:?} token {token}");
     }

@@ -8,6 +8,8 @@ mod device;
 mod hopper_calls;
 mod hopper_references;
 mod mutate;
+mod out_of_core;
+mod streams;
 mod suites;
 mod tile_costs;
 mod tile_plans;

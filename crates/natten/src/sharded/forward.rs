@@ -7,7 +7,7 @@ use natten_core::exchange::Exchange;
 use natten_core::{Backend, Element, Inputs, Layout, Output, Problem, Ranks, Role};
 
 use super::halo::Halos;
-use super::views::{allocate, narrow_mut, reshaped, within};
+use super::views::{allocate, reshaped, within};
 use super::{Sharded, ShardedError, Way};
 use crate::call::{Call, OutAndLse};
 
@@ -108,8 +108,8 @@ impl<X: Ranks> Sharded<X> {
         }
         let (axis, part) = (self.shard.axis + 1, within(queries, self.shard.own.start));
         let inputs = self.inputs_of(call, queries, keys)?;
-        let out = narrow_mut::<B, E>(B::reborrow_mut(&mut output.out), axis, part.clone())?;
-        let lse = output.lse.as_mut().map(|lse| narrow_mut::<B, f32>(B::reborrow_mut(lse), axis, part));
+        let out = B::narrow_mut::<E>(B::reborrow_mut(&mut output.out), axis, part.clone())?;
+        let lse = output.lse.as_mut().map(|lse| B::narrow_mut::<f32>(B::reborrow_mut(lse), axis, part));
         let params = self.shard.params(&self.whole.params, queries, held);
         let part = Call::of_views(call.backend().clone(), inputs);
         Ok(part.forward_into_views(&params, Output { out, lse: lse.transpose()? })?)

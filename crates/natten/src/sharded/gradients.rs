@@ -11,7 +11,7 @@ use natten_core::exchange::{Exchange, Message, Messages};
 use natten_core::{Backend, Element, Gradients, Ranks, Saved};
 
 use super::halo::{Halos, Pair};
-use super::views::{Parcel, Parcels, allocate, failed, narrow_mut, reshaped, within};
+use super::views::{Parcel, Parcels, allocate, failed, reshaped, within};
 use super::{Sharded, ShardedError, Way};
 use crate::call::Call;
 use crate::operand::Operand;
@@ -128,7 +128,7 @@ impl<X: Ranks> Sharded<X> {
         let (axis, part) = (self.shard.axis + 1, within(queries, self.shard.own.start));
         let saved = narrow_saved::<B, E>(saved, axis, &part)?;
         let Gradients { query, key, value, additional } = gradients;
-        let query = narrow_mut::<B, E>(query, axis, part)?;
+        let query = B::narrow_mut::<E>(query, axis, part)?;
         let params = self.shard.params(&self.whole.params, queries, held);
         let part = Call::of_views(call.backend().clone(), self.inputs_of(call, queries, keys)?);
         Ok(part.backward_into_views(&params, &saved, Gradients { query, key, value, additional })?)
@@ -195,7 +195,7 @@ impl<X: Ranks> Sharded<X> {
         let mut add = |pair: &Pair<B::Tensor<E>>, tokens: &Range<usize>, origin: usize| {
             for (to, from) in [&mut gradients.key, &mut gradients.value].into_iter().zip(pair.each()) {
                 let from = B::narrow(B::view(from), axis, within(tokens, origin))?;
-                let to = narrow_mut::<B, E>(B::view_mut(to), axis, within(tokens, shard.own.start))?;
+                let to = B::narrow_mut::<E>(B::view_mut(to), axis, within(tokens, shard.own.start))?;
                 backend.accumulate(from, to).map_err(failed(backend))?;
             }
             Ok::<(), ShardedError>(())

@@ -6,7 +6,7 @@ use natten_core::exchange::{Exchange, Message, Messages};
 use natten_core::{Backend, Element};
 
 use super::shard::{Border, Shard};
-use super::views::{Parcel, allocate, failed, is_outermost, narrow_mut, reshaped, within};
+use super::views::{Parcel, allocate, failed, is_outermost, reshaped, within};
 use super::{Sharded, ShardedError};
 use crate::call::Call;
 
@@ -101,7 +101,7 @@ fn gathered_with_own<B: Backend, E: Element>(
     let mut gathered = allocate::<B, E>(backend, &shape)?;
     let range = shard.own_of(border);
     let from = B::narrow(B::reborrow(own), axis, within(&range, shard.own.start))?;
-    let to = narrow_mut::<B, E>(B::view_mut(&mut gathered), axis, within(&range, border.keys.start))?;
+    let to = B::narrow_mut::<E>(B::view_mut(&mut gathered), axis, within(&range, border.keys.start))?;
     backend.copy(from, to).map_err(failed(backend))?;
     Ok(gathered)
 }
@@ -171,7 +171,7 @@ fn unpack<B: Backend, E: Element>(
             }
             for (_, range) in &border.receives {
                 let from = B::view(staged.next().expect("one for each message"));
-                let to = narrow_mut::<B, E>(B::view_mut(tensor), axis, within(range, border.keys.start))?;
+                let to = B::narrow_mut::<E>(B::view_mut(tensor), axis, within(range, border.keys.start))?;
                 backend.copy(from, to).map_err(failed(backend))?;
             }
         }

@@ -17,7 +17,7 @@ use natten_core::{Inputs, MergeCall};
 use super::gradients::narrow_saved;
 use super::halo::Pair;
 use super::model::sees;
-use super::views::{Parcel, allocate, failed, narrow_mut, reshaped};
+use super::views::{Parcel, allocate, failed, reshaped};
 use super::{Sharded, ShardedError};
 use crate::call::{Call, OutAndLse};
 
@@ -174,8 +174,8 @@ impl<X: Ranks> Sharded<X> {
         let mut lse = allocate::<B, f32>(backend, &problem.lse_shape())?;
         for Chunk { queries, params } in self.chunks(rank) {
             let inputs = self.block_inputs(call, &queries, (rank, [key, value]))?;
-            let out = narrow_mut::<B, E>(B::view_mut(&mut out), axis, queries.clone())?;
-            let lse = narrow_mut::<B, f32>(B::view_mut(&mut lse), axis, queries)?;
+            let out = B::narrow_mut::<E>(B::view_mut(&mut out), axis, queries.clone())?;
+            let lse = B::narrow_mut::<f32>(B::view_mut(&mut lse), axis, queries)?;
             let output: OutputViews<'_, B, E> = Output { out, lse: Some(lse) };
             Call::of_views(backend.clone(), inputs).forward_into_views(&params, output)?;
         }
@@ -280,7 +280,7 @@ impl<X: Ranks> Sharded<X> {
             };
             let additional =
                 additional.as_mut().map(|pair| pair.each_mut().map(|tensor| B::view_mut(tensor)));
-            let query = narrow_mut::<B, E>(B::view_mut(query), axis, queries.clone())?;
+            let query = B::narrow_mut::<E>(B::view_mut(query), axis, queries.clone())?;
             let views = Gradients { query, key: B::view_mut(key), value: B::view_mut(value), additional };
             let part = self.block_inputs(call, &queries, (rank, keys))?;
             Call::of_views(backend.clone(), part).backward_into_views(&params, &saved, views)?;

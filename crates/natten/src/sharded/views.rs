@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use natten_core::{Backend, Element, TensorError};
+use natten_core::{Backend, Element};
 
 use super::ShardedError;
 use crate::call::backend_error;
@@ -10,17 +10,6 @@ use crate::call::backend_error;
 /// A range of tokens of the whole as indices of a tensor that begins at token `origin`.
 pub(super) fn within(range: &Range<usize>, origin: usize) -> Range<usize> {
     range.start - origin..range.end - origin
-}
-
-/// The elements of a range along one axis, to write.
-pub(super) fn narrow_mut<'a, B: Backend, E: Element>(
-    view: B::ViewMut<'a, E>,
-    axis: usize,
-    range: Range<usize>,
-) -> Result<B::ViewMut<'a, E>, TensorError> {
-    let [_, rest] = B::split_mut(view, axis, range.start)?;
-    let [part, _] = B::split_mut(rest, axis, range.len())?;
-    Ok(part)
 }
 
 /// A failure of the backend's own.

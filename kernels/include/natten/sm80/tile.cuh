@@ -40,15 +40,16 @@ struct QueryTile {
 
   // What the query of `row` (clamped into the residue) sees along axis a.
   __device__ __forceinline__ Range sees(const Geometry& geometry, const TilePlan& plan, int row, int a) const {
-    const int queries = query_count(geometry.axes[a], residue[a]);
-    const int position = minimum(base[a] + coordinate(plan.query_log2, row, a), queries - 1);
-    return window(geometry.axes[a], queries, key_count(geometry.axes[a], residue[a]), position);
+    const Residue of = residue_of(geometry.axes[a], residue[a]);
+    const int position = minimum(base[a] + coordinate(plan.query_log2, row, a), of.queries - 1);
+    return window(geometry.axes[a], of, position);
   }
 
   // What the first and the last query see along axis `a`, which need not be known to the compiler.
   __device__ __forceinline__ void ends_see(const Geometry& geometry, const TilePlan& plan, int a, Range& by_first,
                                            Range& by_last) const {
-    natten::ends_see(geometry.axes[a], pick(residue, a), pick(base, a), 1, plan.query_log2[a], by_first, by_last);
+    const Axis& axis = geometry.axes[a];
+    natten::ends_see(axis, residue_of(axis, pick(residue, a)), pick(base, a), 1, plan.query_log2[a], by_first, by_last);
   }
 
   // Offset in elements of the tensor row of `row`.
@@ -57,8 +58,9 @@ struct QueryTile {
     long long at = batch * strides.batch + head * strides.head;
 #pragma unroll
     for (int a = 0; a < 3; ++a) {
+      const Axis& axis = geometry.axes[a];
       const long long position = base[a] + coordinate(plan.query_log2, row, a);
-      at += token_at(geometry.axes[a], residue[a], position) * strides.axis[a];
+      at += token_at(axis, first_query(axis, residue[a]), position) * strides.axis[a];
     }
     return at;
   }

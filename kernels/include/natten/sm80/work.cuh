@@ -61,6 +61,7 @@ NATTEN_DEVICE void describe_axis(const TileForwardParams& p, const Shared<C>& sh
   Range by_first = {0, a == 2 ? p.geometry.additional_keys : 1};
   Range by_last = by_first;
   if (!additional) tile.ends_see(p.geometry, p.plan, a, by_first, by_last);
+  const int first = first_key(p.geometry.axes[a], pick(tile.residue, a));
   s.grid.cut(a, side_log2, by_first, by_last);
   if (masked) s.grid.full_end[a] = s.grid.full_begin[a];
   s.first[a] = additional ? -1 : by_first.start;
@@ -69,7 +70,7 @@ NATTEN_DEVICE void describe_axis(const TileForwardParams& p, const Shared<C>& sh
     const long long stride = (side == 0 ? p.key_strides : p.value_strides).axis[a] * 2;
     const ListStrides& list = side == 0 ? p.additional_key_strides : p.additional_value_strides;
     const long long step = additional ? a == 2 ? list.token * 2 : 0 : stride * (int)p.geometry.axes[a].dilation.value;
-    shared.origins()[a][side] = additional ? 0 : step * by_first.start + stride * pick(tile.residue, a);
+    shared.origins()[a][side] = additional ? 0 : step * by_first.start + stride * first;
     s.token_step[a][side] = step;
     if (a == 2) s.near_step[side] = step << side_log2;
     // A row number's bit for STRIDE rows is one axis' own.

@@ -9,17 +9,18 @@
 namespace natten {
 namespace sm90 {
 
+// All residues of a launch are alike.
 template <bool OF_KEYS>
-NATTEN_DEVICE int row_count(const Axis& axis, int residue) {
-  return OF_KEYS ? key_count(axis, residue) : query_count(axis, residue);
+NATTEN_DEVICE int row_count(const Axis& axis) {
+  return OF_KEYS ? any_residue(axis).keys : any_residue(axis).queries;
 }
 
 // What the row at a position meets along an axis: the keys that a query sees, or the queries that see a key, which may be
 // none.
 template <bool OF_KEYS>
-NATTEN_DEVICE Range meets(const Axis& axis, int residue, int position) {
-  const int queries = query_count(axis, residue), keys = key_count(axis, residue);
-  return OF_KEYS ? inverse_window(axis, queries, keys, position) : window(axis, queries, keys, position);
+NATTEN_DEVICE Range meets(const Axis& axis, int position) {
+  const Residue of = any_residue(axis);
+  return OF_KEYS ? inverse_window(axis, of, position) : window(axis, of, position);
 }
 
 // A row of a warpgroup's box.
@@ -48,10 +49,10 @@ NATTEN_DEVICE RowPlace describe_row(const Axis (&axes)[3], const int (&box_log2)
     const int box = a == side ? row.group << log2 : 0;
     int position = along.base + box + low_bits(row.index, log2);
     row.index >>= log2;
-    const int count = row_count<OF_KEYS>(axis, along.residue);
+    const int count = row_count<OF_KEYS>(axis);
     place.exists &= position < count;
     position = minimum(position, count - 1);
-    const Range met = meets<OF_KEYS>(axis, along.residue, position);
+    const Range met = meets<OF_KEYS>(axis, position);
     note.set_window(a, {met.start * BITS_ENTRY_BYTES, met.end * BITS_ENTRY_BYTES});
     place.token[a] = (int)token_at(axis, along.residue, position);
   }

@@ -9,12 +9,6 @@
 namespace natten {
 namespace sm90 {
 
-// Where the rows of an item begin along an axis.
-struct RowStart {
-  int base;  // position
-  int residue;
-};
-
 // Boxes of queries side by side in a tile along an axis.
 template <int BOXES>
 NATTEN_DEVICE int query_boxes(const ForwardParamsSm90& p, int axis) {
@@ -48,15 +42,15 @@ NATTEN_DEVICE int find_tiles(const Divisor (&tiles)[3], const TileOrder& order, 
 
 // Which tiles along the axis on which boxes stand side by side one of them meets: none, if it has no query or these see no key. Tiles
 // are counted from `first_key` on.
-NATTEN_DEVICE Range meet_tiles(const ForwardParamsSm90& p, const RowStart& start, int first_key, int box) {
+NATTEN_DEVICE Range meet_tiles(const ForwardParamsSm90& p, int base, int first_key, int box) {
   const Axis& axis = p.geometry.axes[p.query_side];
   const AnySide tile = AnyBox{p.key_sides}.along(p.query_side);
-  const int queries = query_count(axis, start.residue), keys = key_count(axis, start.residue);
+  const Residue of = any_residue(axis);
   const int side = 1 << p.query_box_log2[p.query_side];
-  const int first = start.base + box * side;
-  if (first >= queries) return {0, 0};
-  const int begin = window(axis, queries, keys, first).start - first_key;
-  const int end = window(axis, queries, keys, minimum(first + side, queries) - 1).end - first_key;
+  const int first = base + box * side;
+  if (first >= of.queries) return {0, 0};
+  const int begin = window(axis, of, first).start - first_key;
+  const int end = window(axis, of, minimum(first + side, of.queries) - 1).end - first_key;
   return begin < end ? Range{tile.whole(begin), tile.whole(end + tile.length() - 1)} : Range{0, 0};
 }
 
@@ -87,9 +81,10 @@ NATTEN_DEVICE bool describe_item(const ForwardParamsSm90& p, int index, const Wo
   const Place here = find_place(longest_first(axis, pick(tile, a), p.tiles[a]), p.residues[a]);
   const int boxes = query_boxes<C::BOXES>(p, a);
   const int base = here.box * (boxes << p.query_box_log2[a]);
-  const bool exists = arch::ballot(base >= query_count(axis, here.residue)) == 0;
+  const Residue of = any_residue(axis);
+  const bool exists = arch::ballot(base >= of.queries) == 0;
   Range by_first, by_last;
-  ends_see(axis, here.residue, base, boxes, p.query_box_log2[a], by_first, by_last);
+  ends_see(axis, of, base, boxes, p.query_box_log2[a], by_first, by_last);
   const AxisTiles<AnySide> cut = cut_axis(AnyBox{p.key_sides}.along(a), by_first, by_last);
   // Rows of a tile that hold no key are hidden as those are that no query sees, so such tiles are all masked.
   const bool is_filled = AnyBox{p.key_sides}.rows() == C::KEYS;
@@ -105,9 +100,8 @@ NATTEN_DEVICE bool describe_item(const ForwardParamsSm90& p, int index, const Wo
   const int value_outer = sum_of_axes(here.residue * p.value_steps.residue[a]);
   if (C::LEAVES_OUT) {
     const int side = p.query_side;
-    const RowStart start = {of_lane(base, side), of_lane(here.residue, side)};
-    const int first_key = of_lane(by_first.start, side);
-    if (lane < C::WARPGROUPS) item.set_met(lane, meet_tiles(p, start, first_key, lane));
+    const int from = of_lane(base, side), first_key = of_lane(by_first.start, side);
+    if (lane < C::WARPGROUPS) item.set_met(lane, meet_tiles(p, from, first_key, lane));
   }
   if (lane == 0) {
     const WorkItem::Head of = item.head();

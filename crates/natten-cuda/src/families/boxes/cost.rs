@@ -1,6 +1,6 @@
 //! What a call on boxes costs, by the rates of its kernel.
 
-use crate::classes::Class;
+use crate::classes::{Class, Rows};
 use crate::cost::{LAUNCH, waves};
 use crate::registry::Kernel;
 
@@ -64,6 +64,7 @@ pub(super) fn predict(
     let tiles = full * cut.full_tiles as f64 + masked * (worked - cut.full_tiles as f64).max(0.0);
     let mean = item + tiles / cut.query_tiles.max(1) as f64;
     let slots = f64::from(multiprocessors.max(1));
-    let items = |class: &Class| class.tiles(&cut.sides).iter().map(|&tiles| tiles as f64).product::<f64>();
+    let tiles = |class: &Class| Rows::Queries.tiles(class, &cut.sides);
+    let items = |class: &Class| tiles(class).iter().map(|&tiles| tiles as f64).product::<f64>();
     classes.iter().map(|class| LAUNCH + start + waves(items(class) * heads as f64, slots) * mean).sum()
 }

@@ -12,7 +12,7 @@ use super::order::TileOrder;
 use super::params::ForwardParamsSm90;
 use super::tiles::{neighbours, query_box};
 use super::{bids_on, keys_of};
-use crate::classes::{Class, classes};
+use crate::classes::{Class, Rows, classes};
 use crate::error::CudaError;
 use crate::family::{Bid, Launch, MapPatch, Offer, Patch, Query, Refused, patches};
 use crate::fill::sequences_with_queries;
@@ -46,7 +46,7 @@ pub(in crate::families) fn lay_out(bid: &Bid, query: &Query<'_>, rates: RatesOf)
         };
         for values in value_parts(bid.kernel, problem) {
             let part = Part { query, problem, sequence, values, bid };
-            for class in classes(axes) {
+            for class in classes(axes, Rows::Queries) {
                 offer.launches.push(part.launch(&class)?);
             }
         }
@@ -88,8 +88,8 @@ impl Part<'_> {
         let out = self.out_map(class, query_sides);
         let range = weight_range(problem.element_type());
         let mut params = ForwardParamsSm90 {
-            out: self.at(Slot::OUT, (self.sequence.query_start, self.values.start), class.first),
-            lse: self.at(Slot::LSE, (self.sequence.query_start, 0), class.first),
+            out: self.at(Slot::OUT, (self.sequence.query_start, self.values.start), class.first_query),
+            lse: self.at(Slot::LSE, (self.sequence.query_start, 0), class.first_query),
             out_strides: query.views.strides(Slot::OUT),
             lse_strides: query.views.strides(Slot::LSE),
             geometry: Geometry::new(problem, &class.axes)?.with_values(&self.values),
@@ -115,7 +115,7 @@ impl Part<'_> {
         let multiprocessors = query.properties.multiprocessors;
         let heads = problem.batch() * problem.heads();
         let sides = &tiling.query_tile;
-        let shares = Shares::of(class, class.tiles(sides), sides, heads, multiprocessors)?;
+        let shares = Shares::of(class, Rows::Queries.tiles(class, sides), sides, heads, multiprocessors)?;
         (params.tiles, params.residues) = (shares.tiles, shares.residues);
         (params.order, params.items) = (shares.order, shares.items);
         maps.extend(out.map(|(map, _)| map));
@@ -147,7 +147,7 @@ impl Part<'_> {
         let tokens = axes.map(|axis| axis.query_extent);
         let place = (problem.heads(), problem.head_dim_v());
         let rows = row_view(self.query, problem.batch(), (slot, query_start), tokens, place);
-        let rows = rows.part(&self.values).from(class.first);
+        let rows = rows.part(&self.values).from(class.first_query);
         let (spec, steps) = tensor_map(&rows, &self.tile(class, query_box)).ok()?;
         Some((MapPatch { at: offset_of!(ForwardParamsSm90, out_map), slot, spec }, steps))
     }
@@ -174,9 +174,9 @@ impl Part<'_> {
             row_view(self.query, problem.batch(), (slot, start), tokens, (heads, row))
         };
         let rows = [
-            rows(Slot::QUERY, query_start, queries, heads, dim).from(class.first),
-            rows(Slot::KEY, key_start, keys, heads_kv, dim).from(class.first),
-            rows(Slot::VALUE, key_start, keys, heads_kv, dim_v).part(&self.values).from(class.first),
+            rows(Slot::QUERY, query_start, queries, heads, dim).from(class.first_query),
+            rows(Slot::KEY, key_start, keys, heads_kv, dim).from(class.first_key),
+            rows(Slot::VALUE, key_start, keys, heads_kv, dim_v).part(&self.values).from(class.first_key),
             rows(Slot::ADDITIONAL_KEYS, 0, additional, heads_kv, dim),
             rows(Slot::ADDITIONAL_VALUES, 0, additional, heads_kv, dim_v).part(&self.values),
         ];

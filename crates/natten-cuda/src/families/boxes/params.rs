@@ -40,7 +40,7 @@ pub struct ForwardParamsSm90 {
     pub most_weight: f32,
     pub least_weight: f32,
     /// The kernel's struct is aligned as its tensor maps are.
-    pub padding: [i32; 11],
+    pub padding: [i32; 9],
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use natten_core::window::Axis;
 use super::along::{Along, AxisCounts};
 use super::cost::{Cut, RatesOf, predict};
 use super::{box_queries, keys_of, warpgroups};
-use crate::classes::{Class, classes};
+use crate::classes::{Class, Rows, classes};
 use crate::family::Bid;
 use crate::registry::Kernel;
 
@@ -59,7 +59,7 @@ pub(super) fn of_tiling(kernel: &'static Kernel, work: &Work<'_>, tiling: &Tilin
     let keys = tiling.key_tile.iter().try_fold(1usize, |keys, &side| keys.checked_mul(side));
     keys.filter(|&keys| takes(kernel, work, keys))?;
     let tiling = Tiling { key_start: KeyStart::Dynamic, ..*tiling };
-    let (classes, mut tables) = (classes(work.axes), Tables::new(work.axes));
+    let (classes, mut tables) = (classes(work.axes, Rows::Queries), Tables::new(work.axes));
     let sides = (0..3).filter(|&side| query_box(kernel, &tiling, side).is_some());
     let candidates = sides.map(|side| candidate(kernel, work, &classes, (tiling, side), &mut tables));
     let best = candidates.min_by(|a, b| a.order().partial_cmp(&b.order()).unwrap_or(Ordering::Equal));
@@ -103,7 +103,7 @@ pub(super) fn query_box(kernel: &Kernel, tiling: &Tiling, side: usize) -> Option
 
 fn each_candidate(kernel: &'static Kernel, work: &Work<'_>, mut visit: impl FnMut(Candidate)) {
     let axes = work.axes;
-    let classes = classes(axes);
+    let classes = classes(axes, Rows::Queries);
     let longest_query = axes.each_ref().map(|axis| axis.query_extent.div_ceil(axis.dilation));
     let longest_key = axes.each_ref().map(|axis| axis.key_extent.div_ceil(axis.dilation));
     let powers = fitting_boxes(keys_of(kernel), &longest_key);
@@ -352,8 +352,8 @@ mod tests {
     #[test]
     fn neighbours_see_the_same_keys() {
         let around = |problem: &Problem, sides: [usize; 3]| {
-            let [class] = classes(problem.axes())[..] else { panic!("even dilations") };
-            neighbours(&class, &sides, &class.tiles(&sides), 132)
+            let [class] = classes(problem.axes(), Rows::Queries)[..] else { panic!("even dilations") };
+            neighbours(&class, &sides, &Rows::Queries.tiles(&class, &sides), 132)
         };
         let video = problem([30, 48, 80], 128, Params::new([18, 24, 24]).stride([16, 8, 8]));
         // Eight tiles of two share a window along the first axis.

@@ -15,8 +15,8 @@ NATTEN_DEVICE int row_count(const Axis& axis, int residue) {
 // What the row at a position meets along an axis; a key may meet nothing.
 template <bool OF_KEYS>
 NATTEN_DEVICE Range meets(const Axis& axis, int residue, int position) {
-  const int queries = query_count(axis, residue), keys = key_count(axis, residue);
-  return OF_KEYS ? inverse_window(axis, queries, keys, position) : window(axis, queries, keys, position);
+  const Residue of = residue_of(axis, residue);
+  return OF_KEYS ? inverse_window(axis, of, position) : window(axis, of, position);
 }
 
 // A box of rows: of one batch item, one head of theirs and one residue per axis.
@@ -73,12 +73,14 @@ struct RowTile {
   }
 
   // Offset of `row` in a tensor with these strides.
+  template <bool OF_KEYS>
   __device__ __forceinline__ long long offset(const BackwardTileParams& p, const Strides& strides, int row) const {
     long long at = batch * strides.batch + head * strides.head;
 #pragma unroll
     for (int a = 0; a < 3; ++a) {
-      const long long position = base[a] + coordinate(p.row_log2, row, a);
-      at += token_at(p.geometry.axes[a], residue[a], position) * strides.axis[a];
+      const Axis& axis = p.geometry.axes[a];
+      const int first = OF_KEYS ? first_key(axis, residue[a]) : first_query(axis, residue[a]);
+      at += token_at(axis, first, base[a] + coordinate(p.row_log2, row, a)) * strides.axis[a];
     }
     return at;
   }

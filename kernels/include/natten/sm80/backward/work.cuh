@@ -23,7 +23,7 @@ struct RowsOfWarp {
   NATTEN_DEVICE RowsOfWarp find(const BackwardTileParams& p, const RowTile& tile, const Strides& strides) {
     const int row = Thread::row<C>() + Thread::lane() % C::WARP_ROWS;
     const bool exists = tile.exists<C::OF_KEYS>(p, row);
-    return {exists ? tile.offset(p, strides, row) : 0, arch::ballot(exists)};
+    return {exists ? tile.offset<C::OF_KEYS>(p, strides, row) : 0, arch::ballot(exists)};
   }
 };
 
@@ -83,7 +83,7 @@ NATTEN_DEVICE void note_statistics(const BackwardTileParams& p, const BackwardSh
   if (C::OF_KEYS || row >= C::ROWS) return;
   float pair[2] = {NATTEN_INFINITY, 0.0f};
   if (tile.exists<C::OF_KEYS>(p, row))
-    arch::load_pair(pair[0], pair[1], p.statistics + 2 * tile.offset(p, p.statistics_strides, row));
+    arch::load_pair(pair[0], pair[1], p.statistics + 2 * tile.offset<C::OF_KEYS>(p, p.statistics_strides, row));
   arch::store_shared(shared.row_statistics() + row * STATISTICS_BYTES, __float_as_int(pair[0]), __float_as_int(pair[1]));
 }
 
@@ -141,7 +141,9 @@ NATTEN_DEVICE void describe_axis(const BackwardTileParams& p, const BackwardShar
   }
   s.grid.cut(a, side_log2, by_first, by_last);
   s.first[a] = additional ? -1 : by_first.start;
-  const int dilation = (int)p.geometry.axes[a].dilation.value;
+  const Axis& axis = p.geometry.axes[a];
+  const int dilation = (int)axis.dilation.value, residue = pick(tile.residue, a);
+  const int first = C::OF_KEYS ? first_query(axis, residue) : first_key(axis, residue);
 #pragma unroll
   for (int side = 0; side < (C::OF_KEYS ? SIDES : 2); ++side) {
     const bool is_operand = side < 2;
@@ -149,7 +151,7 @@ NATTEN_DEVICE void describe_axis(const BackwardTileParams& p, const BackwardShar
     const long long stride = strides.axis[a] * (is_operand ? 2 : STATISTICS_BYTES);
     const long long of_list = a == 2 ? p.additional_strides[is_operand ? side : 0].token * 2 : 0;
     const long long step = additional ? of_list : stride * dilation;
-    s.origin[a][side] = additional ? 0 : step * by_first.start + stride * pick(tile.residue, a);
+    s.origin[a][side] = additional ? 0 : step * by_first.start + stride * first;
     s.token_step[a][side] = step;
     if (a == 2) s.near_step[side] = step << side_log2;
     if (!is_operand) continue;

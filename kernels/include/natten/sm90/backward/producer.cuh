@@ -161,8 +161,7 @@ struct BackwardProducer {
           const int log2 = p.column_box_log2[a];
           const int query = at.first[a] + low_bits(index, log2);
           index >>= log2;
-          // All residues of a launch have the same length.
-          exists &= query < query_count(axis, 0);
+          exists &= query < row_count<false>(axis);
           pair += (long long)query * (int)axis.dilation.value * p.statistics_strides.axis[a];
         }
         const float* statistics = p.statistics + (exists ? 2 * pair : 0);

@@ -53,11 +53,11 @@ NATTEN_DEVICE bool describe_item(const BackwardParamsSm90& p, int index, const W
     const Place here = find_place(along, p.residues[a]);
     const int side = (a == p.row_side ? C::BOXES : 1) << p.row_box_log2[a];
     const int base = here.box * side;
-    const int rows = row_count<C::OF_KEYS>(axis, here.residue);
+    const int rows = row_count<C::OF_KEYS>(axis);
     exists &= base < rows;
 
-    const Range by_first = meets<C::OF_KEYS>(axis, here.residue, base);
-    const Range by_last = meets<C::OF_KEYS>(axis, here.residue, minimum(base + side, rows) - 1);
+    const Range by_first = meets<C::OF_KEYS>(axis, base);
+    const Range by_last = meets<C::OF_KEYS>(axis, minimum(base + side, rows) - 1);
     const AxisTiles<Log2Side> cut = cut_axis(Log2Box{p.column_box_log2}.along(a), by_first, by_last);
     const Range mine = a == p.split_axis ? share_of(p.splits, part.split, cut.tiles()) : Range{0, cut.tiles()};
     const int count = mine.end - mine.start;

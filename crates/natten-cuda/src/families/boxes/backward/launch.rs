@@ -22,7 +22,7 @@ use crate::family::{Bid, Launch, MapPatch, Offer, Patch, Query, Refused};
 use crate::params::{Divisor, Geometry, MapSteps, RowCount, Strides, to_i32};
 use crate::registry::{Facts, Kernel};
 use crate::rejection::{MapError, RejectionReason};
-use crate::tma::{Tile, tensor_map};
+use crate::tma::{RowView, Tile, tensor_map};
 use crate::views::Slot;
 
 /// Everything for a bid.
@@ -120,7 +120,7 @@ impl Call<'_> {
                 Target { slot, begin, strides, split_stride: 0 }
             });
         }
-        for class in classes(&part.sequence.axes) {
+        for class in classes(&part.sequence.axes, part.rows) {
             offer.launches.push(self.launch(&part, &class, (&rows, &columns), &targets)?);
         }
         if splits.is_partial() {
@@ -153,9 +153,9 @@ struct Target {
 }
 
 impl Target {
-    /// Where a class begins.
-    fn at(&self, element_bytes: u64, class: &Class) -> u64 {
-        self.strides.at(self.begin, class.first, element_bytes)
+    /// Where a class begins, by its first token.
+    fn at(&self, element_bytes: u64, first: [usize; 3]) -> u64 {
+        self.strides.at(self.begin, first, element_bytes)
     }
 }
 
@@ -169,11 +169,22 @@ fn dense([x, y, z]: [usize; 3], heads: usize, length: usize) -> Strides {
 
 /// The tensors of the queries' side, or of the keys': operands of scores and of their gradients, and what is written.
 struct Side {
+    of: Rows,
     operands: [Slot; 2],
     results: &'static [Slot],
     start: usize,
     tokens: [usize; 3],
     heads: usize,
+}
+
+impl Side {
+    /// The first token of a class.
+    fn first(&self, class: &Class) -> [usize; 3] {
+        match self.of {
+            Rows::Queries => class.first_query,
+            Rows::Keys => class.first_key,
+        }
+    }
 }
 
 impl Call<'_> {
@@ -195,7 +206,7 @@ impl Call<'_> {
         let (mut d_row, mut d_row_strides, mut split_strides) = ([0; 2], [Strides::default(); 2], [0; 2]);
         let mut addresses = Vec::with_capacity(3);
         for (i, target) in targets.iter().enumerate() {
-            d_row[i] = target.at(element_bytes as u64, class);
+            d_row[i] = target.at(element_bytes as u64, rows.first(class));
             (d_row_strides[i], split_strides[i]) = (target.strides, target.split_stride);
             addresses.push(Patch { at: offset_of!(BackwardParamsSm90, d_row) + 8 * i, slot: target.slot });
         }
@@ -213,7 +224,7 @@ impl Call<'_> {
         let log2 = |sides: [usize; 3]| sides.map(|side| side.ilog2() as i32);
         let params = BackwardParamsSm90 {
             d_row,
-            statistics: self.statistics.at(of_sequence, class.first, 8),
+            statistics: self.statistics.at(of_sequence, class.first_query, 8),
             d_row_strides,
             statistics_strides: self.statistics,
             split_strides,
@@ -243,6 +254,7 @@ impl Call<'_> {
     fn sides(&self, part: &Part) -> (Side, Side) {
         let PackedSequence { query_start, key_start, axes } = part.sequence;
         let queries = Side {
+            of: Rows::Queries,
             operands: [Slot::QUERY, Slot::D_OUT],
             results: &[Slot::D_QUERY],
             start: query_start,
@@ -256,6 +268,7 @@ impl Call<'_> {
             ([Slot::KEY, Slot::VALUE], &[Slot::D_KEY, Slot::D_VALUE])
         };
         let keys = Side {
+            of: Rows::Keys,
             operands,
             results,
             start: key_start,
@@ -294,7 +307,14 @@ impl Call<'_> {
         let of_side = |side: &Side, i: usize, tile: Tile| {
             let place = (side.operands[i], side.start);
             let view = row_view(query, problem.batch(), place, side.tokens, (side.heads, lengths[i]));
-            (side.operands[i], view.from(class.first), tile)
+            let has_none = class.axes.iter().any(|axis| side.of.extent(axis) == 0);
+            // Keys of a residue without queries: no map is of nothing, so one of the tensor's first row stands there, unread.
+            match has_none {
+                true => {
+                    (side.operands[i], RowView { tokens: [1; 3], ..view }, Tile { residues: [1; 3], ..tile })
+                }
+                false => (side.operands[i], view.from(side.first(class)), tile),
+            }
         };
         let list = |i: usize| {
             let slot = [Slot::ADDITIONAL_KEYS, Slot::ADDITIONAL_VALUES][i];

@@ -35,7 +35,7 @@ pub struct BackwardParamsSm90 {
     pub column_steps: [MapSteps; 2],
     pub additional_steps: [MapSteps; 2],
     /// The header's struct is aligned to 64 bytes, as tensor maps are.
-    pub padding: [i32; 15],
+    pub padding: [i32; 13],
 }
 
 #[cfg(test)]

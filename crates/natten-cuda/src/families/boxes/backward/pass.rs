@@ -1,60 +1,10 @@
 //! A backward pass in the words of both: rows are what it writes gradients of, columns what these meet.
 
-use std::ops::Range;
-
-use natten_core::window::{Axis, Residue};
+use natten_core::window::Axis;
 
 use super::Design;
-use crate::classes::Class;
+pub(in crate::families) use crate::classes::Rows;
 use crate::registry::Kernel;
-
-/// Which tokens are the rows of a pass; the others are its columns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(in crate::families) enum Rows {
-    Queries,
-    Keys,
-}
-
-impl Rows {
-    pub fn extent(self, axis: &Axis) -> usize {
-        match self {
-            Rows::Queries => axis.query_extent,
-            Rows::Keys => axis.key_extent,
-        }
-    }
-
-    pub fn columns(self, axis: &Axis) -> usize {
-        match self {
-            Rows::Queries => axis.key_extent,
-            Rows::Keys => axis.query_extent,
-        }
-    }
-
-    pub fn len(self, residue: &Residue) -> usize {
-        match self {
-            Rows::Queries => residue.query_len,
-            Rows::Keys => residue.key_len,
-        }
-    }
-
-    /// The columns that some of the rows meet, and those that all of them meet; either may be empty.
-    pub fn meet(self, residue: &Residue, rows: Range<usize>) -> (Range<usize>, Range<usize>) {
-        let met = |row| match self {
-            Rows::Queries => residue.window(row),
-            Rows::Keys => residue.inverse_window(row),
-        };
-        let (first, last) = (met(rows.start), met(rows.end - 1));
-        (first.start..last.end, last.start..first.end)
-    }
-
-    /// Tiles of a class along each axis, of so many rows.
-    pub fn tiles(self, class: &Class, sides: &[usize; 3]) -> [usize; 3] {
-        std::array::from_fn(|a| {
-            let axis = &class.axes[a];
-            class.residues[a] * self.extent(axis).div_ceil(axis.dilation).div_ceil(sides[a])
-        })
-    }
-}
 
 /// What a cut of one mask costs, for one head of one batch item.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

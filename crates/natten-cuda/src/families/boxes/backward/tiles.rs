@@ -54,7 +54,7 @@ impl Cut {
 /// The cheapest cut; among equals, the one with long runs along the axis that lies densest in memory.
 pub(super) fn best(work: &Work<'_>) -> Option<Cut> {
     let boxes = work.design.boxes;
-    let classes = classes(work.axes);
+    let classes = classes(work.axes, work.rows);
     let positions = |of: fn(Rows, &Axis) -> usize| {
         work.axes.each_ref().map(|axis| of(work.rows, axis).div_ceil(axis.dilation))
     };
