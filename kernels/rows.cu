@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 // Row by row work around the attention passes, any GPU from sm_50: delta, the sum of partial gradients, merge and its
-// gradient, and rows of any stride copied to where they are contiguous.
+// gradient, and rows of any stride copied, or added, to where they are contiguous.
 //
 // One warp owns one row; its lanes step through the row's elements. No shared memory.
 #include <natten/row.cuh>
@@ -187,6 +187,18 @@ NATTEN_DEVICE void copy_rows(const CopyParams& p) {
     store_element<T>(to, i, load_element<T>(from + i * p.from_step * T::BYTES, 0));
 }
 
+// The same, added to what is there: a sum of two numbers is rounded to f32 and then to their type as if it had been rounded once.
+template <class T>
+NATTEN_DEVICE void add_rows(const CopyParams& p) {
+  const WarpRow row = WarpRow::find(p.count);
+  if (!row.exists) return;
+  const char* from = (const char*)p.from + row.in(p.from_strides) * T::BYTES;
+  char* to = (char*)p.to + row.in(p.to_strides) * T::BYTES;
+#pragma unroll 1
+  for (int i = (int)threadIdx.x % WARP; i < p.count.length; i += WARP)
+    store_element<T>(to, i, load_element<T>(to, i) + load_element<T>(from + i * p.from_step * T::BYTES, 0));
+}
+
 }  // namespace natten
 
 // The macros come from the compile matrix (crates/xtask).
@@ -206,8 +218,12 @@ extern "C" __global__ void __launch_bounds__(128) NATTEN_ENTRY(natten::MergePara
 extern "C" __global__ void __launch_bounds__(128) NATTEN_ENTRY(natten::MergeBackwardParams p) {
   natten::merge_backward<natten::NATTEN_TYPE>(p);
 }
-#else
+#elif NATTEN_PASS == 4
 extern "C" __global__ void __launch_bounds__(128) NATTEN_ENTRY(natten::CopyParams p) {
   natten::copy_rows<natten::NATTEN_TYPE>(p);
+}
+#else
+extern "C" __global__ void __launch_bounds__(128) NATTEN_ENTRY(natten::CopyParams p) {
+  natten::add_rows<natten::NATTEN_TYPE>(p);
 }
 #endif

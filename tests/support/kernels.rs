@@ -30,6 +30,8 @@ pub enum Operation {
     MergeBackward,
     /// Copies of rows that are not contiguous.
     CopyRows,
+    /// Rows added to others.
+    AddRows,
 }
 
 /// A kernel that ships.
@@ -84,6 +86,7 @@ fn of_registry(kernel: &'static registry::Kernel) -> Option<Shipped> {
         Registered::Merge => Operation::Merge,
         Registered::MergeBackward => Operation::MergeBackward,
         Registered::CopyRows => Operation::CopyRows,
+        Registered::AddRows => Operation::AddRows,
         _ => return None,
     };
     Some(Shipped {

@@ -398,6 +398,17 @@ impl<D: Device> Subject for OnDevice<D> {
         written.read_into(to);
         Ok(())
     }
+
+    fn accumulate<E: Element>(
+        &self,
+        from: &TensorView<'_, E>,
+        to: &mut TensorViewMut<'_, E>,
+    ) -> Result<(), Unsupported> {
+        let (added, written) = (self.copy_buffer(from), self.copy_buffer(&to.as_view()));
+        kernels::served(self.cuda.accumulate(added.view(from), written.view_mut(to)))?;
+        written.read_into(to);
+        Ok(())
+    }
 }
 
 fn inputs_on_device<'a, E: Element, D: Device>(

@@ -122,6 +122,16 @@ pub trait Subject: Send + Sync + 'static {
         to: &mut TensorViewMut<'_, E>,
     ) -> Result<(), Unsupported>;
 
+    /// Adds the elements of a view to those of another of its shape, as [`Subject::copy`].
+    ///
+    /// # Errors
+    /// As [`Subject::forward`].
+    fn accumulate<E: Element>(
+        &self,
+        from: &TensorView<'_, E>,
+        to: &mut TensorViewMut<'_, E>,
+    ) -> Result<(), Unsupported>;
+
     /// The forward on contiguous tensors.
     ///
     /// # Errors
@@ -252,6 +262,16 @@ impl Subject for Reference {
         to.write(from.to_tensor().into_vec());
         Ok(())
     }
+
+    fn accumulate<E: Element>(
+        &self,
+        from: &TensorView<'_, E>,
+        to: &mut TensorViewMut<'_, E>,
+    ) -> Result<(), Unsupported> {
+        let (there, more) = (to.as_view().to_tensor().into_vec(), from.to_tensor().into_vec());
+        to.write(there.into_iter().zip(more).map(|(a, b)| E::from_f64(a.to_f64() + b.to_f64())));
+        Ok(())
+    }
 }
 
 impl Subject for Cpu {
@@ -318,6 +338,15 @@ impl Subject for Cpu {
         to: &mut TensorViewMut<'_, E>,
     ) -> Result<(), Unsupported> {
         Backend::copy(self, *from, to.reborrow()).expect("views of one shape");
+        Ok(())
+    }
+
+    fn accumulate<E: Element>(
+        &self,
+        from: &TensorView<'_, E>,
+        to: &mut TensorViewMut<'_, E>,
+    ) -> Result<(), Unsupported> {
+        Backend::accumulate(self, *from, to.reborrow()).expect("views of one shape");
         Ok(())
     }
 }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::backend::Backend;
-use crate::element::InputElement;
+use crate::element::{Element, InputElement};
 
 /// One tensor on its way between this rank and another.
 #[derive(Clone, Debug)]
@@ -100,7 +100,7 @@ pub trait Exchange<B: Backend>: Ranks {
     ///
     /// # Errors
     /// [`ExchangeError`]. What was to be received may hold anything then. `meanwhile` may have been done or not.
-    fn exchange<E: InputElement, R>(
+    fn exchange<E: Element, R>(
         &self,
         backend: &B,
         messages: MessagesOn<'_, B, E>,

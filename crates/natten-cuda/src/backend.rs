@@ -15,11 +15,11 @@ use crate::buffer::{Bound, CudaTensor, CudaView, CudaViewMut, Placed};
 use crate::choose::{choose, choose_another};
 use crate::cuda::Cuda;
 use crate::device::Device;
-use crate::error::{CudaError, DeviceError};
+use crate::error::CudaError;
 use crate::families::rows::copy;
 use crate::family::{MergeRows, Pass, Query};
 use crate::params::MERGE_BRANCHES;
-use crate::registry::Kernel;
+use crate::registry::{Kernel, Operation};
 use crate::submit::{self, SubmitError};
 use crate::trust;
 use crate::views::{Slot, Views};
@@ -179,6 +179,25 @@ impl<D: Device> Cuda<D> {
         !self.holds_trials() || !trust::is_untried(kernel) || trust::is_trusted(self.device(), kernel)
     }
 
+    /// Copies, or adds, the elements of one view to another of its shape.
+    fn move_rows<E: Element>(
+        &self,
+        operation: Operation,
+        from: CudaView<'_, E>,
+        to: CudaViewMut<'_, E>,
+    ) -> Result<(), CudaError> {
+        let expected = self.device().id();
+        if let Some(found) = [from.device, to.device].into_iter().find(|&device| device != expected) {
+            return Err(CudaError::WrongDevice { expected, found });
+        }
+        to.layout.expect_shape(&from.layout)?;
+        let places = ((from.address, &from.layout), (to.address, &to.layout));
+        for launch in copy::launches(operation, E::ELEMENT_TYPE, places.0, places.1)? {
+            submit::run_alone(self.device(), launch.kernel, launch.ctas, bytemuck::bytes_of(&launch.params))?;
+        }
+        Ok(())
+    }
+
     /// Runs a pass on the best offer whose tensor maps the driver takes. `workspace` gives scratch memory of so many bytes, or
     /// nothing where `placed` has some that is large enough.
     fn run(
@@ -241,20 +260,11 @@ impl<D: Device> Backend for Cuda<D> {
     }
 
     fn copy<E: Element>(&self, from: CudaView<'_, E>, to: CudaViewMut<'_, E>) -> Result<(), CudaError> {
-        let expected = self.device().id();
-        if let Some(found) = [from.device, to.device].into_iter().find(|&device| device != expected) {
-            return Err(CudaError::WrongDevice { expected, found });
-        }
-        to.layout.expect_shape(&from.layout)?;
-        for copy in copy::launches(E::ELEMENT_TYPE, (from.address, &from.layout), (to.address, &to.layout))? {
-            submit::run_alone(self.device(), copy.kernel, copy.ctas, bytemuck::bytes_of(&copy.params))?;
-        }
-        Ok(())
+        self.move_rows(Operation::CopyRows, from, to)
     }
 
-    fn accumulate<E: Element>(&self, _: CudaView<'_, E>, _: CudaViewMut<'_, E>) -> Result<(), CudaError> {
-        // No kernel adds in place yet.
-        Err(DeviceError::MissingFeature { feature: "adding to a view in place" }.into())
+    fn accumulate<E: Element>(&self, from: CudaView<'_, E>, to: CudaViewMut<'_, E>) -> Result<(), CudaError> {
+        self.move_rows(Operation::AddRows, from, to)
     }
 
     fn reborrow<'s, E: InputElement>(view: &'s CudaView<'_, E>) -> CudaView<'s, E> {

@@ -31,6 +31,8 @@ pub enum Operation {
     MergeBackward,
     /// Rows of any stride, copied to where they are contiguous.
     CopyRows,
+    /// The same, added to what is there.
+    AddRows,
     /// The window formula, for tests.
     WindowDump,
     /// Nothing but arithmetic, to measure the device's limit.

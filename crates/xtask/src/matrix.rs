@@ -69,6 +69,7 @@ pub(crate) enum Operation {
     Merge,
     MergeBackward,
     CopyRows,
+    AddRows,
     WindowDump,
     Peak,
     Wait,
@@ -370,6 +371,7 @@ fn row_entries() -> Vec<Entry> {
         Operation::Merge,
         Operation::MergeBackward,
         Operation::CopyRows,
+        Operation::AddRows,
     ];
     for (pass, operation) in operations.into_iter().enumerate() {
         for element in ELEMENTS {
@@ -482,6 +484,7 @@ impl Operation {
             Operation::Merge => "merge",
             Operation::MergeBackward => "merge_backward",
             Operation::CopyRows => "copy_rows",
+            Operation::AddRows => "add_rows",
             Operation::WindowDump => "window_dump",
             Operation::Peak => "peak",
             Operation::Wait => "wait",

@@ -1,4 +1,4 @@
-//! Copies of views whose rows are not contiguous, as gradients are that were broadcast, and copies to where rows are not: the same
+//! Copies, and sums in place, of views whose rows are not contiguous, as gradients are that were broadcast, and copies to where rows are not: the same
 //! bits, in order, and nothing beside them.
 
 use natten::{Element, Tensor, TensorView, TensorViewMut};
@@ -55,11 +55,16 @@ pub fn suite<S: Subject>(scope: &Scope) -> Suite<S> {
                 move |subject| in_type!(element_type, E => same_numbers::<E, S>(subject, viewed, n as u64)),
             ));
             for target in [Target::Rows, Target::FirstFastest, Target::Apart] {
-                checks.push(Check::new(
-                    format!("copies {n} {element_type} to {target:?}"),
-                    viewed,
-                    move |subject| in_type!(element_type, E => same_there::<E, S>(subject, viewed, target)),
-                ));
+                for adds in [false, true] {
+                    let what = if adds { "sums" } else { "copies" };
+                    checks.push(Check::new(
+                        format!("{what} {n} {element_type} to {target:?}"),
+                        viewed,
+                        move |subject| {
+                            in_type!(element_type, E => same_there::<E, S>(subject, viewed, (target, adds)))
+                        },
+                    ));
+                }
             }
         }
     }
@@ -81,7 +86,7 @@ fn same_numbers<E: Element, S: Subject>(subject: &S, viewed: Viewed, seed: u64) 
 fn same_there<E: Element, S: Subject>(
     subject: &S,
     viewed: Viewed,
-    target: Target,
+    (target, adds): (Target, bool),
 ) -> Result<(), Unsupported> {
     let numbers = viewed.numbers::<E>(7);
     let view = TensorView::strided(&numbers, viewed.offset, viewed.shape, viewed.strides).expect("a view");
@@ -89,9 +94,16 @@ fn same_there<E: Element, S: Subject>(
     let mut expected = vec![E::from_f64(77.0); len];
     let mut found = expected.clone();
     let mut to = TensorViewMut::strided(&mut found, offset, viewed.shape, &strides).expect("a view");
-    subject.copy(&view, &mut to)?;
+    if adds {
+        subject.accumulate(&view, &mut to)?;
+    } else {
+        subject.copy(&view, &mut to)?;
+    }
     let (from, to) = (viewed.places(viewed.strides, viewed.offset), viewed.places(&strides, offset));
-    from.zip(to).for_each(|(from, to)| expected[to] = numbers[from]);
+    let sum = |a: E, b: E| E::from_f64(a.to_f64() + b.to_f64());
+    from.zip(to).for_each(|(from, to)| {
+        expected[to] = if adds { sum(expected[to], numbers[from]) } else { numbers[from] };
+    });
     for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
         assert!(found == expected, "{viewed:?} to {target:?}: element {at} of the buffer");
     }

@@ -153,7 +153,7 @@ impl Scope {
     pub fn kernel(kernel: &Shipped, number: usize) -> Self {
         let is_forward = kernel.operation == Operation::Forward;
         let is_merge = matches!(kernel.operation, Operation::Merge | Operation::MergeBackward);
-        let copies = kernel.operation == Operation::CopyRows;
+        let copies = matches!(kernel.operation, Operation::CopyRows | Operation::AddRows);
         let rows =
             Rows { longest: kernel.head_dim, shorter: kernel.shorter, is_aligned: kernel.needs_alignment };
         // Kernels on rows of any length are few, and some work only for additional keys.

@@ -72,8 +72,8 @@ const GROUPS: &[(&str, Pick)] = &[
     ("backward, Blackwell, up to 64", |k| is_backward_on(k, 10) && k.head_dim <= 64),
     ("backward, Blackwell, longer rows", |k| is_backward_on(k, 10) && k.head_dim > 64),
     ("rows", |k| {
-        use Operation::{CopyRows, Delta, Merge, MergeBackward, SumPartials};
-        matches!(k.operation, Delta | SumPartials | Merge | MergeBackward | CopyRows)
+        use Operation::{AddRows, CopyRows, Delta, Merge, MergeBackward, SumPartials};
+        matches!(k.operation, Delta | SumPartials | Merge | MergeBackward | CopyRows | AddRows)
     }),
 ];
 

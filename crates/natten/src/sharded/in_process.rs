@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use natten_core::exchange::{Message, MessagesOn, check_messages};
 use natten_core::region::{MAX_RANKS, SplitError};
-use natten_core::{Exchange, ExchangeError, InputElement, Ranks, Tensor, TensorView};
+use natten_core::{Element, Exchange, ExchangeError, InputElement, Ranks, Tensor, TensorView};
 use natten_cpu::Cpu;
 
 /// How long a rank waits for a message unless told otherwise.
@@ -184,7 +184,7 @@ impl Ranks for InProcess {
 }
 
 impl Exchange<Cpu> for InProcess {
-    fn exchange<E: InputElement, R>(
+    fn exchange<E: Element, R>(
         &self,
         _: &Cpu,
         messages: MessagesOn<'_, Cpu, E>,

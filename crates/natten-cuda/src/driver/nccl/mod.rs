@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use cudarc::driver::{CudaEvent, CudaStream, DriverError};
 use natten_core::exchange::{MessagesOn, Ranks, check_messages};
-use natten_core::{Exchange, ExchangeError, InputElement};
+use natten_core::{Element, Exchange, ExchangeError, InputElement};
 
 use super::{Driver, names};
 use crate::cuda::Cuda;
@@ -261,7 +261,7 @@ impl Ranks for Nccl {
 }
 
 impl Exchange<Cuda<Driver>> for Nccl {
-    fn exchange<E: InputElement, R>(
+    fn exchange<E: Element, R>(
         &self,
         backend: &Cuda<Driver>,
         messages: MessagesOn<'_, Cuda<Driver>, E>,

@@ -1,4 +1,4 @@
-//! Copies between tensors of one shape, whatever their strides: the kernel steps through one axis with the lanes of a warp, and
+//! Copies between tensors of one shape, and sums in place, whatever their strides: the kernel steps through one axis with the lanes of a warp, and
 //! along that axis the elements it writes are contiguous.
 
 use natten_core::{ElementType, Layout};
@@ -17,10 +17,11 @@ pub(crate) struct CopyLaunch {
     pub params: CopyParams,
 }
 
-/// The launches that copy a tensor of this type, both given by the address of the first element and the layout. One, unless
+/// The launches that copy a tensor of this type, or add it, both given by the address of the first element and the layout. One, unless
 /// the tensor has six axes and is contiguous along none of them where it is written: then one for each index of the shortest.
 /// None where there are no elements.
 pub(crate) fn launches(
+    operation: Operation,
     element_type: ElementType,
     from: (u64, &Layout),
     to: (u64, &Layout),
@@ -34,13 +35,14 @@ pub(crate) fn launches(
     let along = along.or_else(|| (0..6).min_by_key(|&i| axes[i].extent)).unwrap_or(5);
     axes.swap(along, 5);
     let element_type = match in_pairs(element_type, [from.0, to.0], &axes) {
-        Some(pairs) => {
+        // Two numbers in one word can be moved, and not added.
+        Some(pairs) if operation == Operation::CopyRows => {
             axes = pairs;
             ElementType::F32
         }
-        None => element_type,
+        _ => element_type,
     };
-    let kernel = kernel(element_type)?;
+    let kernel = kernel(operation, element_type)?;
     let row = axes[5];
     // Rows of one element, where the axis is not contiguous.
     let parts = if is_contiguous(&&row) { 1 } else { row.extent };
@@ -89,13 +91,13 @@ fn in_pairs(element_type: ElementType, addresses: [u64; 2], axes: &[CopyAxis; 6]
     })
 }
 
-/// The kernel that copies elements of this type.
-fn kernel(element_type: ElementType) -> Result<&'static Kernel, CudaError> {
+/// The kernel that copies, or adds, elements of this type.
+fn kernel(operation: Operation, element_type: ElementType) -> Result<&'static Kernel, CudaError> {
     let against = |kernel: &'static Kernel| Rejection {
         kernel: kernel.entry,
         reason: RejectionReason::ElementType { kernel: kernel.element_type(), problem: element_type },
     };
-    let kernels = || kernels_of(Rows.name(), Operation::CopyRows);
+    let kernels = || kernels_of(Rows.name(), operation);
     kernels()
         .find(|kernel| kernel.element_type() == element_type)
         .ok_or_else(|| CudaError::Unsupported(Rejections(kernels().map(against).collect())))
@@ -129,7 +131,11 @@ mod tests {
     /// The launches of a copy between tensors of this shape with these strides, the first elements at these addresses.
     fn of(shape: &[usize], from: (u64, &[isize]), to: (u64, &[isize])) -> Vec<CopyLaunch> {
         let layout = |strides| Layout::strided(shape, strides).expect("small");
-        launches(ElementType::Bf16, (from.0, &layout(from.1)), (to.0, &layout(to.1))).expect("a kernel")
+        let places = ((from.0, &layout(from.1)), (to.0, &layout(to.1)));
+        // Sums never go in words of two.
+        let sums = launches(Operation::AddRows, ElementType::Bf16, places.0, places.1).expect("a kernel");
+        assert!(sums.iter().all(|sum| sum.kernel.entry == "natten_add_rows_bf16"));
+        launches(Operation::CopyRows, ElementType::Bf16, places.0, places.1).expect("a kernel")
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl Family for Rows {
             Operation::Delta => size_of::<DeltaParams>(),
             Operation::SumPartials => size_of::<SumParams>(),
             Operation::MergeBackward => size_of::<MergeBackwardParams>(),
-            Operation::CopyRows => size_of::<crate::params::CopyParams>(),
+            Operation::CopyRows | Operation::AddRows => size_of::<crate::params::CopyParams>(),
             _ => size_of::<MergeParams>(),
         }
     }
