@@ -35,6 +35,7 @@ fn flags() -> Vec<(Spec, usize)> {
         (Spec::na(&[18], &[9]).dilation(&[2]), 0),
         (Spec::na(&[11], &[1]), 0),
         (Spec::na(&[3], &[3]), 0),
+        (Spec::na(&[9, 4], &[3, 3]).batch(0), 0),
     ]
 }
 

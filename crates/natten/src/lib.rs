@@ -21,6 +21,8 @@
 //! [`Operand`]). [`Call`] is the same thing spelled out, for additional keys and values or settings of one's
 //! own; [`dynamic`] takes element types chosen at run time.
 //!
+//! [`sharded`] spreads one problem over several devices.
+//!
 //! With the feature `ndarray`, views of that crate's arrays become operands without copying, whatever their strides
 //! (`TensorView::try_from(array.view())`), and results become arrays (`ArrayD::from(tensor)`).
 #![forbid(unsafe_code)]

@@ -30,7 +30,7 @@ impl<X: Ranks> Sharded<X> {
     {
         let problem = self.check(call)?;
         if self.way == Way::Ring {
-            return Ok(self.attend_round(call)?.0);
+            return Ok(self.attend_round(call, &problem)?.0);
         }
         let mut out = allocate(call.backend(), &problem.out_shape())?;
         self.attend(call, Output { out: B::view_mut(&mut out), lse: None })?;
@@ -62,7 +62,7 @@ impl<X: Ranks> Sharded<X> {
     {
         let problem = self.check(call)?;
         if self.way == Way::Ring {
-            return Ok((self.attend_round(call)?, Halos::none()));
+            return Ok((self.attend_round(call, &problem)?, Halos::none()));
         }
         let mut out = allocate(call.backend(), &problem.out_shape())?;
         let mut lse = allocate(call.backend(), &problem.lse_shape())?;

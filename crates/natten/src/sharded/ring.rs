@@ -10,9 +10,9 @@ use std::ops::Range;
 use natten_core::call::{OutputViews, SavedViews};
 use natten_core::exchange::{Exchange, Message, Messages};
 use natten_core::{
-    AxisParams, Backend, DynParams, Element, Gradients, KernelSize, Output, Partials, Ranks, Region,
+    AxisParams, Backend, DynParams, Element, Gradients, Inputs, KernelSize, MergeCall, Output, Partials,
+    Problem, Ranks, Region,
 };
-use natten_core::{Inputs, MergeCall};
 
 use super::gradients::narrow_saved;
 use super::halo::Pair;
@@ -101,7 +101,11 @@ impl<X: Ranks> Sharded<X> {
     }
 
     /// The forward: output and log-sum-exp over the rank's own keys, then merged with those over each other's.
-    pub(super) fn attend_round<B, E>(&self, call: &Call<'_, B, E>) -> Result<OutAndLse<B, E>, ShardedError>
+    pub(super) fn attend_round<B, E>(
+        &self,
+        call: &Call<'_, B, E>,
+        problem: &Problem,
+    ) -> Result<OutAndLse<B, E>, ShardedError>
     where
         B: Backend,
         E: Element,
@@ -121,11 +125,11 @@ impl<X: Ranks> Sharded<X> {
             let partial = self.exchange.exchange(backend, messages, || match (&held, step) {
                 (_, 1) => {
                     let keys = [&inputs.key, &inputs.value];
-                    self.attend_block(call, (self.rank, keys)).map(Some)
+                    self.attend_block(call, problem, (self.rank, keys)).map(Some)
                 }
                 (Some(block), _) => {
                     let keys = block.pair.each().map(|tensor| B::view(tensor));
-                    self.attend_block(call, (block.rank, keys.each_ref())).map(Some)
+                    self.attend_block(call, problem, (block.rank, keys.each_ref())).map(Some)
                 }
                 (None, _) => Ok(None),
             })??;
@@ -167,9 +171,10 @@ impl<X: Ranks> Sharded<X> {
     fn attend_block<B: Backend, E: Element>(
         &self,
         call: &Call<'_, B, E>,
+        problem: &Problem,
         (rank, [key, value]): (usize, [&B::View<'_, E>; 2]),
     ) -> Result<OutAndLse<B, E>, ShardedError> {
-        let (backend, axis, problem) = (call.backend(), self.shard.axis + 1, self.check(call)?);
+        let (backend, axis) = (call.backend(), self.shard.axis + 1);
         let mut out = allocate::<B, E>(backend, &problem.out_shape())?;
         let mut lse = allocate::<B, f32>(backend, &problem.lse_shape())?;
         for Chunk { queries, params } in self.chunks(rank) {
