@@ -85,7 +85,8 @@ impl Nccl {
     ///
     /// # Safety
     /// `comm` is an `ncclComm_t` of this library and of the device of `stream`. It outlives the value returned, and nobody else
-    /// calls it, or collectives of other communicators that all ranks do not order alike, while an exchange does.
+    /// calls it, or collectives of other communicators that all ranks do not order alike, while an exchange does. If its calls do
+    /// not block, it may be aborted ([`Nccl::allow_abort`]), or tensors of a call that fails stay allocated until it is.
     ///
     /// # Errors
     /// [`ExchangeError::Device`].
@@ -124,10 +125,10 @@ impl Nccl {
     }
 
     /// Whether the communicator may be aborted once something has failed: its kernels end then, and the streams that wait for
-    /// them go on, with whatever had arrived. One that may not be stays as it is, and what waits for it on the device does. Own
-    /// communicators may be unless this says otherwise, others only if it says so.
+    /// them go on, with whatever had arrived. One that may not be stays as it is, and what waits for it on the device does. That
+    /// is for communicators of someone else's, which are not aborted unless this says so; its own are, whatever this says.
     pub fn allow_abort(mut self, may_abort: bool) -> Self {
-        self.may_abort = may_abort;
+        self.may_abort = may_abort || self.is_own;
         self
     }
 
@@ -153,8 +154,9 @@ impl Nccl {
         error
     }
 
-    /// What the communicator says of itself.
+    /// What the communicator says of itself, unless it has failed and so may be no more.
     fn state(&self) -> Result<Code, ExchangeError> {
+        self.expect_usable()?;
         let mut state = SUCCESS;
         // SAFETY: the communicator is alive, and the number lives through the call.
         check("asking for errors", unsafe { (self.library.0.async_error)(self.comm, &mut state) })?;
@@ -178,7 +180,8 @@ impl Nccl {
             if waited >= self.patience {
                 return Err(self.fail(ExchangeError::TimedOut { rank: self.rank, other: None, waited }));
             }
-            std::thread::sleep(PAUSE);
+            // Ranks that are connected take messages in at once.
+            if waited < PAUSE { std::hint::spin_loop() } else { std::thread::sleep(PAUSE) }
         }
     }
 
@@ -218,7 +221,7 @@ impl Nccl {
 impl Drop for Nccl {
     /// Aborts a communicator of its own, and with it what is still under way: destroying one may wait for ranks that are gone.
     fn drop(&mut self) {
-        if self.is_own && self.may_abort && !self.is_aborted.get() {
+        if self.is_own && !self.is_aborted.get() {
             // SAFETY: the communicator is ours, alive, and not called again.
             let _ = unsafe { (self.library.0.abort)(self.comm) };
         }
@@ -278,8 +281,7 @@ impl Exchange<Cuda<Driver>> for Nccl {
         of_driver("letting transfers wait for calls", self.stream.join(calls))?;
         // From here on the stream of calls has to wait for that of transfers, whatever happens: the views are borrowed until then.
         let join = Join { calls, nccl: self };
-        let posted = self.post::<E>(&messages).map_err(|error| self.fail(error));
-        posted.and_then(|()| self.settle("exchanging"))?;
+        self.post::<E>(&messages).map_err(|error| self.fail(error))?;
         let result = meanwhile();
         join.now()?;
         Ok(result)
@@ -321,6 +323,12 @@ impl Join<'_> {
     }
 
     fn join(&self) -> Result<(), ExchangeError> {
+        // Transfers are on their stream only once the communicator has taken them in.
+        let settled = self.nccl.settle("exchanging");
+        settled.and(self.wait_on_device())
+    }
+
+    fn wait_on_device(&self) -> Result<(), ExchangeError> {
         bind(self.calls)?;
         let end = of_driver("recording the end of transfers", self.nccl.stream.record_event(None))?;
         of_driver("letting calls wait for transfers", self.calls.wait(&end))?;
