@@ -48,7 +48,11 @@ pub(crate) fn choose(query: &Query<'_>) -> Result<Choice, CudaError> {
 const MOST_LAUNCHES: usize = 64;
 
 fn keep(hash: u64, key: Key<'_>, choice: &Choice) {
-    if choice.offer.launches.len() <= MOST_LAUNCHES {
+    let is_packed = match &key.pass {
+        PassKey::Forward(problem) | PassKey::Backward(problem) => !problem.sequences.is_empty(),
+        PassKey::Merge(_) | PassKey::MergeBackward(_) => false,
+    };
+    if !is_packed || choice.offer.launches.len() <= MOST_LAUNCHES {
         let key = Key { views: Cow::Owned(key.views.into_owned()), ..key };
         CHOICES.keep(hash, key, choice.clone());
     }

@@ -12,13 +12,13 @@ pub trait Transfer: Device {
     /// A point in a stream's work.
     type Point: Clone + Send + Sync;
 
-    /// The same device on a new stream, which waits for no other.
+    /// The same device on a stream that nobody else has, which waits for no other. A device may keep it for the next who asks.
     ///
     /// # Errors
     /// When the device has no more of them.
     fn beside(&self) -> Result<Self, DeviceError>;
 
-    /// Page-locked memory of so many bytes, which hold something.
+    /// Page-locked memory of so many bytes, which hold something, aligned for numbers of 8 bytes at least.
     ///
     /// # Errors
     /// When there is not enough.
@@ -41,6 +41,18 @@ pub trait Transfer: Device {
     /// # Errors
     /// When this or the work before it failed.
     fn await_point(&self, point: &Self::Point) -> Result<(), DeviceError>;
+
+    /// Queues a copy of `bytes` from byte `from.1` of one memory on to byte `to.1` of another and on. Neither may be freed, nor what is
+    /// read be written, in another stream's order before it has ended.
+    ///
+    /// # Errors
+    /// When it reaches beyond either, or the device fails.
+    fn copy_on(
+        &self,
+        from: (&Self::Memory, usize),
+        to: (&Self::Memory, usize),
+        bytes: usize,
+    ) -> Result<(), DeviceError>;
 
     /// Queues a copy of the first `bytes` of page-locked memory to byte `at` of the device's and on.
     ///
@@ -74,7 +86,7 @@ pub struct InFlight<T: Transfer> {
     point: T::Point,
     /// Nothing once it has been given back.
     pinned: Option<T::Pinned>,
-    _memory: Arc<T::Memory>,
+    memory: Arc<T::Memory>,
 }
 
 impl<T: Transfer> InFlight<T> {
@@ -85,11 +97,13 @@ impl<T: Transfer> InFlight<T> {
     pub fn new(device: &T, pinned: T::Pinned, memory: &Arc<T::Memory>) -> Result<Self, DeviceError> {
         match device.point() {
             Ok(point) => {
-                Ok(InFlight { device: device.clone(), point, pinned: Some(pinned), _memory: memory.clone() })
+                Ok(InFlight { device: device.clone(), point, pinned: Some(pinned), memory: memory.clone() })
             }
             Err(error) => {
-                // Nothing may be freed under a copy. Should this fail too, the device does nothing any more.
-                let _ = device.synchronize();
+                // Nothing may be freed under a copy.
+                if device.synchronize().is_err() {
+                    std::mem::forget((pinned, memory.clone()));
+                }
                 Err(error)
             }
         }
@@ -107,9 +121,12 @@ impl<T: Transfer> InFlight<T> {
 
 impl<T: Transfer> Drop for InFlight<T> {
     fn drop(&mut self) {
-        if self.pinned.is_some() {
-            // Of a device that fails here nothing is under way any more.
-            let _ = self.device.await_point(&self.point);
+        let Some(pinned) = self.pinned.take() else { return };
+        // A wait may fail by what failed earlier, without having waited: so it is tried in another way too.
+        let has_landed = self.device.await_point(&self.point).is_ok() || self.device.synchronize().is_ok();
+        if !has_landed {
+            // The copy may be under way for ever.
+            std::mem::forget((pinned, self.memory.clone()));
         }
     }
 }

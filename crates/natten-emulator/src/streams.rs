@@ -34,6 +34,8 @@ struct Queues {
     chance: u64,
     temper: Temper,
     failed: bool,
+    /// So many pieces of work more that go well.
+    good: usize,
 }
 
 /// What is likely, by seed: so that a copy is late everywhere in one run, and early in another.
@@ -69,24 +71,24 @@ impl Drop for StreamedMemory {
     }
 }
 
-/// Host memory that copies land in.
+/// Host memory that copies land in, in words for their alignment.
 #[derive(Default)]
 pub struct StreamedHost {
-    bytes: Vec<u8>,
+    words: Vec<u64>,
     /// What a copy from the device has brought, once it has.
-    brought: Arc<OnceLock<Vec<u8>>>,
+    brought: Arc<OnceLock<Vec<u64>>>,
 }
 
 impl AsRef<[u8]> for StreamedHost {
     fn as_ref(&self) -> &[u8] {
-        self.brought.get().unwrap_or(&self.bytes)
+        bytemuck::cast_slice(self.brought.get().unwrap_or(&self.words))
     }
 }
 
 impl AsMut<[u8]> for StreamedHost {
     fn as_mut(&mut self) -> &mut [u8] {
         self.brought = Arc::default();
-        &mut self.bytes
+        bytemuck::cast_slice_mut(&mut self.words)
     }
 }
 
@@ -129,7 +131,16 @@ impl Queues {
         };
         match self.streams[stream].pop_front() {
             Some(Step::Reach(point)) => self.reached[point] = true,
-            Some(Step::Work(work)) => work().inspect_err(|_| self.failed = true)?,
+            Some(Step::Work(work)) => {
+                let done = match self.good.checked_sub(1) {
+                    Some(good) => {
+                        self.good = good;
+                        work()
+                    }
+                    None => Err(DeviceError::MissingFeature { feature: "more work than was to go well" }),
+                };
+                done.inspect_err(|_| self.failed = true)?
+            }
             Some(Step::Follow(_)) | None => {}
         }
         Ok(true)
@@ -148,6 +159,9 @@ impl Queues {
 
     fn until(&mut self, is_done: impl Fn(&Self) -> bool) -> Result<(), DeviceError> {
         while !is_done(self) {
+            if self.failed {
+                return Err(DeviceError::MissingFeature { feature: "work after a failure" });
+            }
             if !self.step()? {
                 return Err(DeviceError::MissingFeature { feature: "streams that wait for each other" });
             }
@@ -165,9 +179,14 @@ impl Streamed {
             is_rising: (seed / 9).is_multiple_of(2),
         };
         let (streams, reached) = (vec![VecDeque::new()], Vec::new());
-        let queues = Queues { streams, reached, chance: seed, temper, failed: false };
+        let queues = Queues { streams, reached, chance: seed, temper, failed: false, good: usize::MAX };
         let shared = Shared { functions: FunctionCache::default(), queues: Mutex::new(queues) };
         Streamed { gpu, shared: Arc::new(shared), stream: 0 }
+    }
+
+    /// Lets so many pieces of work go well, launches and copies, and then no more.
+    pub fn fail_after(&self, good: usize) {
+        self.shared.lock().good = good;
     }
 
     /// A backend on it. Kernels that no chip has run are taken as they are.
@@ -256,7 +275,7 @@ impl Transfer for Streamed {
     }
 
     fn pinned(&self, bytes: usize) -> Result<StreamedHost, DeviceError> {
-        Ok(StreamedHost { bytes: vec![0; bytes], ..StreamedHost::default() })
+        Ok(StreamedHost { words: vec![0; bytes.div_ceil(8)], ..StreamedHost::default() })
     }
 
     fn point(&self) -> Result<usize, DeviceError> {
@@ -273,6 +292,22 @@ impl Transfer for Streamed {
 
     fn await_point(&self, point: &usize) -> Result<(), DeviceError> {
         self.shared.lock().until(|queues| queues.reached[*point])
+    }
+
+    fn copy_on(
+        &self,
+        (from, from_at): (&StreamedMemory, usize),
+        (to, to_at): (&StreamedMemory, usize),
+        bytes: usize,
+    ) -> Result<(), DeviceError> {
+        expect_room(from_at, bytes, from.memory.bytes())?;
+        expect_room(to_at, bytes, to.memory.bytes())?;
+        let (gpu, from, to) = (self.gpu.clone(), from.memory.clone(), to.memory.clone());
+        self.queue(move || {
+            let mut read = vec![0; bytes];
+            gpu.read_at(&from, from_at, &mut read)?;
+            gpu.write_at(&to, to_at, &read)
+        })
     }
 
     fn upload(
@@ -301,8 +336,8 @@ impl Transfer for Streamed {
         expect_room(at, bytes, from.memory.bytes())?;
         let (gpu, memory, brought) = (self.gpu.clone(), from.memory.clone(), to.brought.clone());
         self.queue(move || {
-            let mut read = vec![0; bytes];
-            gpu.read_at(&memory, at, &mut read)?;
+            let mut read = vec![0u64; bytes.div_ceil(8)];
+            gpu.read_at(&memory, at, &mut bytemuck::cast_slice_mut(&mut read)[..bytes])?;
             brought
                 .set(read)
                 .map_err(|_| DeviceError::MissingFeature { feature: "one memory for two copies" })

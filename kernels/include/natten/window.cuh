@@ -67,12 +67,12 @@ NATTEN_DEVICE int first_key(const Axis& axis, int residue) { return first_token(
 
 // The keys of a residue that its query at `position` sees, of those that the call holds. Both are counted from the first held.
 NATTEN_DEVICE Range window(const Axis& axis, const Residue& of, int position) {
-  // Windows begin where this says, but at neither end of the whole; the last one ends with the whole, not before the keys held.
-  const int free = round_down(of.query_start + position, axis.stride) + axis.reach - of.key_start;
-  const int last = clamp(of.length - axis.window - of.key_start, 0, of.keys);
-  const int start = clamp(free, 0, last);
+  // Windows begin where their block says, but for the first ones, and for the last ones, which end with the whole.
+  const int last = of.length - axis.window - of.key_start;
+  const int free = minimum(round_down(of.query_start + position, axis.stride) + axis.reach - of.key_start, last);
+  const int start = clamp(free, 0, of.keys);
   if (axis.is_causal) return {start, clamp(position + (of.query_start + 1 - of.key_start), 0, of.keys)};
-  // The first one ends with the first `window` tokens of the whole.
+  // The first ones end with the first `window` tokens of the whole.
   return {start, clamp(free + axis.window, maximum(axis.window - of.key_start, 0), of.keys)};
 }
 
@@ -81,19 +81,17 @@ NATTEN_DEVICE Range inverse_window(const Axis& axis, const Residue& of, int posi
   const int stride = (int)axis.stride.value;
   const int size = axis.window;
   const int at = of.key_start + position;
-  int start, past;
-  if (axis.is_causal) {
-    start = at;
-    past = at + size;
-  } else {
+  int start = at, beyond = size;
+  if (!axis.is_causal) {
     // A stride block starting at b has its leader at b + stride / 2, its window from leader - left to leader + right.
     const int left = size / 2;
     const int right = size - left - 1;
     const int ahead = stride - stride / 2 - 1;
     start = at >= size ? round_down(at - right + ahead, axis.stride) : 0;
-    past = at + left + ahead + 1;
+    beyond = left + ahead + 1;
   }
-  const int end = at + size >= of.length ? of.queries : round_down(past, axis.stride) - of.query_start;
+  // The last windows end with the whole. Of any other key, at + beyond is one of its tokens, or its end.
+  const int end = at >= of.length - size ? of.queries : round_down(at + beyond, axis.stride) - of.query_start;
   return {clamp(start - of.query_start, 0, of.queries), clamp(end, 0, of.queries)};
 }
 

@@ -52,7 +52,7 @@ fn tokens_beyond_the_whole_are_none() {
             assert_eq!(keys_needed(&axis, asked.clone()), keys_needed(&axis, is.clone()), "{axis:?}");
             assert_eq!(queries_seeing(&axis, asked), queries_seeing(&axis, is), "{axis:?}");
         }
-        #[allow(clippy::reversed_empty_ranges, reason = "it is what is asked")]
+        #[expect(clippy::reversed_empty_ranges, reason = "it is what is asked")]
         for nothing in [usize::MAX - 1..usize::MAX, usize::MAX..0, 4..2] {
             let start = nothing.start.min(axis.extent);
             assert_eq!(keys_needed(&axis, nothing.clone()), start..start, "{axis:?}");
@@ -244,4 +244,31 @@ fn splits_that_make_no_sense_are_refused() {
     let [query, key] = [2, 3].map(|n| Layout::contiguous(&[1, 8, n, 1, 4]).unwrap());
     let part = Problem::new(&part, &Inputs::new(query, key, key), ElementType::F32).unwrap();
     assert_eq!(Split::new(&part, 2, &[0]), Err(SplitError::NotWhole { axis: 1 }));
+}
+
+/// A part of a problem is the problem with that region, and what it does not hold is told.
+#[test]
+fn problems_have_parts() {
+    let params = Params::new([3, 5]).to_dyn();
+    let whole = problem(&[2, 8, 20, 2, 4], &params);
+    let layout = |tokens: usize| Layout::contiguous(&[2, 8, tokens, 2, 4]).unwrap();
+    let region = Region::of(20).queries(6..11).keys(4..14);
+    let inputs = Inputs::new(layout(5), layout(10), layout(10));
+    let expected = Problem::new(&params.region(1, region), &inputs, ElementType::F32).unwrap();
+    let part = whole.part(1, 6..11, 4..14).unwrap();
+    assert_eq!(part, expected);
+    assert_eq!(whole.part(1, 0..20, 0..20).unwrap(), whole);
+    let within = part.part(1, 8..9, 6..11).unwrap();
+    assert_eq!((within.axes()[2].query_start, within.axes()[2].key_extent), (8, 5));
+    let refused = |problem: &Problem, axis, queries, keys| problem.part(axis, queries, keys).unwrap_err();
+    let not_held = RegionError::NotHeld { tensor: Role::Query, axis: 1, start: 5, end: 9, from: 6, to: 11 };
+    assert_eq!(refused(&part, 1, 5..9, 4..14), not_held.into());
+    let not_held = RegionError::NotHeld { tensor: Role::Key, axis: 1, start: 4, end: 15, from: 4, to: 14 };
+    assert_eq!(refused(&part, 1, 6..9, 4..15), not_held.into());
+    let missing = RegionError::KeyNotHeld { axis: 1, key: 4, query: 6, start: 5, end: 14 };
+    assert_eq!(refused(&part, 1, 6..9, 5..14), missing.into());
+    #[expect(clippy::reversed_empty_ranges, reason = "what is refused")]
+    let reversed = refused(&whole, 0, 3..2, 0..8);
+    assert_eq!(reversed, RegionError::Reversed { tensor: Role::Query, axis: 0, start: 3, end: 2 }.into());
+    assert_eq!(refused(&whole, 2, 0..1, 0..1), ProblemError::NoSuchAxis { axis: 2, rank: 2 });
 }

@@ -37,6 +37,8 @@ struct Context {
     properties: Properties,
     functions: FunctionCache<Function>,
     has_async_alloc: bool,
+    /// Streams made for copies; those that nobody has are taken again.
+    streams: Mutex<Vec<Arc<CudaStream>>>,
 }
 
 /// The device's primary context as it was when we first met it.
@@ -216,7 +218,8 @@ impl Context {
         let has_async_alloc = context.has_async_alloc() && library.has_async_alloc;
         let generation = library.context_id();
         let home = Home { context, library, generation };
-        Ok(Context { home, properties, functions: FunctionCache::default(), has_async_alloc })
+        let (functions, streams) = Default::default();
+        Ok(Context { home, properties, functions, has_async_alloc, streams })
     }
 }
 

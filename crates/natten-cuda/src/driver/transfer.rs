@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use cudarc::driver::{CudaContext, sys};
 
@@ -76,7 +76,19 @@ impl Transfer for Driver {
 
     fn beside(&self) -> Result<Self, DeviceError> {
         self.expect_transfers()?;
-        self.on_stream(check("making a stream", self.context.home.context.new_stream())?)
+        // Streams stay for the life of the context: making one may wait for all that the context does.
+        let mut streams = self.context.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = streams.iter().find(|stream| Arc::strong_count(stream) == 1).cloned();
+        let stream = match idle {
+            Some(stream) => stream,
+            None => {
+                let stream = check("making a stream", self.context.home.context.new_stream())?;
+                streams.push(stream.clone());
+                stream
+            }
+        };
+        drop(streams);
+        self.on_stream(stream)
     }
 
     fn pinned(&self, bytes: usize) -> Result<Pinned, DeviceError> {
@@ -108,6 +120,19 @@ impl Transfer for Driver {
         self.bind()?;
         // SAFETY: the event is alive.
         check("waiting for an event", unsafe { sys::cuEventSynchronize(point.event) }.result())
+    }
+
+    fn copy_on(
+        &self,
+        (from, from_at): (&Memory, usize),
+        (to, to_at): (&Memory, usize),
+        bytes: usize,
+    ) -> Result<(), DeviceError> {
+        let (from, to) = (self.within(from, from_at, bytes)?, self.within(to, to_at, bytes)?);
+        self.bind()?;
+        // SAFETY: the copy stays inside both memories, which are freed in a stream's order, by the caller behind it.
+        let status = unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, self.stream.cu_stream()) };
+        check("copying on the device", status.result())
     }
 
     fn upload(

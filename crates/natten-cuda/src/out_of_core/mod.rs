@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Each token of each tensor goes over the bus once: keys that two slabs need are copied on the device. There are buffers for two
-//! slabs, so a slab takes about half of the memory that a call may have.
+//! slabs.
 //!
 //! The gradients are not computed so: a clip that is trained on has to fit.
 
@@ -23,23 +23,24 @@ use natten_core::{Element, Inputs, Output, Problem, TensorView, TensorViewMut};
 use crate::cuda::Cuda;
 use crate::error::{CudaError, DeviceError};
 use crate::transfer::Transfer;
-use plan::Plan;
+use plan::{Limits, Plan};
 use staging::Copying;
 
 /// Why a problem was not computed out of core.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OutOfCoreError {
-    /// Not even the smallest slabs fit.
-    #[error(
-        "the smallest slabs take {needed} bytes of device memory, more than the {bound} that they may have"
-    )]
+    /// Nothing fits.
+    #[error("buffers take {needed} bytes of device memory at least, more than the {bound} that they may")]
     Memory {
-        /// Bytes of the buffers, which workspace of kernels comes on top of.
+        /// Bytes of the smallest buffers.
         needed: u64,
         /// What was said that they may have.
         bound: u64,
     },
+    /// A part of the work stopped, and none says why.
+    #[error("the work stopped half way")]
+    Stopped,
     /// Plain attention has no windows, so every slab would need all keys.
     #[error("plain attention is not computed out of core, only neighborhood attention is")]
     PlainAttention,
@@ -66,7 +67,7 @@ impl From<natten_core::TensorError> for OutOfCoreError {
 /// How much of the device and of the host such a call may take.
 #[derive(Clone, Copy, Debug)]
 pub struct OutOfCore {
-    memory_bytes: u64,
+    limits: Limits,
     copying: Copying,
 }
 
@@ -87,16 +88,23 @@ pub struct Report {
 }
 
 impl OutOfCore {
-    /// Buffers on the device take at most so many bytes. On the host, copies have four page-locked buffers of 32 MiB each way, and as many
-    /// threads each way as the process may have processors, up to eight.
+    /// Buffers on the device take at most so many bytes. There are eight slabs at least, where they are not shorter than windows, so that
+    /// little of the copies is not beside a kernel. On the host, inputs, outputs and log-sum-exps have four page-locked buffers each, as large
+    /// as what a slab has of them, 32 MiB at most, and as many threads each way as the process may have processors, up to eight.
     pub fn within(memory_bytes: u64) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(8));
-        OutOfCore { memory_bytes, copying: Copying { buffers: 4, bytes: 32 << 20, threads } }
+        let limits = Limits { memory_bytes, slabs: 8 };
+        OutOfCore { limits, copying: Copying { buffers: 4, bytes: 32 << 20, threads } }
     }
 
-    /// With so many page-locked buffers each way, of so many bytes each; one of either at least.
+    /// With so many slabs at least, where they are not shorter than windows.
+    pub fn slabs(self, at_least: usize) -> Self {
+        OutOfCore { limits: Limits { slabs: at_least.max(1), ..self.limits }, ..self }
+    }
+
+    /// With so many page-locked buffers, one at least, of so many bytes each, eight at least.
     pub fn staging(self, buffers: usize, bytes: usize) -> Self {
-        let copying = Copying { buffers: buffers.max(1), bytes: bytes.max(1), ..self.copying };
+        let copying = Copying { buffers: buffers.max(1), bytes: bytes.max(8), ..self.copying };
         OutOfCore { copying, ..self }
     }
 
@@ -123,20 +131,12 @@ impl OutOfCore {
         if problem.is_plain() {
             return Err(OutOfCoreError::PlainAttention);
         }
-        let plan = Plan::of(problem, output.lse.is_some(), self.memory_bytes)?;
-        let uploaded_bytes =
-            inputs.roles().map(|(_, view)| (view.layout().len() * size_of::<E>()) as u64).sum();
-        let of_lse = output.lse.as_ref().map_or(0, |lse| lse.layout().len() * 4);
-        let report = Report {
-            axis: plan.axis,
-            slabs: plan.slabs.len(),
-            memory_bytes: plan.bytes,
-            uploaded_bytes,
-            downloaded_bytes: (output.out.layout().len() * size_of::<E>() + of_lse) as u64,
+        let plan = Plan::of(problem, output.lse.is_some(), &self.limits)?;
+        let [uploaded_bytes, downloaded_bytes] = match problem.batch() > 0 && problem.query_tokens() > 0 {
+            true => pipeline::run(cuda, problem, &plan, &self.copying, inputs, output)?,
+            false => [0; 2],
         };
-        if problem.batch() > 0 && problem.query_tokens() > 0 {
-            pipeline::run(cuda, problem, &plan, &self.copying, inputs, output)?;
-        }
-        Ok(report)
+        let (axis, slabs, memory_bytes) = (plan.axis, plan.slabs.len(), plan.bytes);
+        Ok(Report { axis, slabs, memory_bytes, uploaded_bytes, downloaded_bytes })
     }
 }

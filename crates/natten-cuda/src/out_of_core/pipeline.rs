@@ -8,7 +8,6 @@
 //! * Its kernels run behind that, and behind *left* `i-2`, since results are where those of slab `i-2` were.
 //! * Its results leave behind *computed* `i`.
 
-use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use natten_core::{
@@ -88,8 +87,13 @@ struct Run<'a, E: Element, D: Transfer> {
     additional: Option<[CudaTensor<E, D>; 2]>,
 }
 
-/// Someone else has failed, and says why.
-struct Stopped;
+/// What a thread returned; one that panicked takes this one with it, as the scope would.
+fn join<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
+    match thread.join() {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
 
 pub(super) fn run<E: Element, D: Transfer>(
     cuda: &Cuda<D>,
@@ -98,19 +102,19 @@ pub(super) fn run<E: Element, D: Transfer>(
     copying: &Copying,
     inputs: &Inputs<TensorView<'_, E>>,
     output: Output<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
-) -> Result<(), OutOfCoreError> {
+) -> Result<[u64; 2], OutOfCoreError> {
     let run = Run::new(cuda, problem, plan, inputs, output.lse.is_some())?;
     let device = cuda.device();
     let (arriving, leaving) = (device.beside()?, device.beside()?);
     // Memory is there from this point of the stream on.
     arriving.follow(&device.point()?)?;
-    let done =
-        run.pipeline((Uploads::new(arriving.clone(), *copying), inputs), (leaving.clone(), *copying, output));
-    // Nothing is freed under what is still under way.
-    let ended = [device, &arriving, &leaving].map(Transfer::point);
-    let ended = ended.map(|point| point.and_then(|point| device.await_point(&point)));
-    done?;
-    ended.into_iter().try_for_each(|waited| Ok(waited?))
+    let of = |tensor: &CudaTensor<E, D>| tensor.layout.len() * size_of::<E>();
+    let Buffers { query, key, value, .. } = run.buffers(0);
+    let uploads = Uploads::new(arriving, copying.up_to(of(query).max(of(key)).max(of(value))))?;
+    let bytes = run.pipeline((uploads, inputs), (leaving, *copying, output));
+    // Nothing of this call is under way when it returns: copies have landed, each with what it uses, and kernels are here.
+    device.synchronize()?;
+    bytes
 }
 
 impl<'a, E: Element, D: Transfer> Run<'a, E, D> {
@@ -145,18 +149,11 @@ impl<'a, E: Element, D: Transfer> Run<'a, E, D> {
         &self.buffers[slab % self.buffers.len()]
     }
 
-    /// What a slab's predecessor has of its keys.
-    fn shared(&self, slab: usize) -> Range<usize> {
-        let keys = &self.plan.slabs[slab].keys;
-        let end = slab.checked_sub(1).map_or(keys.start, |before| self.plan.slabs[before].keys.end);
-        keys.start..end.clamp(keys.start, keys.end)
-    }
-
     fn pipeline(
         &self,
         (uploads, inputs): (Uploads<D>, &Inputs<TensorView<'_, E>>),
         (leaving, copying, output): (D, Copying, Output<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>),
-    ) -> Result<(), OutOfCoreError> {
+    ) -> Result<[u64; 2], OutOfCoreError> {
         let (arrived, arrivals) = channel();
         let (shared, read) = channel();
         let (computed, results) = channel();
@@ -166,14 +163,12 @@ impl<'a, E: Element, D: Transfer> Run<'a, E, D> {
             let emptying = scope.spawn(move || self.empty(leaving, copying, output, &results, &left));
             let computing = self.compute((&arrivals, &shared), (&computed, &departures));
             drop((arrivals, shared, computed, departures));
-            let join = |thread: std::thread::ScopedJoinHandle<'_, Result<_, _>>| match thread.join() {
-                Ok(done) => done,
-                Err(panic) => std::panic::resume_unwind(panic),
-            };
-            // Who was stopped was stopped by one of the others.
-            let all: [Result<Result<(), Stopped>, OutOfCoreError>; 3] =
-                [join(filling), computing, join(emptying)];
-            all.into_iter().try_for_each(|done| done.map(|_| ()))
+            let (filled, emptied) = (join(filling), join(emptying));
+            // Who was stopped was stopped by one of the others, which says why.
+            match (filled?, computing?, emptied?) {
+                (Some(up), Some(()), Some(down)) => Ok([up, down]),
+                _ => Err(OutOfCoreError::Stopped),
+            }
         })
     }
 
@@ -184,7 +179,7 @@ impl<'a, E: Element, D: Transfer> Run<'a, E, D> {
         inputs: &Inputs<TensorView<'_, E>>,
         arrived: &Sender<D::Point>,
         shared: &Receiver<D::Point>,
-    ) -> Result<Result<(), Stopped>, OutOfCoreError> {
+    ) -> Result<Option<u64>, OutOfCoreError> {
         let turned = inputs.query.permute(&self.first.order(inputs.query.shape().len()))?;
         let keys = [inputs.key, inputs.value].map(|view| view.permute(&self.first.order(view.shape().len())));
         let [keys, values] = keys;
@@ -193,7 +188,7 @@ impl<'a, E: Element, D: Transfer> Run<'a, E, D> {
         for (i, slab) in self.plan.slabs.iter().enumerate() {
             // The first two have buffers that nobody has read.
             if i > 0 {
-                let Ok(point) = shared.recv() else { return Ok(Err(Stopped)) };
+                let Ok(point) = shared.recv() else { return Ok(None) };
                 if i > 1 {
                     uploads.device.follow(&point)?;
                 }
@@ -201,17 +196,17 @@ impl<'a, E: Element, D: Transfer> Run<'a, E, D> {
             let buffers = self.buffers(i);
             let queries = slab.queries.start - axis.query_start..slab.queries.end - axis.query_start;
             uploads.queue(&turned.narrow(0, queries)?, &buffers.query.memory, 0)?;
-            let (there, start) = (self.shared(i).end, slab.keys.start);
+            let (there, start) = (self.plan.shared(i).end, slab.keys.start);
             let new = there - axis.key_start..slab.keys.end - axis.key_start;
             for (tensor, buffer) in [(&keys, &buffers.key), (&values, &buffers.value)] {
                 let of_token = tensor.shape()[1..].iter().product::<usize>();
                 uploads.queue(&tensor.narrow(0, new.clone())?, &buffer.memory, (there - start) * of_token)?;
             }
             if arrived.send(uploads.device.point()?).is_err() {
-                return Ok(Err(Stopped));
+                return Ok(None);
             }
         }
-        Ok(Ok(()))
+        uploads.finish().map(Some)
     }
 
     /// Computes slabs as they arrive.
@@ -219,37 +214,38 @@ impl<'a, E: Element, D: Transfer> Run<'a, E, D> {
         &self,
         (arrivals, shared): (&Receiver<D::Point>, &Sender<D::Point>),
         (computed, departures): (&Sender<D::Point>, &Receiver<D::Point>),
-    ) -> Result<Result<(), Stopped>, OutOfCoreError> {
+    ) -> Result<Option<()>, OutOfCoreError> {
         let device = self.cuda.device();
         for (i, slab) in self.plan.slabs.iter().enumerate() {
-            let Ok(point) = arrivals.recv() else { return Ok(Err(Stopped)) };
+            let Ok(point) = arrivals.recv() else { return Ok(None) };
             device.follow(&point)?;
             self.copy_shared(i)?;
             // The last slab's has nobody to wait for it.
             let _ = shared.send(device.point()?);
             if i > 1 {
-                let Ok(point) = departures.recv() else { return Ok(Err(Stopped)) };
+                let Ok(point) = departures.recv() else { return Ok(None) };
                 device.follow(&point)?;
             }
             self.launch(i, slab)?;
             if computed.send(device.point()?).is_err() {
-                return Ok(Err(Stopped));
+                return Ok(None);
             }
         }
-        Ok(Ok(()))
+        Ok(Some(()))
     }
 
     /// Copies the keys and values that a slab shares with the one before it.
     fn copy_shared(&self, slab: usize) -> Result<(), OutOfCoreError> {
-        let shared = self.shared(slab);
+        let shared = self.plan.shared(slab);
         if shared.is_empty() {
             return Ok(());
         }
         let start = self.plan.slabs[slab - 1].keys.start;
         let (from, to) = (self.buffers(slab - 1), self.buffers(slab));
         for (from, to) in [(&from.key, &to.key), (&from.value, &to.value)] {
-            let from = from.view().narrow(0, shared.start - start..shared.end - start)?;
-            self.cuda.copy(from, to.view_shared().narrow(0, 0..shared.len())?)?;
+            let of_token = from.layout.shape()[1..].iter().product::<usize>() * size_of::<E>();
+            let (at, bytes) = ((shared.start - start) * of_token, shared.len() * of_token);
+            self.cuda.device().copy_on((&from.memory, at), (&to.memory, 0), bytes)?;
         }
         Ok(())
     }
@@ -278,15 +274,19 @@ impl<'a, E: Element, D: Transfer> Run<'a, E, D> {
         output: Output<TensorViewMut<'_, E>, TensorViewMut<'_, f32>>,
         results: &Receiver<D::Point>,
         left: &Sender<D::Point>,
-    ) -> Result<Result<(), Stopped>, OutOfCoreError> {
+    ) -> Result<Option<u64>, OutOfCoreError> {
         let axis = self.problem.axes()[3 - self.problem.rank() + self.plan.axis];
         let order = |rank: usize| self.first.order(rank);
         let out = output.out.permute(&order(self.problem.rank() + 3))?;
-        let mut outs = Downloads::new(leaving.clone(), copying, out);
+        let of = |elements: usize, bytes: usize| copying.up_to(elements * bytes);
+        let first = self.buffers(0);
+        let mut outs = Downloads::new(leaving.clone(), of(first.out.layout.len(), size_of::<E>()), out)?;
         let lse = output.lse.map(|lse| lse.permute(&order(self.problem.rank() + 2))).transpose()?;
-        let mut lses = lse.map(|lse| Downloads::new(leaving.clone(), copying, lse));
+        let lses = lse.zip(first.lse.as_ref());
+        let lses = lses.map(|(lse, buffer)| Downloads::new(leaving.clone(), of(buffer.layout.len(), 4), lse));
+        let mut lses = lses.transpose()?;
         for (i, slab) in self.plan.slabs.iter().enumerate() {
-            let Ok(point) = results.recv() else { return Ok(Err(Stopped)) };
+            let Ok(point) = results.recv() else { return Ok(None) };
             leaving.follow(&point)?;
             let queries = slab.queries.start - axis.query_start..slab.queries.end - axis.query_start;
             let buffers = self.buffers(i);
@@ -297,8 +297,7 @@ impl<'a, E: Element, D: Transfer> Run<'a, E, D> {
             // Of the last two slabs nobody waits for it.
             let _ = left.send(leaving.point()?);
         }
-        outs.finish()?;
-        lses.map_or(Ok(()), Downloads::finish)?;
-        Ok(Ok(()))
+        let of_lses = lses.map_or(Ok(0), Downloads::finish)?;
+        Ok(Some(outs.finish()? + of_lses))
     }
 }

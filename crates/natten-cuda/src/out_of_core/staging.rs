@@ -11,10 +11,10 @@ use super::OutOfCoreError;
 use crate::error::DeviceError;
 use crate::transfer::{InFlight, Transfer};
 
-/// How the host copies.
+/// How the host copies one way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Copying {
-    /// Page-locked buffers of each direction: while the device copies from or to some, the host does from or to others.
+    /// Page-locked buffers: while the device copies from or to some, the host does from or to others.
     pub buffers: usize,
     /// Bytes of each.
     pub bytes: usize,
@@ -23,12 +23,17 @@ pub(super) struct Copying {
 }
 
 impl Copying {
+    /// The same for tensors of which so many bytes go at a time: no larger than they are.
+    pub fn up_to(self, bytes: usize) -> Self {
+        Copying { bytes: self.bytes.min(bytes).max(8), ..self }
+    }
+
     fn elements<E>(&self) -> usize {
         (self.bytes / size_of::<E>()).max(1)
     }
 
-    fn pinned<T: Transfer, E>(&self, device: &T) -> Result<T::Pinned, DeviceError> {
-        device.pinned(self.elements::<E>() * size_of::<E>())
+    fn pinned<T: Transfer>(&self, device: &T) -> Result<Vec<T::Pinned>, DeviceError> {
+        (0..self.buffers).map(|_| device.pinned(self.bytes)).collect()
     }
 }
 
@@ -37,11 +42,14 @@ pub(super) struct Uploads<T: Transfer> {
     pub device: T,
     copying: Copying,
     under_way: VecDeque<InFlight<T>>,
+    free: Vec<T::Pinned>,
+    bytes: u64,
 }
 
 impl<T: Transfer> Uploads<T> {
-    pub fn new(device: T, copying: Copying) -> Self {
-        Uploads { device, copying, under_way: VecDeque::new() }
+    pub fn new(device: T, copying: Copying) -> Result<Self, DeviceError> {
+        let free = copying.pinned(&device)?;
+        Ok(Uploads { device, copying, under_way: VecDeque::new(), free, bytes: 0 })
     }
 
     /// Queues copies of a tensor's elements, in order, to memory from element `at` on.
@@ -53,22 +61,28 @@ impl<T: Transfer> Uploads<T> {
     ) -> Result<(), OutOfCoreError> {
         let mut next = at * size_of::<E>();
         for ranges in pieces(from.shape(), self.copying.elements::<E>()) {
-            let piece = ranges
-                .iter()
-                .enumerate()
-                .try_fold(*from, |view, (a, range)| view.narrow(a, range.clone()))?;
-            // The oldest buffer, or one more as long as there are few.
-            let landed = match self.under_way.len() < self.copying.buffers {
-                true => None,
-                false => self.under_way.pop_front().map(InFlight::landed).transpose()?,
+            let mut each = ranges.into_iter().enumerate();
+            let piece = each.try_fold(*from, |view, (a, range)| view.narrow(a, range))?;
+            let landed = || self.under_way.pop_front().map(InFlight::landed);
+            // All buffers that are not free are under way.
+            let Some(mut pinned) = self.free.pop().map(Ok).or_else(landed).transpose()? else {
+                return Ok(());
             };
-            let mut pinned = landed.map_or_else(|| self.copying.pinned::<T, E>(&self.device), Ok)?;
             let bytes = piece.layout().len() * size_of::<E>();
             gather(&piece, bytemuck::cast_slice_mut(&mut pinned.as_mut()[..bytes]), self.copying.threads)?;
             self.under_way.push_back(self.device.upload(pinned, bytes, to, next)?);
             next += bytes;
+            self.bytes += bytes as u64;
         }
         Ok(())
+    }
+
+    /// Waits for all of them. How many bytes went.
+    pub fn finish(self) -> Result<u64, OutOfCoreError> {
+        for copy in self.under_way {
+            copy.landed()?;
+        }
+        Ok(self.bytes)
     }
 }
 
@@ -80,11 +94,13 @@ pub(super) struct Downloads<'a, E, T: Transfer> {
     /// Copies with the box of the tensor that each is for.
     under_way: VecDeque<(InFlight<T>, Vec<Range<usize>>)>,
     free: Vec<T::Pinned>,
+    bytes: u64,
 }
 
 impl<'a, E: InputElement, T: Transfer> Downloads<'a, E, T> {
-    pub fn new(device: T, copying: Copying, to: TensorViewMut<'a, E>) -> Self {
-        Downloads { device, copying, to, under_way: VecDeque::new(), free: Vec::new() }
+    pub fn new(device: T, copying: Copying, to: TensorViewMut<'a, E>) -> Result<Self, DeviceError> {
+        let free = copying.pinned(&device)?;
+        Ok(Downloads { device, copying, to, under_way: VecDeque::new(), free, bytes: 0 })
     }
 
     /// Queues copies of memory, from its beginning on, to some of the tensor's first axis.
@@ -93,15 +109,17 @@ impl<'a, E: InputElement, T: Transfer> Downloads<'a, E, T> {
         shape[0] = rows.len();
         let mut at = 0;
         for mut ranges in pieces(&shape, self.copying.elements::<E>()) {
-            if self.under_way.len() >= self.copying.buffers {
+            if self.free.is_empty() {
                 self.land()?;
             }
-            let pinned = self.free.pop().map_or_else(|| self.copying.pinned::<T, E>(&self.device), Ok)?;
+            // All buffers that are not free are under way.
+            let Some(pinned) = self.free.pop() else { return Ok(()) };
             let bytes = ranges.iter().map(|range| range.len()).product::<usize>() * size_of::<E>();
             let copy = self.device.download(from, at, bytes, pinned)?;
             ranges[0] = ranges[0].start + rows.start..ranges[0].end + rows.start;
             self.under_way.push_back((copy, ranges));
             at += bytes;
+            self.bytes += bytes as u64;
         }
         Ok(())
     }
@@ -118,12 +136,12 @@ impl<'a, E: InputElement, T: Transfer> Downloads<'a, E, T> {
         Ok(())
     }
 
-    /// Waits for all of them.
-    pub fn finish(mut self) -> Result<(), OutOfCoreError> {
+    /// Waits for all of them. How many bytes came.
+    pub fn finish(mut self) -> Result<u64, OutOfCoreError> {
         while !self.under_way.is_empty() {
             self.land()?;
         }
-        Ok(())
+        Ok(self.bytes)
     }
 }
 
@@ -156,9 +174,12 @@ fn pieces(shape: &[usize], most: usize) -> Vec<Vec<Range<usize>>> {
 /// Elements below which a thread of its own takes longer to start than to copy.
 const LEAST_OF_THREAD: usize = 1 << 16;
 
-/// The first axis with several places, and these dealt to so many threads: so that shares come one after the other.
+/// An axis, and its places dealt to so many threads: the first that has enough for all of them, or the longest. The last axis stays whole.
 fn shares(shape: &[usize], threads: usize) -> (usize, Vec<Range<usize>>) {
-    let axis = shape.iter().position(|&extent| extent > 1).unwrap_or(0);
+    let before_last = &shape[..shape.len() - 1];
+    let enough = before_last.iter().position(|&extent| extent >= 4 * threads);
+    let longest = || (0..before_last.len()).rev().max_by_key(|&axis| shape[axis]);
+    let axis = enough.or_else(longest).unwrap_or(0);
     let elements: usize = shape.iter().product();
     let extent = shape[axis];
     let count = threads.min(elements / LEAST_OF_THREAD).clamp(1, extent.max(1));
@@ -172,37 +193,29 @@ fn gather<E: InputElement>(
     to: &mut [E],
     threads: usize,
 ) -> Result<(), TensorError> {
-    let (axis, shares) = shares(from.shape(), threads);
-    let mut tasks = Vec::with_capacity(shares.len());
-    let mut rest = to;
-    for share in shares {
-        let part = from.narrow(axis, share)?;
-        let (mine, others) = rest.split_at_mut(part.layout().len());
-        tasks.push((TensorViewMut::from_slice(part.shape(), mine)?, part));
-        rest = others;
-    }
-    side_by_side(tasks)
+    side_by_side(from, TensorViewMut::from_slice(from.shape(), to)?, threads)
 }
 
 /// Copies elements to a view, in its order.
 fn scatter<E: InputElement>(from: &[E], to: TensorViewMut<'_, E>, threads: usize) -> Result<(), TensorError> {
-    let (axis, shares) = shares(to.shape(), threads);
-    let mut tasks = Vec::with_capacity(shares.len());
-    let (mut rest, mut from) = (to, from);
-    for share in shares {
-        let (mine, others) = rest.split_at(axis, share.len())?;
-        let (part, behind) = from.split_at(mine.layout().len());
-        let part = TensorView::from_slice(mine.shape(), part)?;
-        tasks.push((mine, part));
-        (rest, from) = (others, behind);
-    }
-    side_by_side(tasks)
+    let from = TensorView::from_slice(to.shape(), from)?;
+    side_by_side(&from, to, threads)
 }
 
-/// Copies each pair, the last of them on this thread.
+/// Copies a view to another of the same shape, on so many threads, this one among them.
 fn side_by_side<E: InputElement>(
-    mut tasks: Vec<(TensorViewMut<'_, E>, TensorView<'_, E>)>,
+    from: &TensorView<'_, E>,
+    to: TensorViewMut<'_, E>,
+    threads: usize,
 ) -> Result<(), TensorError> {
+    let (axis, shares) = shares(to.shape(), threads);
+    let mut tasks = Vec::with_capacity(shares.len());
+    let mut rest = to;
+    for share in shares {
+        let (mine, others) = rest.split_at(axis, share.len())?;
+        tasks.push((mine, from.narrow(axis, share)?));
+        rest = others;
+    }
     let last = tasks.pop();
     std::thread::scope(|scope| {
         let others: Vec<_> =

@@ -81,8 +81,38 @@ fn parts() -> Vec<Axis> {
     parts
 }
 
+/// As many tokens as kernels count, at both ends of the axis.
+#[test]
+fn windows_of_long_axes_agree() {
+    let most = i32::MAX as usize;
+    let cuda = emulated();
+    for extent in [most, most - 1, 1_500_000_000] {
+        for (kernel_size, stride, dilation) in
+            [(7, 1, 1), (6, 5, 1), (9, 4, 3), (extent, 1, 1), (extent - 1, 2, 1), (extent / 3, 1, 2)]
+        {
+            for is_causal in [false, true] {
+                let axis = Axis { kernel_size, stride, dilation, is_causal, ..Axis::whole(extent) };
+                check_windows_at(cuda.device(), &axis, &[0, extent.div_ceil(32) as u32 - 1]);
+            }
+        }
+        check_windows_at(
+            cuda.device(),
+            &Axis::causal_from_end(extent, extent),
+            &[extent.div_ceil(32) as u32 - 1],
+        );
+    }
+}
+
 /// One axis as the kernel that writes its windows out sees it.
 fn check_windows(device: &Emulated, axis: &Axis) {
+    let axis = axis.shortened();
+    let ends = [axis.query_start + axis.query_extent, axis.key_start + axis.key_extent];
+    let blocks = axis.extent.max(ends[0]).max(ends[1]).div_ceil(32) as u32;
+    check_windows_at(device, &axis, &(0..blocks).collect::<Vec<_>>());
+}
+
+/// The same for these 32 tokens each.
+fn check_windows_at(device: &Emulated, axis: &Axis, blocks: &[u32]) {
     let kernel = by_name("natten_window_dump").unwrap();
     let function = device.load(&kernel.ptx(), kernel.entry, 0).unwrap();
     // Kernels are told of the shortest whole.
@@ -90,24 +120,30 @@ fn check_windows(device: &Emulated, axis: &Axis) {
     let ends = [axis.query_start + axis.query_extent, axis.key_start + axis.key_extent];
     let extent = axis.extent.max(ends[0]).max(ends[1]);
     let memory = device.allocate(16 * extent).unwrap();
-    let params = WindowDumpParams {
-        ranges: Emulated::address(&memory),
-        axis: params::Axis::new(axis).unwrap(),
-        extent: extent as i32,
-    };
+    let address = Emulated::address(&memory);
+    let params =
+        WindowDumpParams { ranges: address, axis: params::Axis::new(axis).unwrap(), extent: extent as i32 };
     let bytes = [bytemuck::bytes_of(&params)];
+    let grid = [extent.div_ceil(32) as u32, 1, 1];
+    let chosen = blocks.to_vec();
+    device.run_only(Some(Arc::new(move |_, _| chosen.clone())));
     // SAFETY: the one parameter is the kernel's, and the memory holds four numbers a token.
-    let launch = unsafe { PreparedLaunch::new(&function, LaunchConfig::new([1, 1, 1], 32), &bytes) };
+    let launch = unsafe { PreparedLaunch::new(&function, LaunchConfig::new(grid, 32), &bytes) };
     device.launch(&launch).unwrap();
-    let mut ranges = vec![0i32; 4 * extent];
-    device.read(&memory, bytemuck::cast_slice_mut(&mut ranges)).unwrap();
-    for (token, found) in ranges.chunks(4).enumerate() {
-        let (residue, position) = (axis.residue(token % axis.dilation), token / axis.dilation);
-        let place = |start: usize, len: usize| position.checked_sub(start).filter(|&at| at < len);
-        let sees = place(residue.query_start, residue.query_len).map_or(0..0, |at| residue.window(at));
-        let seen_by = place(residue.key_start, residue.key_len).map_or(0..0, |at| residue.inverse_window(at));
-        let expected = [sees.start, sees.end, seen_by.start, seen_by.end].map(|x| x as i32);
-        assert_eq!(found, expected, "{axis:?} token {token}");
+    device.run_only(None);
+    for first in blocks.iter().map(|&block| block as usize * 32) {
+        let mut ranges = vec![0i32; 4 * 32.min(extent - first)];
+        let at = address + 16 * first as u64;
+        device.memory().read(at, bytemuck::cast_slice_mut(&mut ranges)).unwrap();
+        for (token, found) in (first..).zip(ranges.chunks(4)) {
+            let (residue, position) = (axis.residue(token % axis.dilation), token / axis.dilation);
+            let place = |start: usize, len: usize| position.checked_sub(start).filter(|&at| at < len);
+            let sees = place(residue.query_start, residue.query_len).map_or(0..0, |at| residue.window(at));
+            let seen_by =
+                place(residue.key_start, residue.key_len).map_or(0..0, |at| residue.inverse_window(at));
+            let expected = [sees.start, sees.end, seen_by.start, seen_by.end].map(|x| x as i32);
+            assert_eq!(found, expected, "{axis:?} token {token}");
+        }
     }
 }
 

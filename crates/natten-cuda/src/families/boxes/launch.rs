@@ -92,7 +92,7 @@ impl Part<'_> {
             lse: self.at(Slot::LSE, (self.sequence.query_start, 0), class.first_query),
             out_strides: query.views.strides(Slot::OUT),
             lse_strides: query.views.strides(Slot::LSE),
-            geometry: Geometry::new(problem, &class.axes)?.with_values(&self.values),
+            geometry: geometry(problem, class)?.with_values(&self.values),
             heads: Divisor::new("the number of heads", problem.heads())?,
             query_box_log2: query_log2.map(|log2| log2 as i32),
             query_side: self.bid.side as i32,
@@ -190,6 +190,16 @@ impl Part<'_> {
         }
         Ok((maps, steps))
     }
+}
+
+/// The kernels' form of a class. Its axes are a round of residues longer than the problem's at most, which others may count.
+pub(in crate::families) fn geometry(problem: &Problem, class: &Class) -> Result<Geometry, Refused> {
+    Geometry::new(problem, &class.axes).map_err(|error| match error {
+        CudaError::TooLarge { value, .. } => Refused::By(RejectionReason::TooManyTokens {
+            found: usize::try_from(value).unwrap_or(usize::MAX),
+        }),
+        error => Refused::Call(error),
+    })
 }
 
 /// How the tiles of a class are shared out among ctas, which are as many as there are multiprocessors.

@@ -18,7 +18,7 @@ use crate::parts;
 use crate::registry::{Facts, Kernel};
 use crate::rejection::RejectionReason;
 pub(in crate::families) use cost::{LeaveOut, Rates, RatesOf};
-pub(in crate::families) use launch::{Shares, lay_out, row_view};
+pub(in crate::families) use launch::{Shares, geometry, lay_out, row_view};
 #[cfg(test)]
 pub(in crate::families) use params::ForwardParamsSm90;
 use tiles::{Work, cut_of, of_tiling, ranked};

@@ -14,12 +14,12 @@ use super::tiles::Cut;
 use super::{Design, cut, of_keys};
 use crate::classes::{Class, classes};
 use crate::device::TensorMap;
-use crate::families::boxes::{Shares, row_view};
+use crate::families::boxes::{Shares, geometry, row_view};
 use crate::families::rows::{self, Partials};
 use crate::families::simt;
 use crate::families::simt::backward::statistics_strides;
 use crate::family::{Bid, Launch, MapPatch, Offer, Patch, Query, Refused};
-use crate::params::{Divisor, Geometry, MapSteps, RowCount, Strides, to_i32};
+use crate::params::{Divisor, MapSteps, RowCount, Strides, to_i32};
 use crate::registry::{Facts, Kernel};
 use crate::rejection::{MapError, RejectionReason};
 use crate::tma::{RowView, Tile, tensor_map};
@@ -228,7 +228,7 @@ impl Call<'_> {
             d_row_strides,
             statistics_strides: self.statistics,
             split_strides,
-            geometry: Geometry::new(problem, &class.axes)?,
+            geometry: geometry(problem, class)?,
             tiles: shares.tiles,
             residues: shares.residues,
             order: shares.order,
