@@ -4,10 +4,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use natten_core::{Backend, ForwardCall, Inputs, Output, Params, Problem};
-use natten_cuda::Cuda;
 use natten_cuda::driver::Driver;
+use natten_cuda::transfer::Transfer;
+use natten_cuda::{Cuda, Device, DeviceError};
 
 /// Set in the runs that do what a test of them asks for, which else do nothing.
 const CHILD: &str = "NATTEN_TEST_OF_STUB_DRIVER";
@@ -119,6 +121,45 @@ fn calls() {
     println!("REPORT reset");
     (0..3).for_each(|_| call());
     println!("REPORT called");
+}
+
+/// Bytes by way of page-locked memory, on streams beside the call's.
+#[test]
+fn copies() {
+    if std::env::var_os(CHILD).is_none() {
+        return;
+    }
+    let driver = Driver::new(0).expect("the stub has a device");
+    let [from, to] = [(); 2].map(|()| Arc::new(driver.allocate(64).expect("host memory")));
+    let bytes: Vec<u8> = (0..64).collect();
+    driver.write(&to, &bytes).expect("the stub never fails");
+    let beside = driver.beside().expect("the stub has streams");
+    let mut pinned = beside.pinned(40).expect("host memory");
+    assert_eq!(pinned.as_ref(), [0; 40]);
+    pinned.as_mut()[..4].copy_from_slice(&[91, 92, 93, 94]);
+    let point = driver.point().expect("the stub has events");
+    beside.follow(&point).and_then(|()| beside.await_point(&point)).expect("the stub never fails");
+    let landed = beside.upload(pinned, 4, &from, 60).expect("within both").landed();
+    beside.copy_on((&from, 61), (&to, 2), 3).expect("within both");
+    let back =
+        beside.download(&to, 1, 5, landed.expect("the stub never fails")).expect("within both").landed();
+    assert_eq!(back.expect("the stub never fails").as_ref()[..5], [1, 92, 93, 94, 5]);
+    // What would leave a memory is refused.
+    let pinned = || beside.pinned(8).expect("host memory");
+    let is_refused = |copy: Result<_, DeviceError>| matches!(copy, Err(DeviceError::Bounds { .. }));
+    assert!(is_refused(beside.upload(pinned(), 8, &to, 57).map(drop)));
+    assert!(is_refused(beside.upload(pinned(), 9, &to, 0).map(drop)));
+    assert!(is_refused(beside.download(&to, usize::MAX, 2, pinned()).map(drop)));
+    assert!(is_refused(beside.copy_on((&from, 0), (&to, 60), 5)));
+    println!("REPORT copied");
+}
+
+#[test]
+fn bytes_go_by_way_of_page_locked_memory() {
+    let Some(folder) = stub("copies", &["-DDEVICE"]) else { return };
+    let text = run("copies", &folder);
+    assert!(text.contains("REPORT copied"), "{text}");
+    std::fs::remove_dir_all(folder).expect("the stub can be removed");
 }
 
 /// A kernel stays loaded for the life of the process, until it is asked to go or its context does; what was loaded in a
