@@ -80,6 +80,18 @@ pub(crate) struct LaneRow {
     pub y: Range<usize>,
 }
 
+impl LaneRow {
+    /// Whether another row of lanes is the next of the group, sees the same lines along the first axis, and along the second begins
+    /// and ends no earlier than this one.
+    #[inline(always)]
+    pub(crate) fn is_followed_by(&self, next: &LaneRow) -> bool {
+        self.index + 1 == next.index
+            && self.x == next.x
+            && self.y.start <= next.y.start
+            && self.y.end <= next.y.end
+    }
+}
+
 /// The slots of a group in its score tile: `[x][y]` lines of `pitch` slots, of which `columns` from `first` on are the
 /// group's.
 #[derive(Clone, Copy, Debug)]
