@@ -25,8 +25,9 @@ pub(crate) struct TileMasks {
     starts: Vec<u32>,
 }
 
-/// Patterns in the cache: the middle and the borders of a plane.
-const CACHED_PATTERNS: usize = 12;
+/// Patterns in the cache: the middle and the borders of a plane, and along one axis the places where a row block ends in the
+/// windows of a pair.
+const CACHED_PATTERNS: usize = 48;
 
 /// The unit of [`TileMasks::mask`] where a unit multiplies tiles: groups come one by one, and have sixteen lanes.
 pub(crate) const TILES: usize = 32;
