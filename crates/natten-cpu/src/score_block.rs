@@ -1,7 +1,7 @@
 //! The block of the score matrix that a pair of lane groups and a packed row block span, and the score tiles in which it
 //! is computed: as many rows as the first-level cache has room for scores of.
 
-use crate::blocking::SCORE_TILE_ROWS;
+use crate::blocking::score_tile_rows;
 use crate::boxes::{Box3, Boxes, TileWindows, cut, intersect};
 use crate::groups::{Groups, Pair};
 use crate::packed::PackedRows;
@@ -41,7 +41,8 @@ impl<'a> ScoreBlock<'a> {
     /// The score_tiles whose scores are held at once.
     #[inline(always)]
     pub(crate) fn score_tiles(&self) -> Boxes {
-        cut(&self.seen, SCORE_TILE_ROWS, SCORE_TILE_ROWS)
+        let rows = score_tile_rows(self.groups.lane_count());
+        cut(&self.seen, rows, rows)
     }
 
     /// Index of a line of the packed box.

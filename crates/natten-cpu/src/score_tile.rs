@@ -2,7 +2,7 @@
 //! products around it that forward and backward share.
 //!
 //! ```text
-//! scores[slot][lane]  of the lanes of both groups, at most SCORE_TILE_ROWS slots, one for each row
+//! scores[slot][lane]  of the lanes of both groups, at most `score_tile_rows` slots, one for each row
 //! sums[lane] +=       weights of the tile times its rows, each lane over exactly its own window
 //! ```
 //!
