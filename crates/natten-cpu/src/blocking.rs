@@ -19,18 +19,6 @@ const ROW_BLOCK_BYTES: usize = 256 << 10;
 /// Bytes of packed rows that a walking task keeps.
 const RING_BYTES: usize = 512 << 10;
 
-/// Rows whose scores are held at once, at most.
-const SCORE_TILE_ROWS: usize = 512;
-
-/// Scores of a group of lanes that are held at once: what lets a score tile stay in a first-level cache.
-const SCORE_TILE_NUMBERS: usize = 4096;
-
-/// Rows of a score tile of groups of so many lanes.
-pub(crate) const fn score_tile_rows(lanes: usize) -> usize {
-    let rows = SCORE_TILE_NUMBERS / lanes;
-    if rows < SCORE_TILE_ROWS { rows } else { SCORE_TILE_ROWS }
-}
-
 /// Lanes of a tile of a task that does not walk, over all its heads. Large tiles share the keys around them.
 const LANES_IN_TILE: usize = 512;
 
