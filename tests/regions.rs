@@ -11,7 +11,7 @@ use proptest::prelude::*;
 /// The same bits between tiles would be no promise, were there no two tiles.
 #[test]
 fn problems_have_several_tiles() {
-    let instructions = Isa::ALL.into_iter().chain([Isa::AmxModel]);
+    let instructions = Isa::ALL.into_iter().chain(Isa::BY_NAME);
     for subject in instructions.flat_map(cpu) {
         for element_type in [ElementType::F32, ElementType::Bf16] {
             let can_be_cut = |spec: &&Spec| {
@@ -137,7 +137,7 @@ fn a_stream_without_end_is_a_whole() {
     };
     let at = |start: usize| move |spec: Spec| spec.region(0, start..start + 9, start - 24..start + 30);
     for (endless, short) in windows(1 << 62).map(at(6 << 58)).into_iter().zip(windows(100).map(at(48))) {
-        let subjects = Isa::ALL.into_iter().chain([Isa::AmxModel]).flat_map(cpu);
+        let subjects = Isa::ALL.into_iter().chain(Isa::BY_NAME).flat_map(cpu);
         for subject in subjects.chain([Cpu::new()]) {
             let case = short.draw(86);
             let inputs: Inputs<Tensor<f32>> = case.rounded();

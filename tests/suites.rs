@@ -14,6 +14,10 @@ mount! {
     avx2: cpu(Isa::Avx2), Scope::host();
     avx512: cpu(Isa::Avx512), Scope::host();
     avx512_bf16: cpu(Isa::Avx512Bf16), Scope::host();
+    avx512_short: cpu(Isa::Avx512Short), Scope::host();
+    avx512_long: cpu(Isa::Avx512Long), Scope::host();
+    avx512_bf16_short: cpu(Isa::Avx512Bf16Short), Scope::of_bf16();
+    avx512_bf16_long: cpu(Isa::Avx512Bf16Long), Scope::of_bf16();
     amx: cpu(Isa::Amx), Scope::of_bf16();
     amx_model: cpu(Isa::AmxModel), Scope::of_bf16();
     neon: cpu(Isa::Neon), Scope::host();

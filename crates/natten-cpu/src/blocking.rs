@@ -19,9 +19,6 @@ const ROW_BLOCK_BYTES: usize = 256 << 10;
 /// Bytes of packed rows that a walking task keeps.
 const RING_BYTES: usize = 512 << 10;
 
-/// Scores of a group of lanes that are held at once, in vectors: what lets a score tile stay in a first-level cache.
-pub(crate) const SCORE_TILE_ROWS: usize = 512;
-
 /// Lanes of a tile of a task that does not walk, over all its heads. Large tiles share the keys around them.
 const LANES_IN_TILE: usize = 512;
 

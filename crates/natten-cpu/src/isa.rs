@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
+use crate::arch::processor::has_two_wide_units;
 use crate::error::CpuError;
 
 /// The environment variable that forces an instruction set: one of [`Isa::name`].
@@ -29,11 +30,24 @@ pub enum Isa {
     /// The path of [`Isa::Amx`] with a software model in place of the tile unit, to the bit: any machine, at a hundredth of
     /// the speed. For tests, and to reproduce results; not in [`Isa::ALL`], and never chosen by itself.
     AmxModel,
+    /// [`Isa::Avx512`] with eight queries to a group, which it has on a processor that begins one 512-bit multiply-add a clock. This
+    /// and the next three fix what those two otherwise choose by the processor's family and model; not in [`Isa::ALL`].
+    Avx512Short,
+    /// [`Isa::Avx512`] with sixteen queries to a group, which it has on a processor that begins two 512-bit multiply-adds a clock.
+    Avx512Long,
+    /// [`Isa::Avx512Bf16`] with eight queries to a group.
+    Avx512Bf16Short,
+    /// [`Isa::Avx512Bf16`] with sixteen queries to a group.
+    Avx512Bf16Long,
 }
 
 impl Isa {
     /// Every instruction set, worst first.
     pub const ALL: [Isa; 6] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx, Isa::Neon];
+
+    /// What is only taken when asked for by name: to reproduce the results of another machine, and for tests.
+    pub const BY_NAME: [Isa; 5] =
+        [Isa::AmxModel, Isa::Avx512Short, Isa::Avx512Long, Isa::Avx512Bf16Short, Isa::Avx512Bf16Long];
 
     /// Its name, as [`ISA_VARIABLE`] takes it.
     pub const fn name(self) -> &'static str {
@@ -45,6 +59,10 @@ impl Isa {
             Isa::Amx => "amx",
             Isa::Neon => "neon",
             Isa::AmxModel => "amx_model",
+            Isa::Avx512Short => "avx512_short",
+            Isa::Avx512Long => "avx512_long",
+            Isa::Avx512Bf16Short => "avx512_bf16_short",
+            Isa::Avx512Bf16Long => "avx512_bf16_long",
         }
     }
 
@@ -60,7 +78,7 @@ impl Isa {
                     && is_x86_feature_detected!("f16c")
             }
             #[cfg(all(target_arch = "x86_64", not(miri)))]
-            Isa::Avx512 => {
+            Isa::Avx512 | Isa::Avx512Short | Isa::Avx512Long => {
                 Isa::Avx2.is_available()
                     && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
@@ -68,7 +86,9 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
             }
             #[cfg(all(target_arch = "x86_64", not(miri)))]
-            Isa::Avx512Bf16 => Isa::Avx512.is_available() && is_x86_feature_detected!("avx512bf16"),
+            Isa::Avx512Bf16 | Isa::Avx512Bf16Short | Isa::Avx512Bf16Long => {
+                Isa::Avx512.is_available() && is_x86_feature_detected!("avx512bf16")
+            }
             #[cfg(all(target_arch = "aarch64", not(miri)))]
             Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[allow(unreachable_patterns, reason = "which variants are left over depends on the target")]
@@ -85,13 +105,16 @@ impl Isa {
         }
     }
 
-    /// The instructions for all but tiles.
+    /// The instructions for all but tiles, and how many queries to a group.
     pub(crate) fn of_vectors(self) -> Isa {
         match self {
-            Isa::Amx => Isa::Avx512,
+            Isa::Avx512 | Isa::Amx if has_two_wide_units() => Isa::Avx512Long,
+            Isa::Avx512 | Isa::Amx => Isa::Avx512Short,
+            Isa::Avx512Bf16 if has_two_wide_units() => Isa::Avx512Bf16Long,
+            Isa::Avx512Bf16 => Isa::Avx512Bf16Short,
             Isa::AmxModel => {
                 let has_dots = |isa: &Isa| matches!(isa, Isa::Avx512Bf16 | Isa::Amx);
-                Isa::available().filter(|isa| !has_dots(isa)).last().unwrap_or(Isa::Scalar)
+                Isa::available().filter(|isa| !has_dots(isa)).last().unwrap_or(Isa::Scalar).of_vectors()
             }
             _ => self,
         }
@@ -100,6 +123,11 @@ impl Isa {
     /// Whether it multiplies bf16 in tiles.
     pub(crate) fn has_tiles(self) -> bool {
         matches!(self, Isa::Amx | Isa::AmxModel)
+    }
+
+    /// All that this machine can run, what is only taken [by name](Isa::BY_NAME) too.
+    pub fn every_available() -> impl Iterator<Item = Isa> {
+        Isa::ALL.into_iter().chain(Isa::BY_NAME).filter(|isa| isa.is_available())
     }
 
     /// The instruction sets that this machine has, worst first.
@@ -112,7 +140,7 @@ impl Isa {
     fn is_profitable(self) -> bool {
         match self {
             #[cfg(all(target_arch = "x86_64", not(miri)))]
-            Isa::Avx512Bf16 => !crate::arch::is_intel(),
+            Isa::Avx512Bf16 => !crate::arch::processor::is_intel(),
             _ => true,
         }
     }
@@ -169,7 +197,7 @@ impl FromStr for Isa {
 
     fn from_str(name: &str) -> Result<Self, CpuError> {
         let known =
-            Isa::ALL.into_iter().chain([Isa::AmxModel]).find(|isa| isa.name().eq_ignore_ascii_case(name));
+            Isa::ALL.into_iter().chain(Isa::BY_NAME).find(|isa| isa.name().eq_ignore_ascii_case(name));
         known.ok_or_else(|| CpuError::UnknownIsa { name: name.to_owned() })
     }
 }
@@ -180,7 +208,7 @@ mod tests {
 
     #[test]
     fn names_parse_back() {
-        for isa in Isa::ALL.into_iter().chain([Isa::AmxModel]) {
+        for isa in Isa::ALL.into_iter().chain(Isa::BY_NAME) {
             assert_eq!(isa.name().parse::<Isa>(), Ok(isa));
         }
     }

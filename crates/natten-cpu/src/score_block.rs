@@ -1,10 +1,21 @@
 //! The block of the score matrix that a pair of lane groups and a packed row block span, and the score tiles in which it
 //! is computed: as many rows as the first-level cache has room for scores of.
 
-use crate::blocking::SCORE_TILE_ROWS;
 use crate::boxes::{Box3, Boxes, TileWindows, cut, intersect};
 use crate::groups::{Groups, Pair};
 use crate::packed::PackedRows;
+
+/// Rows whose scores are held at once, at most.
+const SCORE_TILE_ROWS: usize = 512;
+
+/// Scores of a group of lanes that are held at once: what lets a score tile stay in a first-level cache.
+const SCORE_TILE_NUMBERS: usize = 4096;
+
+/// Rows of a score tile of groups of so many lanes.
+const fn score_tile_rows(lanes: usize) -> usize {
+    let rows = SCORE_TILE_NUMBERS / lanes;
+    if rows < SCORE_TILE_ROWS { rows } else { SCORE_TILE_ROWS }
+}
 
 /// A pair of lane groups and the part of a packed row block that it sees.
 pub(crate) struct ScoreBlock<'a> {
@@ -38,10 +49,11 @@ impl<'a> ScoreBlock<'a> {
         Some(ScoreBlock { windows, groups, pair, packed, seen: [x, y, start..z.end] })
     }
 
-    /// The score_tiles whose scores are held at once.
+    /// The score tiles whose scores are held at once.
     #[inline(always)]
     pub(crate) fn score_tiles(&self) -> Boxes {
-        cut(&self.seen, SCORE_TILE_ROWS, SCORE_TILE_ROWS)
+        let rows = score_tile_rows(self.groups.lane_count());
+        cut(&self.seen, rows, rows)
     }
 
     /// Index of a line of the packed box.

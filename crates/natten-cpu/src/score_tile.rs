@@ -2,7 +2,7 @@
 //! products around it that forward and backward share.
 //!
 //! ```text
-//! scores[slot][lane]  of the lanes of both groups, at most SCORE_TILE_ROWS slots, one for each row
+//! scores[slot][lane]  of the lanes of both groups, at most `score_tile_rows` slots, one for each row
 //! sums[lane] +=       weights of the tile times its rows, each lane over exactly its own window
 //! ```
 //!
@@ -64,8 +64,14 @@ impl ScoreBlock<'_> {
         let gz = self.groups.group[2];
         let line = mask.pitch() / unit * 2 * S::LANES;
         let line_len = self.packed.extents[2].len().div_ceil(unit) * width;
+        let (rows, queries) = (mask.lane_rows(), gz.min(4));
+        let in_twos = S::MANY_REGISTERS && queries == 4 && width <= 2 * S::WIDE;
         for (quad, runs) in mask.sum_runs(g) {
-            for row in mask.lane_rows() {
+            let mut first = 0;
+            while first < rows.len() {
+                let row = &rows[first];
+                let next = rows.get(first + 1).filter(|next| in_twos && row.is_followed_by(next));
+                first += 1 + usize::from(next.is_some());
                 let lane = row.index * gz + quad * 4;
                 let args = WeightedSum {
                     weights: operands.weights,
@@ -78,8 +84,10 @@ impl ScoreBlock<'_> {
                     line_len,
                     x: row.x.clone(),
                     y: row.y.clone(),
+                    next_y: next.map(|next| next.y.clone()),
+                    row_lanes: gz,
                     runs,
-                    queries: gz.min(4),
+                    queries,
                     width,
                     sums_start: lane * width,
                     overwrite: operands.overwrite,

@@ -25,8 +25,9 @@ pub(crate) struct TileMasks {
     starts: Vec<u32>,
 }
 
-/// Patterns in the cache: the middle and the borders of a plane.
-const CACHED_PATTERNS: usize = 12;
+/// Patterns in the cache: the middle and the borders of a plane, and along one axis the places where a row block ends in the
+/// windows of a pair.
+const CACHED_PATTERNS: usize = 48;
 
 /// The unit of [`TileMasks::mask`] where a unit multiplies tiles: groups come one by one, and have sixteen lanes.
 pub(crate) const TILES: usize = 32;
@@ -78,6 +79,18 @@ pub(crate) struct LaneRow {
     pub x: Range<usize>,
     /// Lines along the second axis.
     pub y: Range<usize>,
+}
+
+impl LaneRow {
+    /// Whether another row of lanes is the next of the group, sees the same lines along the first axis, and along the second begins
+    /// and ends no earlier than this one.
+    #[inline(always)]
+    pub(crate) fn is_followed_by(&self, next: &LaneRow) -> bool {
+        self.index + 1 == next.index
+            && self.x == next.x
+            && self.y.start <= next.y.start
+            && self.y.end <= next.y.end
+    }
 }
 
 /// The slots of a group in its score tile: `[x][y]` lines of `pitch` slots, of which `columns` from `first` on are the

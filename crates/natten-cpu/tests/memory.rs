@@ -11,7 +11,7 @@ use natten_cpu::{Cpu, Isa};
 use support::{Case, check, forward};
 
 fn each_isa(run: impl Fn(&Cpu)) {
-    for isa in Isa::available().chain([Isa::AmxModel]) {
+    for isa in Isa::every_available() {
         run(&Cpu::new().isa(isa).unwrap());
     }
 }

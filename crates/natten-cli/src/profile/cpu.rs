@@ -183,8 +183,8 @@ fn time_dense<E: Element>(
 /// weighted sums for the windows themselves.
 fn issued_share(problem: &Problem, isa: Isa) -> f64 {
     let lanes = match isa {
-        Isa::Avx2 => 8,
-        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => 16,
+        Isa::Avx2 | Isa::Avx512Short | Isa::Avx512Bf16Short => 8,
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx | Isa::Avx512Long | Isa::Avx512Bf16Long => 16,
         Isa::Neon => 4,
         _ => 1,
     };

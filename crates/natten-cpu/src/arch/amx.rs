@@ -7,9 +7,10 @@ use std::arch::x86_64::*;
 
 use natten_core::Element;
 
-use super::avx2::{narrow, prefetch, transpose_rows, widen};
+use super::avx2::{load_8_wider, narrow, prefetch, transpose_rows, widen};
+use super::sixteen::{pair_16, sixteen_lanes};
 use super::tiles::{ScoreBlock, SumBlock, model};
-use super::{Kernel, Simd, double::double_of_two};
+use super::{Kernel, Simd};
 use crate::isa::{Isa, Lack};
 
 /// Proof that the machine has AVX-512 F, BW, DQ, VL and BF16, and unless the tile unit is `MODELLED` that it has one and may use
@@ -230,27 +231,9 @@ unsafe fn multiply_alone(rounds: usize) -> usize {
     4 * rounds
 }
 
-/// Operations of two vectors that are one instruction.
-macro_rules! of_two {
-    ($($name:ident $instruction:ident),*) => {
-        $(
-            #[inline(always)]
-            fn $name(self, a: __m512, b: __m512) -> __m512 {
-                // SAFETY: token.
-                unsafe { $instruction(a, b) }
-            }
-        )*
-    };
-}
-
 impl<const MODELLED: bool> Simd for Amx<MODELLED> {
-    const LANES: usize = 16;
-    const WIDE: usize = 16;
-    const MANY_REGISTERS: bool = true;
     const TILES: bool = true;
-    type V = __m512;
-    type W = __m512;
-    double_of_two!();
+    sixteen_lanes!();
 
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
@@ -263,61 +246,8 @@ impl<const MODELLED: bool> Simd for Amx<MODELLED> {
     }
 
     #[inline(always)]
-    fn splat(self, x: f32) -> __m512 {
-        // SAFETY: token.
-        unsafe { _mm512_set1_ps(x) }
-    }
-    #[inline(always)]
-    fn load(self, from: &[f32]) -> __m512 {
-        // SAFETY: token; sixteen numbers are there.
-        unsafe { _mm512_loadu_ps(from[..16].as_ptr()) }
-    }
-    #[inline(always)]
-    fn store(self, to: &mut [f32], x: __m512) {
-        // SAFETY: token; sixteen numbers are there.
-        unsafe { _mm512_storeu_ps(to[..16].as_mut_ptr(), x) }
-    }
-    of_two!(add _mm512_add_ps, sub _mm512_sub_ps, mul _mm512_mul_ps, max _mm512_max_ps, min _mm512_min_ps);
-    #[inline(always)]
-    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-        // SAFETY: token.
-        unsafe { _mm512_fmadd_ps(a, b, c) }
-    }
-    #[inline(always)]
-    fn round(self, x: __m512) -> __m512 {
-        // SAFETY: token.
-        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) }
-    }
-    #[inline(always)]
-    fn select(self, bits: u32, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: token.
-        unsafe { _mm512_mask_blend_ps(bits as __mmask16, b, a) }
-    }
-    #[inline(always)]
-    fn times_power_of_two(self, x: __m512, n: __m512) -> __m512 {
-        // SAFETY: token.
-        unsafe {
-            let normal = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(n, _mm512_set1_ps(-126.0));
-            _mm512_maskz_scalef_ps(normal, x, n)
-        }
-    }
-    #[inline(always)]
-    fn transpose<E: Element>(self, rows: &[&[E]], (to, pitch): (&mut [f32], usize)) {
-        transpose_rows(&rows[..8], (&mut *to, pitch));
-        transpose_rows(&rows[8..], (&mut to[8..], pitch));
-    }
-    #[inline(always)]
     fn pair(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: token; all types are 64 bytes of plain data.
-        unsafe {
-            let rounded = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a));
-            // All of `a`, then all of `b`: word `i` is number `i` of each.
-            let words = _mm512_set_epi16(
-                31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
-                3, 18, 2, 17, 1, 16, 0,
-            );
-            _mm512_castsi512_ps(_mm512_permutexvar_epi16(words, rounded))
-        }
+        pair_16(a, b)
     }
     #[inline(always)]
     fn add_to_exponent(self, x: __m512, n: __m512) -> __m512 {
@@ -357,41 +287,6 @@ impl<const MODELLED: bool> Simd for Amx<MODELLED> {
     unsafe fn multiply_alone(self, rounds: usize) -> usize {
         // SAFETY: the caller is inside `with_tiles`.
         if MODELLED { 0 } else { unsafe { multiply_alone(rounds) } }
-    }
-    #[inline(always)]
-    fn splat_wide(self, x: f32) -> __m512 {
-        self.splat(x)
-    }
-    #[inline(always)]
-    fn fma_wide(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-        self.fma(a, b, c)
-    }
-    #[inline(always)]
-    unsafe fn load_at(self, from: *const f32) -> __m512 {
-        // SAFETY: token; the caller vouches for sixteen readable numbers.
-        unsafe { _mm512_loadu_ps(from) }
-    }
-    #[inline(always)]
-    unsafe fn load_wide(self, from: *const f32) -> __m512 {
-        // SAFETY: as `load_at`.
-        unsafe { _mm512_loadu_ps(from) }
-    }
-    #[inline(always)]
-    unsafe fn store_wide(self, to: *mut f32, x: __m512) {
-        // SAFETY: token; the caller vouches for sixteen writable numbers.
-        unsafe { _mm512_storeu_ps(to, x) }
-    }
-    #[inline(always)]
-    fn prefetch(self, address: usize) {
-        prefetch(address);
-    }
-    #[inline(always)]
-    fn widen<E: Element>(self, from: &[E], to: &mut [f32]) {
-        widen(from, to);
-    }
-    #[inline(always)]
-    fn narrow<E: Element>(self, from: &[f32], to: &mut [E]) {
-        narrow(from, to);
     }
 }
 

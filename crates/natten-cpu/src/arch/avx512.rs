@@ -1,7 +1,7 @@
 //! AVX-512, with and without bfloat16 dot products.
 //!
 //! Lanes are in 256-bit registers: a group of eight queries wastes less of a small window than sixteen, and
-//! machines that split 512-bit operations in two (Zen 4) lose nothing by it. What AVX-512 brings is 32 registers
+//! machines that split 512-bit operations in two (Zen 4) lose nothing by it (`avx512_long` is for those that do). What AVX-512 brings is 32 registers
 //! and masks. Components are in 512-bit registers.
 
 use std::arch::x86_64::*;
@@ -9,6 +9,7 @@ use std::arch::x86_64::*;
 use natten_core::Element;
 
 use super::avx2::{load_8, load_8_wider, narrow, prefetch, store_8, transpose_rows, widen};
+use super::sixteen::{dot_16, keep_weighted_16};
 use super::{Kernel, Simd};
 use crate::isa::Isa;
 
@@ -156,25 +157,11 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
     #[inline(always)]
     fn dot_wide(self, acc: __m512, a: __m512, b: __m512) -> __m512 {
-        if !BF16 {
-            return acc;
-        }
-        // SAFETY: token of the BF16 kind; both types are 64 bytes of plain data.
-        unsafe {
-            let pairs = |x: __m512| std::mem::transmute::<__m512, __m512bh>(x);
-            _mm512_dpbf16_ps(acc, pairs(a), pairs(b))
-        }
+        if BF16 { dot_16(acc, a, b) } else { acc }
     }
     #[inline(always)]
     fn keep_weighted(self, rows: __m512, weights: f32) -> __m512 {
-        let word = weights.to_bits();
-        let low = if word & 0x7fff == 0 { 0 } else { 0xffff };
-        let high = if word & 0x7fff_0000 == 0 { 0 } else { 0xffff_0000u32 };
-        // SAFETY: token.
-        unsafe {
-            let kept = _mm512_set1_epi32((low | high).cast_signed());
-            _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(rows), kept))
-        }
+        keep_weighted_16(rows, weights)
     }
     #[inline(always)]
     unsafe fn load_at(self, from: *const f32) -> __m256 {

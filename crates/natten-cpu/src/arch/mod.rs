@@ -5,7 +5,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `scalar`, `avx2`, `avx512`, `amx`, `neon` | one token each |
+//! | `scalar`, `avx2`, `avx512`, `avx512_long`, `amx`, `neon` | one token each; `sixteen` has what two of them share |
+//! | `processor` | which processor this is |
 //! | `scores`, `sums` | the two micro-kernels, register-blocked, generic over the token |
 //! | `tiles` | the same two on a unit that multiplies tiles, and its software model |
 //! | `prefetch` | rows to fetch while the products run |
@@ -17,13 +18,18 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_long;
 mod double;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 pub(crate) mod prefetch;
+pub(crate) mod processor;
 pub(crate) mod rows;
 mod scalar;
 pub(crate) mod scores;
+#[cfg(target_arch = "x86_64")]
+mod sixteen;
 pub(crate) mod sums;
 pub(crate) mod tiles;
 
@@ -40,18 +46,6 @@ pub(crate) trait Kernel {
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
-/// Whether Intel made this processor.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-#[allow(
-    unused_unsafe,
-    reason = "newer compilers know the intrinsic as safe, the oldest that we build with does not"
-)]
-pub(crate) fn is_intel() -> bool {
-    // SAFETY: every x86-64 processor has the instruction, and leaf 0 of it.
-    let name = unsafe { std::arch::x86_64::__cpuid(0) };
-    [name.ebx, name.edx, name.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
-}
-
 /// Runs a kernel with the given instructions. An instruction set that this machine lacks falls back to scalar
 /// code; [`Isa::require`] keeps that from happening unnoticed.
 pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
@@ -62,12 +56,22 @@ pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
             None => scalar::Scalar::<4>.vectorize(kernel),
         },
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => match avx512::Avx512::<false>::detect() {
+        Isa::Avx512Short => match avx512::Avx512::<false>::detect() {
             Some(token) => token.vectorize(kernel),
             None => scalar::Scalar::<4>.vectorize(kernel),
         },
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 => match avx512::Avx512::<true>::detect() {
+        Isa::Avx512Long => match avx512_long::Avx512Long::<false>::detect() {
+            Some(token) => token.vectorize(kernel),
+            None => scalar::Scalar::<4>.vectorize(kernel),
+        },
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16Short => match avx512::Avx512::<true>::detect() {
+            Some(token) => token.vectorize(kernel),
+            None => scalar::Scalar::<4>.vectorize(kernel),
+        },
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16Long => match avx512_long::Avx512Long::<true>::detect() {
             Some(token) => token.vectorize(kernel),
             None => scalar::Scalar::<4>.vectorize(kernel),
         },

@@ -59,19 +59,25 @@ impl PrefetchQueue {
     /// Fetches the next few.
     #[inline(always)]
     pub(super) fn fetch<S: Simd>(&mut self, simd: S) {
-        let Some(line) = self.lines.get_mut(self.next) else { return };
+        if self.next == self.lines.len() {
+            return;
+        }
         self.due += self.pace;
-        let rows = (self.due / Self::PART).min(line.rows);
-        self.due -= rows * Self::PART;
-        line.rows -= rows;
-        self.next += usize::from(line.rows == 0);
-        for _ in 0..rows {
-            // From the cache line's start: a row that is not aligned ends in one line more.
-            let (first, end) = (line.address & !(LINE_BYTES - 1), line.address + line.bytes);
-            for address in (first..end).step_by(LINE_BYTES) {
-                simd.prefetch(address);
+        // Lines may be shorter than what is due: those of a few tokens are as many as there are register blocks, or more.
+        while self.due >= Self::PART {
+            let Some(line) = self.lines.get_mut(self.next) else { return };
+            let rows = (self.due / Self::PART).min(line.rows);
+            self.due -= rows * Self::PART;
+            line.rows -= rows;
+            self.next += usize::from(line.rows == 0);
+            for _ in 0..rows {
+                // From the cache line's start: a row that is not aligned ends in one line more.
+                let (first, end) = (line.address & !(LINE_BYTES - 1), line.address + line.bytes);
+                for address in (first..end).step_by(LINE_BYTES) {
+                    simd.prefetch(address);
+                }
+                line.address = line.address.wrapping_add_signed(line.step);
             }
-            line.address = line.address.wrapping_add_signed(line.step);
         }
     }
 }
