@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use natten_kernels::KERNELS;
 
-/// Bytes that the packed texts may have together: what users download and link. Of 196 kernels for four generations of GPUs.
-const LIMIT: u64 = 2176 << 10;
+/// Bytes that the packed texts may have together: what users download and link. Of 199 kernels for four generations of GPUs; that a call
+/// may be a part of a whole took 92 kB of them.
+const LIMIT: u64 = 2200 << 10;
 
 fn files(folder: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
