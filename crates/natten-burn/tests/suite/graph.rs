@@ -54,7 +54,8 @@ fn a_part_has_what_the_whole_has_there() {
             None => [query, key, value],
         };
         let (out, lse) = na1d_with_lse(query, key, value, &params).unwrap();
-        let (out, lse) = if region.is_some() { (out, lse) } else { (out.narrow(1, 6, 3), lse.narrow(1, 6, 3)) };
+        let (out, lse) =
+            if region.is_some() { (out, lse) } else { (out.narrow(1, 6, 3), lse.narrow(1, 6, 3)) };
         let gradients = (out.clone() * out.clone()).sum().backward();
         (out, lse, tensors.each_ref().map(|tensor| tensor.grad(&gradients).unwrap()))
     };
