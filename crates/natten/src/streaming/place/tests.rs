@@ -1,3 +1,5 @@
+//! Where a cache is in its stream, for all small axes: nothing that a query needs is left out, and nothing more is kept.
+
 use super::*;
 use natten_core::{AxisParams, KernelSize, KernelSizePolicy};
 
